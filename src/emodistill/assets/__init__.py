@@ -1,0 +1,1 @@
+"""What is data, not code: vocabularies, phrasebook, perceiver weights."""

@@ -1,0 +1,1 @@
+"""Who sits on the other side of the table."""

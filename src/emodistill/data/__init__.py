@@ -1,0 +1,1 @@
+"""Episodes on disk and what the three stages see of them."""

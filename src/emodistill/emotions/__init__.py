@@ -1,0 +1,1 @@
+"""Emotion vocabularies (data) and the classifiers that perceive emotion in text."""

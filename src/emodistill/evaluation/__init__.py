@@ -1,0 +1,1 @@
+"""Metrics, statistics, off-policy evaluation, and the report."""

@@ -1,0 +1,1 @@
+"""Finding and loading language models: the embedded one, local folders, hub ids."""

@@ -1,0 +1,1 @@
+"""The three LightningModules: IQL selector, supervised expression policy, Judge Policy Optimization."""

@@ -1,0 +1,1 @@
+"""What a negotiation is: domains, scenarios, offers, the protocol, and the engine that plays it."""

@@ -1,0 +1,138 @@
+"""What sits on a seat, and the focal agent: which emotion, which offer, which words.
+
+An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently.
+The focal agent is put together from three parts that vary independently: a selector chooses the emotion, an offer
+policy the number, a speaker the words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
+
+DialogueAct = Literal["open", "press", "hold", "concede", "close"]
+CONCEDES = 0.02  # smallest change of position that reads as a concession
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What an agent does with its turn; see `Turn` for the fields."""
+
+    text: str
+    act: Act = "propose"
+    offer: float | None = None
+    emotion: str | None = None
+    emotion_prob: float | None = None
+    offer_appended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An agent could not move; the episode becomes invalid, never a breakdown of the negotiation."""
+
+    reason: str
+
+
+class Agent(Protocol):
+    name: str
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        """Called once before the first turn of these negotiations."""
+
+    def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
+        """One move for each negotiation, in order; all of them are this agent's turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An emotion and the probability with which it was chosen; both None where no emotion is shown."""
+
+    emotion: str | None
+    probability: float | None
+
+
+class Selector(Protocol):
+    """Chooses the emotion of the next focal turn."""
+
+    name: str
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the next focal turn does, before anybody has put it into words."""
+
+    act: Act
+    offer: float | None
+    dialogue_act: DialogueAct
+
+
+class OfferPolicy(Protocol):
+    """Decides act and offer of the next focal turn; `offer=None` with `propose` leaves the number to the speaker."""
+
+    def decide(self, negotiation: Negotiation) -> Decision: ...
+
+
+class Speaker(Protocol):
+    """Puts decisions into words; may keep state (a cache) between the rounds of a negotiation."""
+
+    name: str
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None: ...
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[str]: ...
+
+
+class FocalAgent:
+    """Emotion, offer and words from three parts, checked by the neutral offer parser.
+
+    Where a decided offer is not what the parser reads in the speaker's words, a sentence that states it is appended,
+    and the move says so: `evaluate.py` reports how often.
+    """
+
+    def __init__(self, selector: Selector, offers: OfferPolicy, speaker: Speaker) -> None:
+        self.selector, self.offers, self.speaker = selector, offers, speaker
+        self.name = f"{selector.name}/{speaker.name}"
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        self.speaker.begin(negotiations)
+
+    def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
+        choices = self.selector.select(negotiations)
+        decisions = [self.offers.decide(negotiation) for negotiation in negotiations]
+        texts = self.speaker.speak(negotiations, decisions, [choice.emotion for choice in choices])
+        return [_move(*parts) for parts in zip(negotiations, decisions, choices, texts, strict=True)]
+
+
+def _move(negotiation: Negotiation, decision: Decision, choice: Choice, text: str) -> Move:
+    appended, offer = False, None
+    if decision.act == "propose":
+        offer = parse_offer(text, negotiation.scenario.domain)
+        if decision.offer is not None and offer != decision.offer:
+            text = f"{text} {offer_sentence(negotiation, decision.offer)}".strip()
+            appended, offer = True, decision.offer
+    return Move(text, decision.act, offer, choice.emotion, choice.probability, appended)
+
+
+def offer_sentence(negotiation: Negotiation, offer: float) -> str:
+    """A neutral sentence that states an offer, e.g. "My offer is 45 days."."""
+    return f"My offer is {negotiation.scenario.rules.say(offer)}."
+
+
+def dialogue_act(negotiation: Negotiation, act: Act, offer: float | None) -> DialogueAct:
+    """Which of the five dialogue acts a focal decision amounts to, seen from the positions on the table."""
+    if act == "accept":
+        return "close"
+    own, theirs = negotiation.offers(FOCAL), negotiation.offers(COUNTERPARTY)
+    if not own:
+        return "open"
+    position = negotiation.scenario.position
+    if offer is not None and position(own[-1]) - position(offer) >= CONCEDES:
+        return "concede"
+    stalled = len(theirs) >= 2 and position(theirs[-1]) - position(theirs[-2]) < CONCEDES
+    return "press" if stalled else "hold"

@@ -1,0 +1,90 @@
+"""A negotiation domain is one YAML file in this folder: roles, quantity, unit, fields, prompt parts, rubric."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from emodistill.errors import UserError
+
+_FOLDER = files("emodistill.negotiation.domains")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the code needs to know of a domain; every word of it comes from the YAML file.
+
+    Attributes:
+        name: `debt`, `disaster`, `hospital` or `student`, or the name of a file you add.
+        quantity: what is bargained over, in words ("time to full payment").
+        unit: the unit of every offer ("days", "minutes", "minutes after 21:00").
+        style: how offers are read and said: `duration` in `unit`, or `clock` as minutes after `clock_origin`.
+        clock_origin: for `clock`, the hour that is 0 (21 for 21:00).
+        grid: offers are multiples of this many units.
+        bounds: smallest and largest offer that makes sense, in units.
+        roles: `{"focal": "creditor", "counterparty": "debtor"}`.
+        fields: context columns: `{column: {"label": words for the prompt, "seen_by": "both" | "focal" | "counterparty"}}`.
+            A column that is not listed is seen by nobody.
+        prompt: prompt parts by name (`situation`, `focal_goal`, `counterparty_goal`), with `{slots}`.
+        rubric: what the judge of this domain looks for (strings and word lists by name).
+        csv: how the published CSV of this domain is read (columns, targets, outcome columns).
+        generator: word lists and ranges from which scenarios are generated.
+        slots: domain words for the phrasebook, by slot name.
+    """
+
+    name: str
+    quantity: str
+    unit: str
+    style: str
+    clock_origin: int
+    grid: float
+    bounds: tuple[float, float]
+    roles: dict[str, str]
+    fields: dict[str, dict[str, str]]
+    prompt: dict[str, str]
+    rubric: dict[str, Any]
+    csv: dict[str, Any]
+    generator: dict[str, Any]
+    slots: dict[str, list[str]]
+
+    def snap(self, value: float) -> float:
+        """The nearest offer one can say: on the grid, within the bounds."""
+        low, high = self.bounds
+        return min(max(round(value / self.grid) * self.grid, low), high)
+
+    def say(self, value: float) -> str:
+        """An offer in words that the offer parser reads back exactly: "45 days", "90 minutes", "10:30 PM"."""
+        if self.style == "clock":
+            minutes = (round(value) + self.clock_origin * 60) % (24 * 60)
+            hour, minute = divmod(minutes, 60)
+            return f"{(hour - 1) % 12 + 1}:{minute:02d} {'AM' if hour < 12 else 'PM'}"
+        number = f"{value:g}"
+        return f"{number} {self.unit.removesuffix('s') if number == '1' else self.unit}"
+
+
+def domain_names() -> list[str]:
+    """Names of all domains, in alphabetical order."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+
+
+@cache
+def load_domain(name: str) -> Domain:
+    """Read a domain by name.
+
+    Raises:
+        UserError: if there is no such domain, or its file lacks a key or has one too many.
+    """
+    if name not in domain_names():
+        raise UserError(f"no domain '{name}'; there are: {', '.join(domain_names())}")
+    try:
+        raw = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"domains/{name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+    expected = set(Domain.__dataclass_fields__)
+    given = set(raw) if isinstance(raw, dict) else set()
+    if given != expected:
+        missing, extra = sorted(expected - given), sorted(given - expected)
+        raise UserError(f"domains/{name}.yaml: missing keys {missing}, unknown keys {extra}")
+    return Domain(**{**raw, "bounds": tuple(raw["bounds"])})
