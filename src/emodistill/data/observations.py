@@ -1,0 +1,114 @@
+"""What the focal side sees before a turn, as numbers, and what a turn earned it (METHOD 5).
+
+One function serves the corpus and live play, so a selector sees the same observation in both. Notation for shapes:
+N turns, E emotions of the vocabulary, P = 28 perceived GoEmotions probabilities.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from emodistill.emotions.perceiver import Perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Speaker, Turn
+from emodistill.negotiation.scenarios import Scenario
+
+FloatArray = npt.NDArray[np.float32]
+Variant = Literal["full", "compact"]
+STALLED = 0.01  # a counterparty move smaller than this, in position, counts as standing still
+PERCEIVED = 28
+SITUATION = 7
+COMPACT = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """A focal side about to move: the scenario and every turn before."""
+
+    scenario: Scenario
+    turns: Sequence[Turn]
+
+
+class Observer:
+    """Turns views into observations.
+
+    `full` is the situation (7 numbers: the counterparty's last move, gap, t/T, both positions, the counterparty's mean
+    move over three rounds, stalemate count), the last own emotion (one-hot, E) and the perceived emotion of the
+    counterparty's last message (P). `compact` is 10 numbers, the size that the published code uses: the situation, the
+    last own emotion as index / (E - 1), the perceived emotion as index / (P - 1) and its probability.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver, variant: Variant = "full") -> None:
+        if variant not in ("full", "compact"):
+            raise UserError(f"observation '{variant}' is unknown; use full or compact")
+        self.vocabulary, self.perceiver, self.variant = vocabulary, perceiver, variant
+
+    @property
+    def dim(self) -> int:
+        return SITUATION + len(self.vocabulary) + PERCEIVED if self.variant == "full" else COMPACT
+
+    def __call__(self, views: Sequence[View]) -> FloatArray:
+        """Observations of these views, (N, dim) float32."""
+        perceived = self._perceived([_last_words(view.turns, COUNTERPARTY) for view in views])
+        own = np.stack([self._last_emotion(view.turns) for view in views])
+        situation = np.array([situation_of(view) for view in views], dtype=np.float32)
+        if self.variant == "full":
+            return np.concatenate([situation, own, perceived], axis=1)
+        index = own.argmax(1) / max(len(self.vocabulary) - 1, 1)
+        seen = np.stack([index, perceived.argmax(1) / (PERCEIVED - 1), perceived.max(1)], axis=1)
+        return np.concatenate([situation, seen.astype(np.float32)], axis=1)
+
+    def _perceived(self, messages: Sequence[str | None]) -> FloatArray:
+        """(N, P) probabilities; a row of zeros where the counterparty has not spoken yet."""
+        probabilities = np.zeros((len(messages), PERCEIVED), dtype=np.float32)
+        spoken = [i for i, message in enumerate(messages) if message]
+        if spoken:
+            probabilities[spoken] = self.perceiver.probabilities([messages[i] or "" for i in spoken])
+        return probabilities
+
+    def _last_emotion(self, turns: Sequence[Turn]) -> FloatArray:
+        row = np.zeros(len(self.vocabulary), dtype=np.float32)
+        own = [turn.emotion for turn in turns if turn.speaker == FOCAL]
+        if own and own[-1] is not None:
+            row[self.vocabulary.index(own[-1])] = 1.0
+        return row
+
+
+def situation_of(view: View) -> list[float]:
+    """The seven numbers of the situation, positions as METHOD 1 defines them."""
+    theirs, ours = (positions(view, side) for side in (COUNTERPARTY, FOCAL))
+    moves = np.diff(theirs)
+    stalemate = 0
+    for move in moves[::-1]:
+        if abs(move) >= STALLED:
+            break
+        stalemate += 1
+    last_own, last_theirs = (ours[-1] if ours else 1.0), (theirs[-1] if theirs else 0.0)
+    return [
+        float(moves[-1]) if len(moves) else 0.0,
+        last_own - last_theirs,
+        _elapsed(view.turns),
+        last_theirs,
+        last_own,
+        float(moves[-3:].mean()) if len(moves) else 0.0,
+        stalemate / MAX_ROUNDS,
+    ]
+
+
+def positions(view: View, speaker: Speaker) -> list[float]:
+    """Positions of the offers that one side has stated so far."""
+    offers = [turn.offer for turn in view.turns if turn.speaker == speaker and turn.offer is not None]
+    return [view.scenario.position(offer) for offer in offers]
+
+
+def _elapsed(turns: Sequence[Turn]) -> float:
+    """t/T with t the rounds already played: 0 before the first turn."""
+    return (turns[-1].round if turns else 0) / MAX_ROUNDS
+
+
+def _last_words(turns: Sequence[Turn], speaker: Speaker) -> str | None:
+    return next((turn.text for turn in reversed(turns) if turn.speaker == speaker), None)
