@@ -1,0 +1,176 @@
+"""Perceivers: which of the 28 GoEmotions labels a reader sees in a text.
+
+There are two, trained on disjoint halves of GoEmotions with different features: `counterparty` (words) moves the
+simulated counterparty, `judge` (characters) serves the judge, the report and the selector's view of the other side.
+A policy cannot win by fooling the reader that scores it, for the one that it plays against has other weaknesses.
+
+Both are one-vs-rest logistic regressions over TF-IDF features, with classes weighted inversely to their frequency.
+That weighting matters: a third of GoEmotions is `neutral` and grief has 77 comments, so plain regressions call nearly
+every line of a negotiation neutral. The shares are the softmax of the 28 balanced logits.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+
+FloatArray = npt.NDArray[np.float32]
+GOEMOTIONS = tuple(
+    "admiration amusement anger annoyance approval caring confusion curiosity desire disappointment disapproval disgust "
+    "embarrassment excitement fear gratitude grief joy love nervousness optimism pride realization relief remorse "
+    "sadness surprise neutral".split()
+)
+NEUTRAL = GOEMOTIONS.index("neutral")
+FEATURES: dict[str, dict[str, Any]] = {
+    "words": {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w[\w']*\b|[!?]"},
+    "characters": {"analyzer": "char_wb", "ngram_range": (2, 5)},
+}
+_FOLDER = files("emodistill") / "assets" / "perceivers"
+_PLACEHOLDER = re.compile(r"\[(?:name|religion)\]")
+_NUMBER = re.compile(r"\d+")
+
+
+def normalise(text: str) -> str:
+    """What both perceivers read: lower case, without GoEmotions' placeholders, and every number alike.
+
+    An offer is a number; 30 and 40 days must not differ in the emotion that is seen in them.
+    """
+    text = text.lower().replace("\u2019", "'")
+    return _NUMBER.sub("0", _PLACEHOLDER.sub(" ", text))
+
+
+def vectoriser(features: str, **more: Any) -> TfidfVectorizer:
+    """The TF-IDF vectoriser of one kind of features: `words` or `characters`."""
+    return TfidfVectorizer(preprocessor=normalise, sublinear_tf=True, dtype=np.float32, **FEATURES[features], **more)
+
+
+@dataclass(frozen=True)
+class Perceiver:
+    """One classifier of the 28 labels. F features.
+
+    Attributes:
+        name: `counterparty`, `judge`, or what a perceiver of your own is called.
+        features: the kind of features, a key of `FEATURES`.
+        terms: (F,) the n-grams, sorted.
+        idf: (F,) their inverse document frequencies.
+        weights: (F, 28) of the logistic regressions.
+        bias: (28,)
+        thresholds: (28,) logits above which a label counts as present; only `detects` uses them.
+        measured: development scores and the origin of the training half.
+        version: twelve hex digits of all that decides the shares.
+    """
+
+    name: str
+    features: str
+    terms: tuple[str, ...]
+    idf: FloatArray
+    weights: FloatArray
+    bias: FloatArray
+    thresholds: FloatArray
+    measured: dict[str, Any] = field(default_factory=dict)
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256("\n".join((self.features, *self.terms)).encode())
+        for array in (self.idf, self.weights, self.bias):
+            digest.update(array.tobytes())
+        object.__setattr__(self, "version", digest.hexdigest()[:12])
+        reader = vectoriser(self.features, vocabulary={term: i for i, term in enumerate(self.terms)})
+        reader.idf_ = self.idf
+        object.__setattr__(self, "_reader", reader)
+
+    def logits(self, texts: Sequence[str]) -> FloatArray:
+        """(N, 28) balanced log-odds; a text without one known feature is neutral beyond doubt."""
+        counts = self._reader.transform(texts)  # type: ignore[attr-defined]  # set in __post_init__: frozen
+        logits = np.asarray(counts @ self.weights + self.bias, dtype=np.float32)
+        unread = np.diff(counts.indptr) == 0
+        logits[unread] = -30.0
+        logits[unread, NEUTRAL] = 0.0
+        return logits
+
+    def probabilities(self, texts: Sequence[str]) -> FloatArray:
+        """(N, 28) share of each label in each text, in GoEmotions order; rows sum to 1."""
+        if not len(texts):
+            return np.zeros((0, len(GOEMOTIONS)), dtype=np.float32)
+        logits = self.logits(texts)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def detects(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """(N, 28) whether each label is present: several or none may be, as in GoEmotions itself."""
+        return np.asarray(self.logits(texts) > self.thresholds, dtype=np.bool_)
+
+    def save(self, path: Path) -> None:
+        """Write one compressed .npz of plain arrays (weights in half precision), readable without pickle."""
+        about = {"name": self.name, "features": self.features, **self.measured}
+        np.savez_compressed(
+            path,
+            about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+            terms=np.frombuffer("\n".join(self.terms).encode(), dtype=np.uint8),
+            idf=self.idf,
+            weights=self.weights.astype(np.float16),
+            bias=self.bias,
+            thresholds=self.thresholds,
+        )
+
+
+@cache
+def load_perceiver(name: Literal["counterparty", "judge"] | str) -> Perceiver:
+    """One of the two that ship, by name, or your own by the path of its .npz (`scripts/train_perceivers.py`).
+
+    Raises:
+        UserError: if there is no such perceiver, or the file is none.
+    """
+    if name in ("counterparty", "judge"):
+        return _read((_FOLDER / f"{name}.npz").read_bytes(), f"{name}.npz")
+    path = Path(name)
+    if path.suffix != ".npz" or not path.is_file():
+        raise UserError(f"no perceiver '{name}'; use counterparty, judge, or the path of an .npz file")
+    return _read(path.read_bytes(), name)
+
+
+def _read(content: bytes, source: str) -> Perceiver:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        about = json.loads(arrays["about"].tobytes())
+        terms = tuple(arrays["terms"].tobytes().decode().split("\n"))
+        numbers = [arrays[key].astype(np.float32) for key in ("idf", "weights", "bias", "thresholds")]
+        if [array.shape for array in numbers] != [(len(terms),), (len(terms), 28), (28,), (28,)]:
+            raise ValueError("arrays of the wrong shape")
+        return Perceiver(about.pop("name"), about.pop("features"), terms, *numbers, measured=about)
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise UserError(f"{source} is not a perceiver; write it again with scripts/train_perceivers.py") from error
+
+
+def as_vocabulary(probabilities: FloatArray, vocabulary: Vocabulary) -> FloatArray:
+    """The (N, 28) shares summed to the labels of a vocabulary: (N, len(vocabulary)).
+
+    Rows sum to 1 only where each GoEmotions label belongs to exactly one label; izard10 has none for neutral.
+
+    Raises:
+        UserError: if the vocabulary names a GoEmotions label that does not exist.
+    """
+    grouping = np.zeros((len(GOEMOTIONS), len(vocabulary)), dtype=np.float32)
+    for column, (label, parts) in enumerate(zip(vocabulary.labels, vocabulary.perceived_as, strict=True)):
+        for part in parts:
+            if part not in GOEMOTIONS:
+                raise UserError(
+                    f"vocabulary '{vocabulary.name}': '{label}' is perceived_as '{part}', which is no GoEmotions label; "
+                    f"use some of {', '.join(GOEMOTIONS)}"
+                )
+            grouping[GOEMOTIONS.index(part), column] = 1.0
+    return np.asarray(probabilities @ grouping, dtype=np.float32)
