@@ -1,0 +1,48 @@
+# Every target sets up the virtual environment it needs; all of them can be run again at any time.
+VENV   ?= .venv
+PYTHON ?= python3
+RUN    ?= demo
+SIZE   ?= demo
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench tensorboard clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@echo; echo "variables: RUN=$(RUN) (folder under checkpoints/), SIZE=$(SIZE) (demo, small, full), ARGS= (more key=value)"
+
+setup: $(READY)  ## create the virtual environment with the tested versions
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), and Python 3.11 or newer is needed; try make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=small for a quick one)
+	$(BIN)/python train.py stage=iql run=$(RUN) size=$(SIZE) $(ARGS)
+	$(BIN)/python train.py stage=sft run=$(RUN) size=$(SIZE) $(ARGS)
+	$(BIN)/python train.py stage=jpo run=$(RUN) size=$(SIZE) $(ARGS)
+	$(BIN)/python evaluate.py run=$(RUN) size=$(SIZE) $(ARGS)
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the side-by-side timings of docs/performance.md
+	for file in benchmarks/*_throughput.py; do $(BIN)/python $$file || exit 1; done
+
+tensorboard: $(READY)  ## the curves of every stage of every run
+	$(BIN)/tensorboard --logdir checkpoints
+
+clean:  ## remove the virtual environment and tool caches; runs and corpora stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

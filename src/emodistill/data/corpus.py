@@ -1,0 +1,204 @@
+"""Corpora of finished episodes: the bundled one, built here from scenarios and a seed, or a Parquet file of yours.
+
+The bundled corpus lives in a folder named by a hash of its recipe: change the recipe and another folder is built, and
+nothing already made is touched. Its behaviour policy draws the emotion of every focal turn uniformly and stores the
+probability, so importance sampling is possible. Episodes of test scenarios are never in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Protocol
+
+from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.data.card import write_card
+from emodistill.data.scenario_sources import ScenarioSource
+from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.language_models.embedded import cache_dir
+from emodistill.locks import exclusive
+from emodistill.negotiation.agents import FocalAgent
+from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import UniformEmotion
+from emodistill.negotiation.splits import Manifest, split_of
+from emodistill.progress import progress
+
+EPISODES = "episodes.parquet"
+
+
+class Corpus(Protocol):
+    def build(self) -> Path:
+        """Make what is missing, resumably; returns the Parquet file."""
+
+    def episodes(self) -> list[Episode]: ...
+
+
+class CorpusFile:
+    """A corpus you bring: a Parquet file of the schema in `schema.py`."""
+
+    def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
+        self.path, self.domains = Path(path), domains
+
+    def build(self) -> Path:
+        if not self.path.is_file():
+            raise UserError(f"data.corpus.path={self.path} does not exist; point it at an episodes.parquet")
+        return self.path
+
+    def episodes(self) -> list[Episode]:
+        episodes = of_domains(read_episodes(self.path), self.domains, self.path)
+        check_no_leak(episodes, self.path)
+        return episodes
+
+
+class BundledCorpus:
+    """The corpus out of the box: the phrasebook teacher with uniformly random emotions against the simulation.
+
+    Args:
+        domains: which domains to build and read.
+        scenarios: where the scenarios come from.
+        episodes_per_scenario: one a seed; seeds cycle through the personas, so a multiple of their number balances them.
+        personas: the simulated counterparties.
+        vocabulary: name of the emotion vocabulary.
+        schedule: the focal side's concession schedule.
+        split_seed: fixes which scenarios are train, val and test.
+        folder: where corpora lie; the package's cache by default.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[str],
+        scenarios: ScenarioSource,
+        episodes_per_scenario: int,
+        personas: Sequence[str],
+        vocabulary: str,
+        schedule: ConcessionSchedule,
+        split_seed: int,
+        folder: str | None = None,
+    ) -> None:
+        for domain in domains:
+            load_domain(domain)
+        self.domains, self.scenario_source = list(domains), scenarios
+        self.episodes_per_scenario, self.personas = episodes_per_scenario, list(personas)
+        self.vocabulary, self.schedule = load_vocabulary(vocabulary), schedule
+        self.split_seed = split_seed
+        self.root = Path(folder) if folder else cache_dir() / "corpora"
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that fixes the corpus, in plain values."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "domains": self.domains,
+            "scenarios": self.scenario_source.recipe(),
+            "split_seed": self.split_seed,
+            "episodes_per_scenario": self.episodes_per_scenario,
+            "personas": self.personas,
+            "vocabulary": [self.vocabulary.name, self.vocabulary.fingerprint],
+            "schedule": vars(self.schedule),
+            "assets": assets_fingerprint(),
+        }
+
+    @property
+    def folder(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.recipe(), sort_keys=True).encode()).hexdigest()[:12]
+        return self.root / f"bundled-{digest}"
+
+    def manifest(self) -> Manifest:
+        """Which scenario is in which split."""
+        scenarios = [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
+        return split_of(scenarios, self.split_seed)
+
+    def scenarios(self, split: str) -> list[Scenario]:
+        """The scenarios of one split, in order of domain and id."""
+        manifest = self.manifest()
+        scenarios = [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
+        return [scenario for scenario in scenarios if manifest.split(scenario) == split]
+
+    def build(self) -> Path:
+        target = self.folder / EPISODES
+        if target.is_file():
+            return target
+        with exclusive(self.folder, wait=True):
+            if not target.is_file():
+                self._build(target)
+        return target
+
+    def episodes(self) -> list[Episode]:
+        episodes = read_episodes(self.folder / EPISODES)
+        check_no_leak(episodes, self.folder / EPISODES)
+        return episodes
+
+    def _build(self, target: Path) -> None:
+        """Play part by part (a domain and a seed a part); a part on disk is not played again."""
+        manifest = self.manifest()
+        (self.folder / "recipe.json").write_text(json.dumps(self.recipe(), indent=2), encoding="utf-8")
+        manifest.write(self.folder / "manifest.json")
+        seeds = range(self.episodes_per_scenario)
+        parts = [(domain, seed, self.folder / "parts" / f"{domain}-{seed:03}.parquet") for domain in self.domains for seed in seeds]
+        counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), self.personas)
+        with progress("building the corpus", len(parts)) as advance:
+            for domain, seed, part in parts:
+                if not part.is_file():
+                    write_episodes(self._play(domain, seed, manifest, counterparty), part)
+                advance()
+        episodes = [episode for _, _, part in parts for episode in read_episodes(part)]
+        write_card(self.folder / "README.md", episodes, self.recipe())
+        write_episodes(episodes, target)
+        for _, _, part in parts:
+            part.unlink()
+        (self.folder / "parts").rmdir()
+
+    def _play(
+        self, domain: str, seed: int, manifest: Manifest, counterparty: BehaviouralCounterparty
+    ) -> list[Episode]:
+        scenarios = [s for s in self.scenario_source.load(domain) if manifest.split(s) != "test"]
+        focal = FocalAgent(UniformEmotion(self.vocabulary), self.schedule, PhrasebookSpeaker(self.vocabulary))
+        played = play([Negotiation(scenario, seed) for scenario in scenarios], focal, counterparty)
+        return [Episode.of(n, manifest.split(n.scenario), "uniform", focal.name) for n in played]
+
+
+def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Path) -> list[Episode]:
+    """The episodes of these domains (all of them for None); none at all is a UserError."""
+    kept = [episode for episode in episodes if domains is None or episode.scenario.domain in domains]
+    if not kept:
+        there = sorted({episode.scenario.domain for episode in episodes})
+        raise UserError(f"{path} has no episode of {list(domains or [])}; it has the domains {there}")
+    return kept
+
+
+def check_no_leak(episodes: Sequence[Episode], path: Path) -> None:
+    """A scenario id, or one and the same context, in two splits is a UserError that names it."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for episode in episodes:
+        scenario = episode.scenario
+        content = json.dumps([scenario.context, scenario.focal_target, scenario.counterparty_target], sort_keys=True)
+        for key in ((scenario.domain, scenario.id), (scenario.domain, content)):
+            split, first = seen.setdefault(key, (episode.split, scenario.id))
+            if split != episode.split:
+                raise UserError(
+                    f"{path}: scenario {scenario.id} is in the split {episode.split}, and {first} in {split}, yet they "
+                    "are the same scenario; every scenario belongs to one split"
+                )
+
+
+def assets_fingerprint() -> str:
+    """Twelve hex digits over what the corpus is made of: the package's assets and domain files."""
+    digest = hashlib.sha256()
+    for folder in (files("emodistill") / "assets", files("emodistill") / "negotiation" / "domains"):
+        for entry in _walk(folder):
+            digest.update(entry.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _walk(folder: Traversable) -> list[Traversable]:
+    entries = sorted((e for e in folder.iterdir() if e.name != "__pycache__"), key=lambda entry: entry.name)
+    return [leaf for entry in entries for leaf in (_walk(entry) if entry.is_dir() else [entry])]

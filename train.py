@@ -1,0 +1,68 @@
+"""Train one stage of EmoDistill: `python train.py stage=iql|sft|jpo [key=value ...]`.
+
+Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+import entry
+
+if TYPE_CHECKING:
+    import lightning as L
+
+
+def train(cfg: DictConfig) -> "L.Trainer | None":
+    """Build the stage that `cfg` describes and fit it; None where it was finished before."""
+    from emodistill.locks import exclusive
+    from emodistill.runs import StageFolder
+
+    folder = StageFolder(Path(cfg.stage_dir))
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
+    with exclusive(folder.path):
+        state = folder.begin(config, cfg.resume)
+        if state == "finished":
+            print(f"{folder.path} is finished: {folder.summary()}; nothing to do")
+            return None
+        trainer = fit(cfg, folder.last if state == "continue" else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
+        folder.finish({"steps": trainer.global_step, **metrics})
+        print(f"{folder.path} is finished after {trainer.global_step} steps")
+        return trainer
+
+
+def fit(cfg: DictConfig, checkpoint: Path | None) -> "L.Trainer":
+    """Instantiate everything and call `Trainer.fit`, from `checkpoint` if there is one."""
+    import lightning as L
+    from hydra.utils import instantiate
+
+    from emodistill.runs import read_checkpoint
+
+    if checkpoint:
+        print(f"continuing {checkpoint}")
+        read_checkpoint(checkpoint, cfg.name, f"delete {checkpoint.parent} to start this stage again")
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = instantiate(cfg.data, _convert_="all")
+    learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
+    trainer = instantiate(
+        cfg.trainer,
+        logger=instantiate(cfg.logger),
+        callbacks=[instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback],
+        _convert_="all",
+    )
+    trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    train(cfg)
+
+
+if __name__ == "__main__":
+    entry.run(main)
