@@ -24,15 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
-GOEMOTIONS = tuple(
-    "admiration amusement anger annoyance approval caring confusion curiosity desire disappointment disapproval disgust "
-    "embarrassment excitement fear gratitude grief joy love nervousness optimism pride realization relief remorse "
-    "sadness surprise neutral".split()
-)
+GOEMOTIONS = load_vocabulary("goemotions28").labels
 NEUTRAL = GOEMOTIONS.index("neutral")
 FEATURES: dict[str, dict[str, Any]] = {
     "words": {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w[\w']*\b|[!?]"},
@@ -40,7 +36,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 _FOLDER = files("emodistill") / "assets" / "perceivers"
 _PLACEHOLDER = re.compile(r"\[(?:name|religion)\]")
-_NUMBER = re.compile(r"\d+")
+_NUMBERS = ("idf", "weights", "bias", "thresholds")
+_DIGITS = re.compile(r"\d+")
 
 
 def normalise(text: str) -> str:
@@ -49,7 +46,7 @@ def normalise(text: str) -> str:
     An offer is a number; 30 and 40 days must not differ in the emotion that is seen in them.
     """
     text = text.lower().replace("\u2019", "'")
-    return _NUMBER.sub("0", _PLACEHOLDER.sub(" ", text))
+    return _DIGITS.sub("0", _PLACEHOLDER.sub(" ", text))
 
 
 def vectoriser(features: str, **more: Any) -> TfidfVectorizer:
@@ -148,10 +145,10 @@ def _read(content: bytes, source: str) -> Perceiver:
             arrays = {key: archive[key] for key in archive.files}
         about = json.loads(arrays["about"].tobytes())
         terms = tuple(arrays["terms"].tobytes().decode().split("\n"))
-        numbers = [arrays[key].astype(np.float32) for key in ("idf", "weights", "bias", "thresholds")]
-        if [array.shape for array in numbers] != [(len(terms),), (len(terms), 28), (28,), (28,)]:
+        idf, weights, bias, thresholds = (arrays[key].astype(np.float32) for key in _NUMBERS)
+        if weights.shape != (len(terms), len(GOEMOTIONS)) or idf.shape != weights.shape[:1]:
             raise ValueError("arrays of the wrong shape")
-        return Perceiver(about.pop("name"), about.pop("features"), terms, *numbers, measured=about)
+        return Perceiver(about.pop("name"), about.pop("features"), terms, idf, weights, bias, thresholds, about)
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise UserError(f"{source} is not a perceiver; write it again with scripts/train_perceivers.py") from error
 
@@ -169,8 +166,8 @@ def as_vocabulary(probabilities: FloatArray, vocabulary: Vocabulary) -> FloatArr
         for part in parts:
             if part not in GOEMOTIONS:
                 raise UserError(
-                    f"vocabulary '{vocabulary.name}': '{label}' is perceived_as '{part}', which is no GoEmotions label; "
-                    f"use some of {', '.join(GOEMOTIONS)}"
+                    f"vocabulary '{vocabulary.name}': '{label}' is perceived_as '{part}', which is no label of "
+                    f"GoEmotions; use some of {', '.join(GOEMOTIONS)}"
                 )
             grouping[GOEMOTIONS.index(part), column] = 1.0
     return np.asarray(probabilities @ grouping, dtype=np.float32)

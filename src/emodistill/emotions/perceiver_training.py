@@ -140,4 +140,4 @@ def _thresholds(counts: csr_matrix, labels: Flags) -> FloatArray:
     scores = [
         [f1_score(labels[:, k], logits[:, k] > t, zero_division=0.0) for t in grid] for k in range(len(GOEMOTIONS))
     ]
-    return grid[np.argmax(scores, axis=1)]
+    return np.asarray(grid[np.argmax(scores, axis=1)], dtype=np.float32)
