@@ -1,0 +1,139 @@
+"""Language models on this machine: the embedded one, a folder, or a Hugging Face id.
+
+Whatever the name, the files are brought into a folder first and loaded from there, so that every way in which a model
+can be missing is one error that names the key `model`. Only safetensors are read: a pickle can run code.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from emodistill.errors import UserError
+from emodistill.language_models.embedded import embedded_model
+
+EMBEDDED = "embedded"
+FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+def resolve(model: str) -> str:
+    """What `from_pretrained` takes: the folder of the embedded model, a folder as it is, or a hub id as it is.
+
+    Raises:
+        UserError: if it is written like a path and there is no such folder.
+    """
+    if model == EMBEDDED:
+        return str(embedded_model())
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(
+            f"model={model}: there is no such folder; give a folder with a model, a Hugging Face id (owner/name), "
+            f"or model={EMBEDDED}"
+        )
+    return model
+
+
+def model_folder(model: str) -> Path:
+    """The local folder with the files of a model; a hub id is downloaded the first time.
+
+    Raises:
+        UserError: if the model is not to be had, or its weights are not in safetensors.
+    """
+    name = resolve(model)
+    folder = Path(name) if Path(name).is_dir() else _download(name)
+    lacking = [kind for kind in ("config.json", "*.safetensors") if not any(folder.glob(kind))]
+    if lacking:
+        raise UserError(f"model={model}: {folder} holds no {lacking[0]}; give a folder saved with save_pretrained")
+    return folder
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=FILES))
+    except GatedRepoError as error:
+        raise UserError(f"model={hub_id}: needs its terms accepted on the hub, then `hf auth login`") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(f"model={hub_id}: the hub has no such model; check the id, or use {EMBEDDED}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"model={hub_id}: not in the local cache and the hub cannot be reached; connect, give a folder, or use "
+            f"model={EMBEDDED}"
+        ) from error
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: if the model is not to be had, or has no chat template.
+    """
+    folder = model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model={model}: no tokenizer can be read from {folder} ({_first_line(error)})") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"model={model}: has no chat template; use an instruction-tuned model")
+    return tokenizer
+
+
+def load_model(model: str, dtype: str | torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """A causal language model in evaluation mode, on the CPU.
+
+    Args:
+        dtype: a torch dtype or its name: bfloat16, float16, float32.
+
+    Raises:
+        UserError: if the model is not to be had or its files are damaged, or the dtype has no meaning here.
+    """
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UserError(f"dtype={dtype}: choose one of {', '.join(DTYPES)}")
+    folder = model_folder(model)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(str(dtype), dtype))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
+        ) from error
+    return loaded.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def fingerprint(model: str) -> str:
+    """Sixteen hex digits that tell models apart, from the config and the weights, wherever the folder lies.
+
+    Of the weights it reads the header and 64 samples a file, not every byte: a fine-tuned copy differs everywhere, and
+    a 7B model is answered at once.
+    """
+    folder = model_folder(model)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("_name_or_path", "transformers_version"):
+        config.pop(key, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            for i in range(SAMPLES):
+                file.seek(max(size - SAMPLE_BYTES, 0) * i // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
