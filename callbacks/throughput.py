@@ -1,0 +1,60 @@
+"""How fast a stage runs, and how much memory it holds."""
+
+import resource
+import sys
+import time
+
+import lightning as L
+import torch
+
+
+class Throughput(L.Callback):
+    """Logs steps, supervised turns and response tokens a second, and peak memory, every `log_every_n_steps` steps.
+
+    Turns and tokens come from batches that know them (`Chats`); a batch of transitions counts its rows as turns.
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._steps = self._turns = self._tokens = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        turns, tokens = amounts(batch)
+        self._turns += turns
+        self._tokens += tokens
+        if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self._steps:
+            return
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rates = {"steps": trainer.global_step - self._steps, "turns": self._turns, "response_tokens": self._tokens}
+        metrics = {f"throughput/{name}_per_second": count / seconds for name, count in rates.items() if count}
+        metrics["throughput/peak_memory_gib"] = peak_memory_gib()
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+        self._restart(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart(trainer)  # time spent validating is not training speed
+
+    def _restart(self, trainer: L.Trainer) -> None:
+        self._since, self._steps = time.monotonic(), trainer.global_step
+        self._turns = self._tokens = 0
+
+
+def amounts(batch: object) -> tuple[int, int]:
+    """Supervised turns and response tokens of a batch; tokens are 0 where there is no text."""
+    utterance = getattr(getattr(batch, "chats", batch), "utterance", None)
+    if utterance is None:
+        action = getattr(batch, "action", None)
+        return (0 if action is None else len(action)), 0
+    return int(utterance.max()) + 1, int((utterance >= 0).sum())
+
+
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process, or of the GPU where one is used, in GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

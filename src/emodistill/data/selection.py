@@ -1,0 +1,120 @@
+"""Which focal turns of a corpus the expression policy learns from (METHOD 6).
+
+The default keeps the top tenth by IQL advantage *within each scenario*. A rank over the whole corpus would keep the turns
+of easy scenarios, whatever was said in them.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from emodistill.data.schema import Episode
+from emodistill.errors import UserError
+from emodistill.judges.request import JudgeRequest
+from emodistill.negotiation.protocol import FOCAL
+
+Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.floating]
+
+
+class Selection(Protocol):
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        """For each episode, which of its focal turns are selected: one (focal turns,) array an episode."""
+
+
+class AllTurns:
+    """Every focal turn of every valid episode."""
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        return [np.full(_turns(episode), episode.end != "invalid") for episode in episodes]
+
+
+class TopAdvantage:
+    """The best `fraction` of turns by advantage within their (domain, scenario) stratum, at least one a stratum."""
+
+    def __init__(self, fraction: float, advantages: Callable[[Sequence[Episode]], list[Values]]) -> None:
+        self.fraction, self.advantages = _checked(fraction), advantages
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        return top_within_scenario(episodes, self.advantages(episodes), self.fraction)
+
+
+class PositiveAdvantage:
+    """Every turn whose advantage is above 0."""
+
+    def __init__(self, advantages: Callable[[Sequence[Episode]], list[Values]]) -> None:
+        self.advantages = advantages
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        found = zip(episodes, self.advantages(episodes), strict=True)
+        return [(values > 0) & (episode.end != "invalid") for episode, values in found]
+
+
+class TopReturn:
+    """Every turn of the best `fraction` of episodes by utility within their (domain, scenario) stratum."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = _checked(fraction)
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        best = top_within_scenario(episodes, [np.array([episode.utility]) for episode in episodes], self.fraction)
+        return [np.full(_turns(episode), chosen[0]) for episode, chosen in zip(episodes, best, strict=True)]
+
+
+class TopJudged:
+    """The best `fraction` of turns by judge score within their stratum; a turn without a score is never selected."""
+
+    def __init__(self, fraction: float, judge: "Scorer") -> None:
+        self.fraction, self.judge = _checked(fraction), judge
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        return top_within_scenario(episodes, judge_scores(episodes, self.judge), self.fraction)
+
+
+class Scorer(Protocol):
+    def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]: ...
+
+
+def judge_scores(episodes: Sequence[Episode], judge: Scorer) -> list[Values]:
+    """Judge scores of all focal turns, one (focal turns,) array an episode; nan where the judge gave none."""
+    requests = [judge_requests(episode) for episode in episodes]
+    scores = iter(judge.scores([request for row in requests for request in row]))
+    return [np.array([math.nan if (s := next(scores)) is None else s for _ in row]) for row in requests]
+
+
+def judge_requests(episode: Episode) -> list[JudgeRequest]:
+    """What a judge is asked about each focal turn of an episode."""
+    return [
+        JudgeRequest(episode.scenario, tuple(episode.turns[:i]), turn.emotion, turn.text)
+        for i, turn in enumerate(episode.turns)
+        if turn.speaker == FOCAL
+    ]
+
+
+def top_within_scenario(episodes: Sequence[Episode], values: Sequence[Values], fraction: float) -> list[Mask]:
+    """Masks of the best `fraction` of values in each (domain, scenario); nan and invalid episodes are left out."""
+    strata: dict[tuple[str, str], list[tuple[float, int, int]]] = defaultdict(list)
+    for k, (episode, row) in enumerate(zip(episodes, values, strict=True)):
+        if episode.end != "invalid":
+            stratum = strata[episode.scenario.domain, episode.scenario.id]
+            stratum.extend((float(value), k, i) for i, value in enumerate(row) if not math.isnan(value))
+    masks = [np.zeros(len(row), dtype=np.bool_) for row in values]
+    for stratum in strata.values():
+        ranked = sorted(stratum, key=lambda entry: (-entry[0], entry[1], entry[2]))
+        for _, k, i in ranked[: math.ceil(fraction * len(ranked))]:
+            masks[k][i] = True
+    return masks
+
+
+def _turns(episode: Episode) -> int:
+    return sum(turn.speaker == FOCAL for turn in episode.turns)
+
+
+def _checked(fraction: float) -> float:
+    if not 0 < fraction <= 1:
+        raise UserError(f"selection fraction={fraction}: a share above 0 and at most 1 is needed")
+    return fraction

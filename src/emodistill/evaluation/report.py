@@ -1,0 +1,131 @@
+"""From played episodes to `report.json`, a table on the screen and a verdict for each domain.
+
+The rule of the verdict, fixed before any number: `emodistill` **exceeds** where its paired difference of utility to
+`vanilla` and to `iql` both have a 95 % interval above 0; it is **below** where one of them lies below 0; everything
+else is **within noise**. Arms that were not played leave the verdict out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from emodistill.data.schema import Episode
+from emodistill.emotions.perceiver import Perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.metrics import episode_metrics, focal_turns, valid
+from emodistill.evaluation.statistics import Difference, bootstrap_interval, holm, paired_difference, utilities
+
+SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
+Played = Mapping[str, Sequence[Episode]]  # arm -> episodes
+
+
+def build_report(played: Played, perceiver: Perceiver, vocabulary: Vocabulary, seed: int) -> dict[str, Any]:
+    """Cells (arm x domain), paired comparisons and verdicts, in plain JSON values (nan becomes None)."""
+    domains = sorted({episode.scenario.domain for episodes in played.values() for episode in episodes})
+    cells = [
+        cell(arm, domain, [e for e in episodes if e.scenario.domain == domain], perceiver, vocabulary, seed)
+        for arm, episodes in played.items()
+        for domain in domains
+    ]
+    comparisons = compare(played, domains, seed)
+    return plain({"cells": cells, "comparisons": comparisons, "verdict": verdicts(comparisons, domains)})
+
+
+def cell(
+    arm: str, domain: str, episodes: Sequence[Episode], perceiver: Perceiver, vocabulary: Vocabulary, seed: int
+) -> dict[str, Any]:
+    """One row of the table."""
+    metrics = episode_metrics(perceiver, vocabulary)
+    metrics.update(episodes)
+    counted = valid(episodes)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    interval = bootstrap_interval([e.utility for e in counted], [e.scenario.id for e in counted], seed)
+    appended = sum(turn.offer_appended for episode in counted for turn in focal_turns(episode))
+    return {
+        "arm": arm,
+        "domain": domain,
+        "episodes": len(episodes),
+        "invalid": len(episodes) - len(counted),
+        **values,
+        "utility_ci": list(interval),
+        "offers_appended": appended,
+        "focal_turns": sum(len(focal_turns(episode)) for episode in counted),
+    }
+
+
+def compare(played: Played, domains: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """Every other arm against `emodistill`, paired by (scenario, seed), in each domain and in all of them together."""
+    if SUBJECT not in played:
+        return []
+    rows: list[dict[str, Any]] = []
+    for domain in [*domains, "all"]:
+        chosen = {
+            arm: utilities([e for e in episodes if domain in ("all", e.scenario.domain)])
+            for arm, episodes in played.items()
+        }
+        for rival in (arm for arm in played if arm != SUBJECT):
+            difference = paired_difference(chosen[SUBJECT], chosen[rival], seed)
+            rows.append({"arm": SUBJECT, "against": rival, "domain": domain, **_described(difference)})
+    for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    return rows
+
+
+def _described(difference: Difference) -> dict[str, Any]:
+    return {**asdict(difference), "verdict": difference.verdict}
+
+
+def verdicts(comparisons: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> dict[str, str]:
+    """The rule at the head of this module, for each domain."""
+    result: dict[str, str] = {}
+    for domain in domains:
+        found = {row["against"]: row["verdict"] for row in comparisons if row["domain"] == domain}
+        if all(rival in found for rival in RIVALS):
+            single = [found[rival] for rival in RIVALS]
+            result[domain] = "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else "within noise"
+    return result
+
+
+def plain(value: Any) -> Any:
+    """JSON values only: nan and infinities become None."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print the table and the verdicts."""
+    table = Table(title="arms on unseen scenarios; utility with its 95 % interval over scenarios")
+    for column in ("domain", "arm", "episodes", "invalid", "success", "outcome", "utility", "rounds", "faithful"):
+        table.add_column(column, justify="left" if column in ("domain", "arm") else "right")
+    table.add_column("appended", justify="right")
+    rows = sorted(report["cells"], key=lambda row: row["domain"])
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before and before["domain"] != row["domain"]:
+            table.add_section()
+        low, high = (number(bound) for bound in row["utility_ci"])
+        utility = f"{number(row['utility'])} [{low}, {high}]"
+        middle = [number(row["success"]), number(row["outcome"]), utility, number(row["rounds"], 1)]
+        counts = [str(row["episodes"]), str(row["invalid"])]
+        appended = f"{row['offers_appended']}/{row['focal_turns']}"
+        table.add_row(row["domain"], row["arm"], *counts, *middle, number(row["faithfulness"]), appended)
+    console.print(table)
+    for domain, verdict in report["verdict"].items():
+        console.print(f"{domain}: {SUBJECT} {_SENTENCE[verdict]}")
+
+
+_SENTENCE = {
+    "exceeds": "exceeds vanilla and iql",
+    "within noise": "is within noise of vanilla and iql",
+    "below": "is below vanilla or iql",
+}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

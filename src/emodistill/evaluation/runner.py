@@ -1,0 +1,98 @@
+"""Plays every arm on unseen scenarios, one Parquet file an arm, and reports. A file on disk is not played again."""
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emodistill.data.schema import Episode, read_episodes, write_episodes
+from emodistill.emotions.perceiver import Perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import Arm, Words, selector_of
+from emodistill.evaluation.report import build_report
+from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.progress import progress
+from emodistill.runs import write_whole
+
+
+class Runner:
+    """Plays arms against one counterparty.
+
+    Args:
+        scenarios: unseen scenarios; every arm plays all of them with the same seeds, so differences are paired.
+        seeds: episodes a scenario.
+        counterparty: who sits opposite.
+        offers: the focal side's offer policy, the same for every arm.
+        speaker: makes the speaker for a source of words; called once for each source, one speaker alive at a time.
+        selector: loads the trained selector.
+        folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
+    """
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        seeds: int,
+        counterparty: Agent,
+        offers: OfferPolicy,
+        speaker: Callable[[Words], Speaker],
+        selector: Callable[[], Selector],
+        vocabulary: Vocabulary,
+        folder: Path,
+    ) -> None:
+        if not scenarios or seeds < 1:
+            raise UserError(f"nothing to play: {len(scenarios)} scenarios x {seeds} seeds; give at least one of each")
+        self.scenarios, self.seeds = scenarios, seeds
+        self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
+        self.speaker, self.selector, self.folder = speaker, selector, folder
+
+    def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
+        """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
+        missing = [arm for arm in arms if not self._file(arm).is_file()]
+        for words in dict.fromkeys(arm.words for arm in missing):
+            speaker = self.speaker(words)
+            for arm in (arm for arm in missing if arm.words == words):
+                write_episodes(self._play(arm, speaker), self._file(arm))
+        return {arm.name: read_episodes(self._file(arm)) for arm in arms}
+
+    def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:
+        selector = selector_of(arm, self.vocabulary, self.selector)
+        focal = FocalAgent(selector, self.offers, speaker)
+        negotiations = [Negotiation(scenario, seed) for scenario in self.scenarios for seed in range(self.seeds)]
+        with progress(f"playing {arm.name}", len(negotiations)) as advance:
+            over = 0
+
+            def on_round(finished: int, _total: int) -> None:
+                nonlocal over
+                advance(finished - over)
+                over = finished
+
+            play(negotiations, focal, self.counterparty, on_round)
+        return [Episode.of(n, "test", selector.name, arm.name) for n in negotiations]
+
+    def _file(self, arm: Arm) -> Path:
+        return self.folder / "episodes" / f"{arm.name.replace(':', '-')}.parquet"
+
+
+def write_report(
+    folder: Path, played: dict[str, list[Episode]], perceiver: Perceiver, vocabulary: Vocabulary, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Compute the report and write `<folder>/report.json`."""
+    report = build_report(played, perceiver, vocabulary, seed=0)
+    report["about"] = {
+        **about,
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
+        "faithfulness_by": f"perceiver '{perceiver.name}', which trained neither selector nor policy",
+        "interval": "95 %, bootstrap over scenarios, 10,000 resamples",
+        "verdict_rule": "exceeds: paired differences to vanilla and to iql both have intervals above 0; below: one lies below 0",
+    }
+    write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return report

@@ -1,0 +1,83 @@
+"""The trained selector at work: choosing emotions in play, and weighing the turns of a corpus."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emodistill.data.observations import Observer, View
+from emodistill.data.schema import Episode
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.learners.iql import IQLLearner
+from emodistill.negotiation.agents import Choice
+from emodistill.negotiation.protocol import FOCAL, Negotiation
+from emodistill.runs import read_checkpoint
+
+
+class IQLSelector:
+    """Chooses the emotion of a turn by the policy head: argmax, or sampling at a temperature above 0."""
+
+    name = "iql"
+
+    def __init__(self, learner: IQLLearner, observer: Observer, temperature: float = 0.0) -> None:
+        self.learner, self.observer, self.temperature = learner.eval(), observer, temperature
+
+    @torch.no_grad()
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        observation = self.observer([View(n.scenario, n.turns) for n in negotiations])
+        logits = self.learner(torch.from_numpy(observation)).double()
+        labels = self.observer.vocabulary.labels
+        if self.temperature == 0:
+            return [Choice(labels[best], 1.0) for best in logits.argmax(-1).tolist()]
+        probabilities = (logits / self.temperature).softmax(-1).numpy()
+        draws = [int(n.rng[FOCAL].choice(len(labels), p=row)) for n, row in zip(negotiations, probabilities, strict=True)]
+        return [Choice(labels[draw], float(row[draw])) for draw, row in zip(draws, probabilities, strict=True)]
+
+
+class IQLAdvantages:
+    """Advantage min Q'(s, a) - V(s) of every focal turn of a corpus, by a trained selector.
+
+    Args:
+        checkpoint: `checkpoints/<run>/iql/best.ckpt`.
+        vocabulary: the vocabulary in use; a selector of another one is refused.
+    """
+
+    def __init__(self, checkpoint: str, vocabulary: Vocabulary) -> None:
+        self.checkpoint, self.vocabulary = checkpoint, vocabulary
+
+    @torch.no_grad()
+    def __call__(self, episodes: Sequence[Episode]) -> list[np.ndarray]:
+        """One array for each episode, (focal turns,) float32; nan where a turn shows no emotion."""
+        selector = load_selector(self.checkpoint, self.vocabulary)
+        turns = [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
+        shown = [(k, i) for k, i in turns if episodes[k].turns[i].emotion is not None]
+        observation = selector.observer([View(episodes[k].scenario, episodes[k].turns[:i]) for k, i in shown])
+        action = torch.tensor([self.vocabulary.index(episodes[k].turns[i].emotion or "") for k, i in shown])
+        advantage = selector.learner.advantages(torch.from_numpy(observation), action).numpy()
+        of_turn = dict(zip(shown, advantage.tolist(), strict=True))
+        found: list[list[float]] = [[] for _ in episodes]
+        for k, i in turns:
+            found[k].append(of_turn.get((k, i), float("nan")))
+        return [np.array(row, dtype=np.float32) for row in found]
+
+
+def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 0.0) -> IQLSelector:
+    """Load a trained selector.
+
+    Raises:
+        UserError: if the checkpoint is missing, damaged, of another stage, or of another vocabulary.
+    """
+    remedy = "train it with: python train.py stage=iql (and the same run=...)"
+    read_checkpoint(Path(checkpoint), "iql", remedy)
+    learner = IQLLearner.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    trained = learner.corpus_facts
+    if trained["fingerprint"] != vocabulary.fingerprint:
+        raise UserError(
+            f"{checkpoint} was trained with the vocabulary '{trained['vocabulary']}', not '{vocabulary.name}'; "
+            f"use vocabulary={trained['vocabulary']}, or another run=..."
+        )
+    observer = Observer(vocabulary, load_perceiver("judge"), trained["observation"])
+    return IQLSelector(learner, observer, temperature)
