@@ -92,7 +92,9 @@ class ChatFormat:
 
     def _plain(self, words: str) -> str:
         """Words without the template's own control tokens, so that nobody can speak as the system."""
-        return self._special.sub("", words).strip()
+        while (cleaned := self._special.sub("", words)) != words:  # taking one token out may join the halves of another
+            words = cleaned
+        return words.strip()
 
     def _encode(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]

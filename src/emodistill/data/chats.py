@@ -1,0 +1,191 @@
+"""Episodes as training chats: one chat an episode, in which only the chosen focal turns are learnt from.
+
+A chat ends after its last chosen turn, because nothing behind it would be used. One that is too long loses whole early
+rounds and keeps the system message; a reply is never cut. Both losses are counted, for somebody should be told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emodistill.data.schema import Episode
+from emodistill.judges.request import JudgeRequest
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.policy.chat import ChatFormat
+from emodistill.policy.tokens import Chats, collate_chats
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """One episode in tokens.
+
+    Attributes:
+        input_ids: the chat up to its last chosen reply.
+        utterance: for every token, which of the chosen replies it belongs to (0, 1, ...), or -1.
+        turns: for every chosen reply, which focal turn of the episode it is (0-based).
+    """
+
+    input_ids: list[int]
+    utterance: list[int]
+    turns: list[int]
+
+
+@dataclass(frozen=True)
+class ChatContext:
+    """A situation in which the policy speaks next: all tokens before its reply, and what a judge has to know.
+
+    Attributes:
+        group: name of the scenario.
+        words: what the counterparty said last, or an empty string; for people who read samples.
+    """
+
+    input_ids: list[int]
+    scenario: Scenario
+    history: tuple[Turn, ...]
+    emotion: str | None
+    group: str
+    words: str
+
+    def request(self, utterance: str) -> JudgeRequest:
+        """The question to a judge about a reply in this situation."""
+        return JudgeRequest(self.scenario, self.history, self.emotion, utterance)
+
+
+@dataclass(frozen=True)
+class _Round:
+    prompt: list[int]
+    reply: list[int]
+
+
+class ChatEncoder:
+    """Writes episodes in tokens, within a limit.
+
+    Attributes:
+        dropped_rounds: early rounds left out so far because a chat was too long.
+        dropped_turns: chosen turns lost with them.
+        too_long: chats and contexts left out altogether, because one round alone was too long.
+    """
+
+    def __init__(self, chat_format: ChatFormat, max_tokens: int) -> None:
+        self.chat_format, self.max_tokens = chat_format, max_tokens
+        self.dropped_rounds = self.dropped_turns = self.too_long = 0
+
+    def encode(self, episode: Episode, selected: Sequence[bool]) -> EncodedChat | None:
+        """The chat of an episode, or None where nothing is chosen or the last chosen round alone is too long.
+
+        Args:
+            selected: for every focal turn, whether it is learnt from.
+        """
+        chosen = [i for i, wanted in enumerate(selected) if wanted]
+        if not chosen:
+            return None
+        rounds = [self._round(episode, i) for i in range(chosen[-1] + 1)]
+        opening = self.chat_format.opening(episode.scenario)
+        first = self._first_that_fits(rounds, self.max_tokens - len(opening))
+        if first == len(rounds):
+            self.too_long += 1
+            return None
+        self.dropped_rounds += first
+        turns = [i for i in chosen if i >= first]
+        self.dropped_turns += len(chosen) - len(turns)
+        ids, owner = list(opening), [-1] * len(opening)
+        for i in range(first, len(rounds)):
+            ids += rounds[i].prompt + rounds[i].reply
+            label = turns.index(i) if i in turns else -1
+            owner += [-1] * len(rounds[i].prompt) + [label] * len(rounds[i].reply)
+        return EncodedChat(ids, owner, turns)
+
+    def context(self, episode: Episode, turn: int, reserve: int) -> ChatContext | None:
+        """What comes before one focal turn, or None where it is too long.
+
+        Args:
+            turn: which focal turn, 0-based.
+            reserve: tokens to leave free for the reply.
+        """
+        rounds = [self._round(episode, i) for i in range(turn)]
+        spoken, place = _focal(episode)[turn], _place(episode, turn)
+        prompt = _Round(self._prompt(episode, turn), [])
+        opening = self.chat_format.opening(episode.scenario)
+        first = self._first_that_fits([*rounds, prompt], self.max_tokens - len(opening) - reserve)
+        if first > turn:
+            self.too_long += 1
+            return None
+        self.dropped_rounds += first
+        ids = opening + [token for r in [*rounds[first:], prompt] for token in r.prompt + r.reply]
+        before = _words_before(episode, turn)
+        return ChatContext(
+            ids, episode.scenario, episode.turns[:place], spoken.emotion, scenario_group(episode), before or ""
+        )
+
+    def _round(self, episode: Episode, turn: int) -> _Round:
+        return _Round(self._prompt(episode, turn), self.chat_format.reply(_focal(episode)[turn].text))
+
+    def _prompt(self, episode: Episode, turn: int) -> list[int]:
+        spoken = _focal(episode)[turn]
+        words = None if spoken.offer is None else episode.scenario.rules.say(spoken.offer)
+        return self.chat_format.prompt(_words_before(episode, turn), spoken.emotion, spoken.act, words)
+
+    @staticmethod
+    def _first_that_fits(rounds: Sequence[_Round], budget: int) -> int:
+        """Index of the earliest round from which on all fit, or their number if not even the last does."""
+        first = len(rounds)
+        while first > 0:
+            budget -= len(rounds[first - 1].prompt) + len(rounds[first - 1].reply)
+            if budget < 0:
+                break
+            first -= 1
+        return first
+
+
+def _focal(episode: Episode) -> list[Turn]:
+    return [turn for turn in episode.turns if turn.speaker == FOCAL]
+
+
+def _place(episode: Episode, turn: int) -> int:
+    """Position of a focal turn among all turns of the episode."""
+    return [i for i, spoken in enumerate(episode.turns) if spoken.speaker == FOCAL][turn]
+
+
+def _words_before(episode: Episode, turn: int) -> str | None:
+    place = _place(episode, turn)
+    before = episode.turns[place - 1] if place else None
+    return before.text if before is not None and before.speaker == COUNTERPARTY else None
+
+
+def scenario_group(episode: Episode) -> str:
+    """Name of the group in which judge scores are compared: the scenario's turns (METHOD 6)."""
+    return f"{episode.scenario.domain}/{episode.scenario.id}"
+
+
+def turn_request(episode: Episode, turn: int) -> JudgeRequest:
+    """The question to a judge about one focal turn of an episode, 0-based."""
+    place = _place(episode, turn)
+    spoken = episode.turns[place]
+    return JudgeRequest(episode.scenario, episode.turns[:place], spoken.emotion, spoken.text)
+
+
+def encode_chats(
+    episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder
+) -> list[EncodedChat]:
+    """The chats of all episodes in which something is chosen and fits."""
+    encoded = (encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True))
+    return [chat for chat in encoded if chat is not None]
+
+
+def encode_contexts(
+    episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder, reserve: int
+) -> list[ChatContext]:
+    """The contexts of all chosen turns that fit, in order."""
+    places = [
+        (episode, i)
+        for episode, chosen in zip(episodes, selected, strict=True)
+        for i, wanted in enumerate(chosen)
+        if wanted
+    ]
+    contexts = (encoder.context(episode, i, reserve) for episode, i in places)
+    return [context for context in contexts if context is not None]
+
+
+def collate_encoded(chats: Sequence[EncodedChat], pad_id: int) -> Chats:
+    """A batch for SFT."""
+    return collate_chats([(chat.input_ids, chat.utterance) for chat in chats], pad_id)

@@ -1,0 +1,112 @@
+"""What JPO trains on: episode chats that know their judge's questions, and contexts to speak in.
+
+A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks for tensors inside tuples, lists and
+dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from emodistill.data.chats import ChatContext, ChatEncoder, EncodedChat, scenario_group, turn_request
+from emodistill.data.schema import Episode
+from emodistill.judges.request import JudgeRequest
+from emodistill.policy.tokens import Chats, collate_chats
+
+
+@dataclass(frozen=True)
+class Group:
+    """All chosen turns of one scenario: scores are compared within it.
+
+    Attributes:
+        requests: the judge's question for every turn.
+        values: a number for every turn that was known beforehand (an advantage of IQL, say), for training without a
+            judge; None where there is none.
+    """
+
+    name: str
+    requests: tuple[JudgeRequest, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class JudgedChat:
+    """One episode's chat with the place of each of its utterances in the scenario's group."""
+
+    chat: EncodedChat
+    group: Group
+    places: list[int]
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits of the tokens and of what is scored: names this chat in the cache of the reference."""
+        content = repr((self.chat.input_ids, self.chat.utterance)).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+class JudgedBatch:
+    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order."""
+
+    def __init__(self, items: Sequence[JudgedChat], chats: Chats) -> None:
+        self.items, self.chats = list(items), chats
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "JudgedBatch":
+        return JudgedBatch(self.items, self.chats.to(device, non_blocking))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class ContextBatch:
+    """Situations to speak in; nothing of it is a tensor yet."""
+
+    def __init__(self, contexts: Sequence[ChatContext]) -> None:
+        self.contexts = list(contexts)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
+        return self
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+
+def judged_chats(
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    values: Sequence[Sequence[float | None]] | None = None,
+) -> list[JudgedChat]:
+    """The chats of all episodes in which something is chosen, grouped by scenario.
+
+    A turn whose round did not fit is not trained on, but it was said, so it still counts in its group.
+
+    Args:
+        values: for every focal turn of every episode a number known beforehand; see `Group`.
+    """
+    members: dict[str, list[tuple[int, int]]] = {}
+    for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
+        members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)
+    groups, places = {}, {}
+    for name, turns in members.items():
+        requests = tuple(turn_request(episodes[i], turn) for i, turn in turns)
+        known = tuple(None if values is None else values[i][turn] for i, turn in turns)
+        groups[name] = Group(name, requests, known)
+        places.update({turn: place for place, turn in enumerate(turns)})
+    chats = [encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True)]
+    return [
+        JudgedChat(chat, groups[scenario_group(episodes[i])], [places[i, turn] for turn in chat.turns])
+        for i, chat in enumerate(chats)
+        if chat is not None
+    ]
+
+
+def collate_judged(items: Sequence[JudgedChat], pad_id: int) -> JudgedBatch:
+    """A batch for JPO on the corpus's own utterances."""
+    return JudgedBatch(items, collate_chats([(item.chat.input_ids, item.chat.utterance) for item in items], pad_id))
+
+
+def collate_contexts(contexts: Sequence[ChatContext]) -> ContextBatch:
+    """A batch for JPO on utterances sampled from the policy."""
+    return ContextBatch(contexts)

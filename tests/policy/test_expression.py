@@ -1,0 +1,229 @@
+"""The expression policy on a tiny random Llama, in real NF4 on the CPU."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tiny_model import build_tiny_model
+
+from emodistill.errors import UserError
+from emodistill.policy.tokens import CHUNK, Chats, collate_chats, mean_by_utterance, pack_replies, sum_by_utterance
+
+
+def random_ids(length, seed):
+    return torch.randint(3, 400, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture
+def batch():
+    """Two chats of different length with two responses each."""
+    owners = [[-1] * 5 + [0] * 3 + [-1] * 4 + [1] * 2, [-1] * 3 + [0] * 4 + [-1] * 2 + [1]]
+    return collate_chats([(random_ids(len(owner), i), owner) for i, owner in enumerate(owners)], pad_id=0)
+
+
+def lora_gradients(policy, batch):
+    policy.zero_grad()
+    policy(batch).logprobs.sum().backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("four_bit", [True, False])
+def test_response_only_logprobs_are_those_of_full_logits(make_policy, batch, four_bit):
+    policy = make_policy(four_bit=four_bit).eval()
+    logits = policy.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    full = -F.cross_entropy(logits.flatten(0, 1), batch.input_ids[:, 1:].flatten(), reduction="none")
+    expected = full.view(len(logits), -1)[batch.utterance[:, 1:] >= 0]
+    logprobs, owner = policy(batch)
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    assert owner.tolist() == [0] * 3 + [1] * 2 + [2] * 4 + [3]
+    assert logprobs.dtype == torch.float32
+
+
+def test_gradients_without_kept_logits_are_those_of_full_logits(make_policy, batch):
+    policy = make_policy().eval()
+    ours = lora_gradients(policy, batch)
+    policy.zero_grad()
+    logits = policy.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    targets = batch.input_ids[:, 1:].masked_fill(batch.utterance[:, 1:] < 0, -100)
+    (-F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")).backward()
+    assert ours
+    for name, parameter in policy.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_more_tokens_than_one_chunk(make_policy):
+    policy = make_policy().eval()
+    ids = random_ids(CHUNK + 100, 0)
+    whole = policy(collate_chats([(ids, [-1, *[0] * (len(ids) - 1)])], 0)).logprobs
+    assert len(whole) == len(ids) - 1
+    late = policy(collate_chats([(ids, [-1] * (len(ids) - 20) + [0] * 20)], 0)).logprobs
+    torch.testing.assert_close(whole[-20:], late, atol=1e-5, rtol=0)
+
+
+def test_an_evaluation_pass_leaves_the_gradients_as_they_were(make_policy, batch):
+    """bitsandbytes repacks 4-bit weights in an eval-mode forward on some CPUs, and loses the gradient."""
+    policy = make_policy(lora={"r": 4, "target_modules": "all-linear", "init_lora_weights": False})  # no dropout
+    before = lora_gradients(policy, batch)
+    with policy.reference():
+        policy(batch)
+    with torch.no_grad():
+        policy.eval()(batch)
+    policy.train()
+    after = lora_gradients(policy, batch)
+    assert before.keys() == after.keys() and len(before) == 28
+    for name, gradient in before.items():
+        assert torch.equal(gradient, after[name]), name
+
+
+def test_only_the_policy_adapter_learns_and_it_is_in_training_mode(make_policy, saved_adapter, batch):
+    policy = make_policy(init_adapter=str(saved_adapter), reference=True)
+    assert all(module.training for module in policy.modules())
+    with policy.reference():
+        policy(batch)
+    assert policy.training
+    gradients = lora_gradients(policy, batch)
+    assert gradients and all(".policy." in name for name in gradients)
+    assert {name for name, p in policy.named_parameters() if p.requires_grad} == set(gradients)
+
+
+def test_padding_changes_nothing(make_policy, batch):
+    policy = make_policy().eval()
+    rows = [row[mask] for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+    owners = [row[mask] for row, mask in zip(batch.utterance, batch.attention_mask, strict=True)]
+    alone = [
+        policy(Chats(r[None], torch.ones_like(r[None]).bool(), o[None])) for r, o in zip(rows, owners, strict=True)
+    ]
+    torch.testing.assert_close(policy(batch).logprobs, torch.cat([a.logprobs for a in alone]), atol=1e-5, rtol=0)
+
+
+def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
+    policy = make_policy().eval()
+    contexts = [random_ids(9, 1), random_ids(5, 2)]
+    replies = [[random_ids(n, 10 * n) for n in (4, 1, 6)], [random_ids(n, 20 * n) for n in (2, 3)]]
+    packed = policy(pack_replies(contexts, replies, pad_id=0))
+    flat = [(c, reply) for c, own in zip(contexts, replies, strict=True) for reply in own]
+    alone = [policy(collate_chats([(c + r, [-1] * len(c) + [0] * len(r))], 0)).logprobs for c, r in flat]
+    torch.testing.assert_close(packed.logprobs, torch.cat(alone), atol=1e-5, rtol=0)
+    assert packed.owner.tolist() == [i for i, (_, r) in enumerate(flat) for _ in r]
+
+
+def test_packed_gradients_are_those_of_separate_rows(make_policy):
+    policy = make_policy().eval()
+    context, replies = random_ids(9, 1), [random_ids(4, 3), random_ids(6, 4)]
+    packed = lora_gradients(policy, pack_replies([context], [replies], pad_id=0))
+    rows = [(context + r, [-1] * len(context) + [0] * len(r)) for r in replies]
+    separate = lora_gradients(policy, collate_chats(rows, 0))
+    for name, gradient in packed.items():
+        torch.testing.assert_close(gradient, separate[name], atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_gradient(make_policy, saved_adapter, batch):
+    plain, frugal = (
+        make_policy(init_adapter=str(saved_adapter), reference=True, gradient_checkpointing=value)
+        for value in (False, True)
+    )
+    expected = lora_gradients(plain, batch)
+    assert frugal.model.get_base_model().is_activation_checkpointing
+    for name, gradient in lora_gradients(frugal, batch).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_sums_and_means_by_utterance():
+    values, owner = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 2, 0, 2])
+    assert sum_by_utterance(values, owner, 3).tolist() == [5.0, 0.0, 10.0]
+    assert mean_by_utterance(values, owner, 3).tolist() == [2.5, 0.0, 5.0]
+    assert sum_by_utterance(values.bfloat16(), owner, 3).dtype == torch.float32
+
+
+def test_the_merged_model_speaks_as_the_policy(make_policy, batch):
+    policy = make_policy().eval()
+    merged = policy.merged(torch.float32)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+
+    def difference():
+        ours = policy.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        theirs = merged(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return (ours - theirs)[batch.attention_mask].abs().max().item()
+
+    assert difference() < 1e-4
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(2)
+    assert difference() > 1e-2
+    policy.merge_into(merged)
+    assert difference() < 1e-4
+
+
+def test_the_state_dict_is_the_adapter_and_foreign_layouts_are_refused_by_name(make_policy):
+    policy = make_policy()
+    state = policy.state_dict()
+    assert len(state) == 28 and all(".lora_" in name and ".policy." in name for name in state)
+    policy.load_state_dict(state)
+    foreign = {name.replace("lora_A", "lora_Z"): tensor for name, tensor in state.items()}
+    with pytest.raises(RuntimeError, match=r"Missing key.*lora_A(.|\n)*Unexpected key.*lora_Z"):
+        policy.load_state_dict(foreign)
+
+
+def test_an_adapter_comes_back_as_it_was_saved(make_policy, batch, tmp_path):
+    policy = make_policy().eval()
+    policy.save_adapter(tmp_path / "adapter")
+    policy.save_adapter(tmp_path / "adapter")  # over an older one
+    again = make_policy(init_adapter=str(tmp_path / "adapter"), lora={}).eval()
+    assert torch.equal(again(batch).logprobs, policy(batch).logprobs)
+    assert again.model.peft_config["policy"].lora_dropout == 0.1
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "emodistill.json"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_adapter_in_pefts_own_format_is_read_by_peft(make_policy, saved_adapter, tiny_model, batch):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ours = make_policy(four_bit=False, init_adapter=str(saved_adapter)).eval()
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), saved_adapter).eval()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    torch.testing.assert_close(ours.model(**inputs).logits, theirs(**inputs).logits)
+
+
+def test_an_adapter_for_another_base_or_vocabulary_is_refused_by_name(make_policy, saved_adapter, tmp_path):
+    other = build_tiny_model(tmp_path / "other_model", seed=1)
+    with pytest.raises(UserError, match=f"{saved_adapter} was trained for base model .*other_model"):
+        make_policy(base_model=other, init_adapter=str(saved_adapter))
+    with pytest.raises(UserError, match="was trained for vocabulary 'goemotions28'.*'ekman7'"):
+        make_policy(vocabulary="ekman7", init_adapter=str(saved_adapter))
+
+
+def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_path):
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(saved_adapter, folder)
+        change(folder)
+        with pytest.raises(UserError, match=str(folder)) as caught:
+            make_policy(init_adapter=str(folder))
+        return str(caught.value)
+
+    def drop_tensor(folder):
+        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors.pop(sorted(tensors)[0])
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+    assert "is missing" in broken("gone", lambda folder: (folder / "adapter_model.safetensors").unlink())
+    assert "cannot be read" in broken(
+        "junk", lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 9)
+    )
+    assert "1 tensors differ" in broken("short", drop_tensor)
+    assert "damaged" in broken("note", lambda folder: (folder / "emodistill.json").write_text("{"))
+    assert "base model 'None'" in broken(
+        "empty", lambda folder: (folder / "emodistill.json").write_text(json.dumps({}))
+    )
+
+
+def test_an_unknown_compute_dtype_is_refused(make_policy):
+    with pytest.raises(UserError, match="compute_dtype=float8"):
+        make_policy(compute_dtype="float8")
