@@ -1,0 +1,165 @@
+"""The phrasebook: what the focal side of the bundled corpus says, and so what the small model learns to say.
+
+An utterance is a line that shows the emotion, followed by a short sentence that states the offer or seals the deal. The
+line differs by emotion, dialogue act and, where one wording would sound wrong, by domain; the sentence differs by tone,
+act and domain. Keeping them apart is what lets every emotion meet every offer, and it keeps the number in one place:
+no line ever holds one, so the offer parser reads exactly the offer that was decided.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources.abc import Traversable
+
+import numpy as np
+
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.agents import Decision, DialogueAct
+from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.phrasebook_files import ANY, SLOT, default_folder, read_emotions, read_offers
+from emodistill.negotiation.protocol import FOCAL, Negotiation
+
+BUSINESSLIKE = "neutral"  # the lines spoken where no emotion is asked for
+_SENTENCE_START = re.compile(r"(?:^|(?<=[.!?] ))[a-z]")
+
+
+class Phrasebook:
+    """Lines and offer sentences of all GoEmotions labels, checked for gaps on loading.
+
+    Args:
+        folder: where the YAML files lie; the ones that ship with the package by default.
+
+    Raises:
+        UserError: if a file or a key is missing or a slot unknown.
+    """
+
+    def __init__(self, folder: Traversable | None = None) -> None:
+        folder = folder or default_folder()
+        self._wordings, self._sentences, self._farewells = read_offers(folder)
+        self._emotions = read_emotions(folder, tuple(self._sentences))
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The GoEmotions labels, in their order."""
+        return tuple(self._emotions)
+
+    def lines(self, emotion: str, act: DialogueAct, domain: str) -> list[str]:
+        """The lines of an emotion and act that serve a domain, slots unfilled."""
+        texts = (line.get(domain, line.get(ANY)) for line in self._emotions[emotion].lines[act])
+        return [text for text in texts if text is not None]
+
+    def sentences(self, emotion: str, act: DialogueAct, domain: str) -> list[str]:
+        """The sentences that may follow: with `{offer}` where the act states one, without where it seals a deal."""
+        wordings = self._wordings.get(domain, self._wordings[ANY])
+        sentences = self._sentences[self._emotions[emotion].tone][act]
+        return [text for sentence in sentences for text in fillings(sentence, wordings)]
+
+    def farewells(self) -> Sequence[str]:
+        """The sentences that follow where the focal side ends the talks."""
+        return self._farewells
+
+
+@cache
+def bundled() -> Phrasebook:
+    """The phrasebook that ships with the package, read once."""
+    return Phrasebook()
+
+
+def fillings(text: str, slots: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Every way to fill the slots of a text, in a fixed order."""
+    names = list(dict.fromkeys(SLOT.findall(text)))
+    for values in itertools.product(*(slots[name] for name in names)):
+        chosen = dict(zip(names, values, strict=True))
+        yield SLOT.sub(lambda match, chosen=chosen: chosen[match[1]], text)  # type: ignore[misc]  # default argument
+
+
+def utterance(line: str, sentence: str) -> str:
+    """A line and a sentence as one utterance, every sentence of it beginning with a capital letter."""
+    return _SENTENCE_START.sub(lambda match: match[0].upper(), f"{line} {sentence}".strip())
+
+
+class PhrasebookSpeaker:
+    """Speaks every decision from the phrasebook, drawing with the negotiation's focal generator.
+
+    A line that the focal side has used in this negotiation is left aside until all of them are used.
+
+    Args:
+        vocabulary: the emotions it is asked for; each must be perceived as at least one GoEmotions label.
+
+    Raises:
+        UserError: if a label maps to no GoEmotions label.
+    """
+
+    name = "phrasebook"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._book = bundled()
+        self._labels = {label: vocabulary.perceived(label) for label in vocabulary.labels}
+        for label, perceived in self._labels.items():
+            if not perceived or not set(perceived) <= set(self._book.emotions):
+                raise UserError(
+                    f"the phrasebook cannot speak '{label}' of vocabulary '{vocabulary.name}': list GoEmotions labels"
+                    " under its 'perceived_as', or use another speaker"
+                )
+        self._vocabulary = vocabulary
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        """Nothing to prepare: what was said before is read from the negotiation's own turns."""
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[str]:
+        """One utterance for each negotiation.
+
+        Raises:
+            UserError: if an emotion is not in the vocabulary.
+        """
+        return [self._utterance(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
+
+    def _utterance(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> str:
+        rng, domain = negotiation.rng[FOCAL], negotiation.scenario.rules
+        shown = BUSINESSLIKE if emotion is None else self._shown(emotion, rng)
+        act: DialogueAct = "close" if decision.act == "accept" else decision.dialogue_act
+        unused = [line for line in self._book.lines(shown, act, domain.name) if not _used(line, negotiation)]
+        line = _draw(rng, unused or self._book.lines(shown, act, domain.name))
+        line = SLOT.sub(lambda match: _draw(rng, domain.slots[match[1]]), line)
+        return utterance(line, self._sentence(negotiation, decision, shown, act))
+
+    def _shown(self, emotion: str, rng: np.random.Generator) -> str:
+        self._vocabulary.index(emotion)
+        return _draw(rng, self._labels[emotion])
+
+    def _sentence(self, negotiation: Negotiation, decision: Decision, shown: str, act: DialogueAct) -> str:
+        rng, domain = negotiation.rng[FOCAL], negotiation.scenario.rules
+        if decision.act == "walk_away":
+            return _draw(rng, self._book.farewells())
+        if decision.act == "propose" and decision.offer is None:
+            return ""  # the number is the speaker's to choose, and the phrasebook chooses none
+        sentence = _draw(rng, self._book.sentences(shown, act, domain.name))
+        return sentence if decision.offer is None else sentence.replace("{offer}", domain.say(decision.offer))
+
+
+def _draw(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _used(line: str, negotiation: Negotiation) -> bool:
+    """Whether the focal side has said this line already, however its slots were filled."""
+    pattern = _pattern(line)
+    return any(turn.speaker == FOCAL and pattern.match(turn.text) for turn in negotiation.turns)
+
+
+@cache
+def _pattern(line: str) -> re.Pattern[str]:
+    return re.compile(".+".join(re.escape(part) for part in re.split(r"\{\w+\}", line)), re.IGNORECASE)
+
+
+def renderings(book: Phrasebook, emotion: str, act: DialogueAct, domain: str, offer: float) -> Iterator[str]:
+    """Every line of an emotion, act and domain with every filling, the offer sentences taken in turn."""
+    rules = load_domain(domain)
+    sentences = itertools.cycle(book.sentences(emotion, act, domain))
+    for line in book.lines(emotion, act, domain):
+        for filled in fillings(line, rules.slots):
+            yield utterance(filled, next(sentences).replace("{offer}", rules.say(offer)))
