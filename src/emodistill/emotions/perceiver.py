@@ -19,6 +19,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +150,7 @@ def _read(content: bytes, source: str) -> Perceiver:
         if weights.shape != (len(terms), len(GOEMOTIONS)) or idf.shape != weights.shape[:1]:
             raise ValueError("arrays of the wrong shape")
         return Perceiver(about.pop("name"), about.pop("features"), terms, idf, weights, bias, thresholds, about)
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{source} is not a perceiver; write it again with scripts/train_perceivers.py") from error
 
 

@@ -26,6 +26,7 @@ HALVES = {"counterparty": ("words", 0, 2), "judge": ("characters", 1, 3)}  # fea
 MAX_FEATURES = 20_000
 INVERSE_REGULARISATION = 1.0
 FOLDS = 3
+_LABEL_IDS = {str(i): i for i in range(len(GOEMOTIONS))}
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def read_goemotions(path: Path) -> Comments:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the folder with GoEmotions' train.tsv and dev.tsv")
-    rows = [line.rstrip("\n").split("\t") for line in path.open(encoding="utf-8")]
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")]
     labels = np.zeros((len(rows), len(GOEMOTIONS)), dtype=np.bool_)
     for number, row in enumerate(rows, start=1):
         try:
             _, ids, _ = row
-            labels[number - 1, [int(label) for label in ids.split(",")]] = True
-        except (ValueError, IndexError) as error:
+            labels[number - 1, [_LABEL_IDS[label] for label in ids.split(",")]] = True
+        except (ValueError, KeyError) as error:
             raise UserError(f"{path}, line {number}: not 'text, tab, label ids 0 to 27, tab, comment id'") from error
     return Comments(tuple(row[0] for row in rows), labels, tuple(row[2] for row in rows))
 

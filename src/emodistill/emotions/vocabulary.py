@@ -107,3 +107,8 @@ def _parse(text: str, source: str) -> Vocabulary:
         directives=tuple(entry["directive"].strip() for entry in entries.values()),
         perceived_as=tuple(tuple(entry.get("perceived_as", ())) for entry in entries.values()),
     )
+
+
+def size(name: str) -> int:
+    """Number of labels of a vocabulary, for configs."""
+    return len(load_vocabulary(name))
