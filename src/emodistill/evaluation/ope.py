@@ -87,7 +87,7 @@ def _fit(rows: list[Tensor], next_policy: Tensor, discount: float, fit: FittedQ)
         target = reward[batch] + going_on[batch] * following
         estimate = online(observation[batch]).gather(-1, action[batch].unsqueeze(-1)).squeeze(-1)
         optimizer.zero_grad()
-        F.mse_loss(estimate, target).backward()
+        torch.autograd.backward(F.mse_loss(estimate, target))
         optimizer.step()
         schedule.step()
         with torch.no_grad():
@@ -104,8 +104,8 @@ def importance_sampled_value(
 ) -> WeightedValue:
     """The policy's discounted return from the first turn, in reward, by PDWIS.
 
-    The reward of turn t counts with the product of probability ratios up to t, divided by the sum of these products over
-    all episodes; an episode that is over keeps its last product and earns nothing.
+    The reward of turn t counts with the product of probability ratios up to t, divided by the sum of these products
+    over all episodes; an episode that is over keeps its last product and earns nothing.
 
     Args:
         episodes: the logged turns with the probabilities they were drawn with.
@@ -133,7 +133,7 @@ def importance_sampled_value(
 def mean_return(episodes: TransitionEpisodes, discount: float) -> float:
     """Mean discounted return of the logged episodes, in reward: what the behaviour policy earned."""
     rewards = episodes.transitions.reward.double() * discount ** episodes.step.double()
-    return float(rewards.sum() / len(episodes.episode.unique()))
+    return float(rewards.sum() / (int(_numbered(episodes).max()) + 1))
 
 
 def first_turns(episodes: TransitionEpisodes) -> Tensor:
@@ -141,18 +141,24 @@ def first_turns(episodes: TransitionEpisodes) -> Tensor:
     return (episodes.step == 0).nonzero().flatten()
 
 
+def _numbered(episodes: TransitionEpisodes) -> Tensor:
+    """Which of the N episodes a row belongs to, counted from 0: (B,)."""
+    number: Tensor = torch.unique(episodes.episode, return_inverse=True)[1]
+    return number
+
+
 def _complete(episodes: TransitionEpisodes) -> bool:
     """Whether every episode has each of its turns once, from the first on."""
-    _, number = episodes.episode.unique(return_inverse=True)
+    number = _numbered(episodes)
     count = torch.bincount(number)
     reached = torch.zeros_like(count).scatter_reduce(0, number, episodes.step + 1, "amax")
     key = number * (int(episodes.step.max()) + 1) + episodes.step
-    return bool((count == reached).all()) and len(key.unique()) == len(key)
+    return bool((count == reached).all()) and len(set(key.tolist())) == len(key)
 
 
 def _table(episodes: TransitionEpisodes, values: Tensor) -> Tensor:
     """Turns laid out by episode and step, zeros after the end: (B,) -> (N, T)."""
-    _, number = episodes.episode.unique(return_inverse=True)
+    number = _numbered(episodes)
     table = values.new_zeros(int(number.max()) + 1, int(episodes.step.max()) + 1)
     table[number, episodes.step] = values
     return table
