@@ -55,7 +55,9 @@ class StageFolder:
             self._record(config)
             return "new"
         if resume == "never":
-            raise UserError(f"{self.path} is used already and resume=never; choose another run=... or delete the folder")
+            raise UserError(
+                f"{self.path} is used already and resume=never; choose another run=... or delete the folder"
+            )
         self._compare(config)
         if self.finished_file.is_file():
             return "finished"

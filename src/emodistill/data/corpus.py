@@ -1,6 +1,6 @@
-"""Corpora of finished episodes: the bundled one, built here from scenarios and a seed, or a Parquet file of yours.
+"""The bundled corpus: episodes of the phrasebook teacher against the simulation, built here from scenarios and a seed.
 
-The bundled corpus lives in a folder named by a hash of its recipe: change the recipe and another folder is built, and
+It lives in a folder named by a hash of its recipe: change the recipe and another folder is built, and
 nothing already made is touched. Its behaviour policy draws the emotion of every focal turn uniformly and stores the
 probability, so importance sampling is possible. Episodes of test scenarios are never in it.
 """
@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from emodistill.counterparties.behavioural import BehaviouralCounterparty
 from emodistill.data.card import write_card
+from emodistill.data.corpus_file import check_no_leak
 from emodistill.data.scenario_sources import ScenarioSource
 from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.errors import UserError
 from emodistill.language_models.embedded import cache_dir
 from emodistill.locks import exclusive
 from emodistill.negotiation.agents import FocalAgent
@@ -36,37 +36,14 @@ from emodistill.progress import progress
 EPISODES = "episodes.parquet"
 
 
-class Corpus(Protocol):
-    def build(self) -> Path:
-        """Make what is missing, resumably; returns the Parquet file."""
-
-    def episodes(self) -> list[Episode]: ...
-
-
-class CorpusFile:
-    """A corpus you bring: a Parquet file of the schema in `schema.py`."""
-
-    def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
-        self.path, self.domains = Path(path), domains
-
-    def build(self) -> Path:
-        if not self.path.is_file():
-            raise UserError(f"data.corpus.path={self.path} does not exist; point it at an episodes.parquet")
-        return self.path
-
-    def episodes(self) -> list[Episode]:
-        episodes = of_domains(read_episodes(self.path), self.domains, self.path)
-        check_no_leak(episodes, self.path)
-        return episodes
-
-
 class BundledCorpus:
     """The corpus out of the box: the phrasebook teacher with uniformly random emotions against the simulation.
 
     Args:
         domains: which domains to build and read.
         scenarios: where the scenarios come from.
-        episodes_per_scenario: one a seed; seeds cycle through the personas, so a multiple of their number balances them.
+        episodes_per_scenario: one a seed; seeds cycle through the personas, so a multiple of their number
+            balances them.
         personas: the simulated counterparties.
         vocabulary: name of the emotion vocabulary.
         schedule: the focal side's concession schedule.
@@ -143,7 +120,11 @@ class BundledCorpus:
         (self.folder / "recipe.json").write_text(json.dumps(self.recipe(), indent=2), encoding="utf-8")
         manifest.write(self.folder / "manifest.json")
         seeds = range(self.episodes_per_scenario)
-        parts = [(domain, seed, self.folder / "parts" / f"{domain}-{seed:03}.parquet") for domain in self.domains for seed in seeds]
+        parts = [
+            (domain, seed, self.folder / "parts" / f"{domain}-{seed:03}.parquet")
+            for domain in self.domains
+            for seed in seeds
+        ]
         counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), self.personas)
         with progress("building the corpus", len(parts)) as advance:
             for domain, seed, part in parts:
@@ -157,37 +138,11 @@ class BundledCorpus:
             part.unlink()
         (self.folder / "parts").rmdir()
 
-    def _play(
-        self, domain: str, seed: int, manifest: Manifest, counterparty: BehaviouralCounterparty
-    ) -> list[Episode]:
+    def _play(self, domain: str, seed: int, manifest: Manifest, counterparty: BehaviouralCounterparty) -> list[Episode]:
         scenarios = [s for s in self.scenario_source.load(domain) if manifest.split(s) != "test"]
         focal = FocalAgent(UniformEmotion(self.vocabulary), self.schedule, PhrasebookSpeaker(self.vocabulary))
         played = play([Negotiation(scenario, seed) for scenario in scenarios], focal, counterparty)
         return [Episode.of(n, manifest.split(n.scenario), "uniform", focal.name) for n in played]
-
-
-def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Path) -> list[Episode]:
-    """The episodes of these domains (all of them for None); none at all is a UserError."""
-    kept = [episode for episode in episodes if domains is None or episode.scenario.domain in domains]
-    if not kept:
-        there = sorted({episode.scenario.domain for episode in episodes})
-        raise UserError(f"{path} has no episode of {list(domains or [])}; it has the domains {there}")
-    return kept
-
-
-def check_no_leak(episodes: Sequence[Episode], path: Path) -> None:
-    """A scenario id, or one and the same context, in two splits is a UserError that names it."""
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
-    for episode in episodes:
-        scenario = episode.scenario
-        content = json.dumps([scenario.context, scenario.focal_target, scenario.counterparty_target], sort_keys=True)
-        for key in ((scenario.domain, scenario.id), (scenario.domain, content)):
-            split, first = seen.setdefault(key, (episode.split, scenario.id))
-            if split != episode.split:
-                raise UserError(
-                    f"{path}: scenario {scenario.id} is in the split {episode.split}, and {first} in {split}, yet they "
-                    "are the same scenario; every scenario belongs to one split"
-                )
 
 
 def assets_fingerprint() -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emodistill.emotions.perceiver import Perceiver
-from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Speaker, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -112,3 +112,8 @@ def _elapsed(turns: Sequence[Turn]) -> float:
 
 def _last_words(turns: Sequence[Turn], speaker: Speaker) -> str | None:
     return next((turn.text for turn in reversed(turns) if turn.speaker == speaker), None)
+
+
+def observation_dim(vocabulary: str, variant: Variant) -> int:
+    """The width of an observation, for configs: name of a vocabulary and variant -> D."""
+    return SITUATION + len(load_vocabulary(vocabulary)) + PERCEIVED if variant == "full" else COMPACT

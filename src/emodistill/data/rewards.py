@@ -17,8 +17,9 @@ class Reward:
     """Weights of the three parts.
 
     Attributes:
-        concession: [clip(dx_counterparty, -2, 2) - clip(-dx_focal, -2, 2)] * (1 - t/T), where dx is the change of position
-            of that side's standing offer over the round and t the rounds played before; +2 at the end for a deal, -2 otherwise.
+        concession: [clip(dx_counterparty, -2, 2) - clip(-dx_focal, -2, 2)] * (1 - t/T), where dx is the change of
+            position of that side's standing offer over the round and t the rounds played before; +2 at the end for a
+            deal, -2 otherwise.
         utility: the episode's utility, at its end.
         judge: (score - 1) / 9 of the turn.
     """

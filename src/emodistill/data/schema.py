@@ -128,7 +128,9 @@ class Episode:
                 raise UserError(f"the {turn['speaker']}'s offer in round {turn['round']} is {turn['offer']}")
         turns = tuple(Turn(**turn) for turn in row["turns"])
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
-        return cls(row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"])
+        return cls(
+            row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"]
+        )
 
 
 def write_episodes(episodes: Iterable[Episode], path: Path) -> None:
@@ -166,7 +168,9 @@ def read_episodes(path: Path) -> list[Episode]:
 
 def _checked(row: dict[str, Any], path: Path, number: int) -> Episode:
     if row["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{path}, row {number}: schema version {row['schema_version']}, this code reads {SCHEMA_VERSION}")
+        raise UserError(
+            f"{path}, row {number}: schema version {row['schema_version']}, this code reads {SCHEMA_VERSION}"
+        )
     try:
         return Episode.from_row(row)
     except (UserError, TypeError, KeyError, json.JSONDecodeError) as error:

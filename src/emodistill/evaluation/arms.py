@@ -43,7 +43,9 @@ def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
         return Arm(name, *_SOURCES[name])
     kind, _, label = name.partition(":")
     if kind not in _FIXED or not label:
-        raise UserError(f"unknown arm '{name}'; arms are {', '.join(_SOURCES)}, {', '.join(f'{k}:<label>' for k in _FIXED)}")
+        raise UserError(
+            f"unknown arm '{name}'; arms are {', '.join(_SOURCES)}, {', '.join(f'{k}:<label>' for k in _FIXED)}"
+        )
     vocabulary.index(label)
     return Arm(name, label, _FIXED[kind])
 
@@ -52,7 +54,9 @@ def parse_arms(names: Sequence[str], vocabulary: Vocabulary) -> list[Arm]:
     """All arms; a name that comes twice is a UserError, since its cells could not be told apart."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice or not names:
-        raise UserError(f"arms={list(names)}: {'the same arm twice' if twice else 'no arm to play'}; name each arm once")
+        raise UserError(
+            f"arms={list(names)}: {'the same arm twice' if twice else 'no arm to play'}; name each arm once"
+        )
     return [parse_arm(name, vocabulary) for name in names]
 
 

@@ -86,7 +86,9 @@ def verdicts(comparisons: Sequence[Mapping[str, Any]], domains: Sequence[str]) -
         found = {row["against"]: row["verdict"] for row in comparisons if row["domain"] == domain}
         if all(rival in found for rival in RIVALS):
             single = [found[rival] for rival in RIVALS]
-            result[domain] = "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else "within noise"
+            result[domain] = (
+                "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else "within noise"
+            )
     return result
 
 

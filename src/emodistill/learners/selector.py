@@ -33,7 +33,9 @@ class IQLSelector:
         if self.temperature == 0:
             return [Choice(labels[best], 1.0) for best in logits.argmax(-1).tolist()]
         probabilities = (logits / self.temperature).softmax(-1).numpy()
-        draws = [int(n.rng[FOCAL].choice(len(labels), p=row)) for n, row in zip(negotiations, probabilities, strict=True)]
+        draws = [
+            int(n.rng[FOCAL].choice(len(labels), p=row)) for n, row in zip(negotiations, probabilities, strict=True)
+        ]
         return [Choice(labels[draw], float(row[draw])) for draw, row in zip(draws, probabilities, strict=True)]
 
 
@@ -73,7 +75,7 @@ def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 
     remedy = "train it with: python train.py stage=iql (and the same run=...)"
     read_checkpoint(Path(checkpoint), "iql", remedy)
     learner = IQLLearner.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    trained = learner.corpus_facts
+    trained = learner.hparams.transition_facts
     if trained["fingerprint"] != vocabulary.fingerprint:
         raise UserError(
             f"{checkpoint} was trained with the vocabulary '{trained['vocabulary']}', not '{vocabulary.name}'; "

@@ -1,0 +1,57 @@
+"""A corpus you bring as a Parquet file, and what is checked of every corpus that is read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from emodistill.data.schema import Episode, read_episodes
+from emodistill.errors import UserError
+
+
+class Corpus(Protocol):
+    def build(self) -> Path:
+        """Make what is missing, resumably; returns the Parquet file."""
+
+    def episodes(self) -> list[Episode]: ...
+
+
+class CorpusFile:
+    """A corpus you bring: a Parquet file of the schema in `schema.py`."""
+
+    def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
+        self.path, self.domains = Path(path), domains
+
+    def build(self) -> Path:
+        if not self.path.is_file():
+            raise UserError(f"data.corpus.path={self.path} does not exist; point it at an episodes.parquet")
+        return self.path
+
+    def episodes(self) -> list[Episode]:
+        episodes = of_domains(read_episodes(self.path), self.domains, self.path)
+        check_no_leak(episodes, self.path)
+        return episodes
+
+
+def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Path) -> list[Episode]:
+    """The episodes of these domains (all of them for None); none at all is a UserError."""
+    kept = [episode for episode in episodes if domains is None or episode.scenario.domain in domains]
+    if not kept:
+        there = sorted({episode.scenario.domain for episode in episodes})
+        raise UserError(f"{path} has no episode of {list(domains or [])}; it has the domains {there}")
+    return kept
+
+
+def check_no_leak(episodes: Sequence[Episode], path: Path) -> None:
+    """A scenario id, or one and the same context, in two splits is a UserError that names it."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for episode in episodes:
+        scenario = episode.scenario
+        content = json.dumps([scenario.context, scenario.focal_target, scenario.counterparty_target], sort_keys=True)
+        for key in ((scenario.domain, scenario.id), (scenario.domain, content)):
+            split, first = seen.setdefault(key, (episode.split, scenario.id))
+            if split != episode.split:
+                raise UserError(
+                    f"{path}: scenario {scenario.id} is in the split {episode.split}, and {first} in {split}, yet they "
+                    "are the same scenario; every scenario belongs to one split"
+                )

@@ -1,0 +1,87 @@
+"""The one DataModule: the same episodes for every stage, each stage through its own view.
+
+A view turns episodes into what a stage learns from: transitions (IQL), episode chats (SFT), judged chats (JPO). The
+order of batches is a function of (seed, epoch); a cursor in the checkpoint continues in the middle of an epoch.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import lightning as L
+
+from emodistill.data.corpus import Corpus
+from emodistill.data.schema import Episode
+from emodistill.errors import UserError
+
+
+class ResumableBatches(Protocol):
+    """A training loader that knows where it is."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class View(Protocol):
+    """What one stage sees of the corpus."""
+
+    transition_facts: dict[str, Any]
+
+    def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
+        """Turn episodes into datasets; called once, before the loaders."""
+
+    def train_batches(self, seed: int) -> ResumableBatches: ...
+
+    def validation_batches(self) -> Iterable[Any]: ...
+
+
+class NegotiationData(L.LightningDataModule):
+    """Emotion-labelled trajectories for all three stages.
+
+    Args:
+        corpus: where the episodes come from; `prepare_data` builds what is missing of it.
+        view: what the stage sees of them.
+        seed: with the epoch, fixes the order of batches.
+    """
+
+    def __init__(self, corpus: Corpus, view: View, seed: int) -> None:
+        super().__init__()
+        self.corpus, self.view, self.seed = corpus, view, seed
+        self._ready = False
+        self._batches: ResumableBatches | None = None
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    def transition_facts(self) -> dict[str, Any]:
+        """What a selector must store of this corpus; empty for the stages that learn from chats."""
+        return self.view.transition_facts
+
+    def prepare_data(self) -> None:
+        self.corpus.build()
+
+    def setup(self, stage: str) -> None:
+        if self._ready:  # Lightning calls this hook once for each of fit and validate
+            return
+        episodes = self.corpus.episodes()
+        splits = {split: [e for e in episodes if e.split == split] for split in ("train", "val")}
+        for split, members in splits.items():
+            if not any(episode.end != "invalid" for episode in members):
+                raise UserError(f"the corpus has no valid episode in the split '{split}'; both train and val need some")
+        self.view.prepare(splits["train"], splits["val"])
+        self._ready = True
+
+    def train_dataloader(self) -> ResumableBatches:
+        self._batches = self.view.train_batches(self.seed)
+        if self._restored is not None:
+            self._batches.load_state_dict(self._restored)
+            self._restored = None
+        return self._batches
+
+    def val_dataloader(self) -> Iterable[Any]:
+        return self.view.validation_batches()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._batches.state_dict() if self._batches else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict or None
