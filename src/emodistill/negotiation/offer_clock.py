@@ -12,12 +12,16 @@ _TIME = re.compile(
     rf"(?P<oclock> ?oclock\b)?(?:{_HALF})?|\b(?P<midnight>midnight)\b"
 )
 _BEFORE_A_BARE_HOUR = (
-    r"(?:at|by|until|before|around|about|past|after|make (?:it|that)|(?:how|what) about|(?:down|up|back|over) to|let us (?:say|do)|settle (?:on|for)"
-    r"|(?:can|could|will|would) (?:you |we )?(?:only )?(?:do|accept|take)|agree (?:on|to)|say|(?:than|bedtime|offer|answer|out|is)(?: is)?|to bed|(?:am|pm|\d) ?(?:-|or|to)|why not|not|never)"
+    r"(?:at|by|until|before|around|about|past|after|make (?:it|that)|(?:how|what) about|(?:down|up|back|over) to"
+    r"|let us (?:say|do)|settle (?:on|for)"
+    r"|(?:can|could|will|would) (?:you |we )?(?:only )?(?:do|accept|take)|agree (?:on|to)|say|(?:than|bedtime"
+    r"|offer|answer|out|is)(?: is)?|to bed|(?:am|pm|\d) ?(?:-|or|to)|why not|not|never)"
 )
 _BARE = re.compile(
-    rf"\b{_BEFORE_A_BARE_HOUR} (?:(?:about|around|exactly|like|maybe|say|at|by) )*(?P<hour>\d{{1,2}})(?:\.(?P<minute>[0-5]\d))?{_NOT_A_TIME}"
-    r"(?= ?$|, |-?ish\b| (?:sharp|tops|max|then|please|at the latest|latest|exactly|or|if|and|on|every|each|with|is|too|not|works?|for)\b)"
+    rf"(?:^|\b{_BEFORE_A_BARE_HOUR} )(?:(?:about|around|exactly|like|maybe|say|at"
+    rf"|by) )*(?P<hour>\d{{1,2}})(?:\.(?P<minute>[0-5]\d))?{_NOT_A_TIME}"
+    r"(?= ?$|, |-?ish\b| (?:it is$|sharp|tops|max|then|please|at the latest|latest|exactly|or|if|and|on|every"
+    r"|each|with|is|too|not|works?|for)\b)"
 )
 _SHIFT = re.compile(r" (?P<way>after|past|before) $")
 

@@ -31,21 +31,27 @@ _DURATION = re.compile(
     rf"(?:{_AMOUNT})[ -]?{_QUALIFIER}(?:{_UNIT})(?:(?![a-z0-9])|(?<=h)(?=\d\d))"
     r"(?P<plus> and (?:a|1) half\b| and (?:a|1) quarter\b| and 3 quarters\b)?"
     rf"(?P<or> or (?P<second>\d{{1,2}})\b(?![ -]?(?:{_PLAIN_UNIT})\b))?"
-    rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{_PLAIN_UNIT}|%|pm|am)\b)(?!\d))(?: ?(?:minutes?|mins?|m)\b)?)?"
+    rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{_PLAIN_UNIT}|%|pm"
+    rf"|am)\b)(?!\d))(?: ?(?:minutes?|mins?|m)\b)?)?"
 )
 _JOINED = re.compile(r",? (?:and )?")
 _BARE_CUE = (
-    r"(?:make (?:it|that)|(?:how|what) about|settle (?:on|for|at)|meet (?:me |you )?(?:at|on)|let us (?:say|do|go with|try|call it)"
-    r"|(?:can|could|will|would) (?:you |we )?(?:(?:only|just|maybe|also|even|still) )?(?:do|accept|take|offer|live with|agree (?:to|on)|stretch to"
-    r"|(?:go|come|move) (?:(?:up|down) )?(?:to|with))|(?:i|we) (?:offer|propose|say|accept)|(?:offer|proposal|limit|answer|maximum)(?: is|:)?|(?:my|our) number is"
-    r"|(?:stay|stick|stand) (?:at|with|to)|(?:up|down|over) to|agree (?:on|to)|counter (?:with|at)|net|say|why not|(?:go|deal) (?:with|at))"
+    r"(?:make (?:it|that)|(?:how|what) about|settle (?:on|for|at)|meet (?:me |you )?(?:at|on)|let us (?:say|do"
+    r"|go with|try|call it)"
+    r"|(?:can|could|will|would) (?:you |we )?(?:(?:only|just|maybe|also|even|still) )?(?:do|accept|take|offer"
+    r"|live with|agree (?:to|on)|stretch to"
+    r"|(?:go|come|move) (?:(?:up|down) )?(?:to|with))|(?:i|we) (?:offer|propose|say|accept)|(?:offer|proposal"
+    r"|limit|answer|maximum)(?: is|:)?|(?:my|our) number is"
+    r"|(?:stay|stick|stand) (?:at|with|to)|(?:up|down|over) to|agree (?:on|to)|counter (?:with|at)|net|say"
+    r"|why not|(?:go|deal) (?:with|at))"
 )
 _BARE = re.compile(
     rf"\b{_BARE_CUE} (?:(?:about|around|just|only|maybe|say|at) )*(?P<number>{_DIGITS})(?![.:]\d)"
     r"(?= ?$|,| (?:then|max|maximum|tops|final|flat|please|if|today|now|or|at most|at the most|right|and|not|from)\b)"
 )
 _ONLY = re.compile(
-    rf"^(?:to |at |then |now |maybe |say |only |for )*(?P<number>{_DIGITS})(?: (?:max|tops|final|flat|then|please|at most))?$"
+    rf"^(?:to |at |then |now |maybe |say |only |for )*(?P<number>{_DIGITS})(?: (?:max|tops|final|flat|then|please"
+    rf"|at most|it is))?$"
 )
 _MONEY = re.compile(r"[$£€¥%]|\b(?:usd|eur|gbp|dollars?|euros?|pounds?|bucks|percent|cents?)\b")
 
@@ -74,7 +80,7 @@ class Durations:
         if found or (self._base is not None and _MONEY.search(whole)):
             return found
         alone = _ONLY.match(clause) if self.with_unit(whole) else None
-        match = alone or _last(_BARE, clause)
+        match = alone or next(iter([*_BARE.finditer(clause)][-1:]), None)
         return [Quantity(float(match["number"]), *match.span("number"))] if match else []
 
     def with_unit(self, clause: str) -> list[Quantity]:
@@ -93,13 +99,6 @@ class Durations:
             found.append(quantity)
             largest = size
         return found
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    match = None
-    for match in pattern.finditer(text):
-        pass
-    return match
 
 
 def _minutes(match: re.Match[str], size: int) -> float:

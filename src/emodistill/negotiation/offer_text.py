@@ -10,9 +10,9 @@ import unicodedata
 from dataclasses import dataclass
 
 LONGEST = 4000  # characters that are read, from the end: the last offer counts, and a runaway text stays cheap
-_UNITS = "one two three four five six seven eight nine".split()
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORTH = {word: number for number, word in enumerate(_UNITS + _TEENS, 1)}
 _WORTH |= {word: 10 * number for number, word in enumerate(_TENS, 2)} | {"fourty": 40, "a": 1, "zero": 0}
 _ONES, _TEN_TO_19, _BY_TEN = "|".join(_UNITS), "|".join(_TEENS), "|".join([*_TENS, "fourty"])
@@ -21,11 +21,13 @@ _NUMBER = re.compile(rf"\b(?:(?:(a|{_TO_99}) )?(hundred)\b(?:(?: and)? ({_TO_99}
 _HOUR = rf"(?:twenty[ -](?:one|two|three)|ten|eleven|twelve|{_ONES})"
 _PAST = {"half": 30, "quarter": 15, "five": 5, "ten": 10, "twenty": 20, "twenty five": 25}
 _PAST_OR_TO = re.compile(
-    rf"\b(?:a )?(half|quarter|twenty[ -]five|twenty|ten|five)(?: minutes?)? ?(past|after|to|before|) ({_HOUR}|\d\d?|midnight)\b"
+    rf"\b(?:a )?(half|quarter|twenty[ -]five|twenty|ten|five)(?: minutes?)? ?(past|after|to|before|) ({_HOUR}"
+    rf"|\d\d?|midnight)\b"
     r"(?![ -]*(?:minute|min\b|hour|day|page|o))"
 )
 _HOUR_MINUTE = re.compile(
-    rf"\b({_HOUR})[ -]((?:{_BY_TEN})(?:[ -](?:{_ONES}))?|{_TEN_TO_19}|oh five)\b(?![ -]*(?:minute|min\b|hour|day|page))"
+    rf"\b({_HOUR})[ -]((?:{_BY_TEN})(?:[ -](?:{_ONES}))?|{_TEN_TO_19}|oh five)\b(?![ -]*(?:minute|min\b|hour|day"
+    rf"|page))"
 )
 _CONTRACTIONS = [
     (re.compile(pattern), plain)
@@ -133,7 +135,8 @@ _BREAK = re.compile(
     rf"|\band (?={_SUBJECT}|{_VERB}|not\b|never\b)"
 )
 _RUN_ON = re.compile(
-    r"(?<=\w) (?=(?:i|we) (?:can|could|will|would|need|want|propose|offer|am|have|must|say)\b|(?:let us|how about)\b|if )"
+    r"(?<=\w) (?=(?:i|we) (?:can|could|will|would|need|want|propose|offer|am|have|must|say)\b|(?:let us"
+    r"|how about)\b|if )"
 )
 
 

@@ -1,0 +1,188 @@
+"""The phrases by which the offer grammar tells an own offer from a refused, foreign or merely factual number.
+
+All patterns are matched against plain text (`offer_text.plain`): lower case, digits, no contractions. BEFORE and AFTER
+in the comments mean the words of the clause on either side of the quantity.
+"""
+
+import re
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns))
+
+
+_COMPARED = (
+    r"(?:more|longer|later|less|fewer|earlier|sooner|lower|higher|further|shorter|greater|faster|quicker|better)"
+)
+_FILL = r"(?: (?:about|around|roughly|the|maybe|even|than|like|say|a|those|these|that|another|for|some))*"
+
+# A "not" that refuses nothing, taken out before anything is decided.
+HARMLESS = _any(
+    r"^(?:no|nope|never) (?=i |we |my |our |let |you )",
+    r"\bwhy (?:can |do |does |could |would )?not(?= (?:we|you|i|it)\b)",
+    r"(?<=why )not\b",
+    r"(?<=^can )not (?=(?:we|you|i|it)\b)|(?<=^could )not (?=(?:we|you|i|it)\b)|(?<=^would )not (?=(?:we|you|i"
+    r"|it)\b)",
+    r"(?<=^will )not (?=(?:we|you|i|it)\b)|(?<=^do )not (?=(?:we|you|i)\b)|(?<=^is )not (?=\d|it\b)",
+    r"\bnot (?=mind\b|object\b|against\b|opposed\b|unreasonable\b|impossible\b|unwilling\b|only\b|bad\b|refuse\b"
+    r"|reject\b|a problem\b|just\b|too\b)",
+    r"\b(?:no|not a) (?:problem|worries|doubt|objection|issue)s?\b",
+    r"\b(?:do|does) not (?=worry|forget|get me wrong)",
+    r"\bnothing but\b",
+)
+# A "not" under a condition refuses nothing: "if you do not pay in 30 days".
+CONDITION = re.compile(r"^(?:and |or |then )?(?:if|unless|once|when) ")
+# Refuses whatever comes after it in its clause.
+NOT = _any(r"\b(?:not|never|no|nor|neither|nothing|nobody|hardly|nowhere|cannot)\b")
+# A refusal that sets a limit and so makes an offer: "not more than", "can not go beyond".
+LIMIT = re.compile(
+    rf"\b(?:not|never|no|nor|nothing)\b.*(?:\b{_COMPARED} (?:\w+ )?than|\b(?:beyond|past|over|above|under|below"
+    rf"|before|after|exceed)"
+    rf"|\b(?:until))(?: (?:midnight|about|around|the|those|these|that|a total of|at|to))*$"
+)
+# Except that to keep something up until then is refused outright: "can not stay up until 2 am".
+STAY = re.compile(r"\b(?:stay|wait|sit|keep|awake|up|allow|let|have|hold|hang)\b.*\buntil(?: \w+)?$")
+# Said before a quantity, refuses it.
+REFUSING = _any(
+    r"\b(?:refus\w+|reject\w*|declin\w+|impossible|unable|unacceptable|ridiculous|absurd|insane|unfair|forget"
+    r"|too (?:long|late|much|far|short|little|few|soon|early|slow|many|high|low))\b",
+    rf"\b(?:instead of|rather than|as opposed to|versus|vs|compared (?:with|to)|let alone|much less|far from"
+    rf"|sick of|tired of){_FILL}(?: \w+)?$",
+    r"\b(?:why|how) (?:on earth )?(?:should|would|must|do|does|am|are|can|could) (?:i|we|you expect|anyone|my)\b",
+    r"\bwho (?:can|could|would|will)\b|\beven if\b",
+    rf"\b{_COMPARED} than{_FILL}$",
+)
+# "Less than 40 days" is kept by 40; "more than 40 days" says nothing one could hold anybody to.
+WITHIN = re.compile(rf"\b(?:less|fewer) than{_FILL}$")
+_IS = (
+    r"(?:(?:is|are|was|would be|will be|seems|sounds|feels|looks|be|just|simply|way|far|much|really|absolutely"
+    r"|completely|still|a bit|so|frankly|of waiting|for (?:me|us)|or (?:more|longer)) )*"
+)
+# Said after a quantity in its clause, refuses it.
+REFUSED_AFTER = re.compile(
+    rf"^{_IS}(?:too (?!bad\b)|impossible|unacceptable|unreasonable|unrealistic|ridiculous|absurd|insane|unfair"
+    rf"|crazy|outrageous|nonsense|a joke|an? (?:insult|outrage|eternity)"
+    r"|out of the question|off the table|no way|never\b|hopeless|unthinkable|beyond (?:me|us|my)"
+    rf"|(?:(?:do|does|can|could|will|would|is|are) )?not (?!a day|a minute|{_COMPARED}|before|after|un|too"
+    rf"|impossible|bad|negotiable|only|asking|a problem|much to ask|an? unreasonable|past|beyond|over)"
+    r"|(?:would|will) (?:ruin|kill|destroy|bankrupt|break|never)|(?:with \w+ \w+ )?(?:ruins|kills|scares"
+    r"|terrifies|frightens|worries|hurts) (?:me|us|my|our|him|her)\b)"
+)
+# The whole next clause refuses what was only named: "90 days? No."
+REFUSED_NEXT = re.compile(
+    rf"^(?:no\b(?! (?:\d|{_COMPARED}|exception|excuse|matter|question|problem|worries|doubt|penalt|interest|fee"
+    rf"|wait)\w*\b)|nope|never|impossible|seriously|really|absolutely not|certainly not"
+    rf"|of course not|definitely not|not\b(?! (?:\d|a (?:day|minute|second)|{_COMPARED}|negotiable|un|bad|before"
+    rf"|after|past))|out of the question|are you (?:serious|kidding|joking|crazy|out|insane)|come on\b|you must be"
+    rf"|what a joke|(?:that|this|it|which)\b(?: \w+){{0,2}} (?:not (?!{_COMPARED}|un|too|negotiable|an? )|too "
+    rf"|impossible|ridiculous|absurd|insane|unacceptable|crazy|unreasonable|a joke|out of)"
+    rf"|(?:i|we) (?:can|could|will|would|do) (?:not|never) (?:\w+ )?(?:accept|agree|do|wait|pay|think|believe|take"
+    rf"|manage|survive|afford|live|last|allow|let|make|have)\b(?!.*\b(?:{_COMPARED}|beyond|past|go|move|budge)\b))"
+)
+
+_SAYING = (
+    r"(?:ask|want|say|said|propos|offer|demand|insist|suggest|mention|request|claim|promis|expect|need(?! to\b)"
+    r"|prefer|talk|quot|told|push|keep"
+    r"|kept|stuck|were\b|was\b|are at\b|started|came|gave|hope|hoping|plan|agreed|signed|chose|stayed|slept|went"
+    r"|took|waited|missed|named"
+    r"|had\b|been\b|have (?:been|had|asked|said)|set\b|put\b|call(?:ed|ing)|like to|would like|intend|wish"
+    r"|threaten)\w*"
+)
+_NOUNS = (
+    r"(?:offer|proposal|request|demand|idea|suggestion|ask|number|figure|target|position|claim|promise"
+    r"|preference|counteroffer|counter)"
+)
+_ADJECTIVES = (
+    r"(?:first|last|original|initial|previous|earlier|latest|old|current|own|proposed|requested"
+    r"|so called|silly|full|ridiculous|preferred)"
+)
+# The other side's number, or a third party's.
+OTHERS = _any(
+    r"(?<!can )(?<!could )(?<!would )(?<!will )(?<!should )(?<!must )(?<!if )(?<!unless )(?<!once )"
+    rf"\byou (?:(?!to\b|must\b|can\b|could\b|will\b)\w+ ){{0,2}}?{_SAYING}\b",
+    r"\bif you (?:want|need(?! to)|insist|demand|say|ask|expect|keep)\w*\b",
+    r"\byou (?:would|will) have me\b|\b(?:thank you|thanks|grateful) for \w+ing\b",
+    r"\b(?:do|did) you (?:really |honestly |seriously )?(?:want|need|expect|mean|say|ask)\b",
+    rf"\byours?(?: {_ADJECTIVES})?(?: {_NOUNS})?(?: (?:of|for|was|is|at|to \w+))?{_FILL}$",
+    r"\b(?:he|she|they|(?:your|my|the|his|her|their) (?:\w+ )?(?:bank|boss|suppliers?|doctors?|parents|mom|mum"
+    r"|mother|dad|father|friends?|brother|sister|roommate|"
+    r"coach|teacher|lawyer|accountant|client|clients|customers?|contract|invoice|terms|agreement|law|policy"
+    r"|insurance|guidelines?|teammates|classmates)"
+    r"|(?:other|most|some|many|all) (?!i\b|we\b|you\b)\w+|everyone|everybody|nobody|people|others|experts|studies"
+    r"|research)"
+    r" (?:\w+ ){0,2}?(?:say|said|tell|told|want|give|gave|ask|demand|need|get|go\b|goes|sleep|stay|wait|pay|paid"
+    r"|require|allow|let|offer|promis|recommend|state|insist|suggest|mention|expect|was|were)\w*\b",
+)
+# The same, said after the quantity: "the 90 days you asked for".
+OTHERS_AFTER = re.compile(
+    rf"^(?:that |which |is what |was |is )*(?:you (?!can\b|could\b|have to\b|must\b|will\b){_SAYING}|(?:he|she"
+    rf"|they|your \w+) \w+|your (?:idea|number|offer|proposal|demand|request))\b"
+)
+# Taking over the other side's number makes it one's own.
+ACCEPTING = re.compile(
+    r"\b(?:accept|agree (?:to|with|on)|agreed|take|live with|go with|meet|match|fine|ok|okay|deal|work with|yes"
+    r"|happy with|good with|settle for|honou?r|grant)\b"
+)
+# What the speaker said before.
+FORMER = _any(
+    r"\b(?:i|we) (?:\w+ )?(?:said|offered|proposed|asked|suggested|wanted (?!to (?:offer|propose|ask|suggest))"
+    r"|gave|started|agreed|told|mentioned|requested|hoped|planned|had)\b",
+    r"\b(?:i|we) (?:was|were) (?!thinking|hoping|wondering|going|asking)",
+    r"\b(?:my|our) (?:previous|earlier|original|first|initial|old)\b|\b(?:was|were)\b(?! (?:thinking|hoping"
+    r"|wondering))|\bused to\b",
+)
+
+# Facts: what has passed, what recurs, what something else takes, when something else happens.
+HAPPENED = _any(
+    r"\b(?:have|has|had) (?:\w+ )?(?:been|waited|passed|gone|given|spent|slept|held|missed|lost|survived|lasted"
+    r"|had|paid|worked|lived|known)\b",
+    r"\b(?:for|in|over|of|during|within|these|this|the) (?:the )?(?:last|past|previous)(?: \w+)?$|\balready\b"
+    r"|\bafter waiting\b|\bsince\b",
+    r"\b(?:took|lasted|waited|ended|slept|happened|overdue|old|aged|warranty|experience|every|each|per|twice|once"
+    r"|times)\b(?! i\b)(?:(?! need\b| can\b).)*$",
+    r"\b(?:would|could|should|might) have \w+(?:ed|en|ne)\b",
+    r"\b(?:recovery|paperwork|battery|drone|exams?|tests?|training|class|lecture|shift|practice|game|movie"
+    r"|episode|bus|train|flight|school|homework|essay|"
+    r"report|project|assignment|meeting|appointment|warranty|interest|invoice|delivery|shipment|contract"
+    r"|lease)\b(?: (?:of|for|with) \w+)?"
+    r" (?:(?:will|would|can|may|usually|often|really|only|that) )*(?:takes?|lasts?|starts?|begins?|ends?"
+    r"|finish\w*|closes?|opens?|leaves?|arrives?|reach\w*|is|was|are|runs?|comes?|needs?|at|about)\b",
+    r"\b(?:due|deadline is|late|behind|aftershocks?|spreads?|collapses?)$|\b(?:rises?|grows?|increases?|worsens?"
+    r"|doubles?|expires?)\b",
+    r"\b(?:wake\w*|woke|alarm|(?:get|got|be|am|are|was|were) up (?:at|by)|get up|got up|breakfast)\b",
+    r"\b(?:it|time|clock) is (?:already|now|almost|nearly|just|only|past|about)(?: \w+)?$",
+)
+# The same, said after the quantity: "ago", "per month", "of sleep".
+FACT_AFTER = re.compile(
+    r"^(?:ago\b|old\b|overdue|late\b|past due|behind\b|already\b|each\b|per\b|every\b|in a row|so far|(?:has"
+    r"|have) (?:already )?passed|left on the (?:clock|lease)|apart\b"
+    r"|(?:a|an) (?:day|week|month|year|night|minute)\b|at a time|a time\b|(?:longer|later|earlier|sooner|shorter"
+    r"|less|faster|quicker)\b(?! or)|(?:more|better|worse) than (?!enough|fair|reasonable)"
+    r"|of (?!waiting|wait\b|time|grace|patience|extension|extra|delay|my time|breathing)|experience|drive\b"
+    r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|away\b|from (?:here|home)|(?:you|we|soon|when|they) (?:will"
+    r"|all)\b)"
+)
+# Figures of speech with "a day", "a minute".
+IDIOM = _any(r"\b(?:call it|twice|once|times|such|what|just|at|day by|good|nice|end of|most of)$|^(?:please )?wait$")
+
+# Puts a quantity forward.
+OWN = _any(
+    r"\b(?:i|we) (?:(?:also|only|just|still|really|now|therefore|hereby|then|\w+ly|must|do|might|may"
+    r"|already) )*(?:can|could|will|would|propose|offer|suggest|accept|need|want|ask|request"
+    r"|insist|require|agree|have|must|demand|say|prefer|settle|go|take|promise|commit|guarantee|pay|wait|hold|am"
+    r"|are|think|believe|expect|hope|got|mean|counter|give|(?:was|were) (?:thinking|hoping|wondering))\b",
+    r"\b(?:my|our) (?:\w+ ){0,3}(?:offer|proposal|answer|limit|maximum|minimum|counter|counteroffer|bedtime"
+    r"|demand|request|word|number|ask|bid|position|target|line|suggestion|deadline|price)\b",
+    r"\b(?:how about|what about|what if|let me|take (?:me|us)|what it takes|as far as|would be|feels right"
+    r"|what would you say|let us|make it|make that|give me|give us|grant|allow me|meet|settle|deal|agreed?|accept"
+    r"|offer|propose|proposal|counter|final"
+    r"|compromise|extend|reduce|shorten|drop|lower|raise|push|cut|bring|move|come|go) ?\b",
+    r"\b(?:can|could|would|will) (?:you|we)\b|\byou (?:can|could|will|must|should|need to|have|get|pay|would)\b"
+    r"|\bplease\b",
+    r"\b(?:at most|at least|at the latest|at the most|up to|no later|within|minimum|maximum|max|tops|by then"
+    r"|or nothing|or sooner|or less|instead|down to)\b",
+    r"\b(?:is|works?|work|would|sounds|seems|feels)\b(?: (?:\w+ )?)(?:fair|fine|good|ok|okay|possible|doable"
+    r"|reasonable|acceptable|work|great|perfect|best|enough|realistic)\b|\bworks?\b",
+    r"\b(?:we|team|crew|rescuers?|surgeon|surgery|slot|operation|operate|reach|payment|repay\w*|settled?|in full"
+    r"|lights|asleep|sleep|bed|bedtime)\b",
+)
