@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from emodistill.judges.request import JudgeRequest
+from emodistill.judges.wording import says
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 
@@ -34,19 +35,21 @@ class Bargaining:
         conceded: position given up against the focal side's last offer; negative where it asks for more than before,
             None where there is no earlier offer or no new one.
         accepts: it takes the counterparty's standing offer.
-        asks: it asks for something or puts something forward.
+        asks: it asks for something, puts something forward or speaks of agreeing.
+        on_topic: it names one of the domain's own terms, so it is about this case.
     """
 
     position: float | None
     conceded: float | None
     accepts: bool
     asks: bool
+    on_topic: bool
 
     @property
     def progress(self) -> float:
-        """0 to 1: an offer on the table, good for the focal side, and a request that moves things on."""
-        offer = 0.0 if self.position is None else 0.55 + 0.2 * min(max(self.position, 0.0), 1.0)
-        return offer + 0.25 * (self.asks or self.accepts)
+        """0 to 1: an offer on the table, good for the focal side; a request that moves things on; about this case."""
+        offer = 0.0 if self.position is None else 0.45 + 0.2 * min(max(self.position, 0.0), 1.0)
+        return offer + 0.2 * (self.asks or self.accepts) + 0.15 * (self.on_topic or self.accepts)
 
     @property
     def firmness(self) -> float:
@@ -61,6 +64,16 @@ class Bargaining:
             return min(_ramp(self.position, 0.1, 0.7), _ramp(-self.position, -2.0, -1.1))
         return min(_ramp(-self.conceded, -0.6, -0.15), _ramp(self.conceded, -0.3, -_HELD))
 
+    @property
+    def surrender(self) -> float:
+        """0 to 1: how far it gives the case away, in numbers: from 0.3 of position given up at once, fully at 0.6.
+
+        An opening counts from 0.7: one that begins at the counterparty's number has surrendered before it started.
+        """
+        if self.position is None:
+            return 0.0
+        return _ramp(0.7 - self.position if self.conceded is None else self.conceded, 0.3, 0.6)
+
 
 def bargaining(request: JudgeRequest) -> Bargaining:
     """Read what an utterance does from its words and the offers before it."""
@@ -71,7 +84,10 @@ def bargaining(request: JudgeRequest) -> Bargaining:
     value = theirs if accepts else offer
     position = None if value is None else request.scenario.position(value)
     conceded = None if position is None or own is None else request.scenario.position(own) - position
-    return Bargaining(position, conceded, accepts, bool(_ASKS.search(said)))
+    rubric = request.scenario.rules.rubric
+    asks = bool(_ASKS.search(said)) or says(said, rubric.get("deal_words", ())) > 0
+    on_topic = "terms" not in rubric or says(said, rubric["terms"]) > 0  # no list, no demand
+    return Bargaining(position, conceded, accepts, asks, on_topic)
 
 
 def _standing(request: JudgeRequest, speaker: Speaker) -> float | None:

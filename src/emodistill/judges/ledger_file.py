@@ -65,11 +65,11 @@ class LedgerFile:
 
     def _is_ledger(self) -> bool:
         """True for one of ours, False for an empty file; anything else is a UserError."""
-        owner, version, tables = (
+        tables, owner, version = (  # tables first: a process that makes the file now commits all three together
             self.connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+            for query in ("SELECT count(*) FROM sqlite_master", "PRAGMA application_id", "PRAGMA user_version")
         )
-        if owner == 0 and tables == 0:
+        if tables == 0 and owner in (0, APPLICATION_ID):
             return False
         if owner != APPLICATION_ID:
             raise UserError(f"{self.path} is a database of something else, not a judge ledger; choose another path")

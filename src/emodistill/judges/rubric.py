@@ -11,6 +11,7 @@ docs/judges.md has the weights on one page.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -19,9 +20,9 @@ import numpy as np
 from emodistill.emotions.perceiver import FloatArray, Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.judges.bargaining import bargaining
+from emodistill.judges.bargaining import Bargaining, bargaining
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, rubric_version
-from emodistill.judges.wording import freshness, length, says, slips, words
+from emodistill.judges.wording import freshness, length, says, slips
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.protocol import FOCAL
 
@@ -38,7 +39,7 @@ class Weights:
         firmness: gives little ground, asks for what can be had.
         freshness: says something new.
         empty_threat: factor for a phrase of the domain's list of empty threats.
-        capitulation: factor for a phrase of the domain's list of capitulations.
+        capitulation: factor for a phrase of the domain's list of capitulations, and for surrender in numbers.
         slip: factor for a slip out of the role.
         plain_sight: share of an emotion, of all that is read, from which it counts as plainly shown.
     """
@@ -92,19 +93,17 @@ class RubricJudge:
     def parts(self, request: JudgeRequest) -> dict[str, float]:
         """The parts of one score, by name, for display: the means 0 to 1, then the factors."""
         shares = as_vocabulary(self.perceiver.probabilities([request.utterance]), self.vocabulary)
-        return {**self._qualities(request, shares[0]), "length": length(request.utterance), **self._penalties(request)}
+        table = bargaining(request)
+        return {**self._qualities(request, table, shares[0]), **self._factors(request, table)}
 
     def _score(self, request: JudgeRequest, shares: FloatArray) -> float:
-        qualities = self._qualities(request, shares)
-        if not words(request.utterance):
-            return LOWEST
+        table = bargaining(request)
+        qualities, factors = self._qualities(request, table, shares), self._factors(request, table)
         weights = [getattr(self.weights, name) for name in qualities]
         mean = float(np.average(list(qualities.values()), weights=weights))
-        factor = length(request.utterance) * float(np.prod(list(self._penalties(request).values())))
-        return round(LOWEST + (HIGHEST - LOWEST) * mean * factor, 2)
+        return round(LOWEST + (HIGHEST - LOWEST) * mean * math.prod(factors.values()), 2)
 
-    def _qualities(self, request: JudgeRequest, shares: FloatArray) -> dict[str, float]:
-        table = bargaining(request)
+    def _qualities(self, request: JudgeRequest, table: Bargaining, shares: FloatArray) -> dict[str, float]:
         earlier = [turn.text for turn in request.history if turn.speaker == FOCAL]
         qualities = {"progress": table.progress, "firmness": table.firmness}
         qualities["freshness"] = freshness(request.utterance, earlier)
@@ -120,10 +119,12 @@ class RubricJudge:
         rival = float(others.max()) if len(others) else 0.0
         return 0.5 * min(share / self.weights.plain_sight, 1.0) + 0.5 * share / max(share + rival, 1e-9)
 
-    def _penalties(self, request: JudgeRequest) -> dict[str, float]:
-        domain, text = request.scenario.rules, request.utterance
+    def _factors(self, request: JudgeRequest, table: Bargaining) -> dict[str, float]:
+        domain, text, weights = request.scenario.rules, request.utterance, self.weights
+        capitulations = says(text, domain.rubric.get("capitulation", ())) + table.surrender
         return {
-            "empty_threat": self.weights.empty_threat ** says(text, domain.rubric.get("empty_threats", ())),
-            "capitulation": self.weights.capitulation ** says(text, domain.rubric.get("capitulation", ())),
-            "slip": self.weights.slip ** slips(text, domain, self.vocabulary.labels),
+            "length": length(text),
+            "empty_threat": weights.empty_threat ** says(text, domain.rubric.get("empty_threats", ())),
+            "capitulation": weights.capitulation**capitulations,
+            "slip": weights.slip ** slips(text, domain, self.vocabulary.labels),
         }

@@ -32,7 +32,7 @@ def length(text: str) -> float:
         return 0.0
     short, long = min(1.0, 0.4 + 0.1 * count), min(max((160 - count) / 100, 0.1), 1.0)
     variety = len(set(said)) / min(count, 60)
-    return min(short, long) * min(1.0, variety / 0.6)
+    return min(short, long) * min(1.0, variety / 0.65) ** 2
 
 
 def freshness(text: str, earlier: Sequence[str]) -> float:
@@ -64,8 +64,9 @@ def slips(text: str, domain: Domain, labels: Sequence[str]) -> int:
     roles = "|".join(map(re.escape, (*domain.roles.values(), *_GENERIC_ROLES)))
     names = "|".join(map(re.escape, (*(label.lower() for label in labels), "emotion", "tone", "directive")))
     spoken = re.findall(rf"(?:^|\n|[.!?\"]\s)\W*(?:{roles})(?:\s\w+)?\s*:", said)
-    copied = re.findall(rf"[\[(*<#]\W*(?:\w+\s)?(?:{names})\b[^\])*>\n]*[\])*>]|(?:^|\n)\W*(?:{names})\s*[:\-]", said)
-    return len(spoken) + len(copied) + len(_META.findall(said))
+    bracketed = re.findall(rf"[\[*<][^\]*>\n]{{0,40}}\b(?:{names})\b[^\]*>\n]*[\]*>]|\(\W*(?:{names})\W*(?::|\))", said)
+    headed = re.findall(rf"(?:^|\n)\W*(?:{names})(?:\s*:|\s+-\s)", said)
+    return len(spoken) + len(bracketed) + len(headed) + len(_META.findall(said))
 
 
 def _grams(text: str) -> list[tuple[str, ...]]:
