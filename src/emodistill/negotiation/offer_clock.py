@@ -64,8 +64,10 @@ class Clock:
         hours = {"am": [hour % 12], "pm": [hour % 12 + 12]}.get(half, [hour % 24, (hour + 12) % 24])
         if hour == 0 or hour > 12:
             hours = [hour % 24]
-        values = [(option * 60 + minute - self._origin * 60) % 1440 for option in hours]
-        return next((float(value) for value in values if self._bounds[0] <= value <= self._bounds[1]), None)
+        low, high = self._bounds
+        times = [option * 60 + minute - self._origin * 60 for option in hours]
+        values = [float((time - low) % 1440 + low) for time in times]  # the day starts at the smallest offer
+        return next((value for value in values if value <= high), None)
 
 
 def _half(words: str | None) -> str:
