@@ -157,13 +157,6 @@ def scenario_group(episode: Episode) -> str:
     return f"{episode.scenario.domain}/{episode.scenario.id}"
 
 
-def turn_request(episode: Episode, turn: int) -> JudgeRequest:
-    """The question to a judge about one focal turn of an episode, 0-based."""
-    place = _place(episode, turn)
-    spoken = episode.turns[place]
-    return JudgeRequest(episode.scenario, episode.turns[:place], spoken.emotion, spoken.text)
-
-
 def encode_chats(
     episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder
 ) -> list[EncodedChat]:

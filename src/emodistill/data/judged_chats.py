@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from emodistill.data.chats import ChatContext, ChatEncoder, EncodedChat, scenario_group, turn_request
+from emodistill.data.chats import ChatContext, ChatEncoder, EncodedChat, scenario_group
 from emodistill.data.schema import Episode
+from emodistill.data.selection import judge_requests
 from emodistill.judges.request import JudgeRequest
 from emodistill.policy.tokens import Chats, collate_chats
 
@@ -85,12 +86,13 @@ def judged_chats(
     Args:
         values: for every focal turn of every episode a number known beforehand; see `Group`.
     """
+    asked = [judge_requests(episode) for episode in episodes]
     members: dict[str, list[tuple[int, int]]] = {}
     for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
         members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)
     groups, places = {}, {}
     for name, turns in members.items():
-        requests = tuple(turn_request(episodes[i], turn) for i, turn in turns)
+        requests = tuple(asked[i][turn] for i, turn in turns)
         known = tuple(None if values is None else values[i][turn] for i, turn in turns)
         groups[name] = Group(name, requests, known)
         places.update({turn: place for place, turn in enumerate(turns)})

@@ -5,6 +5,7 @@ an adapter meant for others is refused: its weights may well fit the shapes, and
 """
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -68,6 +69,11 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
                 f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
                 f"({ours[key]}); use that {label}, or train the stage again"
             )
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Sixteen hex digits of an adapter's weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def read_lora_config(folder: Path) -> LoraConfig:

@@ -101,26 +101,32 @@ class ChatFormat:
 
 
 def system_words(scenario: Scenario) -> str:
-    """The system message in words. It holds nothing but columns the focal side may see, and its own target."""
+    """The system message in words. It holds nothing but columns the focal side may see, and its own target.
+
+    Raises:
+        UserError: if the domain's prompt asks for something that the focal side does not know.
+    """
     rules = scenario.rules
     slots = {
-        "role": rules.roles[FOCAL],
-        "other": rules.roles[COUNTERPARTY],
+        "focal_role": rules.roles[FOCAL],
+        "counterparty_role": rules.roles[COUNTERPARTY],
         "quantity": rules.quantity,
-        "target": rules.say(scenario.focal_target),
+        "focal_target": rules.say(scenario.focal_target),
     }
     facts = [
-        f"{rules.fields[column]['label']}: {value}"
+        f"{rules.fields[column]['label']}: {value.strip().rstrip('.')}."
         for column, value in scenario.context.items()
-        if rules.fields.get(column, {}).get("seen_by") in {"both", FOCAL}
+        if rules.fields.get(column, {}).get("seen_by") in {"both", FOCAL} and value.strip()
     ]
-    parts = [
-        rules.prompt["situation"].format_map(slots),
-        "; ".join(facts) + "." if facts else "",
-        rules.prompt["focal_goal"].format_map(slots),
-        f"Answer the {slots['other']} as the {slots['role']} in one or two sentences, and do what the brackets ask.",
-    ]
-    return " ".join(part.strip() for part in parts if part.strip())
+    try:
+        situation, goal = (rules.prompt[part].format_map(slots) for part in ("situation", "focal_goal"))
+    except KeyError as error:
+        allowed = ", ".join(slots)
+        raise UserError(
+            f"domains/{rules.name}.yaml: the focal prompt has no {error}; its slots are {allowed}"
+        ) from error
+    answer = "Answer in one or two sentences as the {focal_role}, and follow the note in brackets.".format_map(slots)
+    return " ".join([situation, *facts, goal, answer])
 
 
 def _template_parts(tokenizer: Any) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.language_models.local import fingerprint, load_model
-from emodistill.policy.adapters import check_identity, read_adapter, read_lora_config, write_adapter
+from emodistill.policy.adapters import (
+    adapter_fingerprint,
+    check_identity,
+    read_adapter,
+    read_lora_config,
+    write_adapter,
+)
 from emodistill.policy.base_model import load_base
 from emodistill.policy.tokens import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
 
@@ -27,6 +33,7 @@ class ExpressionPolicy(nn.Module):
 
     Attributes:
         identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
+        start: fingerprint of the adapter that training starts from, `base` without one.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class ExpressionPolicy(nn.Module):
         if gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
         self.model = get_peft_model(base, config, adapter_name=POLICY)
+        self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
         self.has_reference_adapter = reference and init_adapter is not None
         if init_adapter:
             self._start_from(Path(init_adapter), config)
