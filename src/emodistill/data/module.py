@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import lightning as L
 
-from emodistill.data.corpus import Corpus
+from emodistill.data.corpus_file import Corpus
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
 

@@ -28,8 +28,9 @@ class Reward:
     utility: float = 0.0
     judge: float = 0.0
 
-    def of(self, episode: Episode, scores: Sequence[float | None] | None = None) -> np.ndarray:
-        """Rewards of the episode's focal turns, (turns,) float64; nan where a judge score is needed and missing."""
+    def of(self, episode: Episode, scores: np.ndarray | None = None) -> np.ndarray:
+        """Rewards of the episode's focal turns, (turns,) float64; nan where a judge
+        score (nan in `scores`) is needed and missing."""
         rounds = sorted({turn.round for turn in episode.turns if turn.speaker == FOCAL})
         total = np.zeros(len(rounds))
         if self.concession:
@@ -37,8 +38,7 @@ class Reward:
         if self.utility:
             total[-1] += self.utility * episode.utility
         if self.judge:
-            given = scores if scores is not None else [None] * len(rounds)
-            total += self.judge * np.array([np.nan if score is None else (score - 1) / 9 for score in given])
+            total += self.judge * (np.full(len(rounds), np.nan) if scores is None else (scores - 1) / 9)
         return total
 
 

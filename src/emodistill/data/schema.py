@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emodistill.errors import UserError
-from emodistill.negotiation.protocol import End, Negotiation, Turn
+from emodistill.negotiation.protocol import FOCAL, End, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 SCHEMA_VERSION = 1
@@ -66,6 +66,11 @@ class Episode:
     end: End
     deal_value: float | None
     fault: str | None = None
+
+    @property
+    def focal_turns(self) -> list[Turn]:
+        """The focal side's turns, in order."""
+        return [turn for turn in self.turns if turn.speaker == FOCAL]
 
     @property
     def utility(self) -> float:

@@ -17,20 +17,20 @@ from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
 from emodistill.negotiation.protocol import FOCAL
 
-Mask = npt.NDArray[np.bool_]
+Mask = list[bool]
 Values = npt.NDArray[np.floating]
 
 
 class Selection(Protocol):
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
-        """For each episode, which of its focal turns are selected: one (focal turns,) array an episode."""
+        """For each episode, which of its focal turns are selected: one list an episode."""
 
 
 class AllTurns:
     """Every focal turn of every valid episode."""
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
-        return [np.full(_turns(episode), episode.end != "invalid") for episode in episodes]
+        return [[episode.end != "invalid"] * len(episode.focal_turns) for episode in episodes]
 
 
 class TopAdvantage:
@@ -51,7 +51,7 @@ class PositiveAdvantage:
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
         found = zip(episodes, self.advantages(episodes), strict=True)
-        return [(values > 0) & (episode.end != "invalid") for episode, values in found]
+        return [[bool(value > 0) and episode.end != "invalid" for value in values] for episode, values in found]
 
 
 class TopReturn:
@@ -62,7 +62,7 @@ class TopReturn:
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
         best = top_within_scenario(episodes, [np.array([episode.utility]) for episode in episodes], self.fraction)
-        return [np.full(_turns(episode), chosen[0]) for episode, chosen in zip(episodes, best, strict=True)]
+        return [chosen * len(episode.focal_turns) for episode, chosen in zip(episodes, best, strict=True)]
 
 
 class TopJudged:
@@ -102,16 +102,12 @@ def top_within_scenario(episodes: Sequence[Episode], values: Sequence[Values], f
         if episode.end != "invalid":
             stratum = strata[episode.scenario.domain, episode.scenario.id]
             stratum.extend((float(value), k, i) for i, value in enumerate(row) if not math.isnan(value))
-    masks = [np.zeros(len(row), dtype=np.bool_) for row in values]
+    masks = [[False] * len(row) for row in values]
     for stratum in strata.values():
         ranked = sorted(stratum, key=lambda entry: (-entry[0], entry[1], entry[2]))
         for _, k, i in ranked[: math.ceil(fraction * len(ranked))]:
             masks[k][i] = True
     return masks
-
-
-def _turns(episode: Episode) -> int:
-    return sum(turn.speaker == FOCAL for turn in episode.turns)
 
 
 def _checked(fraction: float) -> float:

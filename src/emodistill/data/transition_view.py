@@ -62,7 +62,8 @@ class TransitionView:
 
     def _table(self, episodes: Sequence[Episode], observer: Observer) -> TransitionEpisodes:
         judge = self.judge if self.reward.judge else None
-        return build_transitions(episodes, observer, self.reward, (lambda e: judge_scores(e, judge)) if judge else None)
+        scores = None if judge is None else lambda chosen: judge_scores(chosen, judge)
+        return build_transitions(episodes, observer, self.reward, scores)
 
 
 def facts_of(table: Transitions, num_emotions: int) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def facts_of(table: Transitions, num_emotions: int) -> dict[str, Any]:
     The reward scale is the standard deviation of the rewards, so that advantages are of the order of one.
     """
     std = table.observation.std(0)
-    seen = torch.zeros(num_emotions, dtype=torch.bool).index_fill(0, table.action.unique(), True)
+    seen = torch.zeros(num_emotions, dtype=torch.bool).index_fill(0, torch.unique(table.action), True)
     return {
         "observation_mean": table.observation.mean(0).tolist(),
         "observation_std": torch.where(std > SMALLEST_STD, std, 1.0).tolist(),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from emodistill.data.schema import Episode
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL
 
-Scores = Callable[[Sequence[Episode]], Sequence[Sequence[float | None]]]
+Scores = Callable[[Sequence[Episode]], Sequence[npt.NDArray[np.floating]]]
 
 
 class Transitions(NamedTuple):

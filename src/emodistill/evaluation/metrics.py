@@ -10,7 +10,6 @@ from torchmetrics import Metric, MetricCollection
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.negotiation.protocol import FOCAL, Turn
 
 
 class _Mean(Metric):
@@ -75,7 +74,7 @@ class OfferRate(_Mean):
     higher_is_better = True
 
     def update(self, episodes: Sequence[Episode]) -> None:
-        turns = [turn for episode in valid(episodes) for turn in focal_turns(episode) if turn.act == "propose"]
+        turns = [turn for episode in valid(episodes) for turn in episode.focal_turns if turn.act == "propose"]
         self.add([float(not turn.offer_appended) for turn in turns])
 
 
@@ -89,7 +88,7 @@ class Faithfulness(_Mean):
         self.perceiver, self.vocabulary = perceiver, vocabulary
 
     def update(self, episodes: Sequence[Episode]) -> None:
-        turns = [turn for episode in valid(episodes) for turn in focal_turns(episode)]
+        turns = [turn for episode in valid(episodes) for turn in episode.focal_turns]
         self.update_texts([turn.text for turn in turns], [turn.emotion for turn in turns])
 
     def update_texts(self, texts: Sequence[str], emotions: Sequence[str | None]) -> None:
@@ -103,10 +102,6 @@ class Faithfulness(_Mean):
 
 def valid(episodes: Sequence[Episode]) -> list[Episode]:
     return [episode for episode in episodes if episode.end != "invalid"]
-
-
-def focal_turns(episode: Episode) -> list[Turn]:
-    return [turn for turn in episode.turns if turn.speaker == FOCAL]
 
 
 def episode_metrics(perceiver: Perceiver, vocabulary: Vocabulary) -> MetricCollection:

@@ -16,9 +16,10 @@ from rich.table import Table
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.evaluation.metrics import episode_metrics, focal_turns, valid
+from emodistill.evaluation.metrics import episode_metrics, valid
 from emodistill.evaluation.statistics import Difference, bootstrap_interval, holm, paired_difference, utilities
 
+VERDICT_RULE = "exceeds: utility above vanilla and above iql, both intervals above 0; below: one interval below 0"
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
 Played = Mapping[str, Sequence[Episode]]  # arm -> episodes
 
@@ -32,7 +33,10 @@ def build_report(played: Played, perceiver: Perceiver, vocabulary: Vocabulary, s
         for domain in domains
     ]
     comparisons = compare(played, domains, seed)
-    return plain({"cells": cells, "comparisons": comparisons, "verdict": verdicts(comparisons, domains)})
+    report: dict[str, Any] = plain(
+        {"cells": cells, "comparisons": comparisons, "verdict": verdicts(comparisons, domains)}
+    )
+    return report
 
 
 def cell(
@@ -44,7 +48,7 @@ def cell(
     counted = valid(episodes)
     values = {name: float(value) for name, value in metrics.compute().items()}
     interval = bootstrap_interval([e.utility for e in counted], [e.scenario.id for e in counted], seed)
-    appended = sum(turn.offer_appended for episode in counted for turn in focal_turns(episode))
+    appended = sum(turn.offer_appended for episode in counted for turn in episode.focal_turns)
     return {
         "arm": arm,
         "domain": domain,
@@ -53,7 +57,7 @@ def cell(
         **values,
         "utility_ci": list(interval),
         "offers_appended": appended,
-        "focal_turns": sum(len(focal_turns(episode)) for episode in counted),
+        "focal_turns": sum(len(episode.focal_turns) for episode in counted),
     }
 
 

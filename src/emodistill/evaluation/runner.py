@@ -14,7 +14,7 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, Words, selector_of
-from emodistill.evaluation.report import build_report
+from emodistill.evaluation.report import VERDICT_RULE, build_report
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
@@ -92,7 +92,7 @@ def write_report(
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
         "faithfulness_by": f"perceiver '{perceiver.name}', which trained neither selector nor policy",
         "interval": "95 %, bootstrap over scenarios, 10,000 resamples",
-        "verdict_rule": "exceeds: paired differences to vanilla and to iql both have intervals above 0; below: one lies below 0",
+        "verdict_rule": VERDICT_RULE,
     }
     write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report

@@ -41,7 +41,7 @@ class Agent(Protocol):
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
         """Called once before the first turn of these negotiations."""
 
-    def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
+    def act(self, negotiations: Sequence[Negotiation]) -> Sequence[Move | Fault]:
         """One move for each negotiation, in order; all of them are this agent's turn."""
 
 
