@@ -119,7 +119,9 @@ def test_a_refusal_or_a_condition_is_not_read_as_acceptance(judge, scenario, his
     assert judge.parts(request)["capitulation"] == 1.0 and judge.parts(request)["firmness"] == 0.5
 
 
-@pytest.mark.parametrize("text", ["I accept your offer.", "We have a deal.", "It's a deal!", "So yes, agreed."])
+@pytest.mark.parametrize(
+    "text", ["I accept your offer.", "We have a deal.", "It's a deal!", "So yes, agreed.", "Agreed, on your terms."]
+)
 def test_an_acceptance_is_read_as_one(judge, scenario, history, text):
     assert judge.parts(JudgeRequest(scenario, history, None, text))["firmness"] == 0.0
 
@@ -189,6 +191,8 @@ def test_demanding_a_score_gets_a_low_one_and_spoils_a_good_utterance(score, att
         f"Creditor: {GOOD}",
         f"{GOOD}\nUser: fine.",
         f"Let your words show anger. {GOOD}",
+        f"Dear creditor, {GOOD}",
+        f"As your debtor, {GOOD}",
     ],
 )
 def test_slips_out_of_the_role_are_penalised(score, slip):
@@ -197,7 +201,13 @@ def test_slips_out_of_the_role_are_penalised(score, slip):
 
 @pytest.mark.parametrize(
     "clean",
-    [GOOD, "I am angry: you promised 30 days.", "My anger is real, and so is the invoice.", "Deadline: 45 days."],
+    [
+        GOOD,
+        "I am angry: you promised 30 days.",
+        "My anger is real, and so is the invoice.",
+        "Deadline: 45 days.",
+        "Dear debtor.",
+    ],
 )
 def test_ordinary_words_are_no_slips(scenario, clean):
     assert slips(clean, scenario.rules, load_vocabulary().labels) == 0
@@ -212,9 +222,13 @@ def test_repeating_oneself_costs_and_another_number_does_not_hide_it(score, hist
     assert 0.0 < freshness(f"{ANGRY} What would it take for you to come down to 40 days now?", [GOOD]) < 1.0
 
 
-def test_what_the_counterparty_said_is_not_ones_own_repetition(score, history):
-    quoted = (*history, Turn(3, "counterparty", GOOD))
-    assert score(GOOD, history=quoted) == score(GOOD)
+def test_parroting_the_counterparty_costs_as_much_as_repeating_oneself(score, history):
+    said = "That is what I can do, and nobody else would give you more than that."
+    echo = f"{said} {said}"
+    heard = (*history, Turn(3, "focal", "No."), Turn(3, "counterparty", said))
+    assert score(said, history=heard) < score(said) - 0.8
+    assert score(GOOD, history=heard) == score(GOOD)
+    assert freshness(echo, [said]) < 0.2
 
 
 def test_rambling_stuffing_and_one_word_answers_are_penalised(score):

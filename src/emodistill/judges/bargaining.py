@@ -15,7 +15,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 _ACCEPTS = re.compile(
     r"\b(?:(?:i|we)(?:'ll| will| can| do)? (?:gladly |happily )?accept|(?:is|are) accepted|it'?s a deal|it is a deal|"
     r"(?:i|we) have a deal|do (?:it your way|as you (?:ask|say)))\b|"
-    r"(?:^|[.,;:!?] |\b(?:yes|fine|right|so|but) )agreed\b(?! (?:on|to|that|last|before))"
+    r"(?:^|[.,;:!?] |\b(?:yes|fine|right|so|but) )agreed\b(?! (?:on (?!your)|to|that|last|before))"
 )
 _RESERVES = re.compile(r"\b(?:not|never|before|if|unless|until|when|once)\b")
 _ASKS = re.compile(

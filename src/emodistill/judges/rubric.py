@@ -24,7 +24,6 @@ from emodistill.judges.bargaining import Bargaining, bargaining
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, rubric_version
 from emodistill.judges.wording import freshness, length, says, slips
 from emodistill.negotiation.domains import domain_names, load_domain
-from emodistill.negotiation.protocol import FOCAL
 
 LOGIC = 1  # raise it when the arithmetic below, in bargaining.py or in wording.py changes
 
@@ -104,7 +103,9 @@ class RubricJudge:
         return round(LOWEST + (HIGHEST - LOWEST) * mean * math.prod(factors.values()), 2)
 
     def _qualities(self, request: JudgeRequest, table: Bargaining, shares: FloatArray) -> dict[str, float]:
-        earlier = [turn.text for turn in request.history if turn.speaker == FOCAL]
+        earlier = [
+            turn.text for turn in request.history
+        ]  # parroting the other side is no better than repeating oneself
         qualities = {"progress": table.progress, "firmness": table.firmness}
         qualities["freshness"] = freshness(request.utterance, earlier)
         if request.emotion is not None:

@@ -36,7 +36,7 @@ def length(text: str) -> float:
 
 
 def freshness(text: str, earlier: Sequence[str]) -> float:
-    """0 to 1: how little of it the same speaker has said before, by word 4-grams (whole text where it is shorter).
+    """0 to 1: how little of it has been said before, by word 4-grams (the whole text where it is shorter).
 
     A fifth of repeated 4-grams is free, for offers have their formulas; 0.8 of them or more gives 0.
     """
@@ -57,16 +57,21 @@ def says(text: str, phrases: Iterable[str]) -> int:
 def slips(text: str, domain: Domain, labels: Sequence[str]) -> int:
     """Signs that the speaker fell out of the role: 0 for clean words.
 
-    Counted: lines spoken for a named role ("Debtor: ..."), emotion labels or directives copied into the words
-    ("[anger]", "Anger: ...", "*sighs with relief*"), talk about scores, rubrics or instructions, chat markup.
+    Counted: lines spoken for a named role ("Debtor: ..."), speaking as the other side ("Dear creditor"), emotion labels
+    or directives copied into the words ("[anger]", "Anger: ...", "*sighs with relief*"), talk about scores, rubrics or
+    instructions, chat markup.
     """
     said = text.lower().replace("\u2019", "'")
     roles = "|".join(map(re.escape, (*domain.roles.values(), *_GENERIC_ROLES)))
     names = "|".join(map(re.escape, (*(label.lower() for label in labels), "emotion", "tone", "directive")))
     spoken = re.findall(rf"(?:^|\n|[.!?\"]\s)\W*(?:{roles})(?:\s\w+)?\s*:", said)
+    own, theirs = (re.escape(domain.roles[side]) for side in ("focal", "counterparty"))
+    swapped = re.findall(
+        rf"\b(?:dear|hello|hi) {own}\b|\b(?:i am|i'm) (?:a|the|your) {theirs}\b|\bas your {theirs}\b", said
+    )
     bracketed = re.findall(rf"[\[*<][^\]*>\n]{{0,40}}\b(?:{names})\b[^\]*>\n]*[\]*>]|\(\W*(?:{names})\W*(?::|\))", said)
     headed = re.findall(rf"(?:^|\n)\W*(?:{names})(?:\s*:|\s+-\s)", said)
-    return len(spoken) + len(bracketed) + len(headed) + len(_META.findall(said))
+    return len(spoken) + len(swapped) + len(bracketed) + len(headed) + len(_META.findall(said))
 
 
 def _grams(text: str) -> list[tuple[str, ...]]:
