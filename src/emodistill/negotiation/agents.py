@@ -114,9 +114,15 @@ def _move(negotiation: Negotiation, decision: Decision, choice: Choice, text: st
     if decision.act == "propose":
         offer = parse_offer(text, negotiation.scenario.domain)
         if decision.offer is not None and offer != decision.offer:
-            text = f"{text} {offer_sentence(negotiation, decision.offer)}".strip()
+            text = f"{_finished(text)} {offer_sentence(negotiation, decision.offer)}".strip()
             appended, offer = True, decision.offer
     return Move(text, decision.act, offer, choice.emotion, choice.probability, appended)
+
+
+def _finished(text: str) -> str:
+    """The text as a whole sentence, or else a "not" in words cut short would reach into the sentence that follows."""
+    text = text.rstrip(" \t\n,;:-")
+    return text if not text or text[-1] in ".!?…\"'" else f"{text}."
 
 
 def offer_sentence(negotiation: Negotiation, offer: float) -> str:

@@ -1,9 +1,10 @@
 """Plays many negotiations in lockstep: one batched call a side a round."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
-from emodistill.negotiation.agents import Agent, Fault
-from emodistill.negotiation.protocol import Negotiation, Turn
+from emodistill.negotiation.agents import Agent, Fault, Move
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Speaker, Turn
 
 
 def play(
@@ -12,36 +13,33 @@ def play(
     counterparty: Agent,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[Negotiation]:
-    """Play every negotiation to its end, in place; returns them.
+    """Play every negotiation from its beginning to its end, in place; returns them. One that is over is left alone.
 
     The same seeds give the same episodes whatever the batch, as far as the agents' own arithmetic does.
 
     Args:
         on_round: called after each half-round with (how many are over, how many there are), for a progress bar.
+
+    Raises:
+        ValueError: if a negotiation is half played, so that it is not the focal side's turn.
     """
     focal.begin(negotiations)
     counterparty.begin(negotiations)
-    running = list(negotiations)
+    running = [negotiation for negotiation in negotiations if negotiation.end is None]
+    seats: Iterator[tuple[Speaker, Agent]] = cycle(((FOCAL, focal), (COUNTERPARTY, counterparty)))
     while running:
-        for agent in (focal, counterparty):
-            for negotiation, move in zip(running, agent.act(running), strict=True):
-                if isinstance(move, Fault):
-                    negotiation.break_off(move.reason)
-                    continue
-                turn = Turn(
-                    negotiation.round,
-                    negotiation.next_speaker,
-                    move.text,
-                    move.act,
-                    move.offer,
-                    move.emotion,
-                    move.emotion_prob,
-                    move.offer_appended,
-                )
-                negotiation.play(turn)
-            running = [negotiation for negotiation in running if negotiation.end is None]
-            if on_round:
-                on_round(len(negotiations) - len(running), len(negotiations))
-            if not running:
-                break
+        seat, agent = next(seats)
+        for negotiation, move in zip(running, agent.act(running), strict=True):
+            _take_turn(negotiation, seat, move)
+        running = [negotiation for negotiation in running if negotiation.end is None]
+        if on_round:
+            on_round(len(negotiations) - len(running), len(negotiations))
     return list(negotiations)
+
+
+def _take_turn(negotiation: Negotiation, seat: Speaker, move: Move | Fault) -> None:
+    if isinstance(move, Fault):
+        negotiation.break_off(move.reason)
+        return
+    stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended)
+    negotiation.play(Turn(negotiation.round, seat, *stated))

@@ -114,7 +114,13 @@ class Negotiation:
             self._propose(turn)
 
     def break_off(self, reason: str) -> None:
-        """A fault cut the episode short: it is invalid, which is no result of the negotiation."""
+        """A fault cut the episode short: it is invalid, which is no result of the negotiation.
+
+        Raises:
+            ValueError: if it is over already; a fault afterwards must not undo a result.
+        """
+        if self.end is not None:
+            raise ValueError(f"scenario {self.scenario.id}: the negotiation is over ({self.end})")
         self.end, self.fault = "invalid", reason
 
     def _accept(self, speaker: Speaker) -> None:
