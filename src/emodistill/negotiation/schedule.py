@@ -1,0 +1,68 @@
+"""The focal side's numbers: a fixed concession schedule, the same for every arm.
+
+If each arm bargained its own numbers, a table of arms would compare bargaining as much as emotion. With one schedule
+for all of them only the emotion and the words differ, and whatever the counterparty gives is given to those.
+
+Source: the time-dependent tactic of Faratin, Sierra and Jennings 1998, section 3.1, with the acceptance rule AC_next of
+Baarslag, Hindriks and Jonker 2013: accept what is worth at least as much as one's own next offer.
+"""
+
+from emodistill.errors import UserError
+from emodistill.negotiation.agents import Decision, dialogue_act
+from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation
+from emodistill.negotiation.scenarios import Scenario
+
+_ROUNDING = 1e-9
+
+
+class ConcessionSchedule:
+    """Offers that move from `start` to `reserve` over `rounds` rounds, and acceptance by AC_next.
+
+    Position asked for in round t, with s the share of the schedule that has passed, `(t - 1) / (rounds - 1)` up to 1:
+    `start - (start - reserve) * s ** exponent`.
+
+    Args:
+        start: position of the first offer, in (reserve, 1].
+        reserve: lowest position it ever offers or accepts, in [0, start).
+        rounds: round in which the reserve is reached, at least 2; an earlier deadline brings it forward.
+        exponent: 1 concedes evenly, above 1 holds out first (Boulware), below 1 gives early (Conceder).
+
+    Raises:
+        UserError: if an argument is out of its range.
+    """
+
+    def __init__(self, start: float = 1.0, reserve: float = 0.3, rounds: int = 10, exponent: float = 1.0) -> None:
+        if not 0 <= reserve < start <= 1:
+            raise UserError(f"schedule: 0 <= reserve < start <= 1 is needed, not reserve={reserve}, start={start}")
+        if rounds < 2 or exponent <= 0:
+            raise UserError(
+                f"schedule: rounds >= 2 and exponent > 0 are needed, not rounds={rounds}, exponent={exponent}"
+            )
+        self.start, self.reserve, self.rounds, self.exponent = start, reserve, rounds, exponent
+
+    def position(self, round: int, max_rounds: int) -> float:
+        """Position asked for in a round; never rises with the round, never below the reserve."""
+        last = max(min(self.rounds, max_rounds), 2)
+        share = min((round - 1) / (last - 1), 1.0)
+        return self.start - (self.start - self.reserve) * float(share**self.exponent)
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        scenario, standing = negotiation.scenario, negotiation.standing[COUNTERPARTY]
+        offer = self._sayable(scenario, self.position(negotiation.round, negotiation.max_rounds))
+        if standing is not None and scenario.position(standing) >= scenario.position(offer) - _ROUNDING:
+            return Decision("accept", None, dialogue_act(negotiation, "accept", None))
+        return Decision("propose", offer, dialogue_act(negotiation, "propose", offer))
+
+    def _sayable(self, scenario: Scenario, position: float) -> float:
+        """The offer nearest to a position that one can say and that lies between reserve and start.
+
+        Where the targets are so close that no point of the grid lies between them, the nearest point has to do.
+        """
+        nearest = scenario.rules.snap(scenario.value_at(position))
+        steps = (0.0, scenario.rules.grid, -scenario.rules.grid)
+        inside = [
+            offer
+            for offer in (scenario.rules.snap(nearest + step) for step in steps)
+            if self.reserve - _ROUNDING <= scenario.position(offer) <= self.start + _ROUNDING
+        ]
+        return inside[0] if inside else nearest
