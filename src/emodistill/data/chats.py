@@ -37,6 +37,7 @@ class ChatContext:
     Attributes:
         group: name of the scenario.
         words: what the counterparty said last, or an empty string; for people who read samples.
+        offer: the offer that the directive asks for, in the domain's unit, or None.
     """
 
     input_ids: list[int]
@@ -45,6 +46,7 @@ class ChatContext:
     emotion: str | None
     group: str
     words: str
+    offer: float | None = None
 
     def request(self, utterance: str) -> JudgeRequest:
         """The question to a judge about a reply in this situation."""
@@ -114,7 +116,7 @@ class ChatEncoder:
         ids = opening + [token for r in [*rounds[first:], prompt] for token in r.prompt + r.reply]
         before = _words_before(episode, turn)
         return ChatContext(
-            ids, episode.scenario, episode.turns[:place], spoken.emotion, scenario_group(episode), before or ""
+            ids, episode.scenario, episode.turns[:place], spoken.emotion, scenario_group(episode), before or "", spoken.offer
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:

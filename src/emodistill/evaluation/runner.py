@@ -96,3 +96,11 @@ def write_report(
     }
     write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
+
+
+def first_of_each_domain(scenarios: Sequence[Scenario], count: int | None) -> list[Scenario]:
+    """The first `count` scenarios of every domain, or all for None."""
+    by_domain: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        by_domain.setdefault(scenario.domain, []).append(scenario)
+    return [scenario for group in by_domain.values() for scenario in group[:count]]

@@ -1,0 +1,49 @@
+"""What the policy says, while it learns: sample utterances and how faithful they are."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from emodistill.evaluation.expression import Sampler, Spoken, figures, speak
+
+
+class SampleUtterances(L.Callback):
+    """At each validation the policy speaks in the view's fixed situations; figures as curves, words as text.
+
+    The judge and the perceiver only look: neither changes what is learned. The seed is fixed, so that a change of words
+    is a change of the policy.
+    """
+
+    def __init__(self, sampler: Sampler, judge: Any, perceiver: Any, vocabulary: Any, shown: int) -> None:
+        self.sampler, self.judge, self.perceiver, self.vocabulary = sampler, judge, perceiver, vocabulary
+        self.shown = shown  # utterances printed a time
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        contexts = trainer.datamodule.view.situations
+        if trainer.sanity_checking or not contexts or not trainer.is_global_zero:
+            return
+        self.sampler.refresh(pl_module.policy)
+        spoken = speak(self.sampler, contexts, self.judge, seed=0)
+        found = {f"val/{name}": value for name, value in figures(spoken, self.perceiver, self.vocabulary).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("samples", table(spoken[: self.shown]), trainer.global_step)
+
+
+def table(spoken: list[Spoken]) -> str:
+    """A Markdown table of situations and replies."""
+    head = ["| they said | asked for | the policy says | judge |", "|---|---|---|---|"]
+    rows = [
+        (
+            row.context.words or "(opening)",
+            row.context.emotion or "–",
+            row.text,
+            "–" if row.score is None else f"{row.score:.1f}",
+        )
+        for row in spoken
+    ]
+    return "\n".join(
+        [*head, *(f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in row)} |" for row in rows)]
+    )

@@ -1,0 +1,78 @@
+"""Play every arm on unseen scenarios: `python evaluate.py run=demo [key=value ...]` prints a table and a verdict.
+
+Running the same command again continues an unfinished evaluation. See `configs/evaluate.yaml` for every key.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+import entry
+
+if TYPE_CHECKING:
+    from emodistill.evaluation.runner import Runner
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Play what is not played yet and report; returns the report."""
+    from rich.console import Console
+
+    from emodistill.emotions.perceiver import load_perceiver
+    from emodistill.emotions.vocabulary import load_vocabulary
+    from emodistill.evaluation.arms import parse_arms
+    from emodistill.evaluation.report import show
+    from emodistill.evaluation.runner import write_report
+    from emodistill.locks import exclusive
+    from emodistill.runs import StageFolder
+
+    folder, vocabulary = StageFolder(Path(cfg.stage_dir)), load_vocabulary(cfg.vocabulary)
+    arms = parse_arms(cfg.arms, vocabulary)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
+    with exclusive(folder.path):
+        state = folder.begin(config, cfg.resume)
+        if state == "finished":
+            print(f"{folder.path} is finished; nothing to play")
+        runner = build(cfg, vocabulary)
+        played = runner.play(arms)
+        about = {"run": cfg.run, "counterparty": f"simulated: {', '.join(cfg.personas)}", "scenarios_seed": cfg.seed}
+        report = write_report(folder.path, played, load_perceiver("counterparty"), vocabulary, about)
+        folder.finish({"episodes": sum(len(episodes) for episodes in played.values())})
+    show(report, Console())
+    print(f"the counterparty is a simulation; report: {folder.path / 'report.json'}")
+    return report
+
+
+def build(cfg: DictConfig, vocabulary: Any) -> "Runner":
+    """Everything that plays, from the configuration."""
+    from hydra.utils import instantiate
+
+    from emodistill.counterparties.behavioural import BehaviouralCounterparty
+    from emodistill.emotions.perceiver import load_perceiver
+    from emodistill.evaluation.runner import Runner, first_of_each_domain
+    from emodistill.evaluation.words import Speakers
+    from emodistill.learners.selector import load_selector
+
+    adapters = {words: f"{cfg.run_dir}/{words}/adapter" for words in ("sft", "jpo")}
+    policy = OmegaConf.to_container(cfg.policy, resolve=True)
+    corpus = instantiate(cfg.data.corpus, _convert_="all")
+    return Runner(
+        scenarios=first_of_each_domain(corpus.scenarios("test"), cfg.scenarios),
+        seeds=cfg.seeds,
+        counterparty=BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas)),
+        offers=instantiate(cfg.schedule),
+        speaker=Speakers(policy, adapters, instantiate(cfg.sampler), vocabulary),  # type: ignore[arg-type]  # a dict
+        selector=lambda: load_selector(f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature),
+        vocabulary=vocabulary,
+        folder=Path(cfg.stage_dir),
+    )
+
+
+@hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,63 @@
+"""How well a policy expresses itself: what it says in fixed situations, and what can be measured of that.
+
+The same situations serve every policy, so base model, SFT and JPO are compared on equal terms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from emodistill.data.chats import ChatContext
+from emodistill.data.selection import Scorer
+from emodistill.emotions.perceiver import Perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.metrics import Faithfulness
+from emodistill.negotiation.offers import parse_offer
+
+
+class Sampler(Protocol):
+    def refresh(self, policy: Any) -> None: ...
+
+    def sample(self, contexts: list[list[int]], count: int, seed: int) -> list[list[list[int]]]: ...
+
+    def text(self, reply: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One reply in one situation; `score` is None where the judge gave none."""
+
+    context: ChatContext
+    text: str
+    score: float | None
+
+
+def speak(sampler: Sampler, contexts: Sequence[ChatContext], judge: Scorer, seed: int) -> list[Spoken]:
+    """One judged reply in every situation."""
+    replies = sampler.sample([context.input_ids for context in contexts], 1, seed)
+    texts = [sampler.text(reply[0]) for reply in replies]
+    scores = judge.scores([context.request(text) for context, text in zip(contexts, texts, strict=True)])
+    return [Spoken(*row) for row in zip(contexts, texts, scores, strict=True)]
+
+
+def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabulary) -> dict[str, float]:
+    """Faithfulness (share named first by `perceiver`), share of stated offers, mean judge score, words a reply.
+
+    An offer counts as stated where the neutral parser reads the offer of the directive in the words. Scores that are
+    missing are left out of their mean.
+    """
+    faithful = Faithfulness(perceiver, vocabulary)
+    faithful.update_texts([row.text for row in spoken], [row.context.emotion for row in spoken])
+    asked = [row for row in spoken if row.context.offer is not None]
+    stated = [parse_offer(row.text, row.context.scenario.domain) == row.context.offer for row in asked]
+    scores = [row.score for row in spoken if row.score is not None]
+    return {
+        "faithfulness": float(faithful.compute()),
+        "stated_offers": mean([float(yes) for yes in stated]),
+        "judge_score": mean(scores),
+        "words": mean([float(len(row.text.split())) for row in spoken]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
