@@ -156,10 +156,19 @@ def _pattern(line: str) -> re.Pattern[str]:
     return re.compile(".+".join(re.escape(part) for part in re.split(r"\{\w+\}", line)), re.IGNORECASE)
 
 
-def renderings(book: Phrasebook, emotion: str, act: DialogueAct, domain: str, offer: float) -> Iterator[str]:
-    """Every line of an emotion, act and domain with every filling, the offer sentences taken in turn."""
+def renderings(
+    book: Phrasebook, emotion: str, act: DialogueAct, domain: str, offer: float, line: int | None = None
+) -> Iterator[str]:
+    """All that may be said for an emotion, act and domain: every line with every filling, the offer sentences in turn.
+
+    Args:
+        line: only the line at this place, if given.
+    """
     rules = load_domain(domain)
-    sentences = itertools.cycle(book.sentences(emotion, act, domain))
-    for line in book.lines(emotion, act, domain):
-        for filled in fillings(line, rules.slots):
-            yield utterance(filled, next(sentences).replace("{offer}", rules.say(offer)))
+    sentences = book.sentences(emotion, act, domain)
+    lines = book.lines(emotion, act, domain)
+    for place, text in enumerate(lines):
+        if line in (None, place):
+            for turn, filled in enumerate(fillings(text, rules.slots)):
+                sentence = sentences[(place * 5 + turn) % len(sentences)]
+                yield utterance(filled, sentence.replace("{offer}", rules.say(offer)))
