@@ -1,10 +1,14 @@
 """A scenario: who wants what, in which situation."""
 
+import logging
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from emodistill.errors import UserError
 from emodistill.negotiation.domains import Domain, load_domain
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,17 @@ class Scenario:
     def utility(self, value: float | None) -> float:
         """Utility of an episode to the focal side, in [0, 1]: the clipped position of the deal, 0 without one."""
         return 0.0 if value is None else min(max(self.position(value), 0.0), 1.0)
+
+
+def load_csv(path: str | Path, domain: str) -> list[Scenario]:
+    """The scenarios of a published CSV file; excluded rows are logged, `csv_import.read_csv` gives the full audit.
+
+    Raises:
+        UserError: naming the file and the row or column at fault.
+    """
+    from emodistill.negotiation.csv_import import read_csv  # imports Scenario from here
+
+    scenarios, audit = read_csv(path, domain)
+    for item in audit.exclusions:
+        _LOGGER.warning("%s: row %d (%s) is excluded: %s", path, item.row, item.id, item.reason)
+    return scenarios
