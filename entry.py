@@ -3,26 +3,46 @@
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from emodistill.errors import UserError
 
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+CONFIGS = Path(__file__).parent / "configs"
 
-def run(main: Callable[[], None]) -> None:
-    """Run a Hydra main function; exits with 2 and one sentence on standard error for a mistake of the user.
 
+def run(main: Callable[[], None], config: str, about: str) -> None:
+    """Run a Hydra main function, or print its help.
+
+    Args:
+        config: name of the root configuration; `--help` prints it with its comments, and the options of each group.
+        about: first words of the help.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(config, about))
+        return
+    with explained():  # a configuration that cannot be composed
+        main()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a mistake of the user into one sentence on standard error and exit status 2.
+
+    The body of a Hydra main function stands in it too, or else Hydra prints its own words before ours.
     HYDRA_FULL_ERROR=1 in the environment shows the traceback all the same.
     """
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions through to here, or else Hydra prints its own trace
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or else Hydra prints its own words and exits
     try:
-        main()
+        yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         sentence = explain(error)
-        if wants_traceback or sentence is None:
+        if WANTS_TRACEBACK or sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -43,9 +63,26 @@ def explain(error: BaseException) -> str | None:
             return str(link)
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"the disk is full ({link.filename or link.strerror}); make room and run the same command again"
-    if isinstance(error, OSError):
-        return None
-    configuration = [link for link in chain if isinstance(link, HydraException | OmegaConfBaseException)]
-    if len(configuration) < len(chain) and not isinstance(chain[-1], OmegaConfBaseException):
-        return None  # the constructor itself failed: a bug, or a message that needs its place
-    return " ".join(str(chain[0]).split())
+    composing = isinstance(error, HydraException | OmegaConfBaseException)
+    if not composing or (isinstance(error, InstantiationException) and not _wrong_key(chain)):
+        return None  # our own code failed: the place matters
+    message = " ".join(str(error).split("Config search path")[0].split())
+    return f"{message.rstrip('.')}; --help shows the groups and --cfg job every key"
+
+
+def _wrong_key(chain: list[BaseException]) -> bool:
+    """Whether a constructor was given a key that it does not have, or a configuration value is missing or wrong."""
+    return any(
+        isinstance(link, OmegaConfBaseException)
+        or (isinstance(link, TypeError) and "unexpected keyword argument" in str(link))
+        for link in chain
+    )
+
+
+def help_text(config: str, about: str) -> str:
+    """What can be set, with the comments of the YAML files; Hydra's own help needs a complete configuration."""
+    groups = [folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()]
+    options = [f"  {group.name}={'|'.join(sorted(file.stem for file in group.glob('*.yaml')))}" for group in groups]
+    root = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").split("\nhydra:")[0]
+    lines = [about.strip(), "", "Groups (the files under configs/ say what each holds):", *options]
+    return "\n".join([*lines, "", "Any key can be set as key=value; --cfg job --resolve shows all of them.", "", root])

@@ -31,10 +31,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     arms = parse_arms(cfg.arms, vocabulary)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
     with exclusive(folder.path):
-        state = folder.begin(config, cfg.resume)
-        if state == "finished":
+        if folder.state(config, cfg.resume) == "finished":
             print(f"{folder.path} is finished; nothing to play")
         runner = build(cfg, vocabulary)
+        folder.record(config)
         played = runner.play(arms)
         about = {"run": cfg.run, "counterparty": f"simulated: {', '.join(cfg.personas)}", "scenarios_seed": cfg.seed}
         report = write_report(folder.path, played, load_perceiver("counterparty"), vocabulary, about)
@@ -71,8 +71,9 @@ def build(cfg: DictConfig, vocabulary: Any) -> "Runner":
 
 @hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    evaluate(cfg)
+    with entry.explained():
+        evaluate(cfg)
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.run(main, "evaluate", __doc__ or "")

@@ -3,6 +3,7 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,11 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
     with exclusive(folder.path):
-        state = folder.begin(config, cfg.resume)
+        state = folder.state(config, cfg.resume)
         if state == "finished":
-            print(f"{folder.path} is finished: {folder.summary()}; nothing to do")
+            print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
             return None
-        trainer = fit(cfg, folder.last if state == "continue" else None)
+        trainer = fit(cfg, folder.last if state == "continue" else None, lambda: folder.record(config))
         if trainer.interrupted:
             raise KeyboardInterrupt
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
@@ -36,8 +37,12 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
         return trainer
 
 
-def fit(cfg: DictConfig, checkpoint: Path | None) -> "L.Trainer":
-    """Instantiate everything and call `Trainer.fit`, from `checkpoint` if there is one."""
+def fit(cfg: DictConfig, checkpoint: Path | None, on_built: Callable[[], None]) -> "L.Trainer":
+    """Instantiate everything and call `Trainer.fit`, from `checkpoint` if there is one.
+
+    Args:
+        on_built: called when all is built: a configuration that cannot be built must not claim the folder.
+    """
     import lightning as L
     from hydra.utils import instantiate
 
@@ -55,14 +60,16 @@ def fit(cfg: DictConfig, checkpoint: Path | None) -> "L.Trainer":
         callbacks=[instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback],
         _convert_="all",
     )
+    on_built()
     trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    train(cfg)
+    with entry.explained():
+        train(cfg)
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.run(main, "train", __doc__ or "")

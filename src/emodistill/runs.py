@@ -43,8 +43,8 @@ class StageFolder:
     def finished_file(self) -> Path:
         return self.path / "finished.json"
 
-    def begin(self, config: dict[str, Any], resume: str) -> State:
-        """Decide what running this stage now means, and record its configuration if it is new.
+    def state(self, config: dict[str, Any], resume: str) -> State:
+        """What running this stage with this configuration means now.
 
         Raises:
             UserError: if the folder was begun with another configuration, or is used and `resume` is `never`.
@@ -52,7 +52,6 @@ class StageFolder:
         if resume not in ("auto", "never"):
             raise UserError(f"resume={resume}: use auto (continue an unfinished stage) or never (refuse a used folder)")
         if not self.config_file.is_file():
-            self._record(config)
             return "new"
         if resume == "never":
             raise UserError(
@@ -72,9 +71,11 @@ class StageFolder:
         loaded: dict[str, Any] = json.loads(self.finished_file.read_text(encoding="utf-8"))
         return loaded
 
-    def _record(self, config: dict[str, Any]) -> None:
+    def record(self, config: dict[str, Any]) -> None:
+        """Keep the configuration that the stage begins with; one that is there already stays."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        if not self.config_file.is_file():
+            write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def _compare(self, config: dict[str, Any]) -> None:
         try:
