@@ -1,0 +1,42 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emodistill.learners.advantages import LIMIT, group_advantages
+
+SCORES = st.lists(st.one_of(st.none(), st.floats(1, 10)), max_size=30)
+
+
+@given(SCORES)
+def test_advantages_of_a_group_have_mean_zero_and_std_one(scores):
+    advantages = group_advantages(scores, negative_weight=1.0)
+    assert [a is None for a in advantages] == [s is None for s in scores]
+    known = [a for a in advantages if a is not None]
+    if any(known) and all(abs(a) < LIMIT for a in known):
+        assert sum(known) == pytest.approx(0, abs=1e-6)
+        assert math.sqrt(sum(a * a for a in known) / len(known)) == pytest.approx(1)
+
+
+@given(SCORES)
+def test_the_better_score_has_the_higher_advantage(scores):
+    pairs = [(s, a) for s, a in zip(scores, group_advantages(scores, 1.0), strict=True) if s is not None]
+    for score, advantage in pairs:
+        assert all(advantage >= a for s, a in pairs if score >= s)
+
+
+@pytest.mark.parametrize("scores", [[], [7.0], [None, 7.0], [5.0, 5.0, 5.0], [0.1 + 0.2, 0.3], [None, None]])
+def test_a_group_that_says_nothing_gives_zero(scores):
+    assert group_advantages(scores, 1.0) == [None if s is None else 0.0 for s in scores]
+
+
+def test_missing_scores_do_not_move_the_others():
+    assert group_advantages([2.0, None, 9.0, None], 1.0) == [-1.0, None, 1.0, None]
+
+
+def test_outliers_are_clipped_and_negatives_weighted():
+    assert group_advantages([1.0] * 200 + [10.0], 1.0)[-1] == LIMIT
+    assert group_advantages([10.0] * 200 + [1.0], 1.0)[-1] == -LIMIT
+    assert group_advantages([10.0] * 200 + [1.0], 0.5)[-1] == -LIMIT / 2
+    assert group_advantages([2.0, 9.0], 0.0) == [0.0, 1.0]

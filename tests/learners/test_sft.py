@@ -1,0 +1,202 @@
+"""Supervised fine-tuning on a tiny random Llama in real 4-bit: which tokens teach, and what a checkpoint holds."""
+
+import math
+
+import pytest
+import torch
+from chat_training import (
+    OPTIMIZER,
+    Gradients,
+    adapter,
+    fit,
+    make_encoder,
+    make_episodes,
+    policy_settings,
+    same_weights,
+    stop_and_resume,
+)
+from episodes import make_episode
+from tiny_model import build_tiny_model
+
+from emodistill.data.chats import collate_encoded, encode_chats
+from emodistill.errors import UserError
+from emodistill.learners.sft import SFTLearner
+from emodistill.policy.expression import ExpressionPolicy
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model):
+    return make_encoder(tiny_model)
+
+
+@pytest.fixture
+def chats(encoder):
+    return encode_chats(make_episodes(), [[True, False], [True, True], [False, True], [True, True]], encoder)
+
+
+def batches(chats, size):
+    return [collate_encoded(chats[i : i + size], pad_id=0) for i in range(0, len(chats), size)]
+
+
+@pytest.fixture
+def make_learner(tiny_model):
+    def make(dropout=True, **optimizer):
+        torch.manual_seed(0)
+        settings = policy_settings(tiny_model)
+        settings["lora"] = settings["lora"] | ({} if dropout else {"lora_dropout": 0.0})
+        return SFTLearner(settings, OPTIMIZER | optimizer)
+
+    return make
+
+
+def test_the_loss_is_the_mean_over_response_tokens_and_no_other_token_matters(make_learner, chats):
+    learner = make_learner()
+    learner.configure_model()
+    learner.policy.eval()
+    batch = collate_encoded(chats, 0)
+    ids, mask = batch.input_ids, batch.attention_mask
+    logits = learner.policy.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    targets = ids[:, 1:].masked_fill(batch.utterance[:, 1:] < 0, -100)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss, tokens = learner.loss(batch)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    assert tokens == (batch.utterance >= 0).sum()
+
+
+def test_a_prompt_token_has_no_loss_of_its_own(make_learner, encoder):
+    """Replacing the last word of the prompt changes what is predicted after it, but not which tokens are scored."""
+    learner = make_learner()
+    learner.configure_model()
+    learner.policy.eval()
+    [chat] = encode_chats([make_episode(1)], [[True]], encoder)
+    first = chat.utterance.index(0)
+    batch = collate_encoded([chat], 0)
+    hidden_gradients = []
+    embedding = learner.policy.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(
+        lambda module, inputs, output: hidden_gradients.append(output.requires_grad_().register_hook(grads.append))
+    )
+    grads = []
+    learner.loss(batch)[0].backward()
+    handle.remove()
+    influence = grads[0][0].norm(dim=-1)
+    assert (influence[: len(chat.input_ids) - 1] > 0).all()  # all that comes before is read ...
+    assert influence[-1] == 0  # ... and the last token predicts nothing
+    owner = learner.policy(batch).owner
+    assert len(owner) == len(chat.input_ids) - first
+
+
+def test_training_moves_every_adapter_weight_and_nothing_else(make_learner, chats):
+    learner = make_learner()
+    learner.configure_model()
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    fit(learner, batches(chats, 2), epochs=2)
+    moved = {name for name, p in learner.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in learner.named_parameters() if p.requires_grad}
+    assert all(".lora_" in name for name in moved)
+
+
+def test_it_learns_what_was_chosen_and_not_what_was_not(make_learner, encoder):
+    episodes = [make_episode(2, seed=i) for i in range(4)]
+    chosen = encode_chats(episodes, [[False, True]] * 4, encoder)
+    left_out = encode_chats(episodes, [[True, False]] * 4, encoder)
+    learner = make_learner(dropout=False)
+    learner.configure_model()
+
+    def loss(chats):
+        with torch.no_grad():
+            return learner.loss(collate_encoded(chats, 0))[0].item()
+
+    before = loss(chosen), loss(left_out)
+    fit(learner, batches(chosen, 4), epochs=30)
+    assert before[0] - loss(chosen) > 0.8
+    assert before[0] - loss(chosen) > before[1] - loss(left_out) + 0.05
+
+
+def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, encoder):
+    found = encode_chats([make_episode(2, seed=i) for i in range(40, 60)], [[True, False]] * 20, encoder)
+    chats = [chat for chat in found if chat.utterance.count(0) == found[0].utterance.count(0)][:4]
+    assert len(chats) == 4  # of equal length: a mean over tokens is the mean of the batches' means only then
+    gradients = []
+    for size, accumulate in ((4, 1), (1, 4)):
+        learner, gradient = make_learner(dropout=False), Gradients()
+        fit(learner, batches(chats, size), accumulate_grad_batches=accumulate, callbacks=[gradient])
+        assert learner.global_step == 1
+        gradients.append(gradient.latest)
+    assert gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_validation_loss_is_the_mean_over_all_tokens_and_perplexity_its_exponential(make_learner, chats):
+    learner = make_learner(learning_rate=0.0)
+    trainer, _ = fit(learner, batches(chats, 2), val=batches(chats, 1))
+    learner.policy.eval()
+    expected = learner.loss(collate_encoded(chats, 0))[0].item()
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected, abs=1e-5)
+    assert trainer.callback_metrics["val/perplexity"].item() == pytest.approx(math.exp(expected), rel=1e-5)
+
+
+def test_the_logged_rate_follows_warmup_and_cosine(make_learner, chats):
+    learner = make_learner(learning_rate=1.0, warmup_steps=2, schedule="cosine")
+    _, rows = fit(learner, batches(chats, 1), epochs=2)
+    rates = [row["train/learning_rate"] for row in rows]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[2:] == sorted(rates[2:], reverse=True) and 0.1 <= rates[-1] < 0.2
+    constant = make_learner(schedule="constant")
+    _, rows = fit(constant, batches(chats, 1))
+    assert [row["train/learning_rate"] for row in rows] == pytest.approx([1e-2] * len(rows))
+
+
+def test_an_unknown_schedule_is_refused(make_learner, chats):
+    with pytest.raises(UserError, match="optimizer.schedule=linear"):
+        fit(make_learner(schedule="linear"), batches(chats, 1))
+
+
+def test_a_checkpoint_holds_the_adapter_and_its_optimizer_and_no_base(make_learner, chats, tmp_path):
+    learner = make_learner()
+    trainer, _ = fit(learner, batches(chats, 2))
+    trainer.save_checkpoint(tmp_path / "sft.ckpt")
+    saved = torch.load(tmp_path / "sft.ckpt", weights_only=True)
+    assert saved["state_dict"] and all(".lora_" in name for name in saved["state_dict"])
+    assert len(saved["optimizer_states"][0]["state"]) == len(saved["state_dict"])
+    loaded = SFTLearner.load_from_checkpoint(tmp_path / "sft.ckpt", weights_only=True)
+    assert same_weights(adapter(loaded), adapter(learner))
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_a_resumed_run_ends_with_the_same_weights(make_learner, chats, tmp_path, step):
+    def make():
+        return make_learner(dropout=False, warmup_steps=1, schedule="cosine")
+
+    batch = collate_encoded(chats, 0)
+    whole = make()
+    fit(whole, [batch], epochs=5)
+    resumed = stop_and_resume(make, batch, step, tmp_path / "last.ckpt")
+    assert resumed.global_step == whole.global_step == 5
+    assert same_weights(adapter(resumed), adapter(whole))
+
+
+def test_a_checkpoint_of_another_base_or_vocabulary_is_refused_by_name(make_learner, chats, tmp_path):
+    trainer, _ = fit(make_learner(), batches(chats, 2))
+    trainer.save_checkpoint(tmp_path / "sft.ckpt")
+    other = build_tiny_model(tmp_path / "other_model", seed=1)
+    with pytest.raises(UserError, match="checkpoint was trained for base model .*tiny_model.*other_model"):
+        fit(SFTLearner(policy_settings(other), OPTIMIZER), batches(chats, 2), ckpt_path=tmp_path / "sft.ckpt")
+    foreign = SFTLearner(policy_settings(str(other), vocabulary="ekman7"), OPTIMIZER)
+    with pytest.raises(UserError, match="checkpoint was trained for"):
+        fit(foreign, batches(chats, 2), ckpt_path=tmp_path / "sft.ckpt")
+
+
+def test_the_saved_adapter_speaks_as_the_trained_policy(make_learner, chats, tmp_path, tiny_model):
+    learner = make_learner()
+    fit(learner, batches(chats, 2))
+    learner.policy.save_adapter(tmp_path / "adapter")
+    again = ExpressionPolicy(**policy_settings(tiny_model, init_adapter=str(tmp_path / "adapter"))).eval()
+    batch = collate_encoded(chats, 0)
+    assert torch.equal(again(batch).logprobs, learner.policy.eval()(batch).logprobs)

@@ -1,0 +1,149 @@
+"""An episode in tokens: only grows, says what it must, and says nothing that it must not."""
+
+import dataclasses
+from functools import cache
+
+import pytest
+from episodes import make_scenario
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import CHATML, build_tokenizer
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.domains import domain_names, load_domain
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.policy.chat import ChatFormat, system_words
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def chat(tokenizer):
+    return ChatFormat(tokenizer, load_vocabulary())
+
+
+def test_the_pieces_join_to_what_the_template_renders(chat, tokenizer):
+    scenario = make_scenario()
+    pieces = chat.opening(scenario)
+    pieces += chat.prompt(None, "anger", "propose", "20 days") + chat.reply("I want 20 days.")
+    pieces += chat.prompt("No: 90 days.", None, "accept", None) + chat.reply("Fine.")
+    messages = [
+        {"role": "system", "content": system_words(scenario)},
+        {"role": "user", "content": f"[{chat.directive('anger', 'propose', '20 days')}]"},
+        {"role": "assistant", "content": "I want 20 days."},
+        {"role": "user", "content": "No: 90 days.\n[Accept their offer.]"},
+        {"role": "assistant", "content": "Fine."},
+    ]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert tokenizer.decode(pieces) == rendered.rstrip("\n")  # the newline after a reply opens the next message
+    assert pieces == tokenizer.encode(rendered.rstrip("\n"), add_special_tokens=False)
+
+
+def test_a_reply_ends_with_the_token_at_which_sampling_stops(chat, tokenizer):
+    assert chat.end_of_turn == [tokenizer.eos_token_id]
+    assert chat.reply("I want 20 days.")[-1] == tokenizer.eos_token_id
+    assert chat.text(chat.reply("I want 20 days.")) == "I want 20 days."
+
+
+def test_the_prompt_shows_the_emotion_the_offer_and_the_counterpartys_words(chat, tokenizer):
+    shown = tokenizer.decode(chat.prompt("I need 90 days.", "anger", "propose", "45 days"))
+    for words in ("I need 90 days.", chat.vocabulary.directive("anger"), "State your offer: 45 days."):
+        assert words in shown
+    assert "Accept" in tokenizer.decode(chat.prompt("I need 90 days.", "joy", "accept", None))
+    assert "without a deal" in tokenizer.decode(chat.prompt("No.", "joy", "walk_away", None))
+
+
+def test_without_an_emotion_nothing_is_said_about_emotions(chat, tokenizer):
+    shown = tokenizer.decode(chat.opening(make_scenario()) + chat.prompt("No.", None, "propose", "45 days")).lower()
+    for word in ("none", "emotion", "feel", "let your words", *chat.vocabulary.labels):
+        assert word not in shown.replace("a deal rather than none", "")
+
+
+def test_an_unknown_emotion_is_an_error(chat):
+    with pytest.raises(UserError, match="unknown emotion 'rage'"):
+        chat.prompt(None, "rage", "propose", None)
+
+
+def test_the_system_message_holds_what_the_focal_side_may_know_and_no_more():
+    words = system_words(make_scenario())
+    for known in ("creditor", "20 days", "Working capital loan", "12500", "Early"):
+        assert known in words
+    for hidden in ("91", "harvest", "Debtor Target"):
+        assert hidden not in words
+
+
+@pytest.mark.parametrize("name", domain_names())
+def test_every_domain_has_a_system_message_that_hides_the_counterpartys_target(name):
+    domain = load_domain(name)
+    low, high = domain.bounds
+    context = {column: f"value{i}" for i, column in enumerate(domain.fields)} | {"Hidden": "hiddenvalue"}
+    focal, other = domain.snap(low + (high - low) / 3), domain.snap(high - (high - low) / 7)
+    words = system_words(Scenario("x", name, focal, other, context))
+    assert domain.say(focal) in words and domain.say(other) not in words and "hiddenvalue" not in words
+    for i, field in enumerate(domain.fields.values()):
+        assert (f"value{i}" in words) == (field["seen_by"] in {"both", "focal"})
+
+
+@cache
+def one_chat_format():
+    return ChatFormat(build_tokenizer(), load_vocabulary())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["<|im_", "<|im_end|>", "start|>", "end|>", "<|im_start|>", "system\n", "hi "]), max_size=8
+    )
+)
+def test_nobody_can_speak_as_the_system(parts):
+    chat = one_chat_format()
+    tokenizer = chat.tokenizer
+    controls = {tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")}
+    plain = [token for token in chat.prompt("hello", "joy", "propose", None) if token in controls]
+    forged = [token for token in chat.prompt("hello" + "".join(parts), "joy", "propose", None) if token in controls]
+    assert forged == plain
+    assert [token for token in chat.reply("".join(parts)) if token in controls] == chat.end_of_turn
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ loop.length }}{{ m.content }}<|im_end|>{% endfor %}", "changes earlier text"),
+        (CHATML.replace("{% endfor %}", "{% endfor %}{{ messages | length }}"), "changes earlier text"),
+        ("{{ raise_exception('System role not supported') }}", "does not render"),
+        (
+            CHATML.replace("{{ message['content'] }}", "{{ message['content'] }} {{ message['content'] }}"),
+            "exactly once",
+        ),
+        ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}", "ends a reply with nothing"),
+        (
+            "{% for m in messages %}{% if loop.index == 2 %}first {% endif %}"
+            "{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}",
+            "first round differently",
+        ),
+    ],
+)
+def test_a_template_that_does_not_only_grow_is_refused_by_the_models_name(template, reason):
+    tokenizer = build_tokenizer(template)
+    tokenizer.name_or_path = "some/model"
+    with pytest.raises(UserError, match=f"'some/model'.*{reason}"):
+        ChatFormat(tokenizer, load_vocabulary())
+
+
+def test_a_template_without_text_after_a_reply_works_too():
+    tokenizer = build_tokenizer(CHATML.replace("<|im_end|>\n", "<|im_end|>"))
+    chat = ChatFormat(tokenizer, load_vocabulary())
+    text = tokenizer.decode(chat.reply("Fine.") + chat.prompt("No.", None, "accept", None))
+    assert text.startswith("Fine.<|im_end|><|im_start|>user\nNo.")
+
+
+def test_a_domain_that_asks_for_what_the_focal_side_does_not_know_is_an_error(monkeypatch):
+    domain = load_domain("debt")
+    nosy = dataclasses.replace(domain, prompt=domain.prompt | {"focal_goal": "They want {counterparty_target}."})
+    monkeypatch.setattr("emodistill.negotiation.scenarios.load_domain", lambda name: nosy)
+    with pytest.raises(UserError, match="debt.yaml.*counterparty_target"):
+        system_words(make_scenario())
