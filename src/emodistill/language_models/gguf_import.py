@@ -61,6 +61,7 @@ def import_gguf(path: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors 0.8 makes it private
 
 
 def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:

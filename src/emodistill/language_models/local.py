@@ -39,7 +39,7 @@ def resolve(model: str) -> str:
     if model == EMBEDDED:
         return str(embedded_model())
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return str(path)
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UserError(

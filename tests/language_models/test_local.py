@@ -1,0 +1,92 @@
+"""Models by name: every way to lack one is a sentence that names the key and the way out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import build_tiny_model
+
+from emodistill.errors import UserError
+from emodistill.language_models.local import fingerprint, load_model, load_tokenizer, model_folder, resolve
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_folder_and_a_hub_id_resolve_to_themselves(tiny):
+    assert resolve(tiny) == tiny
+    assert resolve("HuggingFaceTB/SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/nowhere-at-all", "a/b/c", "smol", ""])
+def test_a_path_that_is_not_there_is_named(name):
+    with pytest.raises(UserError, match="model=.*no such folder.*model=embedded"):
+        resolve(name)
+
+
+def test_an_unreachable_hub_is_one_sentence(offline, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="model=nobody/nothing: not in the local cache.*model=embedded"):
+        load_tokenizer("nobody/nothing")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", torch.float32])
+def test_a_model_comes_in_the_dtype_asked_for_and_ready_to_use(tiny, dtype):
+    model = load_model(tiny, dtype)
+    assert {str(weight.dtype) for weight in model.parameters()} == {f"torch.{dtype}".replace("torch.torch", "torch")}
+    assert not model.training
+
+
+def test_a_dtype_that_is_none_is_named(tiny):
+    with pytest.raises(UserError, match="dtype=int3: choose one of bfloat16"):
+        load_model(tiny, "int3")
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_named(copy, lost):
+    (copy / lost).unlink()
+    with pytest.raises(UserError, match="model=.*holds no"):
+        model_folder(str(copy))
+
+
+def test_damaged_weights_are_named(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match="cannot be loaded.*delete that folder"):
+        load_model(str(copy), "float32")
+
+
+def test_a_model_without_a_chat_template_is_refused(copy):
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        load_tokenizer(str(copy))
+
+
+def test_fingerprint_knows_the_model_and_not_the_place(tiny, copy):
+    assert fingerprint(tiny) == fingerprint(str(copy))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"transformers_version": "0.0"}))
+    assert fingerprint(tiny) == fingerprint(str(copy))
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert fingerprint(tiny) != fingerprint(str(copy))
+
+
+def test_fingerprint_sees_a_fine_tuned_copy(tiny, copy):
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, copy / "model.safetensors", {"format": "pt"})
+    assert fingerprint(tiny) != fingerprint(str(copy))

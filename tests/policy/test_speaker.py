@@ -1,0 +1,166 @@
+"""The speaker's chat is what was really said, token for token what training encodes, whatever the cache does."""
+
+import pytest
+
+from emodistill.data.chats import ChatEncoder
+from emodistill.data.schema import Episode
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.language_models.local import load_model, load_tokenizer
+from emodistill.negotiation.agents import Decision, FocalAgent, Move
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import NoEmotion, UniformEmotion
+from emodistill.policy.chat import ChatFormat
+from emodistill.policy.generation import ChatGenerator
+from emodistill.policy.speaker import LanguageModelSpeaker, first_paragraph
+
+CONTEXT = 2048
+REPLY = 16
+
+
+class Stubborn:
+    """Holds out at its target, in words of differing length, and leaves in another round in each scenario."""
+
+    name = "stubborn"
+
+    def begin(self, negotiations):
+        pass
+
+    def act(self, negotiations):
+        return [self._move(negotiation) for negotiation in negotiations]
+
+    def _move(self, negotiation):
+        leaves = negotiation.round >= 3 + int(negotiation.scenario.id[-1])
+        words = "No. " * (1 + negotiation.round * (1 + negotiation.seed) % 7)
+        return Move(words + "I need 90 days.", "walk_away" if leaves else "propose", None if leaves else 90.0)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return load_vocabulary("goemotions28")
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_model):
+    return load_model(tiny_model, "float32"), load_tokenizer(tiny_model)
+
+
+@pytest.fixture
+def make(parts, vocabulary):
+    chat = ChatFormat(parts[1], vocabulary)
+
+    def build(context=CONTEXT, **changes):
+        settings = {"temperature": 1.0, "top_k": 50, "max_new_tokens": REPLY, "stop_ids": chat.end_of_turn[:1]}
+        generator = ChatGenerator(*parts, **(settings | changes))
+        generator.context = context
+        return LanguageModelSpeaker(generator, chat)
+
+    return build
+
+
+def negotiations(count=4, seed=0, max_rounds=6):
+    scenarios = [Scenario(f"debt-00{i}", "debt", 20.0, 100.0, {}) for i in range(count)]
+    return [Negotiation(scenario, seed + i, max_rounds) for i, scenario in enumerate(scenarios)]
+
+
+def spy_on(speaker):
+    """Every history that the speaker asked a reply to, by scenario, in order."""
+    histories, extend = {}, speaker.generator.extend_and_sample
+
+    def record(sessions, prompts, seeds):
+        by_session = {
+            id(talk.session): key.scenario.id for talk in speaker._talks.values() for key in [talk.negotiation]
+        }
+        for session, prompt in zip(sessions, prompts, strict=True):
+            histories.setdefault(by_session[id(session)], []).append([*session.tokens, *prompt])
+        return extend(sessions, prompts, seeds)
+
+    speaker.generator.extend_and_sample = record
+    return histories
+
+
+@pytest.mark.parametrize("context", [CONTEXT, 420])
+@pytest.mark.parametrize("emotions", [True, False])
+def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emotions):
+    speaker = make(context)
+    histories = spy_on(speaker)
+    selector = UniformEmotion(vocabulary) if emotions else NoEmotion()
+    played = play(negotiations(), FocalAgent(selector, ConcessionSchedule(), speaker), Stubborn())
+    assert len({len(negotiation.turns) for negotiation in played}) > 1  # chats ended in different rounds
+    assert any(turn.offer_appended for negotiation in played for turn in negotiation.turns)
+    encoder = ChatEncoder(speaker.chat, context)
+    for negotiation in played:
+        episode = Episode.of(negotiation, "train", "uniform", "lm")
+        for i, history in enumerate(histories[negotiation.scenario.id]):
+            assert encoder.context(episode, i, reserve=REPLY).input_ids == history
+    assert (speaker.dropped_rounds > 0) == (context < CONTEXT)
+
+
+def test_the_cache_changes_no_word(make, vocabulary):
+    def words(forget):
+        speaker = make()
+        extend = speaker.generator.extend_and_sample
+
+        def without_cache(sessions, prompts, seeds):
+            for session in sessions:
+                session.cached, session.keys_values = [], None
+            return extend(sessions, prompts, seeds)
+
+        if forget:
+            speaker.generator.extend_and_sample = without_cache
+        agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), speaker)
+        return [[turn.text for turn in negotiation.turns] for negotiation in play(negotiations(), agent, Stubborn())]
+
+    assert words(forget=False) == words(forget=True)
+
+
+def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
+    def words(games, **changes):
+        agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), make(**changes))
+        return [[turn.text for turn in negotiation.turns] for negotiation in play(games, agent, Stubborn())]
+
+    together = words(negotiations())
+    assert [words([game])[0] for game in negotiations()] == together
+    assert words(negotiations(), max_batch=3) == together
+    assert words(negotiations(seed=50)) != together
+
+
+def test_chats_that_are_over_are_forgotten(make, vocabulary):
+    speaker = make()
+    play(negotiations(), FocalAgent(NoEmotion(), ConcessionSchedule(), speaker), Stubborn())
+    assert len(speaker._talks) < 4
+    speaker.begin(negotiations(count=2))
+    assert len(speaker._talks) == 2
+
+
+def test_a_context_too_short_for_one_round_is_said_plainly(make):
+    speaker, games = make(context=60), negotiations(1)
+    speaker.begin(games)
+    with pytest.raises(UserError, match="context of 60 tokens is too short"):
+        speaker.speak(games, [Decision("propose", 45.0, "open")], [None])
+
+
+def test_a_generator_that_would_talk_on_is_refused(parts, vocabulary):
+    chat = ChatFormat(parts[1], vocabulary)
+    generator = ChatGenerator(*parts, temperature=0.0, top_k=None, max_new_tokens=4)
+    generator.sampling = type(generator.sampling)(0.0, None, 4, frozenset())
+    with pytest.raises(ValueError, match="end of turn"):
+        LanguageModelSpeaker(generator, chat)
+
+
+def test_only_the_first_paragraph_is_said():
+    assert first_paragraph("  We need\nit now.  \n\nDebtor: no") == "We need it now."
+    assert first_paragraph("") == ""
+
+
+def test_sides_are_told_apart(make):
+    game = negotiations(1)[0]
+    assert game.next_speaker == FOCAL != COUNTERPARTY
+    speaker = make()
+    speaker.begin([game])
+    before = game.rng[COUNTERPARTY].bit_generator.state
+    speaker.speak([game], [Decision("propose", 45.0, "open")], [None])
+    assert game.rng[COUNTERPARTY].bit_generator.state == before  # noise comes from the focal side's generator only
