@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emodistill.errors import UserError
+from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.protocol import FOCAL, End, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -128,6 +129,7 @@ class Episode:
             row["counterparty_target"],
             json.loads(row["context"]),
         )
+        load_domain(scenario.domain)  # an unknown one is an error here, not in the middle of a run
         for turn in row["turns"]:
             if turn["offer"] is not None and not math.isfinite(turn["offer"]):
                 raise UserError(f"the {turn['speaker']}'s offer in round {turn['round']} is {turn['offer']}")

@@ -1,0 +1,96 @@
+"""What the focal side sees: only the past, in positions, the same in the corpus and in play."""
+
+import numpy as np
+import pytest
+from episodes import make_episode
+
+from emodistill.data.observations import COMPACT, PERCEIVED, SITUATION, Observer, View, observation_dim, situation_of
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
+from emodistill.negotiation.scenarios import Scenario
+
+LESS = Scenario("debt-1", "debt", 20, 120, {})
+TURNS = [
+    Turn(1, FOCAL, "Pay in 20 days!", offer=20, emotion="anger"),
+    Turn(1, COUNTERPARTY, "I am so sorry, 120 days.", offer=120),
+    Turn(2, FOCAL, "40 then.", offer=40, emotion="joy"),
+    Turn(2, COUNTERPARTY, "100 days.", offer=100),
+    Turn(3, FOCAL, "Still 40.", offer=40, emotion="joy"),
+    Turn(3, COUNTERPARTY, "Still 100.", offer=100),
+]
+
+
+@pytest.fixture(scope="module")
+def observer():
+    return Observer(load_vocabulary(), load_perceiver("judge"))
+
+
+def test_situation_by_hand():
+    found = situation_of(View(LESS, TURNS[:4]))
+    assert found == pytest.approx([0.2, 0.8 - 0.2, 2 / 15, 0.2, 0.8, 0.2, 0.0])
+
+
+def test_a_standstill_is_counted_and_averaged():
+    found = situation_of(View(LESS, TURNS))
+    assert found[0] == 0.0
+    assert found[5] == pytest.approx(0.1)  # mean of 0.2 and 0
+    assert found[6] == pytest.approx(1 / 15)
+
+
+def test_before_the_first_turn_the_gap_is_whole_and_nothing_is_perceived(observer):
+    row = observer([View(LESS, [])])[0]
+    assert row[:SITUATION].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    assert not row[SITUATION:].any()
+
+
+def test_last_own_emotion_is_one_hot_and_perception_is_of_the_last_message(observer):
+    row = observer([View(LESS, TURNS[:2])])[0]
+    vocabulary = observer.vocabulary
+    own, perceived = row[SITUATION : SITUATION + len(vocabulary)], row[-PERCEIVED:]
+    assert own.argmax() == vocabulary.index("anger") and own.sum() == 1
+    assert perceived.sum() == pytest.approx(1, abs=1e-5)
+    assert vocabulary.labels[perceived.argmax()] == "remorse"
+
+
+def test_the_same_whatever_the_batch_and_blind_to_the_future(observer):
+    views = [View(LESS, TURNS[:i]) for i in (0, 2, 4)]
+    together = observer(views)
+    alone = np.concatenate([observer([view]) for view in views])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_what_is_seen_does_not_depend_on_the_unit(observer):
+    """A domain in which we want more, with the same positions, looks the same."""
+    more = Scenario("disaster-1", "disaster", 120, 20, {})
+    mirrored = [
+        Turn(t.round, t.speaker, t.text, offer=None if t.offer is None else 140 - t.offer, emotion=t.emotion)
+        for t in TURNS
+    ]
+    np.testing.assert_allclose(observer([View(more, mirrored)]), observer([View(LESS, TURNS)]), atol=1e-6)
+
+
+def test_widths_are_as_announced():
+    perceiver = load_perceiver("judge")
+    for name in ("goemotions28", "ekman7"):
+        for variant in ("full", "compact"):
+            row = Observer(load_vocabulary(name), perceiver, variant)([View(LESS, [])])
+            assert row.shape == (1, observation_dim(name, variant))
+    assert observation_dim("goemotions28", "compact") == COMPACT == 10
+
+
+def test_unknown_variant_and_unknown_emotion_are_errors(observer):
+    with pytest.raises(UserError, match="full or compact"):
+        Observer(load_vocabulary(), load_perceiver("judge"), "huge")
+    odd = [Turn(1, FOCAL, "x", emotion="greed"), Turn(1, COUNTERPARTY, "y")]
+    with pytest.raises(UserError, match="unknown emotion 'greed'"):
+        observer([View(LESS, odd)])
+
+
+def test_no_constant_feature_in_a_varied_set_of_views(observer):
+    """Defect 14: the published observation has two features that never change."""
+    episodes = [make_episode(rounds=4, number=n, seed=n) for n in range(8)]
+    views = [View(e.scenario, e.turns[:i]) for e in episodes for i in range(0, 8, 2)]
+    varied = observer(views)[:, [0, 1, 2, 3, 4, 5]]
+    assert (varied.std(0) > 0).all()

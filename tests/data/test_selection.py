@@ -1,0 +1,88 @@
+"""Which turns are learnt from: ranks within a scenario, never over the whole corpus."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from episodes import make_episode
+
+from emodistill.data.selection import (
+    AllTurns,
+    PositiveAdvantage,
+    TopAdvantage,
+    TopJudged,
+    TopReturn,
+    judge_scores,
+)
+from emodistill.errors import UserError
+
+
+def corpus():
+    return [make_episode(rounds=5, number=n, seed=s) for n in (0, 1) for s in (0, 1)]
+
+
+def test_every_scenario_gets_its_share_however_easy_it_is():
+    """Defect 11: ranked over the corpus, scenario 1, whose values are all higher, would take everything."""
+    episodes = corpus()
+    values = [np.arange(5.0) + 100 * int(e.scenario.id[-1]) + e.seed / 2 for e in episodes]
+    chosen = TopAdvantage(0.2, lambda _: values)(episodes)
+    taken = {
+        scenario: sum(sum(m) for m, e in zip(chosen, episodes, strict=True) if e.scenario.id == scenario)
+        for scenario in ("debt-000", "debt-001")
+    }
+    assert taken == {"debt-000": 2, "debt-001": 2}
+    assert [m.index(True) if any(m) else None for m in chosen] == [4, 4, 4, 4]
+
+
+def test_the_share_is_rounded_up_and_missing_values_are_never_chosen():
+    episodes = corpus()[:1]
+    values = [np.array([np.nan, 5.0, 1.0, np.nan, 0.0])]
+    assert TopAdvantage(0.34, lambda _: values)(episodes) == [[False, True, True, False, False]]
+    assert TopAdvantage(1.0, lambda _: values)(episodes) == [[False, True, True, False, True]]
+
+
+def test_positive_advantage_and_all():
+    episodes = corpus()[:1]
+    assert PositiveAdvantage(lambda _: [np.array([-1.0, 0.0, 2.0, np.nan, 1.0])])(episodes) == [
+        [False, False, True, False, True]
+    ]
+    assert AllTurns()(episodes) == [[True] * 5]
+
+
+def test_return_takes_whole_episodes():
+    good = replace(make_episode(rounds=2, seed=1), end="deal", deal_value=25.0)
+    assert TopReturn(0.5)([make_episode(rounds=2), good]) == [[False, False], [True, True]]
+
+
+def test_invalid_episodes_are_never_chosen():
+    broken = [replace(e, end="invalid", fault="timeout") for e in corpus()]
+    rules = [
+        AllTurns(),
+        TopReturn(1.0),
+        TopAdvantage(1.0, lambda es: [np.ones(5)] * len(es)),
+        PositiveAdvantage(lambda es: [np.ones(5)] * len(es)),
+    ]
+    for rule in rules:
+        assert not any(any(mask) for mask in rule(broken))
+
+
+class LengthJudge:
+    """Scores by length; has nothing to say about the second round."""
+
+    def scores(self, requests):
+        return [
+            None if request.utterance.startswith("Round 1") else float(len(request.history)) for request in requests
+        ]
+
+
+def test_judge_scores_keep_their_place_and_missing_ones_stay_missing():
+    scores = judge_scores(corpus()[:2], LengthJudge())
+    for row in scores:
+        np.testing.assert_array_equal(row, [0.0, np.nan, 4.0, 6.0, 8.0])
+    assert TopJudged(0.2, LengthJudge())(corpus()[:1]) == [[False, False, False, False, True]]
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
+def test_a_share_that_is_none_is_refused(fraction):
+    with pytest.raises(UserError, match=f"fraction={fraction}"):
+        TopReturn(fraction)
