@@ -116,7 +116,13 @@ class ChatEncoder:
         ids = opening + [token for r in [*rounds[first:], prompt] for token in r.prompt + r.reply]
         before = _words_before(episode, turn)
         return ChatContext(
-            ids, episode.scenario, episode.turns[:place], spoken.emotion, scenario_group(episode), before or "", spoken.offer
+            ids,
+            episode.scenario,
+            episode.turns[:place],
+            spoken.emotion,
+            scenario_group(episode),
+            before or "",
+            spoken.offer,
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:

@@ -15,7 +15,7 @@ from typing import Any
 
 from emodistill.counterparties.behavioural import BehaviouralCounterparty
 from emodistill.data.card import write_card
-from emodistill.data.corpus_file import check_no_leak
+from emodistill.data.corpus_file import check_splits
 from emodistill.data.scenario_sources import ScenarioSource
 from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.emotions.perceiver import load_perceiver
@@ -111,7 +111,7 @@ class BundledCorpus:
 
     def episodes(self) -> list[Episode]:
         episodes = read_episodes(self.folder / EPISODES)
-        check_no_leak(episodes, self.folder / EPISODES)
+        check_splits(episodes, self.folder / EPISODES)
         return episodes
 
     def _build(self, target: Path) -> None:

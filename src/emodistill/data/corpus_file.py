@@ -1,12 +1,13 @@
 """A corpus you bring as a Parquet file, and what is checked of every corpus that is read."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.splits import check_no_leak
 
 
 class Corpus(Protocol):
@@ -29,7 +30,7 @@ class CorpusFile:
 
     def episodes(self) -> list[Episode]:
         episodes = of_domains(read_episodes(self.path), self.domains, self.path)
-        check_no_leak(episodes, self.path)
+        check_splits(episodes, self.path)
         return episodes
 
 
@@ -42,16 +43,12 @@ def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Pat
     return kept
 
 
-def check_no_leak(episodes: Sequence[Episode], path: Path) -> None:
-    """A scenario id, or one and the same context, in two splits is a UserError that names it."""
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
+def check_splits(episodes: Sequence[Episode], path: Path) -> None:
+    """A scenario, or one and the same context, in two splits is a UserError that names file and scenario."""
+    splits: dict[str, dict[str, Scenario]] = {}
     for episode in episodes:
-        scenario = episode.scenario
-        content = json.dumps([scenario.context, scenario.focal_target, scenario.counterparty_target], sort_keys=True)
-        for key in ((scenario.domain, scenario.id), (scenario.domain, content)):
-            split, first = seen.setdefault(key, (episode.split, scenario.id))
-            if split != episode.split:
-                raise UserError(
-                    f"{path}: scenario {scenario.id} is in the split {episode.split}, and {first} in {split}, yet they "
-                    "are the same scenario; every scenario belongs to one split"
-                )
+        splits.setdefault(episode.split, {})[episode.scenario.id] = episode.scenario
+    try:
+        check_no_leak({split: scenarios.values() for split, scenarios in splits.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

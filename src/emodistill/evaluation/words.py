@@ -4,12 +4,10 @@ from typing import Any
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.arms import Words
-from emodistill.language_models.local import load_tokenizer
 from emodistill.negotiation.agents import Speaker
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
-from emodistill.policy.chat import ChatFormat
 from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.merged_sampler import MergedSampler
+from emodistill.policy.rollout_sampler import RolloutSampler
 from emodistill.policy.speaker import LanguageModelSpeaker
 
 
@@ -22,11 +20,11 @@ class Speakers:
     Args:
         policy: arguments of `ExpressionPolicy`.
         adapters: adapter folder for each trained source of words.
-        sampler: how replies are sampled.
+        sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
     """
 
     def __init__(
-        self, policy: dict[str, Any], adapters: dict[str, str], sampler: MergedSampler, vocabulary: Vocabulary
+        self, policy: dict[str, Any], adapters: dict[str, str], sampler: RolloutSampler, vocabulary: Vocabulary
     ) -> None:
         self.policy, self.adapters, self.sampler, self.vocabulary = policy, adapters, sampler, vocabulary
 
@@ -34,6 +32,5 @@ class Speakers:
         if words == "phrasebook":
             return PhrasebookSpeaker(self.vocabulary)
         policy = ExpressionPolicy(**self.policy, init_adapter=self.adapters[words] if words != "base" else None)
-        generator = self.sampler.generator_of(policy)
-        chat_format = ChatFormat(load_tokenizer(policy.base_model), self.vocabulary)
-        return LanguageModelSpeaker(generator, chat_format, name=words)
+        self.sampler.refresh(policy)
+        return LanguageModelSpeaker(self.sampler.generator, self.sampler.chat_format, name=words)

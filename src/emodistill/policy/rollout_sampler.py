@@ -58,9 +58,14 @@ class RolloutSampler:
 
     def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
         """`count` replies to every context, as token ids with their end, from the weights of the last `refresh`."""
+        return self.generator.sample(contexts, count, seed)
+
+    @property
+    def generator(self) -> ChatGenerator:
+        """What speaks with the weights of the last `refresh`."""
         if self._generator is None:
-            raise ValueError("RolloutSampler.sample: call refresh first")
-        return self._generator.sample(contexts, count, seed)
+            raise ValueError("RolloutSampler: call refresh first")
+        return self._generator
 
     def text(self, reply: list[int]) -> str:
         """The words of a reply."""
