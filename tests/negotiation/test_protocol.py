@@ -1,13 +1,12 @@
 """The rules of the table: every way a negotiation ends, in both directions of wanting."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, TOLERANCE, Act, Negotiation, Turn, other
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, TOLERANCE, Act, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 LESS = Scenario("debt-1", "debt", 30, 130)  # the focal side wants fewer days; 100 days apart, so 1 day is 0.01
@@ -193,24 +192,6 @@ def test_a_fault_is_invalid_and_no_walk_away() -> None:
     assert negotiation.fault == "the endpoint answered 503"
 
 
-def test_draws_depend_on_seed_scenario_and_side_alone() -> None:
-    def draws(scenario: Scenario, seed: int, side: str) -> list[float]:
-        return Negotiation(scenario, seed).rng[side].random(4).tolist()  # type: ignore[index]  # a plain str is a side
-
-    base = draws(LESS, 7, FOCAL)
-    assert base == draws(LESS, 7, FOCAL)
-    assert base != draws(LESS, 7, COUNTERPARTY)
-    assert base != draws(LESS, 8, FOCAL)
-    assert base != draws(replace(LESS, id="debt-9"), 7, FOCAL)
-    assert base != draws(replace(LESS, domain="hospital"), 7, FOCAL)
-
-
-def test_one_sides_draws_do_not_disturb_the_other() -> None:
-    quiet, talkative = Negotiation(LESS, 3), Negotiation(LESS, 3)
-    talkative.rng[FOCAL].random(100)
-    assert quiet.rng[COUNTERPARTY].random() == talkative.rng[COUNTERPARTY].random()
-
-
 @given(st.lists(st.none() | st.floats(-0.5, 1.5), max_size=40), st.sampled_from([LESS, MORE]))
 def test_a_deal_lies_between_the_last_offers_and_everything_ends(
     positions: list[float | None], scenario: Scenario
@@ -226,7 +207,3 @@ def test_a_deal_lies_between_the_last_offers_and_everything_ends(
     if negotiation.deal_value is not None:
         low, high = sorted(negotiation.standing[side] or 0.0 for side in (FOCAL, COUNTERPARTY))
         assert low - 1e-9 <= negotiation.deal_value <= high + 1e-9
-
-
-def test_the_other_side() -> None:
-    assert (other(FOCAL), other(COUNTERPARTY)) == (COUNTERPARTY, FOCAL)

@@ -1,0 +1,90 @@
+"""The focal agent put together from its parts, and the dialogue acts."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from emodistill.negotiation.agents import Choice, Decision, FocalAgent, Move, dialogue_act
+from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.protocol import Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
+
+LESS = Scenario("debt-0", "debt", 30, 130)
+MORE = Scenario("disaster-0", "disaster", 160, 60)
+
+
+class Says:
+    """A selector, an offer policy and a speaker in one: always the same emotion, decision and words."""
+
+    name = "says"
+
+    def __init__(self, text: str, decision: Decision) -> None:
+        self._text, self._decision = text, decision
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        """Nothing to prepare."""
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        return [Choice("joy", 0.25)] * len(negotiations)
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        return self._decision
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[str]:
+        assert list(emotions) == ["joy"] * len(negotiations)
+        return [self._text] * len(negotiations)
+
+
+def focal_move(text: str, decision: Decision) -> Move:
+    parts = Says(text, decision)
+    [move] = FocalAgent(parts, parts, parts).act([Negotiation(LESS, 0)])
+    assert isinstance(move, Move)
+    assert (move.emotion, move.emotion_prob, move.act) == ("joy", 0.25, decision.act)
+    return move
+
+
+def test_a_stated_offer_is_left_as_it_was_said() -> None:
+    move = focal_move("Only for you: 45 days.", Decision("propose", 45.0, "open"))
+    assert (move.text, move.offer, move.offer_appended) == ("Only for you: 45 days.", 45.0, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "I hear you.", "I can do 60 days.", "You want 130 days?", "I can never accept", "No:"]
+)
+def test_a_missing_or_wrong_offer_is_appended_and_counted(text: str) -> None:
+    move = focal_move(text, Decision("propose", 45.0, "hold"))
+    assert (move.offer, move.offer_appended) == (45.0, True)
+    assert move.text.startswith(text.rstrip(":")) and move.text.endswith("My offer is 45 days.")
+    assert parse_offer(move.text, "debt") == 45.0
+
+
+def test_without_a_decided_offer_the_speakers_number_counts() -> None:
+    move = focal_move("I can do 60 days.", Decision("propose", None, "hold"))
+    assert (move.text, move.offer, move.offer_appended) == ("I can do 60 days.", 60.0, False)
+    assert focal_move("I hear you.", Decision("propose", None, "hold")).offer is None
+
+
+def test_an_acceptance_makes_no_offer() -> None:
+    move = focal_move("Agreed, 60 days it is!", Decision("accept", None, "close"))
+    assert (move.text, move.offer, move.offer_appended) == ("Agreed, 60 days it is!", None, False)
+
+
+@pytest.mark.parametrize("scenario", [LESS, MORE], ids=["less", "more"])
+def test_dialogue_acts_read_the_positions_on_the_table(scenario: Scenario) -> None:
+    def after(*positions: float) -> Negotiation:
+        negotiation = Negotiation(scenario, 0)
+        for position in positions:
+            offer = scenario.value_at(position)
+            negotiation.play(Turn(negotiation.round, negotiation.next_speaker, "words", "propose", offer))
+        return negotiation
+
+    def act(positions: Sequence[float], offer: float) -> str:
+        return dialogue_act(after(*positions), "propose", scenario.value_at(offer))
+
+    assert dialogue_act(Negotiation(scenario, 0), "propose", scenario.focal_target) == "open"
+    assert act([1, 0, 1, 0.1], 0.9) == "concede"
+    assert act([1, 0, 1, 0.1], 1) == "hold"
+    assert act([1, 0, 1, 0], 1) == "press"
+    assert dialogue_act(after(1, 0), "accept", None) == "close"
