@@ -31,19 +31,12 @@ def at(scenario: Scenario, *positions: float) -> list[float]:
 
 
 @BOTH
-def test_accepting_books_the_other_sides_standing_offer(scenario: Scenario) -> None:
-    negotiation = table(scenario, *at(scenario, 1, 0, 0.8))
+@pytest.mark.parametrize("positions", [(1, 0, 0.8), (1, 0.3)], ids=["counterparty accepts", "focal accepts"])
+def test_accepting_books_the_other_sides_standing_offer(scenario: Scenario, positions: tuple[float, ...]) -> None:
+    negotiation = table(scenario, *at(scenario, *positions))
     turn(negotiation, act="accept")
-    assert (negotiation.end, negotiation.deal_value) == ("deal", scenario.value_at(0.8))
-    assert negotiation.utility == pytest.approx(0.8)
-
-
-@BOTH
-def test_the_focal_side_can_accept_too(scenario: Scenario) -> None:
-    negotiation = table(scenario, *at(scenario, 1, 0.3))
-    turn(negotiation, act="accept")
-    assert (negotiation.end, negotiation.deal_value) == ("deal", scenario.value_at(0.3))
-    assert negotiation.utility == pytest.approx(0.3)
+    assert (negotiation.end, negotiation.deal_value) == ("deal", scenario.value_at(positions[-1]))
+    assert negotiation.utility == pytest.approx(positions[-1])
 
 
 @BOTH
