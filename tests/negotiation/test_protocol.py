@@ -65,12 +65,6 @@ def test_crossing_books_the_offer_that_was_there_first(scenario: Scenario) -> No
     assert (by_focal.end, by_focal.deal_value) == ("deal", scenario.value_at(0.6))
 
 
-@BOTH
-def test_offers_that_are_apart_the_usual_way_are_no_crossing(scenario: Scenario) -> None:
-    negotiation = table(scenario, *at(scenario, 1, 0, 0.9, 0.1, 0.8, 0.2))
-    assert (negotiation.end, negotiation.deal_value, negotiation.utility) == (None, None, 0.0)
-
-
 def test_the_final_value_is_of_the_last_offers_not_of_stale_ones() -> None:
     negotiation = table(Scenario("debt-2", "debt", 20, 100), 20, 80, 40, 44)
     assert (negotiation.end, negotiation.deal_value) == ("deal", 42)
