@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from emodistill.errors import UserError
+from emodistill.negotiation.domains.validity import check_domain
 
 _FOLDER = files("emodistill.negotiation.domains")
 
@@ -25,8 +26,8 @@ class Domain:
         grid: offers are multiples of this many units.
         bounds: smallest and largest offer that makes sense, in units.
         roles: `{"focal": "creditor", "counterparty": "debtor"}`.
-        fields: context columns: `{column: {"label": words for the prompt, "seen_by": "both" | "focal" | "counterparty"}}`.
-            A column that is not listed is seen by nobody.
+        fields: context columns: `{column: {"label": words for the prompt, "seen_by": side}}` with the side `both`,
+            `focal` or `counterparty`. A column that is not listed is seen by nobody.
         prompt: prompt parts by name (`situation`, `focal_goal`, `counterparty_goal`), with `{slots}`.
         rubric: what the judge of this domain looks for (strings and word lists by name).
         csv: how the published CSV of this domain is read (columns, targets, outcome columns).
@@ -87,4 +88,15 @@ def load_domain(name: str) -> Domain:
     if given != expected:
         missing, extra = sorted(expected - given), sorted(given - expected)
         raise UserError(f"domains/{name}.yaml: missing keys {missing}, unknown keys {extra}")
+    domain = _typed(name, raw)
+    check_domain(domain)
+    return domain
+
+
+def _typed(name: str, raw: dict[str, Any]) -> Domain:
+    kinds = {"bounds": list, "prompt": dict, "roles": dict, "fields": dict, "csv": dict, "generator": dict}
+    kinds |= {"slots": dict, "rubric": dict, "name": str, "unit": str, "quantity": str, "style": str}
+    wrong = [f"`{key}` must be a {kind.__name__}" for key, kind in kinds.items() if not isinstance(raw[key], kind)]
+    if wrong or raw["name"] != name:
+        raise UserError(f"domains/{name}.yaml: {', '.join(wrong) or f'`name` must be {name}, as the file is called'}")
     return Domain(**{**raw, "bounds": tuple(raw["bounds"])})
