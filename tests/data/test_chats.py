@@ -93,19 +93,20 @@ def test_the_limit_is_used_up_before_a_round_is_dropped(chat, encoder):
 def test_a_context_is_the_chat_before_the_reply(chat, encoder):
     episode = make_episode(3)
     chats = encoder.encode(episode, [False, False, True])
-    context = encoder.context(episode, 2, reserve=50)
+    [context] = encoder.contexts(episode, [False, False, True], reserve=50)
     assert context.input_ids + chat.reply(episode.turns[4].text) == chats.input_ids
     assert context.history == episode.turns[:4] and context.emotion == episode.turns[4].emotion
-    assert context.words == episode.turns[3].text and encoder.context(episode, 0, reserve=50).words == ""
+    assert context.words == episode.turns[3].text and context.offer == episode.turns[4].offer
+    assert encoder.contexts(episode, [True, False, False], reserve=50)[0].words == ""
 
 
 def test_a_context_leaves_room_for_the_reply(chat, encoder):
-    episode = make_episode(3)
-    length = len(encoder.context(episode, 2, reserve=0).input_ids)
-    assert len(ChatEncoder(chat, length + 10).context(episode, 2, reserve=10).input_ids) == length
+    last = (make_episode(3), [False, False, True])
+    length = len(encoder.contexts(*last, reserve=0)[0].input_ids)
+    assert len(ChatEncoder(chat, length + 10).contexts(*last, reserve=10)[0].input_ids) == length
     tight = ChatEncoder(chat, length + 10)
-    assert len(tight.context(episode, 2, reserve=11).input_ids) < length and tight.dropped_rounds == 1
-    assert tight.context(episode, 2, reserve=length) is None and tight.too_long == 1
+    assert len(tight.contexts(*last, reserve=11)[0].input_ids) < length and tight.dropped_rounds == 1
+    assert tight.contexts(*last, reserve=length) == [] and tight.too_long == 1
 
 
 def test_contexts_are_made_for_the_chosen_turns_only(encoder):

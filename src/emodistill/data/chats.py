@@ -97,39 +97,47 @@ class ChatEncoder:
             owner += [-1] * len(rounds[i].prompt) + [label] * len(rounds[i].reply)
         return EncodedChat(ids, owner, turns)
 
-    def context(self, episode: Episode, turn: int, reserve: int) -> ChatContext | None:
-        """What comes before one focal turn, or None where it is too long.
+    def contexts(self, episode: Episode, selected: Sequence[bool], reserve: int) -> list[ChatContext]:
+        """What comes before each chosen focal turn, one context a turn; one that is too long is left out.
 
         Args:
-            turn: which focal turn, 0-based.
+            selected: for every focal turn, whether it is spoken anew.
             reserve: tokens to leave free for the reply.
         """
-        rounds = [self._round(episode, i) for i in range(turn)]
-        spoken, place = _focal(episode)[turn], _place(episode, turn)
-        prompt = _Round(self._prompt(episode, turn), [])
+        chosen = [i for i, wanted in enumerate(selected) if wanted]
+        if not chosen:
+            return []
+        rounds = [self._round(episode, i) for i in range(chosen[-1] + 1)]
         opening = self.chat_format.opening(episode.scenario)
-        first = self._first_that_fits([*rounds, prompt], self.max_tokens - len(opening) - reserve)
-        if first > turn:
+        budget = self.max_tokens - len(opening) - reserve
+        found = (self._context(episode, turn, opening, rounds[: turn + 1], budget) for turn in chosen)
+        return [context for context in found if context is not None]
+
+    def _context(
+        self, episode: Episode, turn: int, opening: list[int], rounds: list[_Round], budget: int
+    ) -> ChatContext | None:
+        rounds = [*rounds[:-1], _Round(rounds[-1].prompt, [])]
+        first = self._first_that_fits(rounds, budget)
+        if first == len(rounds):
             self.too_long += 1
             return None
         self.dropped_rounds += first
-        ids = opening + [token for r in [*rounds[first:], prompt] for token in r.prompt + r.reply]
-        before = _words_before(episode, turn)
+        spoken, place = episode.focal_turns[turn], _place(episode, turn)
         return ChatContext(
-            ids,
+            opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
             episode.scenario,
             episode.turns[:place],
             spoken.emotion,
             scenario_group(episode),
-            before or "",
+            _words_before(episode, turn) or "",
             spoken.offer,
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:
-        return _Round(self._prompt(episode, turn), self.chat_format.reply(_focal(episode)[turn].text))
+        return _Round(self._prompt(episode, turn), self.chat_format.reply(episode.focal_turns[turn].text))
 
     def _prompt(self, episode: Episode, turn: int) -> list[int]:
-        spoken = _focal(episode)[turn]
+        spoken = episode.focal_turns[turn]
         words = None if spoken.offer is None else episode.scenario.rules.say(spoken.offer)
         return self.chat_format.prompt(_words_before(episode, turn), spoken.emotion, spoken.act, words)
 
@@ -143,10 +151,6 @@ class ChatEncoder:
                 break
             first -= 1
         return first
-
-
-def _focal(episode: Episode) -> list[Turn]:
-    return [turn for turn in episode.turns if turn.speaker == FOCAL]
 
 
 def _place(episode: Episode, turn: int) -> int:
@@ -177,14 +181,8 @@ def encode_contexts(
     episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder, reserve: int
 ) -> list[ChatContext]:
     """The contexts of all chosen turns that fit, in order."""
-    places = [
-        (episode, i)
-        for episode, chosen in zip(episodes, selected, strict=True)
-        for i, wanted in enumerate(chosen)
-        if wanted
-    ]
-    contexts = (encoder.context(episode, i, reserve) for episode, i in places)
-    return [context for context in contexts if context is not None]
+    found = (encoder.contexts(episode, chosen, reserve) for episode, chosen in zip(episodes, selected, strict=True))
+    return [context for contexts in found for context in contexts]
 
 
 def collate_encoded(chats: Sequence[EncodedChat], pad_id: int) -> Chats:
