@@ -110,7 +110,7 @@ def test_the_stored_dev_scores_are_what_the_stored_weights_reach(name, shared_da
     assert measured["macro_f1"] > 0.44
 
 
-def test_training_uses_one_half_only_is_repeatable_and_survives_saving(shared_data, tmp_path):
+def test_training_uses_one_half_only_is_repeatable_and_survives_saving(shared_data, tmp_path, lines):
     comments = read_goemotions(shared_data / "goemotions" / "train.tsv").take(range(3000))
     mine = comments.half(HALVES["counterparty"][1])
     perceiver, again = (train("counterparty", part, max_features=1500) for part in (comments, mine))
@@ -118,6 +118,9 @@ def test_training_uses_one_half_only_is_repeatable_and_survives_saving(shared_da
     perceiver.save(tmp_path / "mine.npz")
     loaded = load_perceiver(str(tmp_path / "mine.npz"))
     assert loaded.version == perceiver.version and loaded.measured == perceiver.measured
+    texts = list(lines.values())
+    assert (loaded.detects(texts) == perceiver.detects(texts)).all()
+    assert loaded.probabilities(texts)[:-1, GOEMOTIONS.index("neutral")].mean() < 0.2  # balanced: no flood of neutral
     thanks = loaded.probabilities(["Thank you so much!"])[0]
     assert GOEMOTIONS[thanks.argmax()] == "gratitude"
 

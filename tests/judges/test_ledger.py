@@ -182,6 +182,19 @@ def test_processes_share_a_file_from_its_very_making(scenario, path):
         assert ledger.count() == 120
 
 
+def test_a_file_that_another_process_makes_first_is_taken_as_it_is(ask, path):
+    class Beaten(Ledger):
+        def _is_ledger(self):
+            found = super()._is_ledger()
+            if not found and not self.connection.in_transaction:
+                with Ledger(self.path) as first:
+                    LedgerJudge(CountingJudge(), first).scores(ask("theirs"))
+            return found
+
+    with Beaten(path) as ledger:
+        assert ledger.count() == 1
+
+
 def test_where_two_ask_at_once_both_report_the_score_that_was_first(ask, path):
     with Ledger(path) as mine, Ledger(path) as theirs:
         slow, quick = CountingJudge(), CountingJudge()

@@ -128,8 +128,9 @@ def test_an_acceptance_is_read_as_one(judge, scenario, history, text):
 
 def test_taking_an_offer_back_and_asking_for_the_moon_are_unrealistic(score):
     assert score(GOOD) > score(f"{ANGRY} I go back to 20 days, so please confirm it.")
-    moon = f"{ANGRY} I propose a period of -90 days."
-    assert score(f"{ANGRY} I propose a period of 30 days.", history=()) > score(moon, history=())
+    tight = Scenario("debt-001", "debt", focal_target=60.0, counterparty_target=130.0)
+    fair, moon = (f"{ANGRY} I propose payment in {days}." for days in ("60 days", "1 day"))
+    assert score(fair, history=(), scenario=tight) > score(moon, history=(), scenario=tight) + 1
 
 
 def test_positions_make_it_right_where_the_focal_side_wants_more(score):

@@ -11,7 +11,6 @@ the same time, the first score to arrive is kept, and both report that one.
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,6 +113,6 @@ def _valid(given: Judgement) -> Judgement:
     """The judgement as it may be stored: a score outside 1 to 10 is missing, and what is missing has a reason."""
     if given.score is None:
         return Judgement(None, given.reason or "the judge gave no score and no reason")
-    if not (math.isfinite(given.score) and LOWEST <= given.score <= HIGHEST):
+    if not LOWEST <= given.score <= HIGHEST:  # true of NaN too
         return Judgement(None, f"the judge gave {given.score}, which is not a score from 1 to 10")
     return Judgement(float(given.score))
