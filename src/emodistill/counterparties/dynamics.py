@@ -39,7 +39,7 @@ def state(persona: Persona, constants: Constants, heard: Sequence[FloatArray], s
         pull = float(shares @ _worn((1 - stage) * persona.early + stage * persona.late, fresh))
         mood = persona.temper + constants.mood_memory * (mood - persona.temper)
         mood = min(max(mood + float(shares @ _worn(persona.mood, fresh)), -1.0), 1.0)
-        previous = shares
+        previous = np.minimum(shares / constants.notice, 1.0)
     return State(mood, pull, exposure)
 
 

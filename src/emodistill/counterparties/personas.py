@@ -28,6 +28,7 @@ class Constants:
         gain: position that a pull of 1 draws in one round.
         habituation: how fast a family that is repeated wears off.
         stale: what is left of a gain at most repetition; below 0, repetition grates.
+        notice: the share from which a family is noticed in full, so that it wears off.
         memory: share of the exposure to a family that is left a round later.
         mood_memory: share of a mood that is left a round later.
         mood_generosity: how much mood speeds or slows the concessions.
@@ -40,6 +41,7 @@ class Constants:
     gain: float
     habituation: float
     stale: float
+    notice: float
     memory: float
     mood_memory: float
     mood_generosity: float

@@ -1,0 +1,153 @@
+"""Is there anything to learn? Tables of the simulated world, with the phrasebook on the focal seat.
+
+    python -m emodistill.counterparties.calibration
+
+Three questions, by domain: how often random emotions reach a deal; what each constant emotion earns, with 95 %
+intervals (bootstrap over scenarios); and what a state-dependent choice earns, by one step of look-ahead on the
+simulation. The answers for the shipped personas are in `docs/counterparty.md`.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from emodistill.counterparties.behavioural import TRAINING_PERSONAS, BehaviouralCounterparty
+from emodistill.counterparties.lookahead import LookAhead
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
+from emodistill.negotiation.agents import FocalAgent, Selector
+from emodistill.negotiation.domains import domain_names
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import FixedEmotion, NoEmotion, UniformEmotion
+
+_RESAMPLES = 2000
+
+
+def new_negotiations(domain: str, scenarios: int, repeats: int, seed: int) -> list[Negotiation]:
+    """`repeats` negotiations of each generated scenario; consecutive seeds, so the personas take turns."""
+    generated = generate_scenarios(domain, scenarios, seed)
+    return [
+        Negotiation(scenario, seed * 100_003 + i * repeats + repeat)
+        for i, scenario in enumerate(generated)
+        for repeat in range(repeats)
+    ]
+
+
+def focal(selector: Selector, vocabulary: Vocabulary) -> FocalAgent:
+    """The focal side of every row: only the selector differs."""
+    return FocalAgent(selector, ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+
+
+def interval(played: Sequence[Negotiation], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean utility, resampling scenarios."""
+    groups: dict[str, list[float]] = {}
+    for negotiation in played:
+        groups.setdefault(negotiation.scenario.id, []).append(negotiation.utility)
+    means = np.array([np.mean(group) for group in groups.values()])
+    draws = np.random.default_rng(seed).integers(len(means), size=(_RESAMPLES, len(means)))
+    low, high = np.quantile(means[draws].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summary(played: Sequence[Negotiation]) -> str:
+    """Utility with its interval, success, outcome of the deals and rounds, as one row's cells."""
+    deals = [negotiation.utility for negotiation in played if negotiation.end == "deal"]
+    low, high = interval(played)
+    utility = np.mean([negotiation.utility for negotiation in played])
+    rounds = np.mean([negotiation.turns[-1].round for negotiation in played])
+    outcome = np.mean(deals) if deals else float("nan")
+    return f"{utility:.3f} [{low:.3f}, {high:.3f}] | {len(deals) / len(played):.2f} | {outcome:.2f} | {rounds:.1f}"
+
+
+class Calibration:
+    """Plays rows of the tables, all against the same negotiations of a domain."""
+
+    def __init__(self, personas: Sequence[str], scenarios: int, repeats: int, seed: int) -> None:
+        self.vocabulary = load_vocabulary()
+        self.counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), personas)
+        self.scenarios, self.repeats, self.seed = scenarios, repeats, seed
+
+    def play(self, selector: Selector, domain: str, scenarios: int | None = None) -> list[Negotiation]:
+        negotiations = new_negotiations(domain, scenarios or self.scenarios, self.repeats, self.seed)
+        return play(negotiations, focal(selector, self.vocabulary), self.counterparty)
+
+    def constants(self, domains: Sequence[str]) -> dict[str, list[list[Negotiation]]]:
+        """For every label, the episodes of each domain under that constant emotion."""
+        rows = {}
+        for label in self.vocabulary.labels:
+            rows[label] = [self.play(FixedEmotion(self.vocabulary, label), domain) for domain in domains]
+        return rows
+
+    def look_ahead(self, rollouts: int) -> LookAhead:
+        agent = focal(UniformEmotion(self.vocabulary), self.vocabulary)
+        return LookAhead(self.vocabulary, agent, self.counterparty, rollouts, self.seed)
+
+
+def print_constants(rows: dict[str, list[list[Negotiation]]], domains: Sequence[str]) -> None:
+    """The 28 x 4 table, best first by the mean over domains."""
+    print(f"\n| constant emotion | mean | {' | '.join(domains)} |\n|---|---|{'---|' * len(domains)}")
+    means = {label: [float(np.mean([n.utility for n in cell])) for cell in cells] for label, cells in rows.items()}
+    for label in sorted(means, key=lambda label: -float(np.mean(means[label]))):
+        cells = []
+        for mean, played in zip(means[label], rows[label], strict=True):
+            low, high = interval(played)
+            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+        print(f"| {label} | {np.mean(means[label]):.3f} | {' | '.join(cells)} |")
+    spread = [max(column) - min(column) for column in zip(*means.values(), strict=True)]
+    print(
+        "spread between best and worst constant:",
+        ", ".join(f"{d} {s:.3f}" for d, s in zip(domains, spread, strict=True)),
+    )
+
+
+def print_arms(
+    calibration: Calibration, domains: Sequence[str], best: dict[str, str], args: argparse.Namespace
+) -> None:
+    print("\n| domain | arm | utility [95 %] | success | outcome | rounds |\n|---|---|---|---|---|---|")
+    for domain in domains:
+        selectors: dict[str, Selector] = {
+            "no emotion": NoEmotion(),
+            "random": UniformEmotion(calibration.vocabulary),
+            f"best constant ({best[domain]})": FixedEmotion(calibration.vocabulary, best[domain]),
+        }
+        if args.rollouts:
+            selectors["look-ahead"] = calibration.look_ahead(args.rollouts)
+        for name, selector in selectors.items():
+            print(
+                f"| {domain} | {name} | {summary(calibration.play(selector, domain, args.arm_scenarios))} |", flush=True
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", type=int, default=50, help="scenarios a domain for the constants")
+    parser.add_argument("--arm-scenarios", type=int, default=50, help="scenarios a domain for the arms")
+    parser.add_argument("--repeats", type=int, default=4, help="negotiations a scenario")
+    parser.add_argument(
+        "--rollouts", type=int, default=8, help="rollouts a candidate emotion; 0 leaves the look-ahead out"
+    )
+    parser.add_argument("--personas", nargs="+", default=list(TRAINING_PERSONAS))
+    parser.add_argument("--domains", nargs="+", default=domain_names())
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    began = time.monotonic()
+    print(f"seed {args.seed}, personas {', '.join(args.personas)}, {args.scenarios} x {args.repeats} episodes a cell")
+    calibration = Calibration(args.personas, args.scenarios, args.repeats, args.seed)
+    rows = calibration.constants(args.domains)
+    print_constants(rows, args.domains)
+    best = {
+        domain: max(rows, key=lambda label: float(np.mean([n.utility for n in rows[label][i]])))
+        for i, domain in enumerate(args.domains)
+    }
+    print_arms(calibration, args.domains, best, args)
+    print(f"\n{time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
