@@ -16,6 +16,7 @@ Texts may hold `{Column}` slots. A column whose name begins with `_` only serves
 """
 
 import datetime
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -131,7 +132,7 @@ def _drawn(rules: Domain, kind: str | None, spec: dict[str, Any], row: dict[str,
     scale = spec.get("scale", 1)
     factor = float(rng.uniform(*scale)) if isinstance(scale, list) else float(scale)
     value = float(np.prod(numbers) if kind == "product" else np.sum(numbers)) * factor + spec.get("offset", 0)
-    return _number(min(max(value, spec.get("low", value)), spec.get("high", value)), spec)
+    return _number(min(max(value, spec.get("low", -math.inf)), spec.get("high", math.inf)), spec)
 
 
 def _step(ends: list[float], spec: dict[str, Any], rng: np.random.Generator) -> float:

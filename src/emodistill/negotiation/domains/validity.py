@@ -18,8 +18,8 @@ _MORE_CSV = {"separates_after"}
 
 def check_domain(domain: "Domain") -> None:
     """Raises UserError, naming the file and the key, at the first thing that cannot work."""
-    for problem in (_numbers(domain), _words(domain), _csv(domain), _columns(domain)):
-        if problem:
+    for check in (_numbers, _words, _csv, _columns):
+        if problem := check(domain):
             raise UserError(f"domains/{domain.name}.yaml: {problem}")
 
 
