@@ -14,11 +14,16 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.scenarios import Scenario
 
 PERSONAS = TRAINING_PERSONAS + TEST_PERSONAS
-OFFERS = {"debt": (1, 7, 30, 45, 120), "disaster": (5, 60, 90, 145), "hospital": (1, 14, 29, 120), "student": (-30, 5, 90, 185)}
+OFFERS = {
+    "debt": (1, 7, 30, 45, 120),
+    "disaster": (5, 60, 90, 145),
+    "hospital": (1, 14, 29, 120),
+    "student": (-30, 5, 90, 185),
+}
 STATED = ("open", "hold", "concede")
 UNFIT = re.compile(
-    r"\b(kill|die|dead|death|suicide|hell|damn|shut up|sex\w*|drunk|beer|drug\w*|gun|weapon|hit you|beat you|hurt you|blood"
-    r"|stupid|idiot|ugly|hate you|worthless)\b",
+    r"\b(kill|die|dead|death|suicide|hell|damn|shut up|sex\w*|drunk|beer|drug\w*|gun|weapon|hit you|beat you"
+    r"|hurt you|blood|stupid|idiot|ugly|hate you|worthless)\b",
     re.IGNORECASE,
 )
 

@@ -1,0 +1,32 @@
+"""Whatever the focal side says, the counterparty answers by the rules of the table."""
+
+import math
+
+import pytest
+
+from emodistill.counterparties.behavioural import TEST_PERSONAS, TRAINING_PERSONAS, BehaviouralCounterparty
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.negotiation.protocol import Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
+
+
+@pytest.mark.parametrize("text", ["", "   ", "42", "😡😡😡", "?!" * 3000, "\x00\n{offer} {can}", "no offer from me"])
+@pytest.mark.parametrize("persona", TRAINING_PERSONAS + TEST_PERSONAS)
+def test_garbage_is_answered_not_raised(text: str, persona: str) -> None:
+    negotiation = Negotiation(Scenario("d", "student", 30.0, 210.0), 0)
+    agent = BehaviouralCounterparty(load_perceiver("counterparty"), [persona])
+    agent.begin([negotiation])
+    while negotiation.end is None:
+        negotiation.play(Turn(negotiation.round, "focal", text))
+        move = agent.act([negotiation])[0]
+        assert move.text and (move.offer is None or math.isfinite(move.offer))
+        negotiation.play(Turn(negotiation.round, "counterparty", move.text, move.act, move.offer))
+    assert negotiation.end in ("walk_away", "deadline")
+
+
+@pytest.mark.parametrize("offer", [-5000.0, 0.0, 1e9])
+def test_absurd_offers_end_or_go_on_within_the_rules(offer: float) -> None:
+    negotiation = Negotiation(Scenario("a", "debt", 20.0, 110.0), 0)
+    negotiation.play(Turn(1, "focal", "Here.", offer=offer))
+    move = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"]).act([negotiation])[0]
+    assert move.act == ("accept" if offer == 1e9 else "propose")
