@@ -58,7 +58,7 @@ def build(cfg: DictConfig, vocabulary: Any) -> "Runner":
     policy = OmegaConf.to_container(cfg.policy, resolve=True)
     corpus = instantiate(cfg.data.corpus, _convert_="all")
     return Runner(
-        scenarios=first_of_each_domain(corpus.scenarios("test"), cfg.scenarios),
+        scenarios=first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain),
         seeds=cfg.seeds,
         counterparty=BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas)),
         offers=instantiate(cfg.schedule),

@@ -3,6 +3,7 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_built: Callable[[], None]) 
 
     from emodistill.runs import read_checkpoint
 
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # hardware and adverts
     if checkpoint:
         print(f"continuing {checkpoint}")
         read_checkpoint(checkpoint, cfg.name, f"delete {checkpoint.parent} to start this stage again")

@@ -8,6 +8,7 @@ probability, so importance sampling is possible. Episodes of test scenarios are 
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -84,21 +85,23 @@ class BundledCorpus:
             "assets": assets_fingerprint(),
         }
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         digest = hashlib.sha256(json.dumps(self.recipe(), sort_keys=True).encode()).hexdigest()[:12]
         return self.root / f"bundled-{digest}"
 
+    @cached_property
+    def all_scenarios(self) -> list[Scenario]:
+        return [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
+
+    @cached_property
     def manifest(self) -> Manifest:
         """Which scenario is in which split."""
-        scenarios = [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
-        return split_of(scenarios, self.split_seed)
+        return split_of(self.all_scenarios, self.split_seed)
 
     def scenarios(self, split: str) -> list[Scenario]:
         """The scenarios of one split, in order of domain and id."""
-        manifest = self.manifest()
-        scenarios = [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
-        return [scenario for scenario in scenarios if manifest.split(scenario) == split]
+        return [scenario for scenario in self.all_scenarios if self.manifest.split(scenario) == split]
 
     def build(self) -> Path:
         target = self.folder / EPISODES
@@ -116,9 +119,8 @@ class BundledCorpus:
 
     def _build(self, target: Path) -> None:
         """Play part by part (a domain and a seed a part); a part on disk is not played again."""
-        manifest = self.manifest()
         (self.folder / "recipe.json").write_text(json.dumps(self.recipe(), indent=2), encoding="utf-8")
-        manifest.write(self.folder / "manifest.json")
+        self.manifest.write(self.folder / "manifest.json")
         seeds = range(self.episodes_per_scenario)
         parts = [
             (domain, seed, self.folder / "parts" / f"{domain}-{seed:03}.parquet")
@@ -129,7 +131,7 @@ class BundledCorpus:
         with progress("building the corpus", len(parts)) as advance:
             for domain, seed, part in parts:
                 if not part.is_file():
-                    write_episodes(self._play(domain, seed, manifest, counterparty), part)
+                    write_episodes(self._play(domain, seed, counterparty), part)
                 advance()
         episodes = [episode for _, _, part in parts for episode in read_episodes(part)]
         write_card(self.folder / "README.md", episodes, self.recipe())
@@ -138,11 +140,11 @@ class BundledCorpus:
             part.unlink()
         (self.folder / "parts").rmdir()
 
-    def _play(self, domain: str, seed: int, manifest: Manifest, counterparty: BehaviouralCounterparty) -> list[Episode]:
-        scenarios = [s for s in self.scenario_source.load(domain) if manifest.split(s) != "test"]
+    def _play(self, domain: str, seed: int, counterparty: BehaviouralCounterparty) -> list[Episode]:
+        seen = [s for s in self.all_scenarios if s.domain == domain and self.manifest.split(s) != "test"]
         focal = FocalAgent(UniformEmotion(self.vocabulary), self.schedule, PhrasebookSpeaker(self.vocabulary))
-        played = play([Negotiation(scenario, seed) for scenario in scenarios], focal, counterparty)
-        return [Episode.of(n, manifest.split(n.scenario), "uniform", focal.name) for n in played]
+        played = play([Negotiation(scenario, seed) for scenario in seen], focal, counterparty)
+        return [Episode.of(n, self.manifest.split(n.scenario), "uniform", focal.name) for n in played]
 
 
 def assets_fingerprint() -> str:

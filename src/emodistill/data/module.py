@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import lightning as L
+import torch
+from torch.utils.data import DataLoader
 
 from emodistill.data.corpus_file import Corpus
 from emodistill.data.schema import Episode
@@ -77,11 +79,18 @@ class NegotiationData(L.LightningDataModule):
             self._restored = None
         return self._batches
 
-    def val_dataloader(self) -> Iterable[Any]:
-        return self.view.validation_batches()
+    def val_dataloader(self) -> DataLoader[Any]:
+        # a list would count as many loaders; without a generator of its own the loader would draw from the global one
+        own = torch.Generator().manual_seed(self.seed)
+        batches = list(self.view.validation_batches())
+        return DataLoader(batches, batch_size=None, collate_fn=_as_it_is, generator=own)  # type: ignore[arg-type]  # a list
 
     def state_dict(self) -> dict[str, Any]:
         return self._batches.state_dict() if self._batches else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict or None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

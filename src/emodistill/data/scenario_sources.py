@@ -21,7 +21,7 @@ class GeneratedScenarios:
 
     def __init__(self, per_domain: int, seed: int) -> None:
         if per_domain < 10:
-            raise UserError(f"data.corpus.scenarios.per_domain={per_domain}: at least 10, to split them 70/10/20")
+            raise UserError(f"scenarios.per_domain={per_domain}: at least 10, to split them 70/10/20")
         self.per_domain, self.seed = per_domain, seed
 
     def load(self, domain: str) -> list[Scenario]:
@@ -39,7 +39,10 @@ class CsvScenarios:
 
     def load(self, domain: str) -> list[Scenario]:
         if domain not in self.files:
-            raise UserError(f"no CSV file for the domain '{domain}'; give data.corpus.scenarios.files.{domain}=PATH")
+            raise UserError(
+                f"no CSV file for the domain '{domain}'; give +scenarios.files.{domain}=PATH, or "
+                "leave it out of domains=[...]"
+            )
         return load_csv(self.files[domain], domain)
 
     def recipe(self) -> dict[str, Any]:

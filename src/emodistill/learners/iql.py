@@ -140,6 +140,9 @@ class IQLLearner(L.LightningModule):
             self.hparams["transition_facts"] = dict(facts)
         same_vocabulary(self.hparams["transition_facts"], facts)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = "iql"  # a checkpoint of another stage is refused by name
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint.get("hyper_parameters", {}).get("transition_facts")
         if stored and self.hparams["transition_facts"]:

@@ -155,6 +155,7 @@ class JPOLearner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.policy is not None
+        checkpoint["stage"] = "jpo"  # a checkpoint of another stage is refused by name
         checkpoint["expression_policy"] = self.policy.identity
         checkpoint["jpo"] = {"start": self.policy.start, "memory": self.rollouts.state()}
 

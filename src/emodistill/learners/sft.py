@@ -66,6 +66,7 @@ class SFTLearner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.policy is not None
+        checkpoint["stage"] = "sft"  # a checkpoint of another stage is refused by name
         checkpoint["expression_policy"] = self.policy.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
