@@ -125,13 +125,21 @@ def test_rounding_to_the_grid_favours_nobody() -> None:
     coarse, fine = Scenario("x", "disaster", 200.0, 160.0), Scenario("x", "disaster", 1240.0, 240.0)  # 1/8 and 1/200
     means = []
     for scenario in (coarse, fine):
-        negotiations = [Negotiation(scenario, seed) for seed in range(300)]
-        agent = counterparty("stoic")
+        negotiations = [Negotiation(scenario, seed) for seed in range(400)]
         for negotiation in negotiations:
             negotiation.play(Turn(1, "focal", "Hello.", offer=scenario.focal_target))
-        moves = agent.act(negotiations)
+        moves = counterparty("panicked").act(negotiations)
         means.append(np.mean([scenario.position(move.offer) for move in moves if move.offer is not None]))
     assert means[0] == pytest.approx(means[1], abs=0.012)
+
+
+def test_a_target_off_the_grid_is_not_overshot() -> None:
+    scenario = Scenario("x", "disaster", 160.0, 83.0)
+    for seed in range(40):
+        negotiation = Negotiation(scenario, seed)
+        negotiation.play(Turn(1, "focal", HEATED, offer=160.0))
+        offer = counterparty("threat").act([negotiation])[0].offer
+        assert offer is not None and scenario.position(offer) >= 0.0
 
 
 def test_anger_makes_pressure_give_and_threat_stand_still() -> None:

@@ -45,6 +45,13 @@ def test_look_ahead_does_not_know_the_draws_to_come() -> None:
     assert ahead.select([first]) == ahead.select([second])
 
 
+def test_rollouts_differ_and_serve_every_candidate_alike() -> None:
+    ahead = Calibration(("vanilla",), scenarios=1, repeats=1, seed=0).look_ahead(2)
+    negotiation = new_negotiations("debt", 1, 1, 0)[0]
+    draws = [ahead._copy(negotiation, rollout).rng["counterparty"].random() for rollout in (0, 1, 0)]
+    assert draws[0] == draws[2] != draws[1]
+
+
 def test_personas_take_turns() -> None:
     seeds = [n.seed for n in new_negotiations("debt", 5, 3, seed=1)]
     assert seeds == list(range(seeds[0], seeds[0] + 15))

@@ -49,6 +49,8 @@ def test_every_emotion_but_neutral_is_in_exactly_one_family() -> None:
 def test_training_and_test_personas_differ() -> None:
     assert len(TRAINING_PERSONAS) >= 4 and len(TEST_PERSONAS) >= 3
     assert not set(TRAINING_PERSONAS) & set(TEST_PERSONAS)
+    with pytest.raises(UserError, match=f"there are: {', '.join(TRAINING_PERSONAS + TEST_PERSONAS)}$"):
+        load_persona("")
 
 
 def test_an_unknown_persona_is_named_with_those_that_exist() -> None:

@@ -78,7 +78,7 @@ def next_position(
     step = (planned(persona, round) - before) * (1 + constants.mood_generosity * now.mood)
     step += constants.gain * now.pull + constants.noise * draw
     start = 0.0 if last is None else last
-    return max(start, min(start + max(step, 0.0), persona.reserve))
+    return max(start, min(start + step, persona.reserve))
 
 
 def walk_away_chance(persona: Persona, constants: Constants, now: State, round: int) -> float:
