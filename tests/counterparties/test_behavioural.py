@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from emodistill.counterparties.behavioural import TEST_PERSONAS, TRAINING_PERSONAS, BehaviouralCounterparty
+from emodistill.counterparties.lines import Mood, lines
 from emodistill.counterparties.personas import load_persona
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.errors import UserError
 from emodistill.negotiation.agents import FocalAgent
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.engine import play
@@ -62,13 +62,6 @@ def test_persona_goes_by_seed_and_is_recorded() -> None:
     assert [n.counterparty for n in negotiations] == [
         f"behavioural:{name}" for name in ("vanilla", "pressure", "victim", "threat", "vanilla")
     ]
-
-
-def test_unknown_or_missing_personas_are_user_errors() -> None:
-    with pytest.raises(UserError, match="no persona 'bully'; there are: vanilla"):
-        counterparty("vanilla", "bully")
-    with pytest.raises(UserError, match="needs a persona"):
-        BehaviouralCounterparty(load_perceiver("counterparty"), [])
 
 
 def test_same_seed_same_episode_whatever_the_batch() -> None:
@@ -194,3 +187,11 @@ def test_random_emotions_sometimes_reach_a_deal_and_sometimes_do_not(domain: str
 def test_every_persona_can_be_agreed_with_and_can_be_lost(persona: str) -> None:
     ends = {n.end for n in episodes("debt", 40, (persona,))}
     assert {"deal", "walk_away"} <= ends
+
+
+@pytest.mark.parametrize(("words", "mood"), [(HEATED, "cold"), ("Noted.", "even"), (GRATEFUL, "warm")])
+def test_its_own_words_let_the_mood_be_heard(words: str, mood: Mood) -> None:
+    negotiation, _ = after([words], "victim")
+    offer = load_domain("debt").say(negotiation.offers(COUNTERPARTY)[0])
+    written = [line.replace("{offer}", offer) for line in lines("victim", "debt", mood, "open")]
+    assert negotiation.turns[-1].text in written

@@ -6,6 +6,7 @@ import pytest
 
 from emodistill.counterparties.behavioural import TEST_PERSONAS, TRAINING_PERSONAS, BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
+from emodistill.errors import UserError
 from emodistill.negotiation.protocol import Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -30,3 +31,20 @@ def test_absurd_offers_end_or_go_on_within_the_rules(offer: float) -> None:
     negotiation.play(Turn(1, "focal", "Here.", offer=offer))
     move = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"]).act([negotiation])[0]
     assert move.act == ("accept" if offer == 1e9 else "propose")
+
+
+def test_unknown_or_missing_personas_are_user_errors() -> None:
+    with pytest.raises(UserError, match="no persona 'bully'; there are: vanilla"):
+        BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla", "bully"])
+    with pytest.raises(UserError, match="needs a persona"):
+        BehaviouralCounterparty(load_perceiver("counterparty"), [])
+
+
+def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emodistill.counterparties.behavioural._REMEMBERED", 3)
+    agent = BehaviouralCounterparty(load_perceiver("counterparty"))
+    for round in range(8):
+        negotiation = Negotiation(Scenario("a", "debt", 20.0, 110.0), 0)
+        negotiation.play(Turn(1, "focal", f"Reading {'very ' * round}slowly."))
+        agent.act([negotiation])
+    assert len(agent._perceived) <= 4
