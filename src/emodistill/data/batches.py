@@ -21,6 +21,9 @@ class TransitionBatches:
     An epoch is a stretch between validations and not a pass: each pass within it is a permutation of the table, so
     every row is used equally often to within one, and every batch is full.
 
+    Under distributed training a batch is `batch_size` rows on every rank: the ranks share one order, and rank r takes
+    the rows r, r + world size, r + 2 world size ... of it, so that all of them together step through every row.
+
     Lightning calls `sampler.set_epoch` before each epoch. The DataModule carries `state_dict`, because Lightning 2.6
     drops the state of a loader where `trainer.estimated_stepping_batches` is read.
     """
@@ -32,8 +35,8 @@ class TransitionBatches:
             )
         check_finite(table)
         self.table, self.batch_size, self.batches_per_epoch, self.seed = table, batch_size, batches_per_epoch, seed
-        self.epoch = 0
-        self.served = 0
+        self.rank, self.world_size = 0, 1
+        self.epoch = self.served = 0
         self._resume_from: dict[str, int] | None = None
 
     @property
@@ -49,14 +52,15 @@ class TransitionBatches:
     def __iter__(self) -> Iterator[Transitions]:
         state, self._resume_from = self._resume_from, None
         self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
-        rows = self.order(self.epoch)[self.served * self.batch_size :]
-        for index in torch.split(rows, self.batch_size):
+        order = self.order(self.epoch)
+        for start in range(self.served * self.batch_size, len(order), self.batch_size):
             self.served += 1
+            index = order[start : start + self.batch_size]
             yield Transitions(*(column.index_select(0, index) for column in self.table))
 
     def order(self, epoch: int) -> Tensor:
-        """Rows of the table in the order of one epoch, (batches_per_epoch * batch_size,)."""
-        count, length = self.batches_per_epoch * self.batch_size, len(self.table.action)
+        """Rows of the table in the order of one epoch, (batches_per_epoch * batch_size * world_size,)."""
+        count, length = self.batches_per_epoch * self.batch_size * self.world_size, len(self.table.action)
         generator = np.random.default_rng((self.seed, epoch))
         passes = [generator.permutation(length) for _ in range(-(-count // length))]
         return torch.from_numpy(np.concatenate(passes)[:count])
