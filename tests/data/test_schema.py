@@ -71,3 +71,24 @@ def test_a_nan_offer_is_refused_by_row_and_round(tmp_path):
     row["turns"][2]["offer"] = math.nan
     with pytest.raises(UserError, match=r"row 0 .*focal's offer in round 2 is nan"):
         read_episodes(corrupt(tmp_path / "c.parquet", [row]))
+
+
+def test_damaged_pages_behind_a_sound_footer_are_explained(tmp_path, caplog):
+    path = tmp_path / "c.parquet"
+    write_episodes([make_episode()], path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
+    with pytest.raises(UserError, match="not a readable Parquet"):
+        read_episodes(path)
+
+
+def test_reading_leaves_nothing_behind_and_takes_a_name_as_it_is(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("HOME", str(scratch))
+    path = tmp_path / "run [1] *" / "episodes.parquet"
+    write_episodes([make_episode()], path)
+    assert read_episodes(path) == [make_episode()]
+    assert not list(scratch.iterdir())
+    assert list(path.parent.iterdir()) == [path]

@@ -1,7 +1,9 @@
 """One row an episode: the Parquet schema, and the way between rows, `Episode` and `Negotiation` (ARCHITECTURE 2)."""
 
+import glob
 import json
 import math
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,19 +160,33 @@ def read_episodes(path: Path) -> list[Episode]:
     Raises:
         UserError: if the file is missing, is no Parquet of this schema, is empty, or a row of it is malformed.
     """
-    remedy = "delete its folder to have it built again, or point data.path at a corpus"
+    remedy = "delete its folder to have it built again, or point data.corpus.path at a corpus"
     if not path.is_file():
         raise UserError(f"the corpus {path} does not exist; {remedy}")
     try:
-        table = pq.read_table(path)
+        footer = pq.read_metadata(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); {remedy}") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in footer.schema.to_arrow_schema().names]
     if missing:
         raise UserError(f"{path} is not an episode corpus: the columns {', '.join(missing)} are missing; {remedy}")
-    if table.num_rows == 0:
+    if footer.num_rows == 0:
         raise UserError(f"the corpus {path} is empty; {remedy}")
-    return [_checked(row, path, number) for number, row in enumerate(table.to_pylist())]
+    return [_checked(row, path, number) for number, row in enumerate(_rows(path, remedy))]
+
+
+def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """All rows, read through `datasets`, which keeps an Arrow copy of a file: ours is gone once the rows are read."""
+    import datasets  # two seconds, which nobody should pay who reads no corpus
+
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(prefix="emodistill-") as copy:
+        try:  # the name is taken for a pattern, so it is escaped
+            table = datasets.Dataset.from_parquet(glob.escape(str(path)), cache_dir=copy, keep_in_memory=True)
+        except datasets.exceptions.DatasetGenerationError as error:
+            why = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"{path} is not a readable Parquet file ({why}); {remedy}") from error
+    return list(table.to_list())
 
 
 def _checked(row: dict[str, Any], path: Path, number: int) -> Episode:
