@@ -17,7 +17,10 @@ from emodistill.errors import UserError
 
 
 class ResumableBatches(Protocol):
-    """A training loader that knows where it is."""
+    """A training loader that knows where it is, and which share of every epoch is its own."""
+
+    rank: int
+    world_size: int
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -74,6 +77,8 @@ class NegotiationData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableBatches:
         self._batches = self.view.train_batches(self.seed)
+        if self.trainer is not None:
+            self._batches.rank, self._batches.world_size = self.trainer.global_rank, self.trainer.world_size
         if self._restored is not None:
             self._batches.load_state_dict(self._restored)
             self._restored = None

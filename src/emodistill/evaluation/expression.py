@@ -11,7 +11,7 @@ from emodistill.data.chats import ChatContext
 from emodistill.data.selection import Scorer
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.evaluation.metrics import Faithfulness
+from emodistill.evaluation.metrics import recognised
 from emodistill.negotiation.offers import parse_offer
 
 
@@ -46,13 +46,12 @@ def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabula
     An offer counts as stated where the neutral parser reads the offer of the directive in the words. Scores that are
     missing are left out of their mean.
     """
-    faithful = Faithfulness(perceiver, vocabulary)
-    faithful.update_texts([row.text for row in spoken], [row.context.emotion for row in spoken])
+    faithful = recognised([(row.text, row.context.emotion) for row in spoken], perceiver, vocabulary)
     asked = [row for row in spoken if row.context.offer is not None]
     stated = [parse_offer(row.text, row.context.scenario.domain) == row.context.offer for row in asked]
     scores = [row.score for row in spoken if row.score is not None]
     return {
-        "faithfulness": float(faithful.compute()),
+        "faithfulness": mean([float(yes) for yes in faithful]),
         "stated_offers": mean([float(yes) for yes in stated]),
         "judge_score": mean(scores),
         "words": mean([float(len(row.text.split())) for row in spoken]),

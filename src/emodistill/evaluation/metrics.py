@@ -88,16 +88,19 @@ class Faithfulness(_Mean):
         self.perceiver, self.vocabulary = perceiver, vocabulary
 
     def update(self, episodes: Sequence[Episode]) -> None:
-        turns = [turn for episode in valid(episodes) for turn in episode.focal_turns]
-        self.update_texts([turn.text for turn in turns], [turn.emotion for turn in turns])
+        turns = [(turn.text, turn.emotion) for episode in valid(episodes) for turn in episode.focal_turns]
+        self.add([float(yes) for yes in recognised(turns, self.perceiver, self.vocabulary)])
 
-    def update_texts(self, texts: Sequence[str], emotions: Sequence[str | None]) -> None:
-        """Count utterances with the emotions they were asked to show; None asks for none and is left out."""
-        shown = [(text, emotion) for text, emotion in zip(texts, emotions, strict=True) if emotion is not None]
-        if shown:
-            perceived = as_vocabulary(self.perceiver.probabilities([text for text, _ in shown]), self.vocabulary)
-            first = perceived.argmax(1).tolist()
-            self.add([float(self.vocabulary.index(e) == best) for (_, e), best in zip(shown, first, strict=True)])
+
+def recognised(
+    utterances: Sequence[tuple[str, str | None]], perceiver: Perceiver, vocabulary: Vocabulary
+) -> list[bool]:
+    """Whether `perceiver` names the intended emotion first, for each (text, emotion); no emotion is left out."""
+    shown = [(text, emotion) for text, emotion in utterances if emotion is not None]
+    if not shown:
+        return []
+    first = as_vocabulary(perceiver.probabilities([text for text, _ in shown]), vocabulary).argmax(1).tolist()
+    return [vocabulary.index(emotion) == best for (_, emotion), best in zip(shown, first, strict=True)]
 
 
 def valid(episodes: Sequence[Episode]) -> list[Episode]:
