@@ -3,8 +3,10 @@
 The same situations serve every policy, so base model, SFT and JPO are compared on equal terms.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from emodistill.data.chats import ChatContext
@@ -13,6 +15,7 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import recognised
 from emodistill.negotiation.offers import parse_offer
+from emodistill.runs import write_whole
 
 
 class Sampler(Protocol):
@@ -56,6 +59,43 @@ def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabula
         "judge_score": mean(scores),
         "words": mean([float(len(row.text.split())) for row in spoken]),
     }
+
+
+class ExpressionTest:
+    """Measures sources of words one by one and keeps what was found, so that a source is measured once.
+
+    Args:
+        contexts: situations of the validation split.
+        folder: results go to `<folder>/<source>.json`, samples included.
+    """
+
+    def __init__(
+        self, contexts: Sequence[ChatContext], judge: Scorer, perceiver: Perceiver, vocabulary: Vocabulary, folder: Path
+    ) -> None:
+        self.contexts, self.judge, self.folder = contexts, judge, folder
+        self.perceiver, self.vocabulary = perceiver, vocabulary
+
+    def file(self, source: str) -> Path:
+        return self.folder / f"{source}.json"
+
+    def measure(self, source: str, sampler: Sampler) -> None:
+        """Let the sampler's policy speak in all situations, unless that was done before."""
+        if self.file(source).is_file() or not self.contexts:
+            return
+        spoken = speak(sampler, self.contexts, self.judge, seed=0)
+        found = figures(spoken, self.perceiver, self.vocabulary)
+        samples = [
+            {"they": row.context.words, "emotion": row.context.emotion, "reply": row.text, "judge": row.score}
+            for row in spoken
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"source": source, "situations": len(spoken), **found, "samples": samples}
+        write_whole(self.file(source), json.dumps(content, indent=1, ensure_ascii=False))
+
+    def rows(self, sources: Sequence[str]) -> list[dict[str, Any]]:
+        """What was measured of these sources, without the samples."""
+        found = [json.loads(self.file(source).read_text()) for source in sources if self.file(source).is_file()]
+        return [{key: value for key, value in row.items() if key != "samples"} for row in found]
 
 
 def mean(values: Sequence[float]) -> float:

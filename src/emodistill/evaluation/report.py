@@ -1,4 +1,4 @@
-"""From played episodes to `report.json`, a table on the screen and a verdict for each domain.
+"""From played episodes to the content of `report.json`: cells, comparisons and a verdict for each domain.
 
 The rule of the verdict, fixed before any number: `emodistill` **exceeds** where its paired difference of utility to
 `vanilla` and to `iql` both have a 95 % interval above 0; it is **below** where one of them lies below 0; everything
@@ -9,9 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver
@@ -103,35 +100,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the table and the verdicts."""
-    table = Table(title="arms on unseen scenarios; utility with its 95 % interval over scenarios")
-    for column in ("domain", "arm", "episodes", "invalid", "success", "outcome", "utility", "rounds", "faithful"):
-        table.add_column(column, justify="left" if column in ("domain", "arm") else "right")
-    table.add_column("appended", justify="right")
-    rows = sorted(report["cells"], key=lambda row: row["domain"])
-    for before, row in zip([None, *rows], rows, strict=False):
-        if before and before["domain"] != row["domain"]:
-            table.add_section()
-        low, high = (number(bound) for bound in row["utility_ci"])
-        utility = f"{number(row['utility'])} [{low}, {high}]"
-        middle = [number(row["success"]), number(row["outcome"]), utility, number(row["rounds"], 1)]
-        counts = [str(row["episodes"]), str(row["invalid"])]
-        appended = f"{row['offers_appended']}/{row['focal_turns']}"
-        table.add_row(row["domain"], row["arm"], *counts, *middle, number(row["faithfulness"]), appended)
-    console.print(table)
-    for domain, verdict in report["verdict"].items():
-        console.print(f"{domain}: {SUBJECT} {_SENTENCE[verdict]}")
-
-
-_SENTENCE = {
-    "exceeds": "exceeds vanilla and iql",
-    "within noise": "is within noise of vanilla and iql",
-    "below": "is below vanilla or iql",
-}
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

@@ -14,7 +14,8 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, Words, selector_of
-from emodistill.evaluation.report import VERDICT_RULE, build_report
+from emodistill.evaluation.report import VERDICT_RULE, build_report, plain
+from emodistill.evaluation.tables import markdown
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
@@ -33,6 +34,7 @@ class Runner:
         offers: the focal side's offer policy, the same for every arm.
         speaker: makes the speaker for a source of words; called once for each source, one speaker alive at a time.
         selector: loads the trained selector.
+        on_speaker: called with each source of words when its speaker is ready, before its arms are played.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
     """
 
@@ -46,18 +48,20 @@ class Runner:
         selector: Callable[[], Selector],
         vocabulary: Vocabulary,
         folder: Path,
+        on_speaker: Callable[[Words], None] = lambda words: None,
     ) -> None:
         if not scenarios or seeds < 1:
             raise UserError(f"nothing to play: {len(scenarios)} scenarios x {seeds} seeds; give at least one of each")
         self.scenarios, self.seeds = scenarios, seeds
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
-        self.speaker, self.selector, self.folder = speaker, selector, folder
+        self.speaker, self.selector, self.folder, self.on_speaker = speaker, selector, folder, on_speaker
 
     def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
         """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
         missing = [arm for arm in arms if not self._file(arm).is_file()]
         for words in dict.fromkeys(arm.words for arm in missing):
             speaker = self.speaker(words)
+            self.on_speaker(words)
             for arm in (arm for arm in missing if arm.words == words):
                 write_episodes(self._play(arm, speaker), self._file(arm))
         return {arm.name: read_episodes(self._file(arm)) for arm in arms}
@@ -65,7 +69,11 @@ class Runner:
     def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:
         selector = selector_of(arm, self.vocabulary, self.selector)
         focal = FocalAgent(selector, self.offers, speaker)
-        negotiations = [Negotiation(scenario, seed) for scenario in self.scenarios for seed in range(self.seeds)]
+        negotiations = [
+            Negotiation(scenario, i + seed)  # counterparties take turns by seed: few seeds must not mean one persona
+            for i, scenario in enumerate(self.scenarios)
+            for seed in range(self.seeds)
+        ]
         with progress(f"playing {arm.name}", len(negotiations)) as advance:
             over = 0
 
@@ -82,10 +90,16 @@ class Runner:
 
 
 def write_report(
-    folder: Path, played: dict[str, list[Episode]], perceiver: Perceiver, vocabulary: Vocabulary, about: dict[str, Any]
+    folder: Path,
+    played: dict[str, list[Episode]],
+    perceiver: Perceiver,
+    vocabulary: Vocabulary,
+    expression: Sequence[dict[str, Any]],
+    about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Compute the report and write `<folder>/report.json`."""
+    """Compute the report; write `<folder>/report.json` and, for people, `<folder>/report.md`."""
     report = build_report(played, perceiver, vocabulary, seed=0)
+    report["expression"] = plain(list(expression))
     report["about"] = {
         **about,
         "date": date.today().isoformat(),
@@ -95,6 +109,7 @@ def write_report(
         "verdict_rule": VERDICT_RULE,
     }
     write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / "report.md", markdown(report))
     return report
 
 
