@@ -1,8 +1,10 @@
 """What `train.py` and `evaluate.py` share: mistakes of the user end in one sentence, everything else in a traceback."""
 
 import errno
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from emodistill.errors import UserError
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+NOISE = (  # warnings of packages about themselves, which a user can do nothing about
+    ".*is_gradient_checkpointing",  # peft 0.21 on transformers 5.23
+    ".*_check_is_size",  # bitsandbytes 0.50 on torch 2.13
+    ".*does not have many workers",  # lightning 2.6: our loaders cut tensors and need none
+    ".*LeafSpec",  # lightning 2.6 on torch 2.13
+    "Checkpoint directory .* exists and is not empty",  # lightning 2.6: that is what a resume is
+)
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -26,6 +35,10 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(config, about))
         return
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # hardware, adverts
     with explained():  # a configuration that cannot be composed
         main()
 

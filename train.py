@@ -3,7 +3,6 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,6 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_built: Callable[[], None]) 
 
     from emodistill.runs import read_checkpoint
 
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # hardware and adverts
     if checkpoint:
         print(f"continuing {checkpoint}")
         read_checkpoint(checkpoint, cfg.name, f"delete {checkpoint.parent} to start this stage again")

@@ -6,6 +6,8 @@ can be missing is one error that names the key `model`. Only safetensors are rea
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
@@ -106,12 +109,23 @@ def load_model(model: str, dtype: str | torch.dtype = torch.bfloat16) -> PreTrai
         raise UserError(f"dtype={dtype}: choose one of {', '.join(DTYPES)}")
     folder = model_folder(model)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(str(dtype), dtype))
+        with without_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(str(dtype), dtype))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
     return loaded.eval()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Reading weights from the disk takes a moment: no bar for that. Downloads keep theirs."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # as above
 
 
 def _first_line(error: Exception) -> str:

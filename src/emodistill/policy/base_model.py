@@ -9,7 +9,7 @@ import bitsandbytes as bnb
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import DTYPES, load_model, model_folder
+from emodistill.language_models.local import DTYPES, load_model, model_folder, without_bars
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
@@ -33,9 +33,9 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-        base = AutoModelForCausalLM.from_pretrained(
-            model_folder(base_model), quantization_config=quantisation, dtype=dtype
-        )
+        folder = model_folder(base_model)
+        with without_bars():
+            base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=dtype)
     scaled = [name for name in _SCALED_LOGITS if getattr(base.config, name, None) not in (None, 1, 1.0)]
     if scaled:
         raise UserError(
