@@ -121,11 +121,11 @@ def load_model(model: str, dtype: str | torch.dtype = torch.bfloat16) -> PreTrai
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Reading weights from the disk takes a moment: no bar for that. Downloads keep theirs."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # as above
+        transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
