@@ -84,7 +84,7 @@ class StageFolder:
             raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
         now = flat(config)
         keys = sorted(key for key in before.keys() | now.keys() if not _same(before.get(key), now.get(key)))
-        differing = [key for key in keys if not key.startswith(MAY_CHANGE)]
+        differing = [key for key in keys if not any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)]
         if differing:
             shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(

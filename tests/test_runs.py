@@ -1,0 +1,195 @@
+"""The folder of a stage: what running a command again means, and that nobody else is in it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from emodistill.errors import UserError
+from emodistill.locks import exclusive
+from emodistill.runs import MAY_CHANGE, StageFolder, flat, read_checkpoint, write_whole
+
+CONFIG = {"name": "sft", "seed": 0, "learner": {"rates": [1, 2], "lora": {"r": 4, "extra": {}}}, "resume": "auto"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StageFolder(tmp_path / "run" / "sft")
+
+
+@pytest.fixture
+def begun(folder):
+    folder.record(CONFIG)
+    return folder
+
+
+def changed(**values):
+    return CONFIG | values
+
+
+def test_a_stage_is_new_then_continued_then_finished(folder):
+    assert folder.state(CONFIG, "auto") == "new"
+    folder.record(CONFIG)
+    assert folder.state(CONFIG, "auto") == "new"  # killed before its first checkpoint: nothing to continue from
+    folder.last.write_bytes(b"weights")
+    assert folder.state(CONFIG, "auto") == "continue"
+    folder.finish({"steps": 3, "val/loss": 0.5})
+    assert folder.state(CONFIG, "auto") == "finished"
+    assert folder.summary() == {"steps": 3, "val/loss": 0.5}
+
+
+def test_a_stage_that_kept_no_checkpoint_can_be_finished(begun):
+    begun.finish({"steps": 0})
+    assert begun.state(CONFIG, "auto") == "finished"
+
+
+def test_what_a_stage_began_with_stays_on_record(begun):
+    begun.record(changed(seed=5))
+    assert yaml.safe_load(begun.config_file.read_text(encoding="utf-8")) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        (changed(seed=1), ["seed was 0, is 1"]),
+        (changed(learner={"rates": [1, 3], "lora": {"r": 4, "extra": {}}}), ["learner.rates was [1, 2], is [1, 3]"]),
+        (changed(learner={"rates": [1, 2], "lora": {"r": 4}}), ["learner.lora.extra was {}, is None"]),
+        (changed(new=7), ["new was None, is 7"]),
+        ({"name": "sft"}, ["learner.lora.r was 4, is None", "seed was 0, is None"]),
+    ],
+)
+def test_a_changed_configuration_is_refused_key_by_key(begun, now, named):
+    with pytest.raises(UserError, match="begun with another configuration") as refusal:
+        begun.state(now, "auto")
+    for words in (*named, str(begun.path), "another run=..."):
+        assert words in str(refusal.value)
+
+
+def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
+    begun.finish({})
+    with pytest.raises(UserError, match="seed was 0, is 1"):
+        begun.state(changed(seed=1), "auto")
+
+
+def test_some_keys_may_change(begun):
+    trainer = {"enable_progress_bar": False, "max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
+    assert {f"trainer.{key}" for key in trainer} | {"resume"} == set(MAY_CHANGE)
+    assert begun.state(changed(trainer=trainer), "auto") == "new"
+    with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
+        begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")
+
+
+def test_a_key_that_only_begins_like_one_that_may_change_may_not(begun):
+    with pytest.raises(UserError, match=r"trainer\.devices_per_node was None, is 1"):
+        begun.state(changed(trainer={"devices_per_node": 1}), "auto")
+
+
+def test_not_a_number_is_itself(folder):
+    folder.record({"rate": float("nan")})
+    assert folder.state({"rate": float("nan")}, "auto") == "new"
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "just words", "", "- 1\n- 2"])
+def test_a_damaged_record_is_named(begun, text):
+    begun.config_file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged; delete .*run.sft or choose another run"):
+        begun.state(CONFIG, "auto")
+
+
+def test_resume_never_refuses_a_used_folder_and_other_words_are_no_choice(folder):
+    assert folder.state(CONFIG, "never") == "new"
+    folder.record(CONFIG)
+    with pytest.raises(UserError, match="used already and resume=never"):
+        folder.state(CONFIG, "never")
+    with pytest.raises(UserError, match="resume=perhaps: use auto"):
+        folder.state(CONFIG, "perhaps")
+
+
+def test_leaves_have_dotted_names():
+    assert flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}, "f": None}) == {"a.b": 1, "a.c.d": [1], "e": {}, "f": None}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "report.json"
+    write_whole(target, "first")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(target, "second \ud800")
+    assert target.read_text(encoding="utf-8") == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_checkpoint_is_read_back(tmp_path):
+    path = tmp_path / "best.ckpt"
+    torch.save({"stage": "iql", "state_dict": {"w": torch.ones(2)}}, path)
+    assert read_checkpoint(path, "iql", "train it")["state_dict"]["w"].tolist() == [1.0, 1.0]
+    with pytest.raises(UserError, match=r"best\.ckpt is a checkpoint of iql, not of stage sft; train it"):
+        read_checkpoint(path, "sft", "train it")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"best\.ckpt is missing; train it with stage=iql"):
+        read_checkpoint(tmp_path / "best.ckpt", "iql", "train it with stage=iql")
+
+
+class Harmful:
+    """A pickle could run any code; only plain weights are read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "words", "code", "list"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "last.ckpt"
+    torch.save({"stage": "iql", "w": Harmful() if damage == "code" else torch.ones(2000)}, path)
+    whole = path.read_bytes()
+    if damage == "list":
+        torch.save([1, 2], path)
+    elif damage != "code":
+        path.write_bytes({"empty": b"", "cut": whole[:2000], "words": b"no checkpoint"}[damage])
+    with pytest.raises(UserError, match=r"last\.ckpt is (damaged or no|a) checkpoint.*; start over"):
+        read_checkpoint(path, "iql", "start over")
+    assert not (tmp_path / "harm").exists()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from emodistill.locks import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_for_one_process_and_its_lock_goes_with_it(tmp_path):
+    source = Path(__file__).resolve().parents[1] / "src"
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(UserError, match=f"{tmp_path.name} is in use by process {holder.pid}"),
+                exclusive(tmp_path),
+            ):
+                pytest.fail("two processes in one folder")
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text(encoding="utf-8") == f"process {os.getpid()}"
+
+
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), exclusive(tmp_path / "new"):
+        raise RuntimeError
+    with exclusive(tmp_path / "new"), pytest.raises(UserError, match="in use by process"), exclusive(tmp_path / "new"):
+        pytest.fail("held twice")
