@@ -26,6 +26,7 @@ class Difference:
         effect_size: mean over standard deviation of the scenario differences (Cohen's d_z); nan where all are equal.
         p_value: two-sided, by flipping the signs of scenario differences.
         pairs: number of paired episodes.
+        scenarios: number of scenarios that they are of; one alone has no spread, so nothing follows from it.
     """
 
     mean: float
@@ -33,9 +34,12 @@ class Difference:
     effect_size: float
     p_value: float
     pairs: int
+    scenarios: int
 
     @property
     def verdict(self) -> str:
+        if self.scenarios < 2:
+            return "within noise"
         if self.interval[0] > 0:
             return "exceeds"
         return "below" if self.interval[1] < 0 else "within noise"
@@ -70,7 +74,7 @@ def paired_difference(first: Mapping[Key, float], second: Mapping[Key, float], s
     differences = [first[key] - second[key] for key in keys]
     scenarios = [key[:2] for key in keys]
     if not keys:
-        return Difference(float("nan"), (float("nan"), float("nan")), float("nan"), float("nan"), 0)
+        return Difference(float("nan"), (float("nan"), float("nan")), float("nan"), float("nan"), 0, 0)
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for scenario, difference in zip(scenarios, differences, strict=True):
         groups[scenario].append(difference)
@@ -82,6 +86,7 @@ def paired_difference(first: Mapping[Key, float], second: Mapping[Key, float], s
         float(means.mean()) / spread if spread > 0 else float("nan"),
         sign_flip_p(means, seed),
         len(keys),
+        len(means),
     )
 
 

@@ -1,0 +1,134 @@
+"""Whole stages on a tiny model and a tiny corpus, in this process: what `python train.py ...` does, without its start.
+
+A session fixture of a test file makes the `Workplace`; its corpus is built once and read by every run in it.
+"""
+
+import random
+import shutil
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from tiny_model import build_tiny_model
+
+from evaluate import evaluate
+from train import train
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SIZE = {
+    "iql_steps": 8,
+    "iql_val_every": 4,
+    "sft_steps": 6,
+    "jpo_steps": 4,
+    "val_every": 2,
+    "test_scenarios": 1,
+    "seeds": 1,
+    "validation_chats": 2,
+    "validation_contexts": 2,
+}
+QUIET = ("callbacks.progress_bar=null", "+trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
+
+
+def composed(config, *overrides):
+    """The configuration as Hydra composes it; the folder of configs is the project's own."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(config, overrides=[str(override) for override in overrides])
+
+
+class Workplace:
+    """A folder with a tiny model, a corpus and any number of runs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.model = build_tiny_model(folder / "model")
+
+    def overrides(self, run):
+        """What every command here has in common."""
+        return [
+            f"run_dir={self.folder / run}",
+            f"model.base_model={self.model}",
+            f"data.corpus.folder={self.folder / 'corpora'}",
+            "data.corpus.episodes_per_scenario=2",
+            "scenarios.per_domain=10",
+            "domains=[debt]",
+            *(f"size.{key}={value}" for key, value in SIZE.items()),
+        ]
+
+    def config(self, stage, run="run", *overrides):
+        ledger = f"judge.ledger.path={self.folder / 'ledger.sqlite'}"
+        batches = (
+            ["data.view.batch_size=16"] if stage == "iql" else ["data.view.batch_size=2", "sampler.max_new_tokens=6"]
+        )
+        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run)]
+        return composed("train", *own, *overrides)
+
+    def train(self, stage, run="run", *overrides):
+        return train(self.config(stage, run, *overrides))
+
+    def evaluate(self, run="run", *overrides):
+        return evaluate(composed("evaluate", *self.overrides(run), "sampler.max_new_tokens=6", *overrides))
+
+    def copy(self, run, other, stages):
+        """A new run that begins with the finished stages of another."""
+        for stage in stages:
+            shutil.copytree(self.folder / run / stage, self.folder / other / stage)
+
+    def weights(self, run, stage, name="last.ckpt"):
+        """The learned weights in a checkpoint."""
+        saved = torch.load(self.folder / run / stage / name, weights_only=True)
+        return saved["state_dict"]
+
+
+class PowerCut(L.Callback):
+    """Saves `last.ckpt` after a step, as the run itself would, and ends the run there.
+
+    Args:
+        when: `step`, or `validation`: right after the validation that follows the step.
+    """
+
+    def __init__(self, step, path, when="step"):
+        self.step, self.path, self.when = step, Path(path), when
+
+    def on_train_batch_end(self, trainer, *_):
+        if self.when == "step" and trainer.global_step == self.step:
+            self.cut(trainer)
+
+    def on_validation_end(self, trainer, *_):
+        if self.when == "validation" and trainer.global_step == self.step:
+            self.cut(trainer)
+
+    def cut(self, trainer):
+        trainer.save_checkpoint(self.path)
+        raise RuntimeError("power cut")
+
+
+def scramble():
+    """A fresh process remembers nothing."""
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+
+
+def cut_and_resume(place, stage, run, step, when="step", overrides=()):
+    """Train with a power cut, then the same command again; returns the trainer of the second."""
+    cfg = place.config(stage, run, *overrides)
+    path = f"{cfg.stage_dir}/last.ckpt"
+    cut = {"_target_": "tiny_runs.PowerCut", "step": step, "path": path, "when": when}
+    with pytest.raises(RuntimeError, match="power cut"):
+        place.train(stage, run, *overrides, *(f"+callbacks.cut.{key}={value}" for key, value in cut.items()))
+    scramble()
+    forget_cut(Path(cfg.stage_dir))
+    return place.train(stage, run, *overrides)
+
+
+def forget_cut(stage_dir):
+    """The callback that stands for the power cut is no part of the configuration that is continued."""
+    import yaml
+
+    file = stage_dir / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    del config["callbacks"]["cut"]
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
