@@ -38,6 +38,7 @@ ROW = "7,Flood,Cold,60,120,"
 REPAIRS = {
     "Water, Rope,“It holds, wait.”": "Water, Rope",
     "Water,Rope,“It holds, wait.”": "Water,Rope",  # no space, but the quotes tell where the needs end
+    "Water, Rope,“One,two,three,four, go.”": "Water, Rope",  # inside curly quotes nothing separates
     '"Water,Rope","It holds, wait."': "Water,Rope",
     '"Say ""now"", then",“Yes.”': 'Say "now", then',
 }
@@ -71,6 +72,21 @@ def test_a_row_without_one_sure_reading_is_excluded_and_never_guessed(tmp_path, 
         read_csv(_write(tmp_path / "b.csv", row), "disaster")
 
 
+def test_only_the_column_that_a_file_leaves_out_may_be_missing(tmp_path):
+    columns = load_domain("hospital").csv["columns"]
+    cells = [*generate_scenarios("hospital", 1)[0].context.values(), "Accepted"]
+    rows = [cells.copy(), cells.copy()]
+    del rows[0][columns.index("Surgeon_Availability_Reason")], rows[1][columns.index("Urgency_Level")]
+    rows[1][0] = "2"
+    path = _write(tmp_path / "a.csv", *(",".join(row) for row in rows), header=",".join(columns))
+    scenarios, audit = read_csv(path, "hospital")
+    assert [s.context["Surgeon_Availability_Reason"] for s in scenarios] == [""]
+    assert [s.context["Risk_If_Delayed"] for s in scenarios] == [cells[columns.index("Risk_If_Delayed")]]
+    assert [(e.row, "without Surgeon_Availability_Reason Urgency_Level" in e.reason) for e in audit.exclusions] == [
+        (2, True)
+    ]
+
+
 def test_excluded_rows_are_logged(tmp_path, caplog):
     path = _write(tmp_path / "a.csv", ROW + "Water,“Yes.”", "8,Flood,Cold,Variable,120,Water,“Yes.”")
     assert len(load_csv(path, "disaster")) == 1
@@ -100,6 +116,8 @@ def test_mistakes_in_the_file_are_named(tmp_path):
         load_csv(tmp_path / "absent.csv", "disaster")
     with pytest.raises(UserError, match=r"column 2 of the header is 'Student_Age'.*'disaster' needs 'Disaster_Type'"):
         load_csv(_write(tmp_path / "a.csv", good, header=STUDENT), "disaster")
+    with pytest.raises(UserError, match="column 3 of the header is 'Condition'"):
+        load_csv(_write(tmp_path / "a.csv", good, header=HEADER.replace("Survivor_Condition", "Condition")), "disaster")
     with pytest.raises(UserError, match="column 8 of the header is 'Mood'.* needs nothing more"):
         load_csv(_write(tmp_path / "a.csv", good, header=HEADER + ",Mood"), "disaster")
     with pytest.raises(UserError, match="rows 1 and 3 have the same id '7'"):

@@ -98,7 +98,7 @@ def _lines(path: Path) -> list[str]:
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; its first line must be the header of a scenario file")
-    return [line.rstrip("\r") for line in lines]
+    return lines
 
 
 def _check_header(path: Path, rules: Domain, header: str) -> None:
