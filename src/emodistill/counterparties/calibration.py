@@ -127,7 +127,7 @@ def print_arms(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", type=int, default=50, help="scenarios a domain for the constants")
-    parser.add_argument("--arm-scenarios", type=int, default=50, help="scenarios a domain for the arms")
+    parser.add_argument("--arm-scenarios", type=int, default=25, help="scenarios a domain for the arms")
     parser.add_argument("--repeats", type=int, default=4, help="negotiations a scenario")
     parser.add_argument(
         "--rollouts", type=int, default=8, help="rollouts a candidate emotion; 0 leaves the look-ahead out"
