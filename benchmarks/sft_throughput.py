@@ -24,7 +24,7 @@ from emodistill.policy.chat import ChatFormat
 from emodistill.policy.expression import ExpressionPolicy
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
-PART = 2048
+PART = 1024
 CONTEXT = {
     "Credit Type": "Working capital loan",
     "Outstanding Balance (USD)": "18,400",
