@@ -1,6 +1,6 @@
 """Where scenarios come from: the generator, or the published CSV files."""
 
-from collections.abc import Sequence
+import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,5 +46,5 @@ class CsvScenarios:
         return load_csv(self.files[domain], domain)
 
     def recipe(self) -> dict[str, Any]:
-        sizes: Sequence[tuple[str, int]] = [(d, Path(p).stat().st_size) for d, p in sorted(self.files.items())]
-        return {"source": "csv", "files": [list(entry) for entry in sizes]}
+        contents = {d: hashlib.sha256(Path(path).read_bytes()).hexdigest() for d, path in sorted(self.files.items())}
+        return {"source": "csv", "files": contents}
