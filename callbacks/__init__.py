@@ -3,8 +3,17 @@
 from callbacks.adapter_export import AdapterExport
 from callbacks.emotion_usage import EmotionUsage
 from callbacks.hparams_tab import HParamsTab
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.rng_state import RngState
 from callbacks.samples import SampleUtterances
 from callbacks.throughput import Throughput
 
-__all__ = ["AdapterExport", "EmotionUsage", "HParamsTab", "RngState", "SampleUtterances", "Throughput"]
+__all__ = [
+    "AdapterExport",
+    "EmotionUsage",
+    "HParamsTab",
+    "LastCheckpoint",
+    "RngState",
+    "SampleUtterances",
+    "Throughput",
+]

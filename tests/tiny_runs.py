@@ -7,11 +7,12 @@ import random
 import shutil
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Checkpoint
 from tiny_model import build_tiny_model
 
 from evaluate import evaluate
@@ -82,27 +83,23 @@ class Workplace:
         return saved["state_dict"]
 
 
-class PowerCut(L.Callback):
-    """Saves `last.ckpt` after a step, as the run itself would, and ends the run there.
+class PowerCut(Checkpoint):
+    """Ends the run at a moment of a step, after everything else that happens at that moment.
 
     Args:
-        when: `step`, or `validation`: right after the validation that follows the step.
+        when: `step`, at the end of its batch, or `validation`, at the end of the validation that follows it.
     """
 
-    def __init__(self, step, path, when="step"):
-        self.step, self.path, self.when = step, Path(path), when
+    def __init__(self, step, when="step"):
+        self.step, self.when = step, when
 
     def on_train_batch_end(self, trainer, *_):
         if self.when == "step" and trainer.global_step == self.step:
-            self.cut(trainer)
+            raise RuntimeError("power cut")
 
     def on_validation_end(self, trainer, *_):
         if self.when == "validation" and trainer.global_step == self.step:
-            self.cut(trainer)
-
-    def cut(self, trainer):
-        trainer.save_checkpoint(self.path)
-        raise RuntimeError("power cut")
+            raise RuntimeError("power cut")
 
 
 def scramble():
@@ -114,20 +111,16 @@ def scramble():
 
 def cut_and_resume(place, stage, run, step, when="step", overrides=()):
     """Train with a power cut, then the same command again; returns the trainer of the second."""
-    cfg = place.config(stage, run, *overrides)
-    path = f"{cfg.stage_dir}/last.ckpt"
-    cut = {"_target_": "tiny_runs.PowerCut", "step": step, "path": path, "when": when}
+    cut = {"_target_": "tiny_runs.PowerCut", "step": step, "when": when}
     with pytest.raises(RuntimeError, match="power cut"):
         place.train(stage, run, *overrides, *(f"+callbacks.cut.{key}={value}" for key, value in cut.items()))
     scramble()
-    forget_cut(Path(cfg.stage_dir))
+    forget_cut(place.folder / run / stage)
     return place.train(stage, run, *overrides)
 
 
 def forget_cut(stage_dir):
     """The callback that stands for the power cut is no part of the configuration that is continued."""
-    import yaml
-
     file = stage_dir / "config.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     del config["callbacks"]["cut"]

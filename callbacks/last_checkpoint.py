@@ -1,0 +1,34 @@
+"""The checkpoint that a run continues from."""
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes `path` every `every_n_steps` optimizer steps, and after each validation.
+
+    Where a validation follows a step, the checkpoint waits for its end. Written before it, it would not know the best
+    score so far: a run killed in between would go on without that validation, and a later, worse checkpoint could take
+    the place of `best.ckpt`.
+    """
+
+    def __init__(self, path: str, every_n_steps: int) -> None:
+        self.path, self.every_n_steps = path, every_n_steps
+        self._saved_at = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_at = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        due = trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._saved_at
+        loop = trainer.fit_loop
+        if due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at = trainer.global_step
