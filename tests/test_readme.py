@@ -1,0 +1,139 @@
+"""What the pages say can be done: commands compose, targets and linked files exist, nothing names a private place."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.data.schema import read_episodes
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.negotiation import domains
+from emodistill.negotiation.agents import FocalAgent
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import UniformEmotion
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate)\.py|make) .*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
+PRIVATE = [
+    "/" + "work/",
+    "/" + "root/",
+    "/" + "home/",
+    "/" + "tmp/",
+    "artifact" + "ory",
+    "local" + "host",
+    ".intern" + "al",
+]
+
+
+def commands():
+    """(page, words) of every command of ours in a code block."""
+    for page in PAGES:
+        for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            for command in COMMAND.findall(block.group(1) or block.group(2)):
+                words = [
+                    word for word in shlex.split(command, comments=True) if not word.startswith("HYDRA_FULL_ERROR")
+                ]
+                yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configs():
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        yield
+
+
+def check_python(script, arguments):
+    overrides = [word for word in arguments if "=" in word or word.startswith("~")]
+    assert set(arguments) - set(overrides) <= {"--help", "--cfg", "job", "--resolve"}
+    if "--help" not in arguments:
+        OmegaConf.to_container(compose(script.removesuffix(".py"), overrides=overrides), resolve=True)
+
+
+@pytest.mark.parametrize("words", commands())
+def test_commands_of_the_pages_work_as_printed(words):
+    if words[0] == "python":
+        check_python(words[1], words[2:])
+        return
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    variables = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    targets = [word for word in words[1:] if "=" not in word]
+    assert targets and all(re.search(rf"^{target}:.*##", makefile, re.MULTILINE) for target in targets)
+    assert all(re.search(rf"^{name} +\?=", makefile, re.MULTILINE) for name in variables)
+    size, more = variables.get("SIZE", "demo"), shlex.split(variables.get("ARGS", ""))
+    for script, stage in (("train.py", ["stage=jpo"]), ("evaluate.py", [])):
+        check_python(script, [*stage, f"size={size}", *more])
+
+
+def test_the_readme_shows_each_entry():
+    shown = [param.values[0] for param in commands()]
+    assert {"train.py", "evaluate.py"} <= {words[1] for words in shown} and ["make", "demo"] in shown
+    assert {f"stage={name}" for name in ("iql", "sft", "jpo")} <= {word for words in shown for word in words}
+
+
+def blocks(page, language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_the_examples_of_extending_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks("extending.md", "python")), "docs/extending.md", "exec"), {})
+    mine = read_episodes(tmp_path / "mine" / "episodes.parquet")
+    assert {episode.split for episode in mine} == {"train", "val"} and any(episode.end == "deal" for episode in mine)
+
+
+def test_the_files_of_extending_are_read(tmp_path, monkeypatch):
+    rent, tactics = blocks("extending.md", "yaml")
+    (tmp_path / "rent.yaml").write_text(rent, encoding="utf-8")
+    (tmp_path / "tactics.yaml").write_text(tactics, encoding="utf-8")
+    vocabulary = load_vocabulary(str(tmp_path / "tactics.yaml"))
+    monkeypatch.setattr(domains, "_FOLDER", tmp_path)
+    domains.load_domain.cache_clear()
+    scenarios = generate_scenarios("rent", 10)
+    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
+    played = play([Negotiation(scenario, 0) for scenario in scenarios], focal, counterparty)
+    domains.load_domain.cache_clear()
+    assert all(negotiation.end in ("deal", "walk_away", "deadline") for negotiation in played)
+    assert not any(turn.offer_appended for negotiation in played for turn in negotiation.turns)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
+        if not target.startswith(("https://", "http://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_tests_named_in_the_pages_exist():
+    named = {
+        pair for page in PAGES for pair in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    for file, name in sorted(named):
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+def test_no_tracked_text_names_a_private_place():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout, so what ships cannot be listed")
+    for name in filter(None, listed.stdout.split("\0")):
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b"\0"
+        if b"\0" not in content:
+            found = [place for place in PRIVATE if place in content.decode("utf-8")]
+            assert not found, f"{name} names {found}"
