@@ -2,6 +2,7 @@
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class LastCheckpoint(Checkpoint):
@@ -30,5 +31,8 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()  # or else a kill leaves a hole in the curves: they wait up to two minutes
         trainer.save_checkpoint(self.path)
         self._saved_at = trainer.global_step

@@ -124,6 +124,8 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.6]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2] and holm([]) == []
+    assert holm([math.nan, 0.02, 0.01])[1:] == [0.02, 0.02]  # what could not be tested is not in the family
+    assert math.isnan(holm([math.nan, 0.02])[0])
 
 
 def test_utilities_are_those_of_valid_episodes():

@@ -33,6 +33,15 @@ class CorpusFile:
         check_splits(episodes, self.path)
         return episodes
 
+    def scenarios(self, split: str) -> list[Scenario]:
+        """The scenarios that have episodes in a split, each once, in the order of the file."""
+        found = {(e.scenario.domain, e.scenario.id): e.scenario for e in self.episodes() if e.split == split}
+        if not found:
+            raise UserError(
+                f"{self.path} has no episode in the split '{split}'; give data=bundled, or a corpus with some"
+            )
+        return list(found.values())
+
 
 def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Path) -> list[Episode]:
     """The episodes of these domains (all of them for None); none at all is a UserError."""

@@ -98,10 +98,10 @@ def sign_flip_p(differences: np.ndarray, seed: int = 0, flips: int = RESAMPLES) 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for a family of tests, in the order given."""
-    order = np.argsort(p_values)
-    corrected, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+    """Holm's step-down correction for a family of tests, in the order given; nan is no test and stays nan."""
+    tests = [index for index in np.argsort(p_values).tolist() if not np.isnan(p_values[index])]
+    corrected, running = [float("nan")] * len(p_values), 0.0
+    for rank, index in enumerate(tests):
+        running = max(running, min(1.0, (len(tests) - rank) * p_values[index]))
         corrected[index] = running
     return corrected

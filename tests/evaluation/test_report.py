@@ -1,0 +1,132 @@
+"""The report: cells, paired comparisons, the verdict rule, and plain JSON."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from episodes import make_episode
+from rich.console import Console
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.report import build_report, plain, verdicts
+from emodistill.evaluation.tables import show
+
+
+class Blank:
+    """Perceives nothing but neutral."""
+
+    name, version = "blank", "1"
+
+    def probabilities(self, texts):
+        rows = np.zeros((len(texts), 28), dtype=np.float32)
+        rows[:, load_vocabulary().index("neutral")] = 1.0
+        return rows
+
+
+def arm(values, seeds=1):
+    """One deal a scenario and seed at each of these utilities; None is an invalid episode."""
+    episodes = []
+    for number, value in enumerate(values):
+        for seed in range(seeds):
+            episode = make_episode(number=number, seed=seed)
+            changes = {"end": "invalid", "fault": "timeout"} if value is None else {"end": "deal"}
+            episodes.append(replace(episode, **changes, deal_value=None if value is None else 91.0 - 71.0 * value))
+    return episodes
+
+
+def report(played):
+    return build_report(played, Blank(), load_vocabulary(), seed=0)
+
+
+def spread(middle, count=20):
+    return [middle + 0.02 * (i % 3) for i in range(count)]
+
+
+def test_a_cell_by_hand():
+    found = report({"random": arm([0.2, 0.4, None])})
+    (cell,) = found["cells"]
+    assert (cell["arm"], cell["domain"], cell["episodes"], cell["invalid"]) == ("random", "debt", 3, 1)
+    assert (cell["success"], cell["rounds"]) == (1.0, 3.0)
+    assert cell["utility"] == cell["outcome"] == pytest.approx(0.3)
+    assert cell["utility_ci"] == pytest.approx([0.2, 0.4])
+    assert (cell["offers_appended"], cell["focal_turns"]) == (0, 6)
+    assert found["comparisons"] == [] and found["verdict"] == {}
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "iql", "verdict"),
+    [
+        (0.3, 0.3, "exceeds"),
+        (0.3, 0.5, "within noise"),  # better than one rival is not enough
+        (0.3, 0.7, "below"),
+        (0.7, 0.3, "below"),
+        (0.5, 0.5, "within noise"),
+    ],
+)
+def test_the_verdict_needs_both_rivals(vanilla, iql, verdict):
+    rng = np.random.default_rng(0)
+    noise = [0.5 + float(x) for x in rng.normal(0, 0.02, 20)]
+    found = report({"vanilla": arm(spread(vanilla)), "iql": arm(spread(iql)), "emodistill": arm(spread_around(noise))})
+    assert found["verdict"] == {"debt": verdict}
+
+
+def spread_around(noise):
+    return [value + 0.02 * (i % 3) for i, value in enumerate(noise)]
+
+
+def test_the_rule_on_its_own():
+    def rows(vanilla, iql):
+        named = {"vanilla": vanilla, "iql": iql}
+        return [{"against": name, "verdict": found, "domain": "debt"} for name, found in named.items()]
+
+    for vanilla, iql, expected in [
+        ("exceeds", "exceeds", "exceeds"),
+        ("exceeds", "within noise", "within noise"),
+        ("exceeds", "below", "below"),
+        ("within noise", "below", "below"),
+        ("within noise", "within noise", "within noise"),
+    ]:
+        assert verdicts(rows(vanilla, iql), ["debt"]) == {"debt": expected}
+        assert verdicts(rows(iql, vanilla), ["debt"]) == {"debt": expected}
+    assert verdicts(rows("exceeds", "exceeds")[:1], ["debt"]) == {}  # a rival was not played
+
+
+def test_differences_are_paired_and_corrected():
+    played = {"vanilla": arm(spread(0.3)), "iql": arm([*spread(0.5)[:-1], None]), "emodistill": arm(spread(0.5))}
+    rows = report(played)["comparisons"]
+    assert {(row["against"], row["domain"]) for row in rows} == {
+        (rival, domain) for rival in ("vanilla", "iql") for domain in ("debt", "all")
+    }
+    by_rival = {row["against"]: row for row in rows if row["domain"] == "debt"}
+    assert by_rival["vanilla"]["pairs"] == 20 and by_rival["iql"]["pairs"] == 19  # an invalid one has no partner
+    assert by_rival["vanilla"]["mean"] == pytest.approx(0.2)
+    assert by_rival["iql"]["mean"] == pytest.approx(0.0)
+    assert all(row["p_holm"] >= row["p_value"] for row in rows)
+    assert by_rival["vanilla"]["p_holm"] == pytest.approx(4 * by_rival["vanilla"]["p_value"])
+
+
+def test_a_report_is_plain_json():
+    found = report({"vanilla": arm([None, None]), "iql": arm([0.1, 0.2]), "emodistill": arm([0.1, 0.2])})
+    text = json.dumps(found, allow_nan=False)
+    cell = json.loads(text)["cells"][0]
+    assert cell["utility"] is None and cell["utility_ci"] == [None, None] and cell["invalid"] == 2
+    assert found["verdict"] == {"debt": "within noise"}  # nothing to compare with proves nothing
+    assert plain({"a": (float("inf"), 1), "b": [float("nan"), "x"]}) == {"a": [None, 1], "b": [None, "x"]}
+
+
+def test_a_comparison_without_pairs_leaves_the_correction_of_the_others_alone():
+    found = report({"vanilla": arm([None] * 20), "iql": arm(spread(0.3)), "emodistill": arm(spread(0.5))})
+    rows = {row["against"]: row for row in found["comparisons"] if row["domain"] == "debt"}
+    assert rows["vanilla"]["p_value"] is None and rows["vanilla"]["p_holm"] is None
+    assert rows["iql"]["p_holm"] == pytest.approx(2 * rows["iql"]["p_value"])  # debt and all; the others say nothing
+
+
+def test_the_table_shows_every_cell_and_verdict():
+    played = {"vanilla": arm([None]), "iql": arm(spread(0.3)), "emodistill": arm(spread(0.5))}
+    screen = io.StringIO()
+    show(report(played), Console(file=screen, width=130))
+    text = screen.getvalue()
+    for words in ("vanilla", "iql", "emodistill", "0.52 [", "–", "debt: emodistill is within noise"):
+        assert words in text

@@ -1,0 +1,148 @@
+"""Playing arms: pairs, what is kept, and what a second call does."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.counterparties.personas import TRAINING_PERSONAS
+from emodistill.data.schema import read_episodes
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import parse_arms
+from emodistill.evaluation.runner import Runner, first_of_each_domain, write_report
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import FixedEmotion
+
+VOCABULARY = load_vocabulary()
+
+
+@pytest.fixture(scope="module")
+def perceiver():
+    return load_perceiver("counterparty")
+
+
+@pytest.fixture
+def made(tmp_path, perceiver):
+    """Makes runners that write down whose speakers and selectors they asked for."""
+
+    def make(domains=("debt", "student"), count=2, seeds=2):
+        asked = []
+
+        def speaker(words):
+            asked.append(words)
+            return PhrasebookSpeaker(VOCABULARY)
+
+        def selector():
+            asked.append("selector")
+            return FixedEmotion(VOCABULARY, "joy")
+
+        scenarios = [s for domain in domains for s in generate_scenarios(domain, 10)[:count]]
+        counterparty = BehaviouralCounterparty(perceiver, TRAINING_PERSONAS)
+        sides = (counterparty, ConcessionSchedule(), speaker, selector)
+        return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path), asked
+
+    return make
+
+
+def arms(*names):
+    return parse_arms(names, VOCABULARY)
+
+
+def keys(episodes):
+    return [(e.scenario.domain, e.scenario.id, e.seed, e.counterparty) for e in episodes]
+
+
+def test_every_arm_plays_the_same_scenarios_seeds_and_counterparties(made):
+    runner, _ = made()
+    played = runner.play(arms("random", "phrasebook_vanilla", "fixed:anger"))
+    assert list(played) == ["random", "phrasebook_vanilla", "fixed:anger"]
+    assert keys(played["random"]) == keys(played["phrasebook_vanilla"]) == keys(played["fixed:anger"])
+    assert len(set(keys(played["random"]))) == 8
+    for name, episodes in played.items():
+        assert {episode.split for episode in episodes} == {"test"}
+        assert {episode.focal_agent for episode in episodes} == {name}
+    assert all(turn.emotion is None for episode in played["phrasebook_vanilla"] for turn in episode.focal_turns)
+    assert {turn.emotion for episode in played["fixed:anger"] for turn in episode.focal_turns} == {"anger"}
+
+
+def test_few_seeds_meet_more_than_one_persona(made):
+    runner, _ = made(seeds=1, count=4)
+    (episodes,) = runner.play(arms("random")).values()
+    assert len({episode.counterparty for episode in episodes}) == len(TRAINING_PERSONAS)
+
+
+def test_the_same_call_plays_the_same_episodes(made, tmp_path):
+    first, _ = made(count=1)
+    second, _ = made(count=1)
+    played = first.play(arms("random"))
+    (tmp_path / "episodes" / "random.parquet").unlink()
+    assert second.play(arms("random")) == played
+
+
+def test_an_arm_on_disk_is_not_played_again(made, tmp_path):
+    runner, asked = made(count=1)
+    runner.play(arms("vanilla"))
+    kept = (tmp_path / "episodes" / "vanilla.parquet").read_bytes()
+    assert asked == ["base"]
+    played = runner.play(arms("vanilla", "phrasebook_iql"))
+    assert asked == ["base", "phrasebook", "selector"]
+    assert (tmp_path / "episodes" / "vanilla.parquet").read_bytes() == kept
+    assert list(played) == ["vanilla", "phrasebook_iql"]
+
+
+def test_arms_that_share_words_share_a_speaker(made):
+    runner, asked = made(domains=["debt"], count=1, seeds=1)
+    runner.play(arms("vanilla", "phrasebook_random", "random", "fixed:joy"))
+    assert asked == ["base", "phrasebook"]
+
+
+def test_what_was_played_before_an_arm_failed_is_kept(made, tmp_path):
+    runner, _ = made(domains=["debt"], count=1)
+
+    def missing():
+        raise UserError("no selector")
+
+    runner.selector = missing
+    with pytest.raises(UserError, match="no selector"):
+        runner.play(arms("vanilla", "iql"))
+    assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["vanilla.parquet"]
+
+
+def test_a_label_makes_a_file_name(made, tmp_path):
+    runner, _ = made(domains=["debt"], count=1, seeds=1)
+    played = runner.play(arms("fixed:joy"))
+    assert read_episodes(tmp_path / "episodes" / "fixed-joy.parquet") == played["fixed:joy"]
+
+
+def test_nothing_to_play_is_an_error(made):
+    for arguments in ({"count": 0}, {"seeds": 0}):
+        with pytest.raises(UserError, match="nothing to play"):
+            made(**arguments)
+
+
+def test_the_report_file_says_how_it_came_about(made, tmp_path, perceiver):
+    runner, _ = made(domains=["debt"], count=2)
+    played = runner.play(arms("vanilla", "random"))
+    broken = replace(played["random"][0], end="invalid", fault="timeout", deal_value=None)
+    played["random"][0] = broken
+    report = write_report(tmp_path, played, perceiver, VOCABULARY, [], {"run": "here"})
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
+    assert {cell["arm"]: (cell["episodes"], cell["invalid"]) for cell in report["cells"]} == {
+        "vanilla": (4, 0),
+        "random": (4, 1),
+    }
+    about = report["about"]
+    assert about["run"] == "here" and "counterparty" in about["faithfulness_by"] and "scenarios" in about["interval"]
+
+
+def test_the_first_of_each_domain():
+    scenarios = [s for domain in ("debt", "student") for s in generate_scenarios(domain, 10)[:3]]
+    assert first_of_each_domain(scenarios, 2) == [*scenarios[:2], *scenarios[3:5]]
+    assert first_of_each_domain(scenarios[::-1], 1) == [scenarios[5], scenarios[2]]
+    assert first_of_each_domain(scenarios, None) == scenarios
+    assert first_of_each_domain(scenarios, 9) == scenarios

@@ -1,0 +1,139 @@
+"""Every configuration composes, says only what its constructors accept, and nothing that nobody reads."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from tiny_runs import CONFIGS, composed
+
+STAGES = ("iql", "sft", "jpo")
+GROUPS = {
+    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    for group in sorted(CONFIGS.iterdir())
+    if group.is_dir() and group.name not in ("stage", "expression")
+}
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+NEEDED = {("data", "file"): ["data.corpus.path=episodes.parquet"]}
+OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data"}
+
+
+def plain(cfg):
+    """The configuration with every reference resolved."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def targets(node):
+    """Every mapping with a `_target_`, the innermost last."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def located(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def assert_accepted(node):
+    """The target exists, takes the keys that are given, and is given the ones it needs."""
+    target = located(node["_target_"])
+    given = {key: None for key in node if not key.startswith("_")}
+    if node["_target_"] == "lightning.Trainer":
+        assert given.keys() <= inspect.signature(target).parameters.keys()
+        return
+    inspect.signature(target).bind(**given)
+
+
+def configurations():
+    yield from (composed("train", f"stage={stage}") for stage in STAGES)
+    yield composed("evaluate")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_goes_with_every_stage(stage, group, option):
+    cfg = plain(composed("train", f"stage={stage}", f"{group}={option}", *NEEDED.get((group, option), [])))
+    for node in targets(cfg):
+        assert_accepted(node)
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in OF_EVALUATION])
+def test_every_option_goes_with_the_evaluation(group, option):
+    cfg = plain(composed("evaluate", f"{group}={option}", *NEEDED.get((group, option), [])))
+    for node in targets(cfg):
+        assert_accepted(node)
+
+
+def test_there_are_the_documented_choices():
+    assert {path.stem for path in (CONFIGS / "stage").glob("*.yaml")} == set(STAGES)
+    assert set(GROUPS["size"]) >= {"demo", "small", "full"}
+    assert set(GROUPS["model"]) >= {"embedded", "qwen2.5-7b-instruct", "qwen2.5-0.5b-instruct"}
+    assert set(GROUPS["model"]) >= {"smollm2-135m-instruct", "smollm2-360m-instruct"}
+    assert set(GROUPS["data"]) == {"bundled", "file"}
+
+
+def test_sizes_have_the_same_keys_and_each_of_them_is_read():
+    sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
+    assert len({frozenset(size) for size in sizes.values()}) == 1
+    text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
+    used = set(re.findall(r"\$\{size\.(\w+)\}", text))
+    assert used == set(sizes["demo"])
+
+
+def test_every_leaf_of_a_root_is_read():
+    """A key that nothing refers to, and the two scripts do not read, is a trap: setting it does nothing."""
+    sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*CONFIGS.rglob("*.yaml"), *sources])
+    for root in ("train", "evaluate"):
+        top = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))
+        for key in top.keys() - {"defaults", "hydra"}:
+            assert re.search(rf"\$\{{{key}[.}}]|cfg\.{key}\b", text), f"{root}.{key}"
+
+
+def test_configurations_depend_on_nothing_outside_of_themselves():
+    """Neither on the environment nor, outside of its own section, on Hydra's runtime."""
+    for path in CONFIGS.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "${oc.env" not in text, path
+        assert "${hydra:" not in text.split("\nhydra:")[0] if path.parent == CONFIGS else "${hydra" not in text, path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_keeps_to_its_folder(stage):
+    cfg = composed("train", f"stage={stage}", "run=here")
+    assert cfg.stage_dir == f"checkpoints/here/{stage}"
+    flat = OmegaConf.to_yaml(cfg, resolve=True)
+    written = [cfg.logger.save_dir, cfg.callbacks.last.path, cfg.callbacks.checkpoint.dirpath]
+    assert all(path.startswith(cfg.stage_dir) for path in written)
+    assert "default/" not in flat
+
+
+def test_lists_are_not_left_as_hydra_objects_in_plain_values():
+    for cfg in configurations():
+        assert not any(isinstance(value, DictConfig | ListConfig) for value in plain(cfg).values())
+
+
+def test_what_a_stage_changes_reaches_the_others_through_one_key():
+    """The vocabulary, the base model and the seed are set once, and wherever they are needed they are the same."""
+    for cfg in (composed("train", f"stage={s}", "vocabulary=ekman7", "model.base_model=m", "seed=7") for s in STAGES):
+        found = {"vocabulary": set(), "base_model": set(), "seed": set()}
+        collect(plain(cfg), found)
+        assert found["seed"] - {0} == {7}  # 0 is the split's and the generator's own
+        assert found["vocabulary"] == {"ekman7"}
+        assert found["base_model"] == {"m"}
+
+
+def collect(node, found):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            collect(value, found)
+        elif key in found:
+            found[key].add(value)

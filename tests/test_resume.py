@@ -1,0 +1,145 @@
+"""A run that stops and goes on must end where the unbroken run ends, to the last bit, whenever it stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import Workplace, cut_and_resume
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = {"iql": 8, "sft": 6, "jpo": 4}  # steps; validations after every 4, 2 and 2 of them
+ON_CORPUS = ("data.view.utterances=corpus",)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Unbroken runs: `run` with all three stages, `logged` with JPO on the corpus's own words."""
+    place = Workplace(tmp_path_factory.mktemp("resume"))
+    for stage in STAGES:
+        place.train(stage)
+    place.copy("run", "logged", ["iql", "sft"])
+    place.train("jpo", "logged", *ON_CORPUS)
+    return place
+
+
+def same(one, other):
+    """Equality to the last bit, down through dicts and lists."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def assert_same_end(place, run, other, stage):
+    """Weights, optimizer, schedule, generators, cursor and what JPO remembers of one run are those of the other."""
+    ends = [torch.load(place.folder / name / stage / "last.ckpt", weights_only=True) for name in (run, other)]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "NegotiationData", "jpo", "global_step", "epoch"):
+        assert same(ends[0].get(part), ends[1].get(part)), part
+    assert same(ends[0]["callbacks"]["RngState"], ends[1]["callbacks"]["RngState"])
+    best = [place.weights(name, stage, "best.ckpt") for name in (run, other)]
+    assert same(*best)
+
+
+def before(place, run, stage):
+    """The stages that a stage builds on, as they ended."""
+    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    place.copy("run", run, earlier)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "when"),
+    [
+        ("iql", 1, "step"),
+        ("iql", 3, "step"),  # in the middle of an epoch
+        ("iql", 4, "step"),  # its last batch, before the validation
+        ("iql", 4, "validation"),
+        ("iql", 5, "step"),
+        ("sft", 1, "step"),
+        ("sft", 2, "step"),
+        ("sft", 2, "validation"),
+        ("sft", 3, "step"),
+        ("sft", 6, "validation"),  # all is learned, nothing is exported yet
+        ("jpo", 1, "step"),
+        ("jpo", 2, "validation"),
+        ("jpo", 3, "step"),
+    ],
+)
+def test_resume_is_exact(place, stage, step, when):
+    run = f"cut-{stage}-{step}-{when}"
+    before(place, run, stage)
+    trainer = cut_and_resume(place, stage, run, step, when)
+    assert trainer.global_step == STAGES[stage]
+    assert (place.folder / run / stage / "adapter").is_dir() == (stage != "iql")
+    assert_same_end(place, "run", run, stage)
+
+
+@pytest.mark.parametrize(("step", "when"), [(1, "step"), (2, "validation"), (3, "step")])
+def test_resume_on_corpus_words_is_exact(place, step, when):
+    """What is remembered of reference and judge goes into the checkpoint."""
+    run = f"cut-logged-{step}-{when}"
+    before(place, run, "jpo")
+    cut_and_resume(place, "jpo", run, step, when, ON_CORPUS)
+    assert_same_end(place, "logged", run, "jpo")
+    saved = torch.load(place.folder / run / "jpo" / "last.ckpt", weights_only=True)
+    assert saved["jpo"]["memory"]["ref_logprobs"] and saved["jpo"]["memory"]["group_scores"]
+
+
+def test_epochs_that_end_between_cuts_are_gone_on_with(place):
+    """Three chats an epoch are soon gone through: the cut is in the second epoch."""
+    few = ("data.view.selection.fraction=0.01", "data.view.batch_size=4", "+size.more=1")
+    for run in ("few", "few-cut"):
+        before(place, run, "sft")
+    place.train("sft", "few", *few)
+    cut_and_resume(place, "sft", "few-cut", 5, overrides=few)
+    saved = torch.load(place.folder / "few" / "sft" / "last.ckpt", weights_only=True)
+    assert saved["epoch"] >= 1
+    assert_same_end(place, "few", "few-cut", "sft")
+
+
+def test_the_curves_go_on_in_one_folder(place):
+    before(place, "curves", "sft")
+    cut_and_resume(place, "sft", "curves", 3)
+    stage = place.folder / "curves" / "sft"
+    assert {folder.name for folder in stage.iterdir() if folder.is_dir()} == {"tensorboard", "adapter"}
+    curves = EventAccumulator(str(stage / "tensorboard")).Reload()
+    steps = [event.step for event in curves.Scalars("train/loss")]
+    assert steps == [0, 1, 3, 4, 5]  # the power went before step 2 could be shown; nothing comes twice
+
+
+def test_another_seed_is_another_run(place):
+    """What the comparisons above would miss if every run ended alike."""
+    place.train("iql", "seed", "seed=1")
+    assert not same(place.weights("run", "iql"), place.weights("seed", "iql"))
+
+
+def test_a_killed_process_is_gone_on_with(place):
+    """SIGKILL, which nothing can catch, then the same command: the same weights as without."""
+    long = ("size.iql_steps=40", "size.iql_val_every=20", "monitor.save_every=4", "trainer.log_every_n_steps=1")
+    place.train("iql", "whole", *long)
+    command = [sys.executable, "train.py", "stage=iql", "trainer.accelerator=cpu", "data.view.batch_size=16"]
+    command += ["callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"]
+    command += [f"judge.ledger.path={place.folder / 'ledger.sqlite'}", *place.overrides("killed"), *long]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    last = place.folder / "killed" / "iql" / "last.ckpt"
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (last.parent / "finished.json").exists()
+    curves = EventAccumulator(str(last.parent / "tensorboard")).Reload()
+    assert {"train/q_loss"} <= set(curves.Tags()["scalars"])  # as far as the checkpoint, curves are on disk
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing {last}" in again.stdout
+    assert_same_end(place, "whole", "killed", "iql")
