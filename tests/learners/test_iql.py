@@ -139,6 +139,7 @@ def test_emotions_never_shown_are_never_chosen():
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(500))
     learner.losses(make_batch())["policy"].backward()
     assert all(torch.isfinite(p.grad).all() for p in learner.policy.parameters())
+    assert (learner.policy[-1].bias.grad[2] == 0) and (learner.policy[-1].bias.grad[[0, 1, 3, 4]] != 0).all()
 
 
 def test_greedy_play_is_certain_and_sampled_play_follows_its_distribution():

@@ -53,6 +53,13 @@ def test_figures_are_those_of_the_learner(run):
     torch.testing.assert_close(shares["policy"], policy.mean(0))
 
 
+@pytest.mark.parametrize(("cap", "share"), [(1e-6, 1.0), (1e6, 0.0)])
+def test_the_share_of_capped_weights_is_told(cap, share):
+    trainer = quiet_trainer(max_steps=1, log_every_n_steps=1, limit_val_batches=0)
+    trainer.fit(make(max_advantage_weight=cap), Data())
+    assert trainer.callback_metrics["train/weight_clip_share"].item() == share
+
+
 def test_ten_episodes_do_not_make_a_value_to_trust(run):
     """Thirty turns are ten episodes: too few by any weights, so the value is named unreliable."""
     _, trainer, _ = run
