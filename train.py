@@ -37,14 +37,15 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
         return trainer
 
 
-def fit(cfg: DictConfig, checkpoint: Path | None, on_built: Callable[[], None]) -> "L.Trainer":
+def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) -> "L.Trainer":
     """Instantiate everything and call `Trainer.fit`, from `checkpoint` if there is one.
 
     Args:
-        on_built: called when all is built: a configuration that cannot be built must not claim the folder.
+        on_start: called before the first step: a configuration that never gets there must not claim the folder.
     """
     import lightning as L
     from hydra.utils import instantiate
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from emodistill.runs import read_checkpoint
 
@@ -54,13 +55,9 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_built: Callable[[], None]) 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
-    trainer = instantiate(
-        cfg.trainer,
-        logger=instantiate(cfg.logger),
-        callbacks=[instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback],
-        _convert_="all",
-    )
-    on_built()
+    callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
+    start = LambdaCallback(on_train_start=lambda *_: on_start())
+    trainer = instantiate(cfg.trainer, logger=instantiate(cfg.logger), callbacks=[start, *callbacks], _convert_="all")
     trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 

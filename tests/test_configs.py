@@ -88,6 +88,13 @@ def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     assert used == set(sizes["demo"])
 
 
+def test_no_validation_comes_between_two_batches_of_one_step():
+    """The checkpoint written after it would lose the gradients that are waiting."""
+    for path in (CONFIGS / "size").glob("*.yaml"):
+        size = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert size["val_every_batches"] % size["accumulate"] == 0, path.name
+
+
 def test_every_leaf_of_a_root_is_read():
     """A key that nothing refers to, and the two scripts do not read, is a trap: setting it does nothing."""
     sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py")]

@@ -1,0 +1,193 @@
+"""Observers only look: without any of them the weights are the same, to the last bit."""
+
+import random
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import Workplace, scramble
+
+from callbacks import AdapterExport, HParamsTab, LastCheckpoint, RngState
+from callbacks.emotion_usage import table
+from callbacks.throughput import amounts
+from emodistill.data.transitions import Transitions
+
+OBSERVERS = {
+    "iql": ["emotion_usage", "throughput", "hparams_tab"],
+    "sft": ["samples", "throughput", "hparams_tab"],
+    "jpo": ["samples"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("callbacks"))
+    for stage in OBSERVERS:
+        place.train(stage)
+    return place
+
+
+@pytest.mark.parametrize("stage", OBSERVERS)
+def test_without_any_observer_the_weights_are_the_same(place, stage):
+    """Sampling for people to read touches neither the generators nor the mode of the policy: dropout is on in SFT."""
+    run = f"unseen-{stage}"
+    place.copy("run", run, list(OBSERVERS)[: list(OBSERVERS).index(stage)])
+    place.train(stage, run, *(f"callbacks.{name}=null" for name in OBSERVERS[stage]))
+    seen, unseen = place.weights("run", stage), place.weights(run, stage)
+    assert seen.keys() == unseen.keys() and all(torch.equal(seen[name], unseen[name]) for name in seen)
+
+
+def draws():
+    return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
+
+
+def test_generators_go_on_where_they_were_saved(tmp_path):
+    scramble()
+    draws()
+    torch.save(RngState().state_dict(), tmp_path / "state")
+    expected = draws()
+    draws()
+    restored = RngState()
+    restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    kept = torch.get_rng_state()
+    assert torch.equal(kept, torch.get_rng_state())  # not yet: what is built before training may draw
+    restored.on_train_start(None, None)
+    assert draws() == expected
+    restored.on_train_start(None, None)
+    assert draws() != expected  # once
+
+
+class Adapter:
+    """Writes its only number where an adapter would go."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def save_adapter(self, folder):
+        folder.mkdir()
+        torch.save(self.module.weight.item(), folder / "number")
+
+
+class Module(L.LightningModule):
+    def __init__(self, value):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(value))
+        self.policy = Adapter(self)
+
+
+class Ended:
+    """What an export asks of a trainer."""
+
+    def __init__(self, interrupted=False, is_global_zero=True):
+        self.interrupted, self.is_global_zero = interrupted, is_global_zero
+
+
+@pytest.fixture
+def best(tmp_path):
+    torch.save({"state_dict": {"weight": torch.tensor(7.0)}}, tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt"
+
+
+def exported(folder):
+    return torch.load(folder / "number", weights_only=True)
+
+
+def test_the_best_adapter_is_exported_and_the_module_handed_back(tmp_path, best):
+    module = Module(3.0)
+    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(), module)
+    assert exported(tmp_path / "adapter") == 7.0
+    assert module.weight.item() == 3.0
+
+
+def test_without_a_best_one_the_last_is_exported(tmp_path):
+    AdapterExport(str(tmp_path / "adapter"), str(tmp_path / "none.ckpt")).on_fit_end(Ended(), Module(3.0))
+    assert exported(tmp_path / "adapter") == 3.0
+
+
+@pytest.mark.parametrize("ended", [Ended(interrupted=True), Ended(is_global_zero=False)])
+def test_a_run_that_was_interrupted_exports_nothing(tmp_path, best, ended):
+    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(ended, Module(3.0))
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_the_hparams_record_is_written_once_and_names_the_metric(place):
+    folder = place.folder / "run" / "iql" / "tensorboard"
+    records = EventAccumulator(str(folder)).Reload().summary_metadata
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(records)
+    assert b"val/fqe_value" in records["_hparams_/experiment"].plugin_data.content
+    saved = torch.load(place.folder / "run" / "iql" / "last.ckpt", weights_only=True)
+    assert saved["callbacks"]["HParamsTab"] == {"written": True}
+    resumed = HParamsTab("val/fqe_value")
+    resumed.load_state_dict({"written": True})
+    resumed.on_validation_end(None, None)  # asks nothing of a trainer: all is done
+
+
+class Count(L.Callback):
+    """The steps at which `last.ckpt` was written."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.steps.append(trainer.global_step)
+
+
+class Line(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, _):
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch, _):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("every", "accumulate", "expected"),
+    [
+        (2, 1, [2, 3, 4, 6, 8, 9]),  # validations after 3, 6 and 9 steps
+        (5, 1, [3, 5, 6, 9]),
+        (1, 3, [1, 2, 3]),  # three batches a step: one checkpoint a step, none in between
+    ],
+)
+def test_a_checkpoint_every_few_steps_and_after_each_validation(tmp_path, every, accumulate, expected):
+    count = Count()
+    trainer = L.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        accumulate_grad_batches=accumulate,
+        num_sanity_val_steps=0,
+        callbacks=[count, LastCheckpoint(str(tmp_path / "last.ckpt"), every)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
+    rows = torch.utils.data.DataLoader(torch.ones(3, 1))
+    trainer.fit(Line(), rows, rows)
+    assert count.steps == expected
+    trainer.validate(Line(), rows, verbose=False)
+    assert count.steps == expected
+
+
+def test_what_a_batch_weighs():
+    rows = Transitions(*(torch.zeros(5) for _ in Transitions._fields))
+    assert amounts(rows) == (5, 0)
+    assert amounts(object()) == (0, 0)
+
+
+def test_the_table_of_emotions_puts_favourites_first():
+    shares = {"corpus": torch.tensor([0.5, 0.3, 0.2]), "greedy": torch.tensor([0.0, 1.0, 0.0])}
+    assert table(["anger", "joy", "fear"], shares).splitlines()[2:] == [
+        "| joy | 0.300 | 1.000 |",
+        "| anger | 0.500 | 0.000 |",
+        "| fear | 0.200 | 0.000 |",
+    ]
