@@ -73,6 +73,16 @@ def test_a_cursor_of_another_epoch_skips_nothing():
     assert len(served(loader)) == 6
 
 
+def test_ranks_share_the_rows_between_them():
+    """Six rows in three batches on each of two ranks: every row once, and as many batches everywhere."""
+    ranks = [make_loader(rows=6, batch_size=1, batches=3) for _ in range(2)]
+    for number, loader in enumerate(ranks):
+        loader.rank, loader.world_size = number, 2
+    first, second = (served(loader) for loader in ranks)
+    assert len(first) == len(second) == 3
+    assert sorted(row for batch in first + second for row in batch) == list(range(6))
+
+
 class Watcher(L.LightningModule):
     """Notes the rows it is given; fails, once, after so many batches."""
 

@@ -52,7 +52,7 @@ class TransitionBatches:
     def __iter__(self) -> Iterator[Transitions]:
         state, self._resume_from = self._resume_from, None
         self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
-        order = self.order(self.epoch)
+        order = self.order(self.epoch)[self.rank :: self.world_size]
         for start in range(self.served * self.batch_size, len(order), self.batch_size):
             self.served += 1
             index = order[start : start + self.batch_size]
