@@ -3,7 +3,9 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +25,19 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
 
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
-    with exclusive(folder.path):
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together, one owns the folder
+    with exclusive(folder.path) if first else nullcontext():
         state = folder.state(config, cfg.resume)
         if state == "finished":
             print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
             return None
-        trainer = fit(cfg, folder.last if state == "continue" else None, lambda: folder.record(config))
+        trainer = fit(
+            cfg, folder.last if state == "continue" else None, lambda: folder.record(config) if first else None
+        )
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if not first:
+            return trainer
         metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
         folder.finish({"steps": trainer.global_step, **metrics})
         print(f"{folder.path} is finished after {trainer.global_step} steps")
@@ -44,11 +51,14 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
         on_start: called before the first step: a configuration that never gets there must not claim the folder.
     """
     import lightning as L
+    import torch
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback
 
     from emodistill.runs import read_checkpoint
 
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     if checkpoint:
         print(f"continuing {checkpoint}")
         read_checkpoint(checkpoint, cfg.name, f"delete {checkpoint.parent} to start this stage again")

@@ -20,7 +20,14 @@ import yaml
 
 from emodistill.errors import UserError
 
-MAY_CHANGE = ("resume", "trainer.enable_progress_bar", "trainer.max_time", "trainer.accelerator", "trainer.devices")
+MAY_CHANGE = (
+    "resume",
+    "threads",
+    "callbacks.progress_bar",
+    "trainer.max_time",
+    "trainer.accelerator",
+    "trainer.devices",
+)
 State = Literal["new", "continue", "finished"]
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
 

@@ -189,11 +189,6 @@ class IQLLearner(L.LightningModule):
             target.lerp_(online, self.hparams["polyak"])
 
     @property
-    def corpus_facts(self) -> dict[str, Any]:
-        """The transition facts as they were given, labels and vocabulary included; empty where none were."""
-        return dict(self.hparams["transition_facts"] or {})
-
-    @property
     def heads(self) -> dict[str, nn.Module]:
         """The trained networks by the name of their loss."""
         return {"q": self.q, "v": self.v, "policy": self.policy}
