@@ -5,7 +5,7 @@
 Both sides update the same networks with the same losses, optimizer, clipping and batch size on the same table of
 transitions, in one process and in turns, so that whatever else the machine does falls on both. The Lightning side has
 TensorBoard on and writes the learner's figures every `--log-every` steps; the bare side writes nothing. Each repeat is
-timed after a warm-up of `WARM_UP` updates; the ratio is taken pair by pair. It is given twice: by the clock on the wall,
+timed after a warm-up of `WARM_UP` updates; the ratio is taken pair by pair, and given twice: by the clock on the wall,
 and by the processor time of this process, which says the same on an idle machine and more on a busy one.
 """
 
