@@ -99,6 +99,9 @@ def test_edited_history_decides_over_the_cache(make):
         history, new = list(session.tokens), prompts(1, seed=5)
         reply = generator.extend_and_sample([session], new, [7])[0]
         assert reply == reference(generator, history + new[0], 7)
+    del session.tokens[-len(reply) :]  # said again, with nothing new: all that is needed is in the cache already
+    history = list(session.tokens)
+    assert generator.extend_and_sample([session], [[]], [8])[0] == reference(generator, history, 8)
 
 
 def test_the_same_seed_says_the_same_whatever_the_batch(make):
@@ -165,6 +168,8 @@ def test_draws_follow_the_distribution_of_the_likeliest_k():
     expected = torch.tensor([0.0, *(torch.tensor([3.0, 1.0, 2.0]) / 0.5).softmax(-1), 0.0])
     assert share[[0, 4]].tolist() == [0, 0]
     torch.testing.assert_close(share, expected, atol=0.02, rtol=0)
+    impossible = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    assert pick(impossible, torch.zeros(1), 1.0, None).tolist() == [1]
     everything = pick(logits, torch.linspace(0, 0.9999, 4000), 5.0, None)
     assert set(everything.tolist()) == {0, 1, 2, 3, 4}
 

@@ -118,9 +118,8 @@ class RowCache(Cache):
             max(counts) - torch.tensor(counts, device=device)
         ).unsqueeze(1)
         padding, positions = offsets < 0, (starts.unsqueeze(1) + offsets).clamp(min=0)
-        # padding sees column 0, or else its softmax over nothing would be NaN
-        seen = positions.masked_fill(padding, 0).unsqueeze(2)
-        mask = torch.arange(width, device=device) <= seen
+        # padding sees column 0 at least, or else its softmax over nothing would be NaN
+        mask = torch.arange(width, device=device) <= positions.unsqueeze(2)
         self.step = Step(positions, positions.masked_fill(padding, self.capacity), mask.unsqueeze(1), width)
         return self.step
 
