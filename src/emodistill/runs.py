@@ -95,7 +95,8 @@ class StageFolder:
         if differing:
             shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(
-                f"{self.path} was begun with another configuration ({shown}); run it as it began, or choose another run=..."
+                f"{self.path} was begun with another configuration ({shown}); run it as it began, or choose "
+                "another run=..."
             )
 
 
