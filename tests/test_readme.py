@@ -93,7 +93,9 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(blocks("extending.md", "python")), "docs/extending.md", "exec"), {})
     mine = read_episodes(tmp_path / "mine" / "episodes.parquet")
-    assert {episode.split for episode in mine} == {"train", "val", "test"} and any(episode.end == "deal" for episode in mine)
+    assert {episode.split for episode in mine} == {"train", "val", "test"} and any(
+        episode.end == "deal" for episode in mine
+    )
 
 
 def test_the_files_of_extending_are_read(tmp_path, monkeypatch):
