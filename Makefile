@@ -1,8 +1,8 @@
 # Every target sets up the virtual environment it needs; all of them can be run again at any time.
 VENV   ?= .venv
 PYTHON ?= python3
-RUN    ?= demo
 SIZE   ?= demo
+RUN    ?= $(SIZE)
 ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready

@@ -67,7 +67,8 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
     start = LambdaCallback(on_train_start=lambda *_: on_start())
-    trainer: L.Trainer = instantiate(cfg.trainer, logger=instantiate(cfg.logger), callbacks=[start, *callbacks], _convert_="all")
+    logger = instantiate(cfg.logger)
+    trainer: L.Trainer = instantiate(cfg.trainer, logger=logger, callbacks=[start, *callbacks], _convert_="all")
     trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 

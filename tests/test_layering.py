@@ -1,4 +1,4 @@
-"""Imports point one way (docs/architecture in the README); this walks every import statement and says which line does not."""
+"""Imports point one way (README, architecture); this walks every import statement and says which line does not."""
 
 import ast
 from pathlib import Path
