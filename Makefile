@@ -31,7 +31,7 @@ demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=sma
 	$(BIN)/python evaluate.py run=$(RUN) size=$(SIZE) $(ARGS)
 
 test: $(READY)  ## the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
