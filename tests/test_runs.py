@@ -77,9 +77,10 @@ def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
 
 
 def test_some_keys_may_change(begun):
-    trainer = {"enable_progress_bar": False, "max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
-    assert {f"trainer.{key}" for key in trainer} | {"resume"} == set(MAY_CHANGE)
-    assert begun.state(changed(trainer=trainer), "auto") == "new"
+    trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
+    named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
+    assert named == set(MAY_CHANGE)
+    assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")
 

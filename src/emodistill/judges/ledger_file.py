@@ -1,6 +1,7 @@
 """The SQLite file under the ledger: made, recognised, written whole or not at all, and its faults put into words."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +61,20 @@ class LedgerFile:
                     self.connection.execute(_CREATE)
                     self.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self.connection.execute("PRAGMA journal_mode = WAL")
+        self._use_write_ahead_log()
         self.connection.execute("PRAGMA synchronous = FULL")  # a stored score outlives a power cut
+
+    def _use_write_ahead_log(self) -> None:
+        """Switch the file to WAL; SQLite does not wait for others there, whatever the timeout, so this does."""
+        deadline = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                self.connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _is_ledger(self) -> bool:
         """True for one of ours, False for an empty file; anything else is a UserError."""
