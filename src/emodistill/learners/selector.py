@@ -75,7 +75,7 @@ def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 
     remedy = "train it with: python train.py stage=iql (and the same run=...)"
     read_checkpoint(Path(checkpoint), "iql", remedy)
     learner = IQLLearner.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    trained = learner.hparams.transition_facts
+    trained = learner.hparams["transition_facts"]
     if trained["fingerprint"] != vocabulary.fingerprint:
         raise UserError(
             f"{checkpoint} was trained with the vocabulary '{trained['vocabulary']}', not '{vocabulary.name}'; "
