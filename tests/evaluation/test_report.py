@@ -130,3 +130,13 @@ def test_the_table_shows_every_cell_and_verdict():
     text = screen.getvalue()
     for words in ("vanilla", "iql", "emodistill", "0.52 [", "–", "debt: emodistill is within noise"):
         assert words in text
+
+
+def test_without_emodistill_the_arm_named_last_is_compared_and_there_is_no_verdict():
+    arms = ("iql", "vanilla", "phrasebook_iql")
+    found = report({arm: [make_episode(number=n) for n in range(3)] for arm in arms})
+    assert {(row["arm"], row["against"]) for row in found["comparisons"]} == {
+        ("phrasebook_iql", "iql"),
+        ("phrasebook_iql", "vanilla"),
+    }
+    assert found["verdict"] == {}

@@ -31,7 +31,11 @@ def build_report(played: Played, perceiver: Perceiver, vocabulary: Vocabulary, s
     ]
     comparisons = compare(played, domains, seed)
     report: dict[str, Any] = plain(
-        {"cells": cells, "comparisons": comparisons, "verdict": verdicts(comparisons, domains)}
+        {
+            "cells": cells,
+            "comparisons": comparisons,
+            "verdict": verdicts(comparisons, domains) if SUBJECT in played else {},
+        }
     )
     return report
 
@@ -59,18 +63,20 @@ def cell(
 
 
 def compare(played: Played, domains: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """Every other arm against `emodistill`, paired by (scenario, seed), in each domain and in all of them together."""
-    if SUBJECT not in played:
-        return []
+    """One arm against every other, paired by (scenario, seed), in each domain and in all of them together.
+
+    The one is `emodistill`, or the arm named last where `emodistill` was not played.
+    """
+    subject = SUBJECT if SUBJECT in played else list(played)[-1]
     rows: list[dict[str, Any]] = []
     for domain in [*domains, "all"]:
         chosen = {
             arm: utilities([e for e in episodes if domain in ("all", e.scenario.domain)])
             for arm, episodes in played.items()
         }
-        for rival in (arm for arm in played if arm != SUBJECT):
-            difference = paired_difference(chosen[SUBJECT], chosen[rival], seed)
-            rows.append({"arm": SUBJECT, "against": rival, "domain": domain, **_described(difference)})
+        for rival in (arm for arm in played if arm != subject):
+            difference = paired_difference(chosen[subject], chosen[rival], seed)
+            rows.append({"arm": subject, "against": rival, "domain": domain, **_described(difference)})
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return rows

@@ -54,9 +54,8 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> Grid:
         for row in comparisons
     ]
     columns = ["domain", "against", "difference [95 %]", "effect size", "p (Holm)", "pairs", "verdict"]
-    return Grid(
-        f"Utility of {SUBJECT} less that of each other arm, paired by scenario and seed", columns, rows, labels=2
-    )
+    title = f"Utility of {comparisons[0]['arm']} less that of each other arm, paired by scenario and seed"
+    return Grid(title, columns, rows, labels=2)
 
 
 def _expression(rows: Sequence[Mapping[str, Any]]) -> Grid:
