@@ -38,7 +38,8 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # hardware, adverts
+    for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # hardware, adverts, defaults
+        logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
     with explained():  # a configuration that cannot be composed
         main()
 
