@@ -4,9 +4,6 @@ PYTHON ?= python3
 SIZE   ?= demo
 RUN    ?= $(SIZE)
 ARGS   ?=
-# large buffers go back to the system when they are freed, or else a stage of the language model holds a fifth more memory
-export MALLOC_MMAP_THRESHOLD_ ?= 4194304
-
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
