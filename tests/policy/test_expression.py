@@ -100,6 +100,13 @@ def test_padding_changes_nothing(make_policy, batch):
     torch.testing.assert_close(policy(batch).logprobs, torch.cat([a.logprobs for a in alone]), atol=1e-5, rtol=0)
 
 
+def test_shapes_repeat_though_lengths_differ():
+    """Every new shape costs memory for good: CPU libraries keep a compiled kernel for each."""
+    chats = [collate_chats([(random_ids(n, n), [-1] * (n - 1) + [0])], 0) for n in (65, 90, 128)]
+    assert {chat.input_ids.shape for chat in chats} == {(1, 128)}
+    assert [int(chat.attention_mask.sum()) for chat in chats] == [65, 90, 128]
+
+
 def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
     policy = make_policy().eval()
     contexts = [random_ids(9, 1), random_ids(5, 2)]

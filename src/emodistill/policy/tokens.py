@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WIDTH = 64  # lengths are rounded up to a multiple of it: CPU kernels are compiled and kept for every new shape
 CHUNK = 512  # response tokens that get logits at a time: 512 x 49,152 floats are 100 MB
 
 
@@ -55,12 +56,12 @@ def mean_by_utterance(values: Tensor, owner: Tensor, utterances: int) -> Tensor:
 
 
 def collate_chats(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Chats:
-    """Pad chats to one length and number their utterances over the batch.
+    """Pad chats to one length, a multiple of `WIDTH`, and number their utterances over the batch.
 
     Args:
         rows: for each chat its token ids, and for each token its utterance within the chat or -1.
     """
-    length, first = max(len(ids) for ids, _ in rows), 0
+    length, first = -(-max(len(ids) for ids, _ in rows) // WIDTH) * WIDTH, 0
     input_ids = torch.full((len(rows), length), pad_id)
     utterance = torch.full((len(rows), length), -1)
     attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
