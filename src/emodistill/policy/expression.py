@@ -104,7 +104,8 @@ class ExpressionPolicy(nn.Module):
     def forward(self, batch: Chats) -> TokenLogprobs:
         """Log-probability of every response token, given all tokens it can see."""
         causal = self.model.get_base_model()
-        mask = None if batch.position_ids is None else packed_mask(batch)  # causal order already hides padding on the right
+        packed = batch.position_ids is not None
+        mask = packed_mask(batch) if packed else None  # a causal model never sees padding on the right
         hidden = causal.base_model(
             input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
         ).last_hidden_state
