@@ -1,0 +1,95 @@
+"""What a language model behind an endpoint is asked and what it answers. There is no third case beside reply and failure.
+
+The seats that can take such a model (focal side, counterparty, judge) know this file only, not the client behind it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+FailureKind = Literal["timeout", "connection", "status", "authentication", "quota", "budget", "circuit", "malformed"]
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """One chat to continue.
+
+    Attributes:
+        max_tokens: most tokens of the reply.
+        temperature: 0 is greedy.
+        seed: asked of servers that know one; most promise nothing by it.
+        schema: a JSON schema that the reply has to follow, where the server can enforce it; the caller checks anyway.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one request took.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as the server counted them, over all attempts that it answered.
+        cost: in the price list's currency; None for a model without a price.
+        latency_s: from the first attempt to the end, waiting included.
+        attempts: calls made; 0 where none was.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    latency_s: float = 0.0
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole, well-formed answer.
+
+    Attributes:
+        cut: it ended at `max_tokens` and not by itself.
+    """
+
+    text: str
+    usage: Usage
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No answer, and why; `reason` is one sentence without any secret in it."""
+
+    kind: FailureKind
+    reason: str
+    usage: Usage
+
+
+class Completer(Protocol):
+    """Something that continues chats, many at once."""
+
+    @property
+    def name(self) -> str:
+        """Model and address, for reports and ledger keys; no secret in it."""
+
+    def complete(
+        self,
+        requests: Sequence[CompletionRequest],
+        on_answer: Callable[[int, Reply | Failure], None] | None = None,
+    ) -> list[Reply | Failure]:
+        """One answer a request, in order. It never raises for what a server does.
+
+        Args:
+            on_answer: called with index and answer as soon as each is there, in the order of arrival, on the calling
+                thread: what it stores is safe from whatever happens to the requests that are still under way.
+        """
