@@ -1,4 +1,4 @@
-"""What a language model behind an endpoint is asked and what it answers. There is no third case beside reply and failure.
+"""What a language model behind an endpoint is asked and answers: a reply or a failure, and no third case.
 
 The seats that can take such a model (focal side, counterparty, judge) know this file only, not the client behind it.
 """
