@@ -87,7 +87,7 @@ def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "
     corpus.build()
     validation = [episode for episode in corpus.episodes() if episode.split == "val"]
     encoder, _ = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens).open()
-    count, reply_tokens = cfg.size.validation_contexts, cfg.sampler.max_new_tokens
+    count, reply_tokens = cfg.size.situations, cfg.sampler.max_new_tokens
     contexts = validation_situations(validation, encoder, count, reply_tokens)
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
     return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
