@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from emodistill.language_models.completion import Usage
 from emodistill.negotiation.domains import Domain
 from emodistill.negotiation.protocol import Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -31,16 +32,27 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A score from 1 to 10, or None with the reason why there is none. There is no third case."""
+    """A score from 1 to 10, or None with the reason why there is none. There is no third case.
+
+    Attributes:
+        raw: the reply that the score was read from, as it came; None for a judge that replies in numbers.
+        usage: what the judgement took; nothing, for a judge that calls nobody.
+    """
 
     score: float | None
     reason: str | None = None
+    raw: str | None = None
+    usage: Usage = Usage()
+
+
+OnJudgement = Callable[[int, Judgement], None]  # which request, in the order they were given, and its judgement
 
 
 class Judge(Protocol):
     """Scores utterances.
 
-    `name` and `version` identify its verdicts in the ledger: whatever changes a score must change the version.
+    `name` and `version` identify its verdicts in the ledger: whatever changes a score must change the version, the
+    model and the sampling settings among it.
     """
 
     @property
@@ -49,8 +61,21 @@ class Judge(Protocol):
     @property
     def version(self) -> str: ...
 
-    def judge(self, requests: Sequence[JudgeRequest]) -> list[Judgement]:
-        """One judgement a request, in order."""
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """One judgement a request, in order.
+
+        Args:
+            on_judgement: called once for every request, on the calling thread, as soon as its judgement is there, so
+                that what was paid for is stored whatever becomes of the others.
+        """
+
+
+def announced(judgements: list[Judgement], on_judgement: OnJudgement | None, first: int = 0) -> list[Judgement]:
+    """The same judgements, after `on_judgement` was told of each; they are those of the requests from `first` on."""
+    if on_judgement is not None:
+        for place, judgement in enumerate(judgements, first):
+            on_judgement(place, judgement)
+    return judgements
 
 
 def rubric_version(domain: Domain) -> str:

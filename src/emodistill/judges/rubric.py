@@ -21,10 +21,19 @@ from emodistill.emotions.perceiver import FloatArray, Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.bargaining import Bargaining, bargaining
-from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, rubric_version
+from emodistill.judges.request import (
+    HIGHEST,
+    LOWEST,
+    Judgement,
+    JudgeRequest,
+    OnJudgement,
+    announced,
+    rubric_version,
+)
 from emodistill.judges.wording import freshness, length, says, slips
 from emodistill.negotiation.domains import domain_names, load_domain
 
+_AT_ONCE = 256  # requests whose words the perceiver reads together
 LOGIC = 1  # raise it when the arithmetic below, in bargaining.py or in wording.py changes
 
 
@@ -78,15 +87,20 @@ class RubricJudge:
         recipe = json.dumps([LOGIC, asdict(self.weights), names, rubrics], sort_keys=True)
         self.version = hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
-    def judge(self, requests: Sequence[JudgeRequest]) -> list[Judgement]:
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One score a request, in order, rounded to hundredths (so that batching cannot change it).
 
         Raises:
             UserError: if an intended emotion is not in the vocabulary.
         """
-        shares = as_vocabulary(
-            self.perceiver.probabilities([request.utterance for request in requests]), self.vocabulary
-        )
+        judgements = []
+        for start in range(0, len(requests), _AT_ONCE):
+            judgements += announced(self._judge(requests[start : start + _AT_ONCE]), on_judgement, start)
+        return judgements
+
+    def _judge(self, requests: Sequence[JudgeRequest]) -> list[Judgement]:
+        probabilities = self.perceiver.probabilities([request.utterance for request in requests])
+        shares = as_vocabulary(probabilities, self.vocabulary)
         return [Judgement(self._score(*pair)) for pair in zip(requests, shares, strict=True)]
 
     def parts(self, request: JudgeRequest) -> dict[str, float]:
