@@ -58,6 +58,7 @@ class FaultyServer:
         script: what happens to the first calls, in the order of arrival, before `fault_rate` decides; None is a reply.
         latency_s: time that every reply takes.
         slow_s, hang_s: how long `slow_first_byte` and `hang` keep the client waiting.
+        finish_reason: what replies say of their end; `length` is a cut.
         retry_after: seconds in the header of `429_retry_after`; `429_date` says the same as a date.
         upstream: base address of a real server, ending in /v1, that answers in place of `reply`.
         port: 0 takes a free one.
@@ -75,12 +76,13 @@ class FaultyServer:
         slow_s: float = 0.2,
         hang_s: float = 60.0,
         retry_after: float = 0.05,
+        finish_reason: str = "stop",
         upstream: str | None = None,
         port: int = 0,
     ) -> None:
         self.reply, self.faults, self.fault_rate, self.seed = reply, faults, fault_rate, seed
         self.script, self.latency_s, self.slow_s, self.hang_s = list(script), latency_s, slow_s, hang_s
-        self.retry_after, self.upstream, self.port = retry_after, upstream, port
+        self.retry_after, self.finish_reason, self.upstream, self.port = retry_after, finish_reason, upstream, port
         self.log: list[Call] = []
         self.billed_tokens = self.lost_tokens = self.running = self.most_at_once = 0
         self.happened: Counter[str | None] = Counter()
@@ -175,7 +177,7 @@ class FaultyServer:
         asked = sum(len(message["content"].split()) for message in body["messages"])
         usage = {"prompt_tokens": asked, "completion_tokens": len(text.split())}
         usage["total_tokens"] = sum(usage.values())
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        choice = {"index": 0, "finish_reason": self.finish_reason, "message": {"role": "assistant", "content": text}}
         about = {"id": f"chatcmpl-{self.calls}", "object": "chat.completion", "created": 0, "model": body["model"]}
         return {**about, "choices": [choice], "usage": usage}
 

@@ -1,0 +1,123 @@
+"""What endpoints were paid, kept in a small file. Two kinds of entries are kept apart:
+
+- *metered*: tokens as the server counted them, in a reply that arrived. This is the bill, to the token.
+- *unmetered*: calls that may have been charged but whose bill did not arrive (a time-out, a connection that broke, a
+  reply cut off). Their number is exact, their tokens are an upper bound.
+"""
+
+import fcntl
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+from emodistill.errors import UserError
+from emodistill.language_models.prices import currency
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A sum of calls; costs are zero for a model without a price."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unmetered_calls: int = 0
+    unmetered_tokens: int = 0
+    unmetered_cost: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(*(getattr(self, field.name) - getattr(other, field.name) for field in fields(self)))
+
+    @property
+    def most_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens + self.unmetered_tokens
+
+    @property
+    def most_cost(self) -> float:
+        return self.cost + self.unmetered_cost
+
+    def words(self) -> str:
+        """One line for people."""
+        line = f"{self.calls:,} calls, {self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written"
+        line += f", {currency()} {self.cost:.4f}" if self.most_cost else ", no price known"
+        if self.unmetered_calls:
+            most = f", {currency()} {self.unmetered_cost:.4f}" if self.unmetered_cost else ""
+            line += (
+                f"; {self.unmetered_calls:,} more whose bill never came, at most {self.unmetered_tokens:,} tokens{most}"
+            )
+        return line
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The most that one call may come to."""
+
+    tokens: int
+    cost: float
+
+
+class Account:
+    """The sums of one file, by endpoint, and what this process has in flight; safe for threads and processes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.tallies: dict[str, Tally] = {}
+        self.flying: list[Reservation] = []
+        self.lock = threading.RLock()
+
+    def refresh(self) -> None:
+        """Read the file again: other processes add to it, and a user may have deleted it."""
+        if self.path:
+            self.tallies = read_tallies(self.path)
+
+    def total(self) -> Tally:
+        return sum(self.tallies.values(), Tally())
+
+    def add(self, name: str, tally: Tally) -> None:
+        """Record a call, in the file too."""
+        with self.lock, self._file_held():
+            self.refresh()
+            self.tallies[name] = self.tallies.get(name, Tally()) + tally
+            if self.path:
+                text = json.dumps({each: asdict(sums) for each, sums in sorted(self.tallies.items())}, indent=2)
+                partial = self.path.with_name(self.path.name + ".partial")
+                partial.write_text(text + "\n", encoding="utf-8")
+                partial.replace(self.path)
+
+    @contextmanager
+    def _file_held(self) -> Iterator[None]:
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_name(f".{self.path.name}.lock"), "a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+@cache
+def account(path: Path) -> Account:
+    """The one account of a file in this process, so that several endpoints share what is reserved."""
+    return Account(path)
+
+
+def read_tallies(path: Path) -> dict[str, Tally]:
+    """The sums in a file, by endpoint; none where there is no file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return {name: Tally(**sums) for name, sums in json.loads(path.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; delete it, which forgets what was spent, or put a copy back") from error
