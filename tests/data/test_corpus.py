@@ -10,8 +10,8 @@ from emodistill.data.corpus import BundledCorpus
 from emodistill.data.scenario_sources import GeneratedScenarios
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.policy.chat import system_words
 
 GIVEN = {"domains": ["debt"], "episodes_per_scenario": 3, "personas": ["vanilla", "threat"], "split_seed": 0}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from emodistill.negotiation.agents import Choice, Decision, FocalAgent, Move, dialogue_act
+from emodistill.negotiation.agents import Choice, Decision, Fault, FocalAgent, Move, Utterance, dialogue_act
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -88,3 +88,15 @@ def test_dialogue_acts_read_the_positions_on_the_table(scenario: Scenario) -> No
     assert act([1, 0, 1, 0.1], 1) == "hold"
     assert act([1, 0, 1, 0], 1) == "press"
     assert dialogue_act(after(1, 0), "accept", None) == "close"
+
+
+def test_a_speaker_that_fails_faults_its_negotiation_alone() -> None:
+    class Unsteady(Says):
+        def speak(self, negotiations, decisions, emotions):  # type: ignore[no-untyped-def]  # as above
+            return [Fault("line dead"), Utterance("Only 45 days.", ("empty", "label"))]
+
+    parts = Unsteady("", Decision("propose", 45.0, "open"))
+    played = [Negotiation(LESS, seed) for seed in range(2)]
+    fault, move = FocalAgent(parts, parts, parts).act(played)
+    assert fault == Fault("line dead")
+    assert isinstance(move, Move) and (move.offer, move.slips) == (45.0, ("empty", "label"))

@@ -12,8 +12,9 @@ from tiny_model import CHATML, build_tokenizer
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.domains import domain_names, load_domain
+from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.policy.chat import ChatFormat, system_words
+from emodistill.policy.chat import ChatFormat
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ from emodistill.language_models.local import load_model, load_tokenizer
 from emodistill.negotiation.agents import Decision, FocalAgent, Move
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.role_slips import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiation.selectors import NoEmotion, UniformEmotion
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.generation import ChatGenerator
-from emodistill.policy.speaker import LanguageModelSpeaker, first_paragraph
+from emodistill.policy.speaker import LanguageModelSpeaker
 
 CONTEXT = 2048
 REPLY = 16
@@ -68,17 +69,17 @@ def negotiations(count=4, seed=0, max_rounds=6):
 
 def spy_on(speaker):
     """Every history that the speaker asked a reply to, by scenario, in order."""
-    histories, extend = {}, speaker.generator.extend_and_sample
+    histories, extend = {}, speaker.local.generator.extend_and_sample
 
     def record(sessions, prompts, seeds):
-        by_session = {
-            id(talk.session): key.scenario.id for talk in speaker._talks.values() for key in [talk.negotiation]
-        }
+        by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.local._talks.values()}
         for session, prompt in zip(sessions, prompts, strict=True):
-            histories.setdefault(by_session[id(session)], []).append([*session.tokens, *prompt])
+            asked, history = histories.setdefault(by_session[id(session)], []), [*session.tokens, *prompt]
+            if history not in asked[-1:]:  # a further attempt at a reply that slipped must be asked the same
+                asked.append(history)
         return extend(sessions, prompts, seeds)
 
-    speaker.generator.extend_and_sample = record
+    speaker.local.generator.extend_and_sample = record
     return histories
 
 
@@ -91,18 +92,18 @@ def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emo
     played = play(negotiations(), FocalAgent(selector, ConcessionSchedule(), speaker), Stubborn())
     assert len({len(negotiation.turns) for negotiation in played}) > 1  # chats ended in different rounds
     assert any(turn.offer_appended for negotiation in played for turn in negotiation.turns)
-    encoder = ChatEncoder(speaker.chat, context)
+    encoder = ChatEncoder(speaker.local.chat, context)
     for negotiation in played:
         episode = Episode.of(negotiation, "train", "uniform", "lm")
         contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
         assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
-    assert (speaker.dropped_rounds > 0) == (context < CONTEXT)
+    assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)
 
 
 def test_the_cache_changes_no_word(make, vocabulary):
     def words(forget):
         speaker = make()
-        extend = speaker.generator.extend_and_sample
+        extend = speaker.local.generator.extend_and_sample
 
         def without_cache(sessions, prompts, seeds):
             for session in sessions:
@@ -110,7 +111,7 @@ def test_the_cache_changes_no_word(make, vocabulary):
             return extend(sessions, prompts, seeds)
 
         if forget:
-            speaker.generator.extend_and_sample = without_cache
+            speaker.local.generator.extend_and_sample = without_cache
         agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), speaker)
         return [[turn.text for turn in negotiation.turns] for negotiation in play(negotiations(), agent, Stubborn())]
 
@@ -131,9 +132,11 @@ def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
 def test_chats_that_are_over_are_forgotten(make, vocabulary):
     speaker = make()
     play(negotiations(), FocalAgent(NoEmotion(), ConcessionSchedule(), speaker), Stubborn())
-    assert len(speaker._talks) < 4
-    speaker.begin(negotiations(count=2))
-    assert len(speaker._talks) == 2
+    assert len(speaker.local._talks) < 4
+    games = negotiations(count=2)
+    speaker.begin(games)
+    speaker.speak(games, [Decision("propose", 45.0, "open")] * 2, [None] * 2)
+    assert len(speaker.local._talks) == 2
 
 
 def test_a_context_too_short_for_one_round_is_said_plainly(make):

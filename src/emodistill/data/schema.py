@@ -28,6 +28,7 @@ TURN = pa.struct(
         ("offer", pa.float64()),
         ("act", pa.string()),
         ("offer_appended", pa.bool_()),
+        ("slips", pa.list_(pa.string())),
     ]
 )
 SCHEMA = pa.schema(
@@ -124,18 +125,13 @@ class Episode:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Episode":
-        scenario = Scenario(
-            row["scenario_id"],
-            row["domain"],
-            row["focal_target"],
-            row["counterparty_target"],
-            json.loads(row["context"]),
-        )
+        targets = (row["focal_target"], row["counterparty_target"])
+        scenario = Scenario(row["scenario_id"], row["domain"], *targets, json.loads(row["context"]))
         load_domain(scenario.domain)  # an unknown one is an error here, not in the middle of a run
         for turn in row["turns"]:
             if turn["offer"] is not None and not math.isfinite(turn["offer"]):
                 raise UserError(f"the {turn['speaker']}'s offer in round {turn['round']} is {turn['offer']}")
-        turns = tuple(Turn(**turn) for turn in row["turns"])
+        turns = tuple(Turn(**{**turn, "slips": tuple(turn.get("slips") or ())}) for turn in row["turns"])
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
         return cls(
             row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"]

@@ -26,6 +26,7 @@ class Move:
     emotion: str | None = None
     emotion_prob: float | None = None
     offer_appended: bool = False
+    slips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,17 @@ class OfferPolicy(Protocol):
     def decide(self, negotiation: Negotiation) -> Decision: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Words of a language model, and the slips of the attempts that it took; see `role_slips`."""
+
+    text: str
+    slips: tuple[str, ...] = ()
+
+
+Spoken = str | Utterance | Fault
+
+
 class Speaker(Protocol):
     """Puts decisions into words; may keep state (a cache) between the rounds of a negotiation."""
 
@@ -85,7 +97,8 @@ class Speaker(Protocol):
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
-    ) -> list[str]: ...
+    ) -> Sequence[Spoken]:
+        """One utterance for each negotiation, in order, or why there is none."""
 
 
 class FocalAgent:
@@ -105,18 +118,22 @@ class FocalAgent:
     def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
         choices = self.selector.select(negotiations)
         decisions = [self.offers.decide(negotiation) for negotiation in negotiations]
-        texts = self.speaker.speak(negotiations, decisions, [choice.emotion for choice in choices])
-        return [_move(*parts) for parts in zip(negotiations, decisions, choices, texts, strict=True)]
+        spoken = self.speaker.speak(negotiations, decisions, [choice.emotion for choice in choices])
+        return [move_of(*parts) for parts in zip(negotiations, decisions, choices, spoken, strict=True)]
 
 
-def _move(negotiation: Negotiation, decision: Decision, choice: Choice, text: str) -> Move:
+def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken: Spoken) -> Move | Fault:
+    """The turn that a decision and its words amount to."""
+    if isinstance(spoken, Fault):
+        return spoken
+    text, slips = (spoken, ()) if isinstance(spoken, str) else (spoken.text, spoken.slips)
     appended, offer = False, None
     if decision.act == "propose":
         offer = parse_offer(text, negotiation.scenario.domain)
         if decision.offer is not None and offer != decision.offer:
             text = f"{_finished(text)} {offer_sentence(negotiation, decision.offer)}".strip()
             appended, offer = True, decision.offer
-    return Move(text, decision.act, offer, choice.emotion, choice.probability, appended)
+    return Move(text, decision.act, offer, choice.emotion, choice.probability, appended, slips)
 
 
 def _finished(text: str) -> str:

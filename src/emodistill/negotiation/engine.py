@@ -41,5 +41,5 @@ def _take_turn(negotiation: Negotiation, seat: Speaker, move: Move | Fault) -> N
     if isinstance(move, Fault):
         negotiation.break_off(move.reason)
         return
-    stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended)
+    stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended, move.slips)
     negotiation.play(Turn(negotiation.round, seat, *stated))

@@ -7,9 +7,11 @@ Source: the time-dependent tactic of Faratin, Sierra and Jennings 1998, section 
 Baarslag, Hindriks and Jonker 2013: accept what is worth at least as much as one's own next offer.
 """
 
+from dataclasses import replace
+
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, dialogue_act
-from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.scenarios import Scenario
 
 _ROUNDING = 1e-9
@@ -48,12 +50,12 @@ class ConcessionSchedule:
 
     def decide(self, negotiation: Negotiation) -> Decision:
         scenario, standing = negotiation.scenario, negotiation.standing[COUNTERPARTY]
-        offer = self._sayable(scenario, self.position(negotiation.round, negotiation.max_rounds))
+        offer = self.sayable(scenario, self.position(negotiation.round, negotiation.max_rounds))
         if standing is not None and scenario.position(standing) >= scenario.position(offer) - _ROUNDING:
             return Decision("accept", None, dialogue_act(negotiation, "accept", None))
         return Decision("propose", offer, dialogue_act(negotiation, "propose", offer))
 
-    def _sayable(self, scenario: Scenario, position: float) -> float:
+    def sayable(self, scenario: Scenario, position: float) -> float:
         """The offer nearest to a position that one can say and that lies between reserve and start.
 
         Where the targets are so close that no point of the grid lies between them, the nearest point has to do.
@@ -66,3 +68,53 @@ class ConcessionSchedule:
             if self.reserve - _ROUNDING <= scenario.position(offer) <= self.start + _ROUNDING
         ]
         return inside[0] if inside else nearest
+
+
+class OpenOffers:
+    """The model bargains the number too; only acceptance stays with a rule (`offers=model`).
+
+    Args:
+        acceptance: its AC_next decides when the counterparty's offer is good enough.
+    """
+
+    def __init__(self, acceptance: ConcessionSchedule) -> None:
+        self.acceptance = acceptance
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        ruled = self.acceptance.decide(negotiation)
+        if ruled.act == "accept":
+            return ruled
+        return Decision("propose", None, dialogue_act(negotiation, "propose", None))
+
+
+class CounterpartySchedule:
+    """The same tactic on the other chair, with a little noise, so that episodes of one scenario differ by seed.
+
+    Its numbers answer to time and to the focal side's offers, never to words: of a corpus made with it nothing can be
+    learnt about which emotion moves anybody. For that, the counterparty must bargain its own numbers.
+
+    Args:
+        schedule: positions as the counterparty sees them, 1 at its own target.
+        noise: standard deviation of each step, in position; no step goes back behind the last offer.
+    """
+
+    def __init__(self, schedule: ConcessionSchedule, noise: float = 0.03) -> None:
+        if noise < 0:
+            raise UserError(f"counterparty schedule: noise={noise} must be 0 or more")
+        self.schedule, self.noise = schedule, noise
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        mirrored = _mirrored(negotiation.scenario)
+        draw = float(negotiation.rng[COUNTERPARTY].standard_normal())
+        planned = self.schedule.position(negotiation.round, negotiation.max_rounds) + self.noise * draw
+        last, standing = negotiation.standing[COUNTERPARTY], negotiation.standing[FOCAL]
+        highest = self.schedule.start if last is None else min(self.schedule.start, mirrored.position(last))
+        offer = self.schedule.sayable(mirrored, min(max(planned, self.schedule.reserve), highest))
+        if standing is not None and mirrored.position(standing) >= mirrored.position(offer) - _ROUNDING:
+            return Decision("accept", None, "close")
+        return Decision("propose", offer, "open" if last is None else "hold" if offer == last else "concede")
+
+
+def _mirrored(scenario: Scenario) -> Scenario:
+    """The scenario from the other chair: position 1 at the counterparty's target."""
+    return replace(scenario, focal_target=scenario.counterparty_target, counterparty_target=scenario.focal_target)

@@ -15,7 +15,8 @@ from jinja2 import TemplateError
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act
+from emodistill.negotiation.prompts import directive_words, round_words, system_words
+from emodistill.negotiation.protocol import Act
 from emodistill.negotiation.scenarios import Scenario
 
 _WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents while the template is taken apart
@@ -23,6 +24,8 @@ _WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents 
 
 class ChatFormat:
     """Token lists of the parts of an episode: `opening`, then for every round a `prompt` and a `reply`.
+
+    Those two are of the focal side; `system` and `user` serve any other chat with the same template.
 
     Attributes:
         end_of_turn: ids that close every reply; sampling stops at the first of them.
@@ -50,7 +53,7 @@ class ChatFormat:
 
     def opening(self, scenario: Scenario) -> list[int]:
         """The system message: the situation as the focal side knows it, its own target, and how to answer."""
-        return self._message(self._system, system_words(scenario))
+        return self.system(system_words(scenario))
 
     def prompt(
         self, counterparty_text: str | None, emotion: str | None, act: Act, offer_words: str | None
@@ -65,22 +68,22 @@ class ChatFormat:
         Raises:
             UserError: if the emotion is not in the vocabulary.
         """
-        direction = self.directive(emotion, act, offer_words)
-        words = f"{counterparty_text.strip()}\n[{direction}]" if counterparty_text else f"[{direction}]"
-        return self._message(self._user, words)
+        return self.user(round_words(counterparty_text, self.directive(emotion, act, offer_words)))
 
     def directive(self, emotion: str | None, act: Act, offer_words: str | None) -> str:
         """What the next reply has to do, in words; see `prompt`."""
-        if act == "accept":
-            task = "Accept their offer."
-        elif act == "walk_away":
-            task = "End the negotiation without a deal."
-        else:
-            task = f"State your offer: {offer_words}." if offer_words else "State your offer."
-        return task if emotion is None else f"{self.vocabulary.directive(emotion)} {task}"
+        return directive_words(self.vocabulary, emotion, act, offer_words)
+
+    def system(self, words: str) -> list[int]:
+        """A system message of any words."""
+        return self._message(self._system, words)
+
+    def user(self, words: str) -> list[int]:
+        """A user message of any words, and the header that opens the reply."""
+        return self._message(self._user, words)
 
     def reply(self, text: str) -> list[int]:
-        """An utterance of the focal side with the tokens that end the turn."""
+        """An utterance with the tokens that end the turn."""
         return self._encode(self._plain(text)) + self.end_of_turn
 
     def text(self, reply: list[int]) -> str:
@@ -98,35 +101,6 @@ class ChatFormat:
 
     def _encode(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
-
-
-def system_words(scenario: Scenario) -> str:
-    """The system message in words. It holds nothing but columns the focal side may see, and its own target.
-
-    Raises:
-        UserError: if the domain's prompt asks for something that the focal side does not know.
-    """
-    rules = scenario.rules
-    slots = {
-        "focal_role": rules.roles[FOCAL],
-        "counterparty_role": rules.roles[COUNTERPARTY],
-        "quantity": rules.quantity,
-        "focal_target": rules.say(scenario.focal_target),
-    }
-    facts = [
-        f"{rules.fields[column]['label']}: {value.strip().rstrip('.')}."
-        for column, value in scenario.context.items()
-        if rules.fields.get(column, {}).get("seen_by") in {"both", FOCAL} and value.strip()
-    ]
-    try:
-        situation, goal = (rules.prompt[part].format_map(slots) for part in ("situation", "focal_goal"))
-    except KeyError as error:
-        allowed = ", ".join(slots)
-        raise UserError(
-            f"domains/{rules.name}.yaml: the focal prompt has no {error}; its slots are {allowed}"
-        ) from error
-    answer = "Answer in one or two sentences as the {focal_role}, and follow the note in brackets.".format_map(slots)
-    return " ".join([situation, *facts, goal, answer])
 
 
 def _template_parts(tokenizer: Any) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:

@@ -1,0 +1,89 @@
+"""A language model as counterparty, on this machine or behind an endpoint.
+
+Its prompt comes from the domain file: its role, its own target, and the columns that its side may see; never the focal
+target. Either a schedule decides its numbers and the model says them, or the model bargains them itself: then the
+neutral parsers read its words, `parse_offer` the number and `spoken_act` whether it accepts or leaves. A small model
+left to itself repeats the other side's number, so the schedule is the default for one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
+from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.spoken_acts import spoken_act
+from emodistill.policy.role_play import RETRIES, Line, RolePlay
+from emodistill.policy.voices import Voice
+
+
+class LanguageModelCounterparty:
+    """Sits opposite the focal side, in role (see `role_play`).
+
+    Args:
+        voice: where the words come from.
+        offers: decides its act and number, as the counterparty sees them; None leaves both to the model.
+        personas: a sentence each, by name; the persona of a negotiation goes by its seed. None of them is fine.
+        retries: how often a reply that slipped out of role is asked for again.
+    """
+
+    def __init__(
+        self,
+        voice: Voice,
+        offers: OfferPolicy | None,
+        personas: Mapping[str, str] | None = None,
+        retries: int = RETRIES,
+    ) -> None:
+        self.voice, self.offers, self.personas = voice, offers, dict(personas or {})
+        self.name = f"lm:{voice.name}"
+        self._play = RolePlay(voice, COUNTERPARTY, retries)
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        for negotiation in negotiations:
+            persona = self._persona(negotiation)
+            negotiation.counterparty = f"{self.name}:{persona}" if persona else self.name
+        self._play.begin(negotiations, [self._system(negotiation) for negotiation in negotiations])
+
+    def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
+        return self._bargained(negotiations) if self.offers is None else self._scheduled(negotiations, self.offers)
+
+    def _scheduled(self, negotiations: Sequence[Negotiation], offers: OfferPolicy) -> list[Move | Fault]:
+        decisions = [offers.decide(negotiation) for negotiation in negotiations]
+        said = [
+            None if d.offer is None else n.scenario.rules.say(d.offer)
+            for n, d in zip(negotiations, decisions, strict=True)
+        ]
+        tasks = [task_words(decision.act, words) for decision, words in zip(decisions, said, strict=True)]
+        lines = [Line(round_words(_heard(n), task), task) for n, task in zip(negotiations, tasks, strict=True)]
+        spoken = self._play.speak(negotiations, lines)
+        nobody = Choice(None, None)
+        return [
+            move_of(n, decision, nobody, words)
+            for n, decision, words in zip(negotiations, decisions, spoken, strict=True)
+        ]
+
+    def _bargained(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
+        spoken = self._play.speak(negotiations, [Line(_heard(negotiation)) for negotiation in negotiations])
+        return [_read(negotiation, words) for negotiation, words in zip(negotiations, spoken, strict=True)]
+
+    def _persona(self, negotiation: Negotiation) -> str:
+        return list(self.personas)[negotiation.seed % len(self.personas)] if self.personas else ""
+
+    def _system(self, negotiation: Negotiation) -> str:
+        sentence = self.personas.get(self._persona(negotiation), "")
+        answer = BARGAINS if self.offers is None else FOLLOWS_NOTES
+        return system_words(negotiation.scenario, COUNTERPARTY, sentence, answer)
+
+
+def _heard(negotiation: Negotiation) -> str:
+    return negotiation.turns[-1].text
+
+
+def _read(negotiation: Negotiation, spoken: Utterance | Fault) -> Move | Fault:
+    """The turn that a model's own words amount to."""
+    if isinstance(spoken, Fault):
+        return spoken
+    domain = negotiation.scenario.domain
+    act = spoken_act(spoken.text, domain, negotiation.standing[FOCAL])
+    offer = parse_offer(spoken.text, domain) if act == "propose" else None
+    return Move(spoken.text, act, offer, slips=spoken.slips)

@@ -1,0 +1,104 @@
+"""Speaking in role: a reply that slips is asked for again, within a bound, and what is left at last is mended.
+
+The rule, the same for every seat and every kind of model. A reply without a slip (see `role_slips`) is said. One with a
+slip is asked for again with a new seed, at most `retries` times. If the last one slips too, its slips are cut out and
+the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every slip is kept with the turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emodistill.negotiation.agents import Fault, Utterance
+from emodistill.negotiation.protocol import Negotiation, Speaker
+from emodistill.negotiation.role_slips import find_slip, first_paragraph, slips_behind, without_slips
+from emodistill.policy.voices import Dialogue, Voice
+
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one negotiation needs said next: the whole prompt, and the directive in it, which must not be repeated."""
+
+    prompt: str
+    directive: str = ""
+
+
+class RolePlay:
+    """One side of many negotiations, spoken by one voice.
+
+    Args:
+        voice: where the words come from.
+        side: which seat it speaks on.
+        retries: how often a reply that slipped is asked for again.
+    """
+
+    def __init__(self, voice: Voice, side: Speaker, retries: int = RETRIES) -> None:
+        self.voice, self.side, self.retries = voice, side, retries
+        self._dialogues: dict[int, Dialogue] = {}
+
+    def begin(self, negotiations: Sequence[Negotiation], systems: Sequence[str]) -> None:
+        """Open the dialogues of these negotiations with their system messages."""
+        self._forget_ended()
+        for negotiation, system in zip(negotiations, systems, strict=True):
+            if negotiation.end is None:
+                self._dialogues[id(negotiation)] = Dialogue(negotiation, self.side, system)
+
+    def speak(self, negotiations: Sequence[Negotiation], lines: Sequence[Line]) -> list[Utterance | Fault]:
+        """What is said to each line, asked for in one call an attempt; one draw from each negotiation's generator."""
+        self._forget_ended()
+        dialogues = [self._dialogue(negotiation) for negotiation in negotiations]
+        seeds = [int(negotiation.rng[self.side].integers(2**63)) for negotiation in negotiations]
+        for dialogue, line in zip(dialogues, lines, strict=True):
+            dialogue.asked = line.prompt
+        return self._in_role(dialogues, lines, seeds)
+
+    def _dialogue(self, negotiation: Negotiation) -> Dialogue:
+        """The dialogue with the last round added: what was asked then, and what was said in the end."""
+        dialogue = self._dialogues[id(negotiation)]
+        if dialogue.asked is not None:
+            said = next(turn.text for turn in reversed(negotiation.turns) if turn.speaker == self.side)
+            dialogue.exchanges.append((dialogue.asked, said))
+            dialogue.asked = None
+        return dialogue
+
+    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
+        said: dict[int, Utterance | Fault] = {}
+        slips: list[list[str]] = [[] for _ in lines]
+        pending = list(range(len(lines)))
+        for attempt in range(1 if self.voice.repeats else 1 + self.retries):
+            tries = [_again(seeds[i], attempt) if attempt else seeds[i] for i in pending]
+            replies = self.voice.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
+            before = {i: len(slips[i]) for i in pending}
+            for i, reply in zip(pending, replies, strict=True):
+                if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
+                    said[i] = self._judged(dialogues[i], lines[i].directive, reply, slips[i])
+            pending = [i for i in pending if len(slips[i]) > before[i]]
+            if not pending:
+                break
+        return [said[i] for i in range(len(lines))]
+
+    def _judged(self, dialogue: Dialogue, directive: str, reply: str | Fault, slips: list[str]) -> Utterance | Fault:
+        """What a reply amounts to; a slip in what would be said is added to `slips`."""
+        if isinstance(reply, Fault):
+            return reply
+        domain = dialogue.negotiation.scenario.domain
+        slip = find_slip(reply, domain, self.side, directive)
+        if slip is None:
+            behind = ["other_side"] if slips_behind(reply, domain, self.side) else []
+            return Utterance(first_paragraph(reply), (*slips, *behind))
+        slips.append(slip)
+        if mended := without_slips(reply, domain, self.side, directive):
+            return Utterance(mended, tuple(slips))
+        return Fault(f"the {self.side} had nothing to say in role ({', '.join(slips)})")
+
+    def _forget_ended(self) -> None:
+        """Free what belongs to negotiations that are over."""
+        self._dialogues = {key: d for key, d in self._dialogues.items() if d.negotiation.end is None}
+
+
+def _again(seed: int, attempt: int) -> int:
+    """The seed of a further attempt. It is drawn from nothing of the negotiation, so later draws stay the same."""
+    return int(np.random.default_rng((seed, attempt)).integers(2**63))
