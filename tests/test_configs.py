@@ -16,7 +16,10 @@ GROUPS = {
     if group.is_dir() and group.name not in ("stage", "expression")
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
-NEEDED = {("data", "file"): ["data.corpus.path=episodes.parquet"]}
+NEEDED = {
+    ("data", "file"): ["data.corpus.path=episodes.parquet"],
+    ("data", "casino"): ["data.corpus.path=casino_train.json"],
+}
 OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data"}
 
 
@@ -77,7 +80,7 @@ def test_there_are_the_documented_choices():
     assert set(GROUPS["size"]) >= {"demo", "small", "full"}
     assert set(GROUPS["model"]) >= {"embedded", "qwen2.5-7b-instruct", "qwen2.5-0.5b-instruct"}
     assert set(GROUPS["model"]) >= {"smollm2-135m-instruct", "smollm2-360m-instruct"}
-    assert set(GROUPS["data"]) == {"bundled", "file"}
+    assert set(GROUPS["data"]) >= {"bundled", "file", "casino"}
 
 
 def test_sizes_have_the_same_keys_and_each_of_them_is_read():

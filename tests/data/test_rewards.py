@@ -78,3 +78,9 @@ def test_parts_add_up():
 def test_a_focal_turn_that_ends_the_episode_gets_the_end():
     last = episode(LESS, [(20, 120), (None, "silence")], "deal", 120)
     assert Reward().of(last)[-1] == pytest.approx(2.0)
+
+
+def test_after_the_last_round_of_the_method_moves_count_nothing():
+    """People may talk longer than 15 rounds; a concession must not turn into a loss."""
+    offers = [(20, 120)] * 16 + [(20, 60)]
+    assert Reward().of(episode(LESS, offers))[-1] == pytest.approx(-2.0)

@@ -18,8 +18,8 @@ class Reward:
 
     Attributes:
         concession: [clip(dx_counterparty, -2, 2) - clip(-dx_focal, -2, 2)] * (1 - t/T), where dx is the change of
-            position of that side's standing offer over the round and t the rounds played before; +2 at the end for a
-            deal, -2 otherwise.
+            position of that side's standing offer over the round and t the rounds played before (people may play more
+            than T of them: then 0, not less); +2 at the end for a deal, -2 otherwise.
         utility: the episode's utility, at its end.
         judge: (score - 1) / 9 of the turn.
     """
@@ -47,7 +47,7 @@ def concessions(episode: Episode, rounds: Sequence[int]) -> np.ndarray:
     moves = {side: _moves(episode, side, rounds) for side in (FOCAL, COUNTERPARTY)}
     theirs = np.clip(moves[COUNTERPARTY], -MOVE_LIMIT, MOVE_LIMIT)
     ours = np.clip(-moves[FOCAL], -MOVE_LIMIT, MOVE_LIMIT)
-    part: np.ndarray = (theirs - ours) * (1 - (np.array(rounds) - 1) / MAX_ROUNDS)
+    part: np.ndarray = (theirs - ours) * np.maximum(1 - (np.array(rounds) - 1) / MAX_ROUNDS, 0.0)
     part[-1] += DEAL_BONUS if episode.end == "deal" else -DEAL_BONUS
     return part
 

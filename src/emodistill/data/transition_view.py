@@ -1,5 +1,6 @@
 """What IQL sees of the corpus: transitions, and the facts about them that a selector must store."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from emodistill.data.transitions import TransitionEpisodes, Transitions, build_t
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 
+logger = logging.getLogger(__name__)
 SMALLEST_STD = 1e-3  # a feature that hardly varies is left at its own scale, not blown up to unit variance
 
 
@@ -46,6 +48,13 @@ class TransitionView:
         observer = Observer(self.vocabulary, load_perceiver("judge"), self.variant)
         self.train = self._table(train, observer).transitions
         self.validation = self._table(validation, observer)
+        if unknown := int(torch.isnan(self.validation.behaviour_prob).sum()):
+            logger.warning(
+                "importance sampling is not available: %d of the %d turns validated on do not say how likely their "
+                "emotion was; fitted Q evaluation needs no such number and chooses the checkpoint",
+                unknown,
+                len(self.validation.behaviour_prob),
+            )
         self.transition_facts = {
             "labels": list(self.vocabulary.labels),
             "vocabulary": self.vocabulary.name,

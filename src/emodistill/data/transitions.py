@@ -15,6 +15,7 @@ from emodistill.data.observations import Observer, View
 from emodistill.data.rewards import Reward
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
+from emodistill.judges.request import LOWEST
 from emodistill.negotiation.protocol import FOCAL
 
 Scores = Callable[[Sequence[Episode]], Sequence[npt.NDArray[np.floating]]]
@@ -44,8 +45,9 @@ def build_transitions(
 ) -> TransitionEpisodes:
     """All focal turns that show an emotion, as transitions.
 
-    An invalid episode gives none. Where the reward has a judge part, a turn without a score is left out (its neighbours
-    stay: a missing score is not a zero).
+    An invalid episode gives none. A focal turn without an emotion is no transition, but what it earned is not lost: it
+    counts for the turn with an emotion before it, undiscounted, so the end of an episode always counts. Where the
+    reward has a judge part, a turn without a score is left out (its neighbours stay: a missing score is not a zero).
 
     Raises:
         UserError: if no episode has a turn with an emotion.
@@ -56,9 +58,7 @@ def build_transitions(
     views = [View(episode.scenario, episode.turns[:i]) for episode in valid for i in _acting(episode)]
     observation = observer(views)
     given = scores(valid) if scores else [None] * len(valid)
-    rewards = np.concatenate(
-        [reward.of(episode, score)[_ordinals(episode)] for episode, score in zip(valid, given, strict=True)]
-    )
+    rewards = np.concatenate([_earned(episode, reward, score) for episode, score in zip(valid, given, strict=True)])
     return _table(valid, observer, observation, rewards)
 
 
@@ -71,6 +71,20 @@ def _ordinals(episode: Episode) -> list[int]:
     """The same turns, counted among the focal turns only."""
     focal = [turn for turn in episode.turns if turn.speaker == FOCAL]
     return [k for k, turn in enumerate(focal) if turn.emotion is not None]
+
+
+def _earned(episode: Episode, reward: Reward, scores: npt.NDArray[np.floating] | None) -> npt.NDArray[np.floating]:
+    """Reward of each turn that shows an emotion, with that of the turns up to the next one; (acting turns,).
+
+    A turn without an emotion has no judge part: that is about how an emotion was put in words.
+    """
+    acting = _ordinals(episode)
+    if scores is not None:
+        silent = np.ones(len(scores), dtype=bool)
+        silent[acting] = False
+        scores = np.where(silent, LOWEST, scores)
+    summed: npt.NDArray[np.floating] = np.add.reduceat(reward.of(episode, scores), acting)
+    return summed
 
 
 def _table(

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from emodistill.errors import UserError
-from emodistill.negotiation.domains import Domain, load_domain
+from emodistill.negotiation.domains import Domain, imported_domain_names, load_domain
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.targets import read_clock, targets_of
 
@@ -62,6 +62,11 @@ def _shown(rules: Domain, row: dict[str, str]) -> tuple[str, ...]:
 def _rows(rules: Domain, rng: np.random.Generator) -> Iterator[dict[str, str]]:
     """Contexts without end, without their id column."""
     section = rules.generator
+    if not section and rules.name in imported_domain_names():
+        raise UserError(
+            f"the domain '{rules.name}' is for imported dialogues and has no scenarios of its own; give the corpus "
+            "that brings it, or leave it out of domains=[...]"
+        )
     if set(section) != {"common", "axes"} or not section["axes"]:
         raise UserError(
             f"domains/{rules.name}.yaml: `generator` needs the keys `common` and `axes`, and at least one axis"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from emodistill.errors import UserError
 from emodistill.negotiation.domains.validity import check_domain
 
 _FOLDER = files("emodistill.negotiation.domains")
+_IMPORTED = files("emodistill.negotiation") / "imported_domains"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Domain:
     """What the code needs to know of a domain; every word of it comes from the YAML file.
 
     Attributes:
-        name: `debt`, `disaster`, `hospital` or `student`, or the name of a file you add.
+        name: `debt`, `disaster`, `hospital` or `student`, or the name of a file you add; `campsite` is imported only.
         quantity: what is bargained over, in words ("time to full payment").
         unit: the unit of every offer ("days", "minutes", "minutes after 21:00").
         style: how offers are read and said: `duration` in `unit`, or `clock` as minutes after `clock_origin`.
@@ -66,8 +68,17 @@ class Domain:
 
 
 def domain_names() -> list[str]:
-    """Names of all domains, in alphabetical order."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+    """Names of all domains in which scenarios can be made and played, in alphabetical order."""
+    return _names_in(_FOLDER)
+
+
+def imported_domain_names() -> list[str]:
+    """Names of the domains that only dialogues from elsewhere belong to: they lack generator and phrasebook slots."""
+    return _names_in(_IMPORTED)
+
+
+def _names_in(folder: Traversable) -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 @cache
@@ -77,10 +88,12 @@ def load_domain(name: str) -> Domain:
     Raises:
         UserError: if there is no such domain, or its file lacks a key or has one too many.
     """
-    if name not in domain_names():
-        raise UserError(f"no domain '{name}'; there are: {', '.join(domain_names())}")
+    folder = _FOLDER if name in domain_names() else _IMPORTED
+    if name not in _names_in(folder):
+        imported = f"and for imported dialogues {', '.join(imported_domain_names())}"
+        raise UserError(f"no domain '{name}'; there are: {', '.join(domain_names())}, {imported}")
     try:
-        raw = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+        raw = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"domains/{name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     expected = set(Domain.__dataclass_fields__)

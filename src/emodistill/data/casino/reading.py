@@ -1,0 +1,142 @@
+"""Reads CaSiNo's JSON as it was published, and believes nothing in it that it has not checked.
+
+The points that a file states must be those that its deal gives: a file in which they are not was put together wrongly,
+and a corpus made of it would teach nonsense.
+
+Source: https://github.com/kushalchawla/CaSiNo (CC BY 4.0), https://aclanthology.org/2021.naacl-main.254
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emodistill.data.casino.dialogues import ALONE, PACKAGES, POINTS, Dialogue, Message, Move, Participant
+from emodistill.errors import UserError
+
+SATISFACTION = (
+    "Extremely dissatisfied",
+    "Slightly dissatisfied",
+    "Undecided",
+    "Slightly satisfied",
+    "Extremely satisfied",
+)
+LIKING = ("Extremely dislike", "Slightly dislike", "Undecided", "Slightly like", "Extremely like")
+_FORMS: dict[str, Move] = {
+    "Submit-Deal": "submit",
+    "Accept-Deal": "accept",
+    "Reject-Deal": "reject",
+    "Walk-Away": "walk_away",
+}
+_REMEDY = "download it again from https://github.com/kushalchawla/CaSiNo, or take the dialogue out"
+
+
+def read_dialogues(paths: Sequence[str | Path]) -> list[Dialogue]:
+    """The dialogues of these files, in order.
+
+    Raises:
+        UserError: in one sentence with the file and the dialogue at fault.
+    """
+    dialogues: dict[int, Dialogue] = {}
+    for path in map(Path, paths):
+        for place, raw in enumerate(_load(path)):
+            name = (
+                f"dialogue {raw['dialogue_id']}" if isinstance(raw, dict) and "dialogue_id" in raw else f"row {place}"
+            )
+            try:
+                dialogue = _dialogue(raw)
+            except KeyError as error:
+                raise UserError(f"{path}, {name}: there is no {error}; {_REMEDY}") from error
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{path}, {name}: {error}; {_REMEDY}") from error
+            if dialogue.id in dialogues:
+                raise UserError(f"{path}, {name} was read before; give every file once")
+            dialogues[dialogue.id] = dialogue
+    if not dialogues:
+        raise UserError(f"no dialogue in {', '.join(map(str, paths)) or 'no file'}; {_REMEDY}")
+    return list(dialogues.values())
+
+
+def _load(path: Path) -> list[Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); get casino_train.json from https://github.com/kushalchawla/CaSiNo"
+        ) from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(f"{path} is not JSON ({error}); {_REMEDY.partition(',')[0]}") from error
+    if not isinstance(raw, list):
+        raise UserError(f"{path} is not a list of dialogues; {_REMEDY.partition(',')[0]}")
+    return raw
+
+
+def _dialogue(raw: Any) -> Dialogue:
+    people = {name: _participant(one) for name, one in raw["participant_info"].items()}
+    if len(people) != 2:
+        raise ValueError(f"it has {len(people)} participants, not two")
+    messages = tuple(_message(one, people) for one in raw["chat_logs"])
+    dialogue = Dialogue(int(raw["dialogue_id"]), messages, people)
+    _check_moves(messages)
+    deal = dialogue.deal
+    for name, person in people.items():
+        scored = ALONE if deal is None else person.worth(deal[name])
+        if scored != person.points:
+            raise ValueError(f"{name} scored {person.points} points, but what they got is worth {scored}")
+    return dialogue
+
+
+def _participant(raw: Any) -> Participant:
+    items, outcomes = dict(raw["value2issue"]), raw["outcomes"]
+    if set(items) != set(POINTS) or set(items.values()) != set(PACKAGES):
+        raise ValueError(f"the priorities {items} do not rank food, water and firewood as High, Medium and Low")
+    about = json.dumps([raw["demographics"], raw["personality"]], sort_keys=True)
+    return Participant(
+        items,
+        {priority: str(raw["value2reason"][priority]) for priority in POINTS},
+        int(outcomes["points_scored"]),
+        _rank(SATISFACTION, outcomes["satisfaction"]),
+        _rank(LIKING, outcomes["opponent_likeness"]),
+        hashlib.sha256(about.encode()).hexdigest()[:12],
+    )
+
+
+def _rank(scale: Sequence[str], answer: str) -> int:
+    if answer not in scale:
+        raise ValueError(f"the answer '{answer}' is not on the scale {', '.join(scale)}")
+    return scale.index(answer) + 1
+
+
+def _message(raw: Any, people: Mapping[str, Participant]) -> Message:
+    speaker, text = raw["id"], str(raw["text"]).strip()
+    if speaker not in people:
+        raise ValueError(f"'{speaker}' speaks, who is no participant")
+    move = _FORMS.get(text, "say")
+    if move != "submit":
+        return Message(speaker, move, text)
+    other = next(name for name in people if name != speaker)
+    given = {speaker: raw["task_data"]["issue2youget"], other: raw["task_data"]["issue2theyget"]}
+    shares = {name: {item: int(share[item]) for item in PACKAGES} for name, share in given.items()}
+    for item, packages in PACKAGES.items():
+        counts = [share[item] for share in shares.values()]
+        if min(counts) < 0 or sum(counts) != packages:
+            raise ValueError(f"a deal shares out {counts[0]} and {counts[1]} of {packages} packages of {item.lower()}")
+    return Message(speaker, move, text, shares)
+
+
+def _check_moves(messages: Sequence[Message]) -> None:
+    """A deal is answered at once by the other side, and the dialogue ends where it should and nowhere else."""
+    if not messages:
+        raise ValueError("nobody says anything")
+    for i, message in enumerate(messages):
+        before = messages[i - 1] if i else None
+        submitted = before is not None and before.move == "submit" and before.speaker != message.speaker
+        if message.move in ("accept", "reject") and not submitted:
+            raise ValueError(f"message {i + 1} answers a deal that the other side has not just submitted")
+        if message.move in ("say", "submit") and before is not None and before.move == "submit":
+            raise ValueError(f"message {i + 1} does not answer the deal before it")
+        if message.move in ("accept", "walk_away") and i < len(messages) - 1:
+            raise ValueError(f"message {i + 1} ends the dialogue, but {len(messages) - 1 - i} more follow")
+    if messages[-1].move not in ("accept", "walk_away"):
+        raise ValueError("it ends neither with Accept-Deal nor with Walk-Away")

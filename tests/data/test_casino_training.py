@@ -1,0 +1,69 @@
+"""All three stages learn from CaSiNo as they do from any other corpus."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_model import build_tiny_model
+from tiny_runs import QUIET, SIZE, composed
+
+from emodistill.judges.ledger import Ledger
+from train import train
+
+TINY = Path(__file__).parent / "casino_tiny.json"
+
+
+class Place:
+    def __init__(self, folder):
+        self.folder, self.model = folder, build_tiny_model(folder / "model")
+
+    def train(self, stage, *overrides):
+        given = [
+            f"stage={stage}",
+            "data=casino",
+            f"data.corpus.path={TINY}",
+            f"data.corpus.folder={self.folder / 'corpora'}",
+            f"run_dir={self.folder / 'run'}",
+            f"model.base_model={self.model}",
+            f"judge.ledger.path={self.folder / 'ledger.sqlite'}",
+            "monitor.save_every=1",
+            f"data.view.batch_size={16 if stage == 'iql' else 2}",
+            *(["sampler.max_new_tokens=6"] if stage != "iql" else []),
+            *(f"size.{key}={value}" for key, value in SIZE.items()),
+            *QUIET,
+        ]
+        return train(composed("train", *given, *overrides))
+
+    def result(self, stage):
+        return json.loads((self.folder / "run" / stage / "finished.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Place(tmp_path_factory.mktemp("casino"))
+    place.train("iql", "data.view.reward.concession=0", "data.view.reward.utility=1")
+    return place
+
+
+def test_the_selector_learns_from_it_and_knows_what_it_never_saw(place):
+    result = place.result("iql")
+    assert result["steps"] == SIZE["iql_steps"] and "val/fqe_value" in result
+    assert result["val/pdwis_effective_size"] == 0.0
+    assert not any(name.startswith("val/pdwis_value") for name in result)
+    config = yaml.safe_load((place.folder / "run" / "iql" / "config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["corpus"]["unmarked"] == "neutral"
+
+
+def test_words_are_learnt_from_the_turns_the_selector_values(place):
+    place.train("sft")
+    assert place.result("sft")["steps"] == SIZE["sft_steps"]
+    assert (place.folder / "run" / "sft" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_rubric_judges_what_people_said(place):
+    if not (place.folder / "run" / "sft" / "adapter").is_dir():
+        place.train("sft")
+    place.train("jpo", "data.view.utterances=corpus")
+    assert place.result("jpo")["steps"] == SIZE["jpo_steps"]
+    assert Ledger(place.folder / "ledger.sqlite").count() > 10
