@@ -1,5 +1,9 @@
 import pytest
 
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.judges.request import JudgeRequest
+from emodistill.judges.rubric import RubricJudge
 from emodistill.negotiation.protocol import Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -19,3 +23,26 @@ def history():
         Turn(2, "focal", "The account has been open for a long time. I can move to 40 days.", offer=40.0),
         Turn(2, "counterparty", "Perhaps 110 days would work for me.", offer=110.0),
     )
+
+
+@pytest.fixture
+def ask(scenario, history):
+    return lambda *texts: [JudgeRequest(scenario, history, "anger", text) for text in texts]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "made" / "on the way" / "ledger.sqlite"
+
+
+@pytest.fixture(scope="session")
+def judge():
+    return RubricJudge(load_vocabulary(), load_perceiver("judge"))
+
+
+@pytest.fixture
+def score(judge, scenario, history):
+    def of(utterance, emotion="anger", history=history, scenario=scenario):
+        return judge.judge([JudgeRequest(scenario, history, emotion, utterance)])[0].score
+
+    return of

@@ -3,116 +3,122 @@
 Scores cost money or time, so none is asked for twice, and none is ever invented: a row has a score, or no score and the
 reason why. The key is a hash of everything a judge may look at, so a changed rubric, judge or history is another row
 and old rows stay right. A row with a score is final. A row without one is asked again the next time somebody needs it,
-because the usual reason is an outage; the later answer replaces the reason.
+because the usual reason is an outage; the later answer replaces the reason, and the bills of all tries add up.
 
-Write-ahead logging and short transactions let several processes share a file. Where two of them ask the same thing at
-the same time, the first score to arrive is kept, and both report that one.
+Several threads and processes can share a file. Within a process a judgement that one thread asks for is waited for by
+the others. Where two processes ask the same thing at the same time both pay, the first score to arrive is kept, and
+both report that one.
 """
 
-import hashlib
-import json
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from emodistill.judges.ledger_file import LedgerFile
-from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, rubric_version
+from emodistill.judges.claims import claims_on
+from emodistill.judges.intake import Intake
+from emodistill.judges.ledger_rows import Ledger, judgement_key
+from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement
 
-_STORE = """INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET score = excluded.score, reason = excluded.reason, latency_s = excluded.latency_s,
-judged_at = excluded.judged_at WHERE judgements.score IS NULL"""
+__all__ = ["Ledger", "LedgerJudge", "judgement_key"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One judgement with what it is about; `latency_s` is the judge's time for it, shared evenly within a batch."""
-
-    key: str
-    judge: Judge
-    request: JudgeRequest
-    judgement: Judgement
-    latency_s: float
-
-    def values(self) -> tuple[str | float | None, ...]:
-        request, verdict, scenario = self.request, self.judgement, self.request.scenario
-        utterance = request.utterance.encode("utf-8", "replace").decode()  # half a surrogate pair is no SQLite text
-        about = (rubric_version(scenario.rules), scenario.domain, scenario.id, request.emotion, utterance)
-        given = (verdict.score, verdict.reason, self.latency_s, time.time())
-        return (self.key, self.judge.name, self.judge.version, *about, *given)
-
-
-class Ledger(LedgerFile):
-    """The judgements in one file; see `LedgerFile` for how it opens and what it raises."""
-
-    def count(self) -> int:
-        """How many judgements are stored, missing ones included."""
-        with self.explained():
-            return int(self.connection.execute("SELECT count(*) FROM judgements").fetchone()[0])
-
-    def get(self, keys: Iterable[str]) -> dict[str, Judgement]:
-        """What is stored under these keys; keys without a row are absent."""
-        query = "SELECT score, reason FROM judgements WHERE key = ?"
-        with self.explained():
-            found = {key: self.connection.execute(query, (key,)).fetchone() for key in keys}
-        return {key: Judgement(*row) for key, row in found.items() if row is not None}
-
-    def put(self, rows: Sequence[Row]) -> None:
-        """Store judgements, all or none; a score that is there already stays."""
-        with self.explained(), self.transaction():
-            self.connection.executemany(_STORE, [row.values() for row in rows])
+logger = logging.getLogger(__name__)
+OnScore = Callable[[int, float | None], None]
 
 
 class LedgerJudge:
     """A judge that asks only for what its ledger does not have.
 
     Args:
-        batch_size: how many judgements are asked for before they are stored; a kill loses at most these.
+        batch_size: most free judgements that wait to be stored together; what was paid for is stored as it arrives.
+        offline: ask nobody. What the ledger does not have is missing, and nothing is written.
     """
 
-    def __init__(self, judge: Judge, ledger: Ledger, batch_size: int = 256) -> None:
-        self.judge, self.ledger, self.batch_size = judge, ledger, batch_size
+    def __init__(self, judge: Judge, ledger: Ledger, batch_size: int = 256, offline: bool = False) -> None:
+        self.judge, self.ledger, self.batch_size, self.offline = judge, ledger, batch_size, offline
+        self._claims = claims_on(ledger.path)
 
-    def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]:
-        """One score a request, in order, None where the judge gave none; all are in the ledger before this returns."""
-        keys = [judgement_key(self.judge, request) for request in requests]
-        stored = self.ledger.get(keys)
-        wanted = {key: request for key, request in zip(keys, requests, strict=True) if not _scored(stored.get(key))}
-        unasked = list(wanted.items())
-        for start in range(0, len(unasked), self.batch_size):
-            self._ask(unasked[start : start + self.batch_size])
-        stored |= self.ledger.get(wanted)  # read back: another process may have been first, and its score counts
-        return [stored[key].score for key in keys]
+    def scores(self, requests: Sequence[JudgeRequest], on_score: OnScore | None = None) -> list[float | None]:
+        """One score a request, in order, None where the judge gave none; all are in the ledger before this returns.
 
-    def _ask(self, wanted: Sequence[tuple[str, JudgeRequest]]) -> None:
-        began = time.perf_counter()
-        judgements = self.judge.judge([request for _, request in wanted])
-        latency_s = (time.perf_counter() - began) / len(wanted)
-        pairs = zip(wanted, judgements, strict=True)
-        self.ledger.put([Row(key, self.judge, request, _valid(given), latency_s) for (key, request), given in pairs])
+        Args:
+            on_score: called once for every request, on the calling thread, as soon as its score is known.
+        """
+        tell = None if on_score is None else lambda place, judgement: on_score(place, judgement.score)
+        return [judgement.score for judgement in self.judgements(requests, tell)]
+
+    def judgements(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """The same with reason, raw reply and usage (that of all tries so far)."""
+        call = _Call([judgement_key(self.judge, request) for request in requests], on_judgement)
+        call.learn(self.ledger.get(set(call.keys)))
+        call.tell(key for key in call.known if call.scored(key))
+        wanted = {key: request for key, request in zip(call.keys, requests, strict=True) if not call.scored(key)}
+        if self.offline:
+            call.give_up(wanted, f"{self.ledger.path} has no judgement of it, and offline=true asks nobody")
+        else:
+            self._fill(call, wanted)
+        found = [call.known[key] for key in call.keys]
+        missing = [judgement.reason for judgement in found if judgement.score is None]
+        if missing:
+            logger.warning("%d of %d judgements are missing; the first: %s", len(missing), len(found), missing[0])
+        return found
+
+    def _fill(self, call: "_Call", wanted: dict[str, JudgeRequest]) -> None:
+        """Ask for what no other thread is asking for, then wait for what others ask; again, where they failed."""
+        while wanted:
+            mine = self._claims.take(wanted)
+            try:
+                news = call.learn(self.ledger.get(mine))  # what came in between our look and our claim
+                self._ask(call, [(key, wanted[key]) for key in mine if key not in news])
+            finally:
+                self._claims.release(mine)
+            others = wanted.keys() - set(mine)
+            self._claims.wait(others)
+            news |= call.learn(self.ledger.get(others))
+            call.tell(news)
+            wanted = {key: wanted[key] for key in others - news}
+
+    def _ask(self, call: "_Call", wanted: Sequence[tuple[str, JudgeRequest]]) -> None:
+        if not wanted:
+            return
+        keys = [key for key, _ in wanted]
+
+        def arrived(place: int, judgement: Judgement) -> None:
+            call.known[keys[place]] = judgement
+            call.tell([keys[place]])
+
+        with Intake(self.ledger, self.judge, wanted, self.batch_size, arrived) as intake:
+            answers = self.judge.judge([request for _, request in wanted], intake.take)
+            for (place, _), answer in zip(enumerate(wanted), answers, strict=True):
+                intake.take(place, answer)  # of a judge that announces nothing
+        call.known |= self.ledger.get(keys)  # read back: another process may have been first, and its score counts
 
 
-def judgement_key(judge: Judge, request: JudgeRequest) -> str:
-    """sha256 of all that a judgement may depend on.
+class _Call:
+    """What one call knows so far, by key; whoever asked is told of every request once."""
 
-    Of a past turn that is what both sides saw: who spoke, the words, the act, the offer; not the emotion that was asked
-    for, nor its probability. A judge must not look at more.
-    """
-    scenario = request.scenario
-    history = [(turn.round, turn.speaker, turn.text, turn.act, turn.offer) for turn in request.history]
-    setting = (scenario.domain, scenario.id, scenario.focal_target, scenario.counterparty_target, scenario.context)
-    who = (judge.name, judge.version, rubric_version(scenario.rules))
-    content = json.dumps([who, setting, history, request.emotion, request.utterance], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    def __init__(self, keys: Sequence[str], on_judgement: OnJudgement | None) -> None:
+        self.keys, self.on_judgement = keys, on_judgement
+        self.known: dict[str, Judgement] = {}
+        self._untold: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            self._untold.setdefault(key, []).append(place)
 
+    def scored(self, key: str) -> bool:
+        return key in self.known and self.known[key].score is not None
 
-def _scored(judgement: Judgement | None) -> bool:
-    return judgement is not None and judgement.score is not None
+    def learn(self, stored: dict[str, Judgement]) -> set[str]:
+        """Take over what the ledger has; returns the keys of which it has news."""
+        news = {key for key, judgement in stored.items() if judgement != self.known.get(key)}
+        self.known |= stored
+        return news
 
+    def tell(self, keys: Iterable[str]) -> None:
+        if self.on_judgement is not None:
+            for key in keys:
+                for place in self._untold.pop(key, ()):
+                    self.on_judgement(place, self.known[key])
 
-def _valid(given: Judgement) -> Judgement:
-    """The judgement as it may be stored: a score outside 1 to 10 is missing, and what is missing has a reason."""
-    if given.score is None:
-        return Judgement(None, given.reason or "the judge gave no score and no reason")
-    if not LOWEST <= given.score <= HIGHEST:  # true of NaN too
-        return Judgement(None, f"the judge gave {given.score}, which is not a score from 1 to 10")
-    return Judgement(float(given.score))
+    def give_up(self, keys: Collection[str], reason: str) -> None:
+        """Nobody is asked: what is not stored is missing, with the stored reason where there is one."""
+        for key in keys:
+            self.known.setdefault(key, Judgement(None, reason))
+        self.tell(keys)

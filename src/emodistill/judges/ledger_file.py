@@ -1,6 +1,7 @@
 """The SQLite file under the ledger: made, recognised, written whole or not at all, and its faults put into words."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +10,15 @@ from types import TracebackType
 from typing import Self
 
 from emodistill.errors import UserError
+from emodistill.judges.ledger_format import APPLICATION_ID, FORMAT, bring_up
 
-APPLICATION_ID = 0x454D4F4A  # "EMOJ"; tells our files from other people's databases
-SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 60.0
-_CREATE = """CREATE TABLE judgements (
-    key TEXT PRIMARY KEY, judge TEXT NOT NULL, judge_version TEXT NOT NULL, rubric_version TEXT NOT NULL,
-    domain TEXT NOT NULL, scenario_id TEXT NOT NULL, emotion TEXT, utterance TEXT NOT NULL,
-    score REAL CHECK (score BETWEEN 1 AND 10), reason TEXT, latency_s REAL NOT NULL, judged_at REAL NOT NULL,
-    CHECK ((score IS NULL) <> (reason IS NULL))
-) WITHOUT ROWID"""
 
 
 class LedgerFile:
-    """One open ledger file. Use it as a context manager, or call `close`.
+    """One ledger file, open; any number of threads may use it. A context manager, or call `close`.
+
+    A file of an earlier format is brought up to the present one as it is opened.
 
     Raises:
         UserError: if the file is no ledger, is damaged, or cannot be written. Nothing stored is touched then.
@@ -30,17 +26,18 @@ class LedgerFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._mine = threading.local()
+        self._guard = threading.Lock()
+        self._connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the folder of the ledger {self.path} cannot be made ({error}); choose another") from error
-        with self.explained():
-            self.connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         try:
             with self.explained():
                 self._open()
         except UserError:
-            self.connection.close()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -51,18 +48,39 @@ class LedgerFile:
     ) -> None:
         self.close()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The calling thread's own connection: a transaction belongs to a connection, so two threads need two."""
+        if not hasattr(self._mine, "connection"):
+            self._mine.connection = self._connect()
+        found: sqlite3.Connection = self._mine.connection
+        return found
+
     def close(self) -> None:
-        self.connection.close()
+        with self._guard:
+            for _, connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        made = sqlite3.connect(  # another thread may close it, and nothing else
+            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        made.execute("PRAGMA synchronous = NORMAL")  # `Ledger.sync` waits for the disk
+        with self._guard:
+            for thread, connection in self._connections:
+                if not thread.is_alive():
+                    connection.close()
+            self._connections = [pair for pair in self._connections if pair[0].is_alive()]
+            self._connections.append((threading.current_thread(), made))
+        return made
 
     def _open(self) -> None:
         if not self._is_ledger():  # before anything is written: a stranger's file stays as it is
             with self.transaction():
                 if not self._is_ledger():  # another process may have made it meanwhile
-                    self.connection.execute(_CREATE)
-                    self.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                    bring_up(self.connection)
         self._use_write_ahead_log()
-        self.connection.execute("PRAGMA synchronous = FULL")  # a stored score outlives a power cut
 
     def _use_write_ahead_log(self) -> None:
         """Switch the file to WAL; SQLite does not wait for others there, whatever the timeout, so this does."""
@@ -77,20 +95,22 @@ class LedgerFile:
                 time.sleep(0.01)
 
     def _is_ledger(self) -> bool:
-        """True for one of ours, False for an empty file; anything else is a UserError."""
-        tables, owner, version = (  # tables first: a process that makes the file now commits all three together
+        """True for one of ours, False for one still to be made or brought up; anything else is a UserError."""
+        tables, owner = (  # tables first: a process that makes the file now commits all together
             self.connection.execute(query).fetchone()[0]
-            for query in ("SELECT count(*) FROM sqlite_master", "PRAGMA application_id", "PRAGMA user_version")
+            for query in ("SELECT count(*) FROM sqlite_master", "PRAGMA application_id")
         )
         if tables == 0 and owner in (0, APPLICATION_ID):
             return False
         if owner != APPLICATION_ID:
             raise UserError(f"{self.path} is a database of something else, not a judge ledger; choose another path")
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"the ledger {self.path} has format {version}, this code reads {SCHEMA_VERSION}; choose another path"
-            )
-        return True
+        if self._format() > FORMAT:
+            way_out = "choose another path, or update this package"
+            raise UserError(f"the ledger {self.path} has format {self._format()}, this code reads {FORMAT}; {way_out}")
+        return self._format() == FORMAT
+
+    def _format(self) -> int:
+        return int(self.connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -1,0 +1,110 @@
+"""The file of the ledger: processes share it, nothing stored is lost, and what is no ledger is named and left alone."""
+
+import multiprocessing
+import sqlite3
+
+import pytest
+from judge_cases import CountingJudge
+
+from emodistill.errors import UserError
+from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.request import Judgement, JudgeRequest
+
+
+def _fill(path, scenario, start, go):
+    go.wait()
+    with Ledger(path) as ledger:
+        keeper = LedgerJudge(CountingJudge(), ledger, batch_size=4)
+        keeper.scores([JudgeRequest(scenario, (), "joy", f"text {i}") for i in range(start, start + 60)])
+
+
+def test_processes_share_a_file_from_its_very_making(scenario, path):
+    spawn = multiprocessing.get_context("fork")
+    go = spawn.Event()
+    workers = [spawn.Process(target=_fill, args=(path, scenario, start, go)) for start in (0, 20, 40, 60)]
+    for worker in workers:
+        worker.start()
+    go.set()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    with Ledger(path) as ledger:
+        assert ledger.count() == 120
+
+
+def test_a_file_that_another_process_makes_first_is_taken_as_it_is(ask, path):
+    class Beaten(Ledger):
+        def _is_ledger(self):
+            found = super()._is_ledger()
+            if not found and not self.connection.in_transaction:
+                with Ledger(self.path) as first:
+                    LedgerJudge(CountingJudge(), first).scores(ask("theirs"))
+            return found
+
+    with Beaten(path) as ledger:
+        assert ledger.count() == 1
+
+
+def test_where_two_ask_at_once_both_report_the_score_that_was_first(ask, path):
+    with Ledger(path) as mine, Ledger(path) as theirs:
+        slow, quick = CountingJudge(), CountingJudge()
+        slow._one = lambda text: LedgerJudge(quick, theirs).scores(ask(text)) and Judgement(9.5)
+        assert LedgerJudge(slow, mine).scores(ask("word")) == [5.0]
+
+
+def test_a_full_disk_is_a_user_error_and_what_was_stored_stays(ask, path):
+    with Ledger(path) as ledger:
+        keeper = LedgerJudge(CountingJudge(), ledger)
+        keeper.scores(ask("kept"))
+        pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger.connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(UserError, match="ledger.sqlite cannot be used .*full.*free space"):
+            keeper.scores(ask("x" * 50_000))
+        ledger.connection.execute("PRAGMA max_page_count = 1000000")
+        assert keeper.scores(ask("kept", "again")) == [5.0, 6.0]
+        assert ledger.count() == 2
+
+
+def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("dear diary, " * 100)
+    with pytest.raises(UserError, match="notes.txt is not a readable judge ledger.*move it away"):
+        Ledger(path)
+    assert path.read_text() == "dear diary, " * 100
+
+
+def test_a_database_of_something_else_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "photos.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE photos (id)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="photos.sqlite is a database of something else"):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_of_a_later_format_is_refused(path):
+    with Ledger(path) as ledger:
+        ledger.connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="has format 99, this code reads 2"):
+        Ledger(path)
+
+
+def test_a_damaged_ledger_is_explained(ask, path):
+    with Ledger(path) as ledger:
+        LedgerJudge(CountingJudge(), ledger).scores(ask(*(f"text {i} " * 40 for i in range(60))))
+    damaged = bytearray(path.read_bytes())
+    damaged[4096 : len(damaged)] = b"\xff" * (len(damaged) - 4096)
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="is not a readable judge ledger .*malformed"), Ledger(path) as ledger:
+        LedgerJudge(CountingJudge(), ledger).scores(ask("text 1 " * 40))
+
+
+def test_a_path_that_cannot_be_opened_is_explained(tmp_path):
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(UserError, match="folder.sqlite cannot be used"):
+        Ledger(tmp_path / "folder.sqlite")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        Ledger(tmp_path / "file" / "ledger.sqlite")

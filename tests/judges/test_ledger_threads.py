@@ -1,0 +1,111 @@
+"""Threads share a ledger: each has its own connection, none waits for ever, and no judgement is paid for twice."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from judge_cases import CountingJudge
+
+from emodistill.judges.claims import Claims, claims_on
+from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.request import Judgement, announced
+
+WAIT_S = 20
+
+
+class Gate(CountingJudge):
+    """Says that it was asked, and answers when the gate is opened."""
+
+    def __init__(self, breaks=False):
+        super().__init__()
+        self.entered, self.opened, self.breaks = threading.Event(), threading.Event(), breaks
+
+    def judge(self, requests, on_judgement=None):
+        self.asked += [request.utterance for request in requests]
+        self.entered.set()
+        assert self.opened.wait(WAIT_S)
+        if self.breaks:
+            raise ConnectionError("gone")
+        return announced([self._one(request.utterance) for request in requests], on_judgement)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("text", ["word", "silence"])
+def test_a_thread_waits_for_what_another_one_asks_and_does_not_pay_again(ask, path, pool, text):
+    """Two objects on one file, as a training run has them. A missing answer that just came is an answer too."""
+    with Ledger(path) as mine, Ledger(path) as theirs:
+        gate, judge, told = Gate(), CountingJudge(), []
+        first = pool.submit(LedgerJudge(gate, mine).scores, ask(text))
+        assert gate.entered.wait(WAIT_S)
+        second = pool.submit(LedgerJudge(judge, theirs).scores, ask("other", text), lambda *pair: told.append(pair))
+        deadline = time.monotonic() + WAIT_S
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert told == [(0, 6.0)]  # what nobody else is asking for is asked meanwhile
+        assert not second.done()
+        gate.opened.set()
+        assert second.result(WAIT_S)[1:] == first.result(WAIT_S)
+    assert judge.asked == ["other"] and gate.asked == [text]
+    assert sorted(place for place, _ in told) == [0, 1]
+
+
+def test_where_the_other_thread_breaks_down_the_one_that_waited_asks_itself(ask, path, pool):
+    with Ledger(path) as ledger:
+        gate, judge = Gate(breaks=True), CountingJudge()
+        first = pool.submit(LedgerJudge(gate, ledger).scores, ask("word"))
+        assert gate.entered.wait(WAIT_S)
+        second = pool.submit(LedgerJudge(judge, ledger).scores, ask("word"))
+        gate.opened.set()
+        assert second.result(WAIT_S) == [5.0] and judge.asked == ["word"]
+        with pytest.raises(ConnectionError):
+            first.result(WAIT_S)
+
+
+def test_many_threads_ask_each_question_once(ask, path, pool):
+    judge = CountingJudge()
+    requests = ask(*(f"text {i}" * (i % 7) for i in range(200)))
+    with Ledger(path) as ledger:
+        keeper = LedgerJudge(judge, ledger, batch_size=3)
+        parts = [requests[i : i + 100] + requests[: 10 * i] for i in range(0, 100, 13)]
+        found = list(pool.map(keeper.scores, parts))
+        assert found == [[1.0 + len(request.utterance) % 9 for request in part] for part in parts]
+    assert len(judge.asked) == len(set(judge.asked))
+
+
+def test_a_thread_closes_what_ended_threads_left_open(ask, path):
+    with Ledger(path) as ledger:
+        for text in "abcdef":
+            with ThreadPoolExecutor(1) as one:
+                assert one.submit(LedgerJudge(CountingJudge(), ledger).scores, ask(text)).result() == [2.0]
+        assert len(ledger._connections) <= 2
+
+
+def test_a_judge_may_ask_the_ledger_that_it_is_asked_by(ask, path):
+    with Ledger(path) as ledger:
+        inner, outer = CountingJudge(), CountingJudge()
+        outer._one = lambda text: Judgement(LedgerJudge(inner, ledger).scores(ask(text))[0])
+        assert LedgerJudge(outer, ledger).scores(ask("word")) == [5.0]
+
+
+def test_claims_belong_to_the_file_whatever_its_name(tmp_path):
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "ledger.sqlite")
+    names = [tmp_path / "ledger.sqlite", tmp_path / "link.sqlite", tmp_path / "x" / ".." / "ledger.sqlite"]
+    assert len({id(claims_on(name)) for name in names}) == 1
+    assert claims_on(tmp_path / "other.sqlite") is not claims_on(names[0])
+
+
+def test_what_a_thread_holds_no_other_one_takes_until_it_lets_go(pool):
+    claims = Claims()
+    assert claims.take(["a", "b"]) == ["a", "b"] == claims.take(["a", "b"])
+    assert pool.submit(claims.take, ["b", "c"]).result() == ["c"]
+    waiting = pool.submit(claims.wait, ["a", "b"])
+    claims.release(["b"])
+    assert not waiting.done()
+    claims.release(["a"])
+    waiting.result(WAIT_S)
