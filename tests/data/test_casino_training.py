@@ -8,7 +8,9 @@ import yaml
 from tiny_model import build_tiny_model
 from tiny_runs import QUIET, SIZE, composed
 
+from emodistill.errors import UserError
 from emodistill.judges.ledger import Ledger
+from evaluate import evaluate
 from train import train
 
 TINY = Path(__file__).parent / "casino_tiny.json"
@@ -18,22 +20,26 @@ class Place:
     def __init__(self, folder):
         self.folder, self.model = folder, build_tiny_model(folder / "model")
 
-    def train(self, stage, *overrides):
-        given = [
-            f"stage={stage}",
+    def overrides(self):
+        return [
             "data=casino",
             f"data.corpus.path={TINY}",
             f"data.corpus.folder={self.folder / 'corpora'}",
             f"run_dir={self.folder / 'run'}",
             f"model.base_model={self.model}",
             f"judge.ledger.path={self.folder / 'ledger.sqlite'}",
-            "monitor.save_every=1",
-            f"data.view.batch_size={16 if stage == 'iql' else 2}",
-            *(["sampler.max_new_tokens=6"] if stage != "iql" else []),
             *(f"size.{key}={value}" for key, value in SIZE.items()),
-            *QUIET,
         ]
-        return train(composed("train", *given, *overrides))
+
+    def train(self, stage, *overrides):
+        batch_size = f"data.view.batch_size={16 if stage == 'iql' else 2}"
+        own = [f"stage={stage}", "monitor.save_every=1", batch_size, *QUIET]
+        words = [] if stage == "iql" else ["sampler.max_new_tokens=6"]
+        return train(composed("train", *self.overrides(), *own, *words, *overrides))
+
+    def evaluate(self, arms):
+        chosen = [f"arms=[{arms}]", "sampler.max_new_tokens=6", f"name={arms}"]
+        return evaluate(composed("evaluate", *self.overrides(), *chosen))
 
     def result(self, stage):
         return json.loads((self.folder / "run" / stage / "finished.json").read_text(encoding="utf-8"))
@@ -67,3 +73,11 @@ def test_the_rubric_judges_what_people_said(place):
     place.train("jpo", "data.view.utterances=corpus")
     assert place.result("jpo")["steps"] == SIZE["jpo_steps"]
     assert Ledger(place.folder / "ledger.sqlite").count() > 10
+
+
+def test_its_situations_are_played_with_language_models_only(place):
+    place.evaluate("random")
+    report = json.loads((place.folder / "run" / "random" / "report.json").read_text(encoding="utf-8"))
+    assert [cell["domain"] for cell in report["cells"]] == ["campsite"]
+    with pytest.raises(UserError, match="phrasebook has no lines for the domain 'campsite'"):
+        place.evaluate("phrasebook_random")

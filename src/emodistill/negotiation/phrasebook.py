@@ -17,7 +17,7 @@ import numpy as np
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, DialogueAct
-from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.domains import imported_domain_names, load_domain
 from emodistill.negotiation.phrasebook_files import ANY, SLOT, default_folder, read_emotions, read_offers
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 
@@ -106,7 +106,16 @@ class PhrasebookSpeaker:
         self._vocabulary = vocabulary
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
-        """Nothing to prepare: what was said before is read from the negotiation's own turns."""
+        """Nothing to prepare: what was said before is read from the negotiation's own turns.
+
+        Raises:
+            UserError: if a negotiation is of a domain of imported dialogues, for which no lines were written.
+        """
+        strange = sorted({negotiation.scenario.domain for negotiation in negotiations} & set(imported_domain_names()))
+        if strange:
+            raise UserError(
+                f"the phrasebook has no lines for the domain '{strange[0]}'; choose arms with a language model"
+            )
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
