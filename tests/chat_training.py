@@ -1,4 +1,4 @@
-"""What tests of the two language-model learners share: settings, a trainer, a judge, and a run of a few steps."""
+"""What tests of the two language-model learners share: settings, judges, learners, and a run of a few steps."""
 
 import warnings
 
@@ -9,12 +9,16 @@ from episodes import make_episode
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from emodistill.data.chats import ChatEncoder
+from emodistill.data.chats import ChatEncoder, collate_encoded
+from emodistill.data.judged_chats import collate_judged
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.learners.jpo import JPOLearner
+from emodistill.learners.sft import SFTLearner
 from emodistill.policy.chat import ChatFormat
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 OPTIMIZER = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "constant"}
+JPO = {"clip_range": 0.2, "kl_coef": 0.04, "negative_weight": 1.0, "samples": 4, "seed": 0}
 
 
 def policy_settings(model, **changes):
@@ -29,6 +33,48 @@ def make_encoder(model, max_tokens=4096):
 def make_episodes(count=4):
     """Episodes of two scenarios."""
     return [make_episode(2, number=i % 2, seed=i) for i in range(count)]
+
+
+def batches(chats, size):
+    return [collate_encoded(chats[i : i + size], pad_id=0) for i in range(0, len(chats), size)]
+
+
+def batch_of(items):
+    return collate_judged(items, pad_id=0)
+
+
+def make_sft_learner(model, dropout=True, **optimizer):
+    torch.manual_seed(0)
+    settings = policy_settings(model)
+    settings["lora"] = settings["lora"] | ({} if dropout else {"lora_dropout": 0.0})
+    return SFTLearner(settings, OPTIMIZER | optimizer)
+
+
+def make_jpo_learner(model, sft_adapter, judge=None, sampler=None, learning_rate=1e-2, **changes):
+    settings = policy_settings(model, init_adapter=sft_adapter)
+    optimizer = OPTIMIZER | {"learning_rate": learning_rate}
+    return JPOLearner(settings, optimizer, **(JPO | changes), judge=judge, sampler=sampler)
+
+
+class RoundJudge:
+    """Likes second rounds, dislikes first ones; None for utterances it was told to leave out. Counts its work."""
+
+    def __init__(self, silent_on=(), flat=False):
+        self.silent_on, self.flat, self.asked = silent_on, flat, []
+
+    def scores(self, requests):
+        self.asked += [request.utterance for request in requests]
+        return [None if r.utterance in self.silent_on else self.score(r) for r in requests]
+
+    def score(self, request):
+        return 5.0 if self.flat else (9.0 if request.history else 2.0)
+
+
+class VowelJudge(RoundJudge):
+    """The more vowels, the better: sampled replies differ in them by chance."""
+
+    def score(self, request):
+        return 1.0 + min(9.0, sum(letter in "aeiou" for letter in request.utterance))
 
 
 class Watch(L.Callback):

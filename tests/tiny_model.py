@@ -8,6 +8,7 @@ Tests take it through the session fixture of their own conftest:
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -44,9 +45,8 @@ def build_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_tiny_model(folder: Path, seed: int = 0) -> str:
-    """Save model and tokenizer to a folder and return its name; widths are multiples of the 64-wide NF4 block."""
-    tokenizer = build_tokenizer()
+def random_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """Random weights for that tokenizer; widths are multiples of the 64-wide NF4 block."""
     config = LlamaConfig(
         vocab_size=448,
         hidden_size=64,
@@ -54,14 +54,28 @@ def build_tiny_model(folder: Path, seed: int = 0) -> str:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        **changes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def build_tiny_model(folder: Path, seed: int = 0) -> str:
+    """Save model and tokenizer to a folder and return its name."""
+    tokenizer = build_tokenizer()
+    model = random_llama(
+        seed,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def random_ids(length: int, seed: int) -> list[int]:
+    return torch.randint(3, 400, (length,), generator=torch.Generator().manual_seed(seed)).tolist()

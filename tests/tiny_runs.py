@@ -32,6 +32,7 @@ SIZE = {
     "seeds": 1,
     "validation_chats": 2,
     "validation_contexts": 2,
+    "situations": 2,
 }
 QUIET = ("callbacks.progress_bar=null", "+trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 
@@ -128,3 +129,15 @@ def forget_cut(stage_dir):
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     del config["callbacks"]["cut"]
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def train_on_other_data(place, run, overrides):
+    """The workplace's own settings of the bundled corpus do not go with another source."""
+    ours = [f"run_dir={place.folder / run}", f"judge.ledger.path={place.folder / 'ledger.sqlite'}", "domains=[debt]"]
+    kept = [change for change in overrides if not change.startswith("~")]
+    train(composed("train", "stage=iql", *QUIET, "size.iql_steps=2", "size.iql_val_every=2", *ours, *kept))
+
+
+def files(folder):
+    """Every file with its content's age; the lock is not content."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}

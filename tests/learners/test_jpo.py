@@ -1,101 +1,19 @@
-"""Judge Policy Optimization on a tiny random Llama in real 4-bit, with judges whose verdicts are known."""
+"""The objective of Judge Policy Optimization on a tiny random Llama in real 4-bit, with judges of known verdicts."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from chat_training import (
-    LORA,
-    OPTIMIZER,
-    Gradients,
-    adapter,
-    fit,
-    make_encoder,
-    make_episodes,
-    policy_settings,
-    same_weights,
-    stop_and_resume,
-)
-from tiny_model import build_tiny_model
+from chat_training import Gradients, RoundJudge, VowelJudge, batch_of, fit, make_jpo_learner
 
-from emodistill.data.chats import encode_contexts
-from emodistill.data.judged_chats import collate_contexts, collate_judged, judged_chats
-from emodistill.errors import UserError
-from emodistill.learners.jpo import JPOLearner
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.rollout_sampler import RolloutSampler
+from emodistill.data.judged_chats import collate_contexts
 from emodistill.policy.tokens import sum_by_utterance
-
-JPO = {"clip_range": 0.2, "kl_coef": 0.04, "negative_weight": 1.0, "samples": 4, "seed": 0}
-
-
-class RoundJudge:
-    """Likes second rounds, dislikes first ones; None for utterances it was told to leave out. Counts its work."""
-
-    def __init__(self, silent_on=(), flat=False):
-        self.silent_on, self.flat, self.asked = silent_on, flat, []
-
-    def scores(self, requests):
-        self.asked += [request.utterance for request in requests]
-        return [None if r.utterance in self.silent_on else self.score(r) for r in requests]
-
-    def score(self, request):
-        return 5.0 if self.flat else (9.0 if request.history else 2.0)
-
-
-class VowelJudge(RoundJudge):
-    """The more vowels, the better: sampled replies differ in them by chance."""
-
-    def score(self, request):
-        return 1.0 + min(9.0, sum(letter in "aeiou" for letter in request.utterance))
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_model):
-    return make_encoder(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def sft_adapter(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sft") / "adapter"
-    torch.manual_seed(0)
-    ExpressionPolicy(**policy_settings(tiny_model, lora=LORA | {"init_lora_weights": False})).save_adapter(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def sampler(encoder):
-    return RolloutSampler(encoder.chat_format, "float32", temperature=1.0, top_k=None, max_new_tokens=8, max_batch=16)
 
 
 @pytest.fixture
 def make_learner(tiny_model, sft_adapter):
-    def make(judge=None, sampler=None, learning_rate=1e-2, **changes):
-        settings = policy_settings(tiny_model, init_adapter=sft_adapter)
-        optimizer = OPTIMIZER | {"learning_rate": learning_rate}
-        return JPOLearner(settings, optimizer, **(JPO | changes), judge=judge, sampler=sampler)
-
-    return make
-
-
-@pytest.fixture
-def items(encoder):
-    """Four episodes of two scenarios, every turn chosen."""
-    return judged_chats(make_episodes(4), [[True, True]] * 4, encoder)
-
-
-@pytest.fixture
-def contexts(encoder):
-    return encode_contexts(make_episodes(2), [[True, True]] * 2, encoder, reserve=8)
-
-
-def batch_of(items):
-    return collate_judged(items, pad_id=0)
+    return partial(make_jpo_learner, tiny_model, sft_adapter)
 
 
 def utterance_logprobs(learner, batch):
@@ -211,90 +129,6 @@ def test_the_loss_is_the_formula_of_the_method(make_learner, items):
     assert figures["clip_fraction"] > 0
 
 
-def test_scores_are_compared_within_the_scenario_and_not_within_the_batch(make_learner, items):
-    """A batch of one episode holds half of its scenario's turns; the other half still counts."""
-
-    class ByEpisode(RoundJudge):
-        def score(self, request):
-            return 9.0 if "want 20" in request.utterance or "want 21" in request.utterance else 3.0
-
-    judge = ByEpisode()
-    learner = make_learner(judge)
-    learner.configure_model()
-    rollout = learner.rollouts.logged(learner.policy, batch_of(items[:1]))
-    assert judge.asked == [request.utterance for request in items[0].group.requests] and len(judge.asked) == 4
-    assert rollout.scores == [9.0, 9.0]
-    assert rollout.advantages == [1.0, 1.0]  # scores 9 9 3 3: mean 6, std 3
-
-
-def test_a_scenario_is_judged_once(make_learner, items):
-    judge = RoundJudge()
-    fit(make_learner(judge), [batch_of(items), batch_of(items[:1])], epochs=3)
-    assert len(judge.asked) == 8
-
-
-def test_a_missing_score_drops_out_and_never_becomes_a_middling_one(make_learner, items):
-    silent = items[0].group.requests[0].utterance
-    judged, partly = make_learner(RoundJudge()), make_learner(RoundJudge(silent_on=[silent]))
-    for learner in (judged, partly):
-        learner.configure_model()
-    rollout = partly.rollouts.logged(partly.policy, batch_of(items))
-    assert rollout.scores[0] is None and rollout.advantages[0] is None
-    assert None not in rollout.advantages[1:]
-    # scores 9 2 9 are left: mean 20/3, std 7 * sqrt(2) / 3
-    assert rollout.advantages[1] == pytest.approx((9 - 20 / 3) / (7 * math.sqrt(2) / 3))
-    assert partly.objective(rollout)["reward_missing"].item() == pytest.approx(1 / 8)
-
-    rows = [fit(learner, [batch_of(items[:1])], epochs=3)[1] for learner in (judged, partly)]
-    assert rows[1][0]["train/reward"] == 9.0 and rows[0][0]["train/reward"] == 5.5
-
-
-def test_an_utterance_without_a_score_teaches_nothing_at_all(make_learner, items):
-    """Neither surrogate nor KL: the gradient is as if the chat held the other utterance alone."""
-    silent = items[0].group.requests[0].utterance
-    learner = make_learner(RoundJudge(silent_on=[silent]), learning_rate=1e-2)
-    fit(learner, [batch_of(items[1:])], epochs=2)
-    rollout = learner.rollouts.logged(learner.policy, batch_of(items[:1]))
-    learner.zero_grad()
-    learner.objective(rollout)["loss"].backward()
-    whole = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
-    utterance, scored = rollout.chats.utterance, rollout.chats.utterance >= 0
-    alone = rollout._replace(
-        chats=rollout.chats._replace(utterance=torch.where(utterance == 1, 0, -1)),
-        ref_logprobs=rollout.ref_logprobs[utterance[scored] == 1],
-        scores=rollout.scores[1:],
-        advantages=rollout.advantages[1:],
-    )
-    learner.zero_grad()
-    learner.objective(alone)["loss"].backward()
-    for name, gradient in whole.items():
-        torch.testing.assert_close(learner.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
-
-
-def test_a_batch_without_any_score_changes_nothing(make_learner, items):
-    learner = make_learner(RoundJudge(silent_on=[r.utterance for item in items for r in item.group.requests]))
-    learner.configure_model()
-    before = adapter(learner)
-    _, rows = fit(learner, [batch_of(items)])
-    assert same_weights(adapter(learner), before)
-    assert rows[0]["train/reward_missing"] == 1.0 and "train/reward" not in rows[0]
-
-
-def test_a_negative_weight_of_zero_learns_from_good_utterances_only(make_learner, items):
-    learner = make_learner(RoundJudge(), negative_weight=0.0)
-    learner.configure_model()
-    assert learner.rollouts.logged(learner.policy, batch_of(items)).advantages == [0.0, 1.0] * 4
-
-
-def test_without_a_judge_the_values_that_came_with_the_turns_count(make_learner, encoder):
-    values = [[1.0, 3.0], [0.0, None], [1.0, 3.0], [4.0, 2.0]]
-    items = judged_chats(make_episodes(4), [[True, True]] * 4, encoder, values)
-    learner = make_learner(None)
-    learner.configure_model()
-    assert learner.rollouts.logged(learner.policy, batch_of(items[:1])).advantages == [-1.0, 1.0]
-    assert learner.rollouts.logged(learner.policy, batch_of(items[1:2])).scores == [0.0, None]
-
-
 def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, items):
     """Of equal length, for means of means; the group is the scenario in both cases."""
     found = {}
@@ -307,100 +141,3 @@ def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, ite
         found[size] = gradients.latest
     for name, gradient in found[4].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)
-
-
-def test_a_checkpoint_holds_the_adapter_and_plain_values_only(make_learner, items, tmp_path):
-    learner = make_learner(RoundJudge())
-    trainer, _ = fit(learner, [batch_of(items)])
-    trainer.save_checkpoint(tmp_path / "jpo.ckpt")
-    saved = torch.load(tmp_path / "jpo.ckpt", weights_only=True)
-    assert saved["state_dict"] and all(".lora_" in n and ".policy." in n for n in saved["state_dict"])
-    assert {"judge", "sampler"}.isdisjoint(saved["hyper_parameters"])
-    assert set(saved["jpo"]["memory"]["ref_logprobs"]) == {item.key for item in items}
-    loaded = JPOLearner.load_from_checkpoint(tmp_path / "jpo.ckpt", weights_only=True)
-    assert same_weights(adapter(loaded), adapter(learner))
-
-
-@pytest.mark.parametrize("step", [1, 3])
-@pytest.mark.parametrize("source", ["corpus", "sampled"])
-def test_a_resumed_run_ends_with_the_same_weights(make_learner, items, contexts, encoder, tmp_path, source, step):
-    batch = batch_of(items) if source == "corpus" else collate_contexts(contexts)
-
-    def make():
-        sampler = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
-        return make_learner(RoundJudge() if source == "corpus" else VowelJudge(), sampler)
-
-    whole = make()
-    fit(whole, [batch], epochs=5)
-    resumed = stop_and_resume(make, batch, step, tmp_path / "last.ckpt")
-    assert resumed.global_step == whole.global_step == 5
-    assert same_weights(adapter(resumed), adapter(whole))
-
-
-def test_reference_logprobs_survive_a_resume_bit_by_bit(make_learner, items, tmp_path):
-    """In the checkpointed run they were computed in a batch of four; alone they would differ in the last bits."""
-    learner = make_learner(RoundJudge())
-    trainer, _ = fit(learner, [batch_of(items)])
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again = make_learner(RoundJudge())
-    fit(again, [batch_of(items)], ckpt_path=tmp_path / "last.ckpt")
-    known = learner.rollouts.memory.reference(learner.policy, batch_of(items[1:2]))
-    assert torch.equal(again.rollouts.memory.reference(again.policy, batch_of(items[1:2])), known)
-    assert again.rollouts.memory.group_scores == learner.rollouts.memory.group_scores
-
-
-def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner):
-    rollouts = make_learner(RoundJudge()).rollouts
-    drawn = [rollouts.training_seed(0, step) for step in (0, 0, 1, 1, 2)]
-    assert len(set(drawn)) == 5
-    fresh = make_learner(RoundJudge()).rollouts
-    assert [fresh.training_seed(0, 1), fresh.training_seed(0, 1)] == drawn[2:4]
-    assert rollouts.validation_seed(0, 3) == rollouts.validation_seed(0, 3) not in drawn
-    assert fresh.training_seed(1, 2) != drawn[4]
-
-
-def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, encoder):
-    learner = make_learner(VowelJudge(), sampler)
-    fit(learner, [collate_contexts(contexts)], epochs=3)
-    learner.rollouts.sampled(learner.policy, collate_contexts(contexts), 2, 7, learner.global_step)
-    fresh = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
-    fresh.refresh(learner.policy)
-    ids = [context.input_ids for context in contexts]
-    assert sampler.sample(ids, 2, seed=7) == fresh.sample(ids, 2, seed=7)
-
-
-def test_people_can_read_the_latest_samples(make_learner, contexts, sampler, items):
-    learner = make_learner(VowelJudge(), sampler)
-    fit(learner, [collate_contexts(contexts)])
-    assert len(learner.last_samples) == 4 * len(contexts)
-    words, emotion, utterance, score = learner.last_samples[4]
-    assert (words, emotion) == (contexts[1].words, contexts[1].emotion)
-    assert score == 1.0 + min(9.0, sum(letter in "aeiou" for letter in utterance))
-    corpus = make_learner(RoundJudge())
-    fit(corpus, [batch_of(items)])
-    assert corpus.last_samples[0] == ("", "anger", "Round 0: I want 20 days.", 2.0)
-
-
-def test_validation_shows_reward_of_contexts_and_surrogate_of_corpus_turns(make_learner, items, contexts, sampler):
-    learner = make_learner(VowelJudge(), sampler, learning_rate=0.0)
-    trainer, _ = fit(learner, [collate_contexts(contexts)], epochs=2, val=[collate_contexts(contexts)])
-    shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    assert shown["val/reward"] >= 1.0 and shown["val/kl"] == 0.0 and "val/surrogate" not in shown
-    learner = make_learner(RoundJudge())
-    trainer, _ = fit(learner, [batch_of(items)], epochs=8, val=[batch_of(items)])
-    assert trainer.callback_metrics["val/surrogate"] < 0 < trainer.callback_metrics["val/kl"]
-    assert "val/reward" not in trainer.callback_metrics
-
-
-def test_foreign_checkpoints_and_settings_are_refused_by_name(make_learner, items, contexts, tmp_path, tiny_model):
-    trainer, _ = fit(make_learner(RoundJudge()), [batch_of(items)])
-    trainer.save_checkpoint(tmp_path / "jpo.ckpt")
-    other = tmp_path / "other"
-    ExpressionPolicy(**policy_settings(tiny_model)).save_adapter(other)
-    foreign = JPOLearner(policy_settings(tiny_model, init_adapter=str(other)), OPTIMIZER, **JPO, judge=RoundJudge())
-    with pytest.raises(UserError, match=f"another adapter than {other}"):
-        fit(foreign, [batch_of(items)], ckpt_path=tmp_path / "jpo.ckpt")
-    with pytest.raises(UserError, match="samples=1"):
-        make_learner(RoundJudge(), samples=1)
-    with pytest.raises(UserError, match="needs a judge and a sampler"):
-        fit(make_learner(RoundJudge()), [collate_contexts(contexts)])

