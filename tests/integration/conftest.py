@@ -1,0 +1,127 @@
+"""A real server with a real model on loopback: `transformers serve` with the embedded model, one for all tests.
+
+Processes that share the tests among them (pytest-xdist) share the server too: the first to need it starts it, and ends
+it when the last has left.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from emodistill.language_models.embedded import embedded_model
+
+STARTUP_S = 120
+LONGEST_USE_S = 600
+GENERATION = {"do_sample": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """Where it listens, and the name that its model goes by."""
+
+    base_url: str
+    model: str
+
+
+@pytest.fixture(scope="session")
+def model_server(tmp_path_factory):
+    """A server of chat completions; one reply at a time, about fifteen tokens a second.
+
+    It knows a seed (one call at a time, or the seeds of two calls mix), ignores a JSON schema and logprobs, and refuses
+    fields that it does not know.
+    """
+    pytest.importorskip("fastapi", reason="needs the extra `serving`: pip install -e .[serving]")
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    process = None
+    with held(shared) as state:
+        if not state.get("users"):
+            process, port, folder = start(shared)
+            state.update(users=0, port=port, model=str(folder))
+        state["users"] += 1
+        server = ModelServer(f"http://127.0.0.1:{state['port']}/v1", state["model"])
+    yield server
+    with held(shared) as state:
+        state["users"] -= 1
+    if process:
+        end(process, shared)
+
+
+@contextmanager
+def held(shared):
+    """What the processes know of the server, while nobody else may change it."""
+    with open(shared / "model_server.json", "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        state = json.loads(file.read() or "{}")
+        yield state
+        file.truncate(0)
+        file.write(json.dumps(state))
+
+
+def start(shared):
+    """Start the server and wait until it answers."""
+    folder = served_folder(shared / "embedded-model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--dtype", "float32"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(shared / "no-hub")}
+    with open(shared / "model_server.log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # an interrupt of the tests is theirs; the last of them ends the server
+        )
+    deadline = time.monotonic() + STARTUP_S
+    while not healthy(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the model server did not start: {(shared / 'model_server.log').read_text()[-2000:]}")
+        time.sleep(0.2)
+    return process, port, folder
+
+
+def served_folder(folder):
+    """The embedded model with a generation config that samples, or else the server ignores every temperature."""
+    if not folder.is_dir():  # there was a server before, which nobody needed any more
+        folder.mkdir()
+        for path in embedded_model().iterdir():
+            (folder / path.name).symlink_to(path)
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION), encoding="utf-8")
+    return folder
+
+
+def healthy(port):
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def end(process, shared):
+    """End the server when nobody uses it any more; a process that died without leaving is not waited for for ever."""
+    deadline = time.monotonic() + LONGEST_USE_S
+    while time.monotonic() < deadline:
+        with held(shared) as state:
+            if not state["users"]:
+                break
+        time.sleep(0.2)
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
