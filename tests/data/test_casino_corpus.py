@@ -55,6 +55,14 @@ def test_a_dialogue_by_hand_from_both_sides():
     assert (second.end, second.deal_value, second.utility) == ("deal", 19.0, pytest.approx(19 / 36))
 
 
+def test_clicks_are_put_in_words_without_what_nobody_gets():
+    texts = [turn.text for turn in sides(1)[0].turns]
+    assert texts[-2:] == [
+        "I submit this deal: I get 1 water, 3 firewood, and you get 3 food, 2 water.",
+        "I accept the deal.",
+    ]
+
+
 def test_what_one_side_says_in_a_row_is_one_turn_and_a_rejection_offers_nothing():
     first, second = sides(2)
     assert [turn.offer for turn in first.turns] == [None, None, None, 23.0, None, None, 14.0, 17.0, None]
@@ -175,6 +183,8 @@ def test_both_sides_and_all_dialogues_of_a_pair_share_a_split(tmp_path):
     assert len(splits) == 5 and all(len(found) == 1 for found in splits.values())
     assert set.union(*splits.values()) == {"train", "val", "test"}
     assert len(built.scenarios("val")) % 2 == 0
+    drawn = [split_by_pair(list(DIALOGUES.values()), seed) for seed in range(20)]
+    assert all(split[1] == split[5] for split in drawn) and len({split[1] for split in drawn}) > 1
 
 
 def test_shares_of_the_splits_are_about_70_10_20(shared_data):
