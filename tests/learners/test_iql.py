@@ -165,6 +165,7 @@ def test_observations_are_standardised_and_rewards_scaled_inside():
     )
     for head, loss in learner.losses(raw).items():
         torch.testing.assert_close(loss, plain.losses(batch)[head])
+    torch.testing.assert_close(learner(raw.observation), plain(batch.observation))
     torch.testing.assert_close(learner.q_values(raw.observation), plain.q_values(batch.observation))
     torch.testing.assert_close(
         learner.advantages(raw.observation, raw.action), plain.advantages(batch.observation, batch.action)
