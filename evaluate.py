@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import entry
 
+LOCAL = ("base", "sft", "jpo")  # sources of words whose policy is here and can be measured in fixed situations
+
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
     from emodistill.evaluation.expression import ExpressionTest
@@ -39,12 +41,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         folder.record(config)
         played = runner.play(arms)
         rows = expression.rows(list(dict.fromkeys(arm.words for arm in arms)))
-        about = {"run": cfg.run, "counterparty": f"simulated: {', '.join(cfg.personas)}", "scenarios_seed": cfg.seed}
+        about = {"run": cfg.run, "counterparty": opponent(cfg).describe(), "scenarios_seed": cfg.seed}
         report = write_report(folder.path, played, load_perceiver("counterparty"), vocabulary, rows, about)
         folder.finish({"episodes": sum(len(episodes) for episodes in played.values())})
     console = Console()
     show(report, console if console.is_terminal else Console(width=130))  # a file is as wide as the table needs
-    print(f"the counterparty is a simulation; report: {folder.path / 'report.json'}")
+    print(f"the counterparty is {report['about']['counterparty']}; report: {folder.path / 'report.json'}")
     return report
 
 
@@ -52,8 +54,7 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     """Everything that plays and measures, from the configuration."""
     from hydra.utils import instantiate
 
-    from emodistill.counterparties.behavioural import BehaviouralCounterparty
-    from emodistill.emotions.perceiver import load_perceiver
+    from emodistill.data.provenance import check_unseen
     from emodistill.evaluation.runner import Runner, first_of_each_domain
     from emodistill.evaluation.words import Speakers
     from emodistill.learners.selector import load_selector
@@ -61,19 +62,32 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
     adapters = {words: f"{cfg.run_dir}/{words}/adapter" for words in ("sft", "jpo")}
+    scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
+    check_unseen(Path(cfg.run_dir), scenarios)
     expression = expression_test(cfg, corpus, vocabulary)
+
+    def endpoint() -> Any:
+        return instantiate(cfg.endpoint_voice, _convert_="all").open()
+
     runner = Runner(
-        scenarios=first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain),
+        scenarios=scenarios,
         seeds=cfg.seeds,
-        counterparty=BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas)),
-        offers=instantiate(cfg.schedule),
-        speaker=Speakers(policy, adapters, sampler, vocabulary),
+        counterparty=opponent(cfg).open(),
+        offers=instantiate(cfg.offers.policy),
+        speaker=Speakers(policy, adapters, sampler, vocabulary, endpoint, cfg.retries),
         selector=lambda: load_selector(f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature),
         vocabulary=vocabulary,
         folder=Path(cfg.stage_dir),
-        on_speaker=lambda words: expression.measure(words, sampler) if words != "phrasebook" else None,
+        on_speaker=lambda words: expression.measure(words, sampler) if words in LOCAL else None,
     )
     return runner, expression
+
+
+def opponent(cfg: DictConfig) -> Any:
+    """The seat opposite, with the personas of this evaluation."""
+    from hydra.utils import instantiate
+
+    return instantiate(cfg.counterparty.seat, personas=list(cfg.personas), _convert_="all")
 
 
 def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "ExpressionTest":
@@ -84,13 +98,27 @@ def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.expression import ExpressionTest
 
-    corpus.build()
-    validation = [episode for episode in corpus.episodes() if episode.split == "val"]
-    encoder, _ = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens).open()
+    validation = [episode for episode in trained_on(cfg, corpus) if episode.split == "val"]
+    encoder, _ = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told).open()
     count, reply_tokens = cfg.size.situations, cfg.sampler.max_new_tokens
     contexts = validation_situations(validation, encoder, count, reply_tokens)
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
     return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
+
+
+def trained_on(cfg: DictConfig, corpus: Any) -> list[Any]:
+    """The episodes that this run learnt from; where nothing says so or they are gone, those of the configuration."""
+    from emodistill.data.provenance import of_run
+    from emodistill.data.schema import read_episodes
+
+    files = {provenance.episodes for provenance in of_run(Path(cfg.run_dir)).values()}
+    for file in sorted(files):
+        if Path(file).is_file():
+            found = read_episodes(Path(file))
+            return [episode for episode in found if episode.scenario.domain in cfg.domains] or found
+    corpus.build()
+    episodes: list[Any] = corpus.episodes()
+    return episodes
 
 
 @hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")

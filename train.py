@@ -66,11 +66,17 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     data = instantiate(cfg.data, _convert_="all")
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
-    start = LambdaCallback(on_train_start=lambda *_: on_start())
+    start = LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg))
     logger = instantiate(cfg.logger)
     trainer: L.Trainer = instantiate(cfg.trainer, logger=logger, callbacks=[start, *callbacks], _convert_="all")
     trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def begin(on_start: Callable[[], None], data: Any, cfg: DictConfig) -> None:
+    """Take the folder, and note in it what is trained on."""
+    on_start()
+    data.provenance.write(Path(cfg.stage_dir))
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")

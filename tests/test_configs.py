@@ -20,7 +20,7 @@ NEEDED = {
     ("data", "file"): ["data.corpus.path=episodes.parquet"],
     ("data", "casino"): ["data.corpus.path=casino_train.json"],
 }
-OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data"}
+OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data", "offers", "speaker"}
 
 
 def plain(cfg):
@@ -55,6 +55,17 @@ def assert_accepted(node):
     inspect.signature(target).bind(**given)
 
 
+@pytest.mark.parametrize("data", ["bundled", "selfplay"])
+def test_a_corpus_is_the_same_wherever_it_is_built(data):
+    """Whatever the stage, its size or the evaluation: the recipe of the corpus must not change with them."""
+    roots = [("train", f"stage={stage}", "size=small") for stage in STAGES] + [("evaluate", "size=demo"), ("play",)]
+    corpora = [plain(composed(root, *more, f"data={data}"))["data"]["corpus"] for root, *more in roots]
+    for corpus in corpora:
+        assert corpus == corpora[0]
+    for node in targets(corpora[0]):
+        assert_accepted(node)
+
+
 def configurations():
     yield from (composed("train", f"stage={stage}") for stage in STAGES)
     yield composed("evaluate")
@@ -80,14 +91,17 @@ def test_there_are_the_documented_choices():
     assert set(GROUPS["size"]) >= {"demo", "small", "full"}
     assert set(GROUPS["model"]) >= {"embedded", "qwen2.5-7b-instruct", "qwen2.5-0.5b-instruct"}
     assert set(GROUPS["model"]) >= {"smollm2-135m-instruct", "smollm2-360m-instruct"}
-    assert set(GROUPS["data"]) >= {"bundled", "file", "casino"}
+    assert set(GROUPS["data"]) >= {"bundled", "selfplay", "file", "casino"}
+    assert set(GROUPS["counterparty"]) == {"behavioural", "lm", "endpoint"}
+    assert set(GROUPS["offers"]) == {"schedule", "model"} and set(GROUPS["speaker"]) == {"local", "endpoint"}
 
 
 def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
     assert len({frozenset(size) for size in sizes.values()}) == 1
     text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
-    used = set(re.findall(r"\$\{size\.(\w+)\}", text))
+    script = (CONFIGS.parent / "evaluate.py").read_text(encoding="utf-8")
+    used = set(re.findall(r"\$\{size\.(\w+)\}", text)) | set(re.findall(r"cfg\.size\.(\w+)", script))
     assert used == set(sizes["demo"])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emodistill.data.schema import SCHEMA, Episode
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 
 _HEAD = """---
 license: apache-2.0
@@ -15,21 +16,24 @@ tags: [negotiation, emotion, offline-rl, simulated]
 ---
 # Negotiation episodes with emotion-labelled turns
 
-Made by `emodistill` {version} from the recipe below. Both sides are **simulated**: the focal side speaks from a
-phrasebook with an emotion drawn uniformly at random each turn (its probability is stored as `emotion_prob`), the
-counterparty is a documented behavioural simulation. No person took part, and no claim about people follows from it.
-Scenarios are invented; the splits are by scenario, and no test scenario has an episode here.
+Made by `emodistill` {version} from the recipe below. Both sides are **simulated**: {about}. The probability with which
+an emotion was drawn is stored as `emotion_prob`. No person took part, and no claim about people follows from it.
+The splits are by scenario, and no test scenario has an episode here.
 """
 
 
-def write_card(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> None:
-    """Write the card: what the corpus is, its figures by domain, its columns and its recipe."""
+def write_card(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any], about: str) -> None:
+    """Write the card: what the corpus is, its figures by domain, its columns and its recipe.
+
+    Args:
+        about: who the two sides are, as a clause.
+    """
     from emodistill import __version__
 
     columns = "\n".join(f"| `{field.name}` | `{field.type}` |" for field in SCHEMA)
     sections = [
-        _HEAD.format(version=__version__),
-        "## Figures\n\n" + _figures(episodes),
+        _HEAD.format(version=__version__, about=about),
+        "## Figures\n\n" + _figures(episodes) + _mishaps(episodes),
         f"## Columns\n\n| column | type |\n|---|---|\n{columns}\n",
         f"## Recipe\n\n```json\n{json.dumps(recipe, indent=2)}\n```\n",
     ]
@@ -54,3 +58,18 @@ def _figures(episodes: Sequence[Episode]) -> str:
     emotions = Counter(turn.emotion for episode in episodes for turn in episode.turns if turn.emotion)
     shown = ", ".join(f"{label} {count}" for label, count in emotions.most_common())
     return "\n".join(lines) + f"\n\nFocal turns by emotion: {shown}.\n"
+
+
+def _mishaps(episodes: Sequence[Episode]) -> str:
+    """What went wrong: attempts at a turn that slipped out of role, offers that had to be added, invalid episodes."""
+    lines = []
+    for side in (FOCAL, COUNTERPARTY):
+        turns = [turn for episode in episodes for turn in episode.turns if turn.speaker == side]
+        kinds = Counter(slip for turn in turns for slip in turn.slips)
+        slips = "".join(f", {count} {kind}" for kind, count in kinds.most_common())
+        slipped, appended = sum(bool(turn.slips) for turn in turns), sum(turn.offer_appended for turn in turns)
+        lines.append(f"| {side} | {len(turns)} | {slipped} | {kinds.total()}{slips} | {appended} |")
+    faults = Counter(episode.fault for episode in episodes if episode.end == "invalid")
+    invalid = "".join(f"- {count} x {reason}\n" for reason, count in faults.most_common(10))
+    head = "| side | turns | turns with a slip | attempts that slipped | offers appended |\n|---|---|---|---|---|\n"
+    return f"\n{head}" + "\n".join(lines) + "\n" + (f"\nInvalid episodes:\n\n{invalid}" if invalid else "")

@@ -31,16 +31,18 @@ class ChatSource:
         base_model: name, folder or hub id; only its tokenizer is used here.
         vocabulary: name of the emotion vocabulary.
         max_tokens: a longer chat loses whole early rounds.
+        offers_told: see `ChatEncoder`.
     """
 
-    def __init__(self, base_model: str, vocabulary: str, max_tokens: int) -> None:
+    def __init__(self, base_model: str, vocabulary: str, max_tokens: int, offers_told: bool = True) -> None:
         self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
+        self.offers_told = offers_told
 
     def open(self) -> tuple[ChatEncoder, int]:
         """An encoder, and the token id to pad with."""
         tokenizer = load_tokenizer(self.base_model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return ChatEncoder(ChatFormat(tokenizer, self.vocabulary), self.max_tokens), int(pad)
+        return ChatEncoder(ChatFormat(tokenizer, self.vocabulary), self.max_tokens, self.offers_told), int(pad)
 
 
 class ChatView:

@@ -62,14 +62,18 @@ class _Round:
 class ChatEncoder:
     """Writes episodes in tokens, within a limit.
 
+    Args:
+        offers_told: whether the directive names the offer to state, as in play where a schedule decides it. Where the
+            model bargains the number itself it must not be told in training either.
+
     Attributes:
         dropped_rounds: early rounds left out so far because a chat was too long.
         dropped_turns: chosen turns lost with them.
         too_long: chats and contexts left out altogether, because one round alone was too long.
     """
 
-    def __init__(self, chat_format: ChatFormat, max_tokens: int) -> None:
-        self.chat_format, self.max_tokens = chat_format, max_tokens
+    def __init__(self, chat_format: ChatFormat, max_tokens: int, offers_told: bool = True) -> None:
+        self.chat_format, self.max_tokens, self.offers_told = chat_format, max_tokens, offers_told
         self.dropped_rounds = self.dropped_turns = self.too_long = 0
 
     def encode(self, episode: Episode, selected: Sequence[bool]) -> EncodedChat | None:
@@ -130,7 +134,7 @@ class ChatEncoder:
             spoken.emotion,
             scenario_group(episode),
             _words_before(episode, turn) or "",
-            spoken.offer,
+            spoken.offer if self.offers_told else None,
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:
@@ -138,7 +142,8 @@ class ChatEncoder:
 
     def _prompt(self, episode: Episode, turn: int) -> list[int]:
         spoken = episode.focal_turns[turn]
-        words = None if spoken.offer is None else episode.scenario.rules.say(spoken.offer)
+        told = spoken.offer if self.offers_told else None
+        words = None if told is None else episode.scenario.rules.say(told)
         return self.chat_format.prompt(_words_before(episode, turn), spoken.emotion, spoken.act, words)
 
     @staticmethod

@@ -5,6 +5,7 @@ order of batches is a function of (seed, epoch); a cursor in the checkpoint cont
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from emodistill.data.corpus_file import Corpus
+from emodistill.data.provenance import Provenance
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
 
@@ -52,6 +54,8 @@ class NegotiationData(L.LightningDataModule):
     def __init__(self, corpus: Corpus, view: View, seed: int) -> None:
         super().__init__()
         self.corpus, self.view, self.seed = corpus, view, seed
+        self.provenance: Provenance | None = None
+        self._file: Path | None = None
         self._ready = False
         self._batches: ResumableBatches | None = None
         self._restored: dict[str, Any] | None = None
@@ -62,7 +66,7 @@ class NegotiationData(L.LightningDataModule):
         return self.view.transition_facts
 
     def prepare_data(self) -> None:
-        self.corpus.build()
+        self._file = self.corpus.build()
 
     def setup(self, stage: str) -> None:
         if self._ready:  # Lightning calls this hook once for each of fit and validate
@@ -72,6 +76,7 @@ class NegotiationData(L.LightningDataModule):
         for split, members in splits.items():
             if not any(episode.end != "invalid" for episode in members):
                 raise UserError(f"the corpus has no valid episode in the split '{split}'; both train and val need some")
+        self.provenance = Provenance.of(self._file, [*splits["train"], *splits["val"]])
         self.view.prepare(splits["train"], splits["val"])
         self._ready = True
 

@@ -6,6 +6,7 @@ else is **within noise**. Arms that were not played leave the verdict out.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import episode_metrics, valid
 from emodistill.evaluation.statistics import Difference, bootstrap_interval, holm, paired_difference, utilities
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 
 VERDICT_RULE = "exceeds: utility above vanilla and above iql, both intervals above 0; below: one interval below 0"
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
@@ -58,8 +60,18 @@ def cell(
         **values,
         "utility_ci": list(interval),
         "offers_appended": appended,
+        "slips": slips(episodes, FOCAL),
+        "counterparty_slips": slips(episodes, COUNTERPARTY),
         "focal_turns": sum(len(episode.focal_turns) for episode in counted),
     }
+
+
+def slips(episodes: Sequence[Episode], side: Speaker) -> dict[str, int]:
+    """Attempts of a side that slipped out of role, by kind."""
+    found = Counter(
+        slip for episode in episodes for turn in episode.turns if turn.speaker == side for slip in turn.slips
+    )
+    return dict(sorted(found.items()))
 
 
 def compare(played: Played, domains: Sequence[str], seed: int) -> list[dict[str, Any]]:

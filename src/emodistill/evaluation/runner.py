@@ -83,6 +83,11 @@ class Runner:
                 over = finished
 
             play(negotiations, focal, self.counterparty, on_round)
+        if all(n.end == "invalid" for n in negotiations):
+            raise UserError(
+                f"no episode of the arm '{arm.name}' could be played ({negotiations[0].fault}); nothing of it is kept: "
+                "mend it and run the same command again"
+            )
         return [Episode.of(n, "test", selector.name, arm.name) for n in negotiations]
 
     def _file(self, arm: Arm) -> Path:

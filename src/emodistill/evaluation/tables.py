@@ -42,9 +42,10 @@ def _cells(cells: Sequence[Mapping[str, Any]]) -> Grid:
         [row["domain"], row["arm"], str(row["episodes"]), str(row["invalid"])]
         + [number(row["success"]), number(row["outcome"]), interval(row["utility"], row["utility_ci"])]
         + [number(row["rounds"], 1), number(row["faithfulness"]), f"{row['offers_appended']}/{row['focal_turns']}"]
+        + [f"{sum(row['slips'].values())}/{sum(row['counterparty_slips'].values())}"]
         for row in sorted(cells, key=lambda row: str(row["domain"]))
     ]
-    return Grid("Arms on unseen scenarios", [*columns, "appended"], rows, labels=2)
+    return Grid("Arms on unseen scenarios", [*columns, "appended", "slips"], rows, labels=2)
 
 
 def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> Grid:

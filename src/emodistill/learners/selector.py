@@ -1,7 +1,9 @@
 """The trained selector at work: choosing emotions in play, and weighing the turns of a corpus."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from emodistill.learners.iql import IQLLearner
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 from emodistill.runs import read_checkpoint
+
+TRAIN_IT = "train it with: python train.py stage=iql (and the same run=...)"
 
 
 class IQLSelector:
@@ -37,6 +41,28 @@ class IQLSelector:
             int(n.rng[FOCAL].choice(len(labels), p=row)) for n, row in zip(negotiations, probabilities, strict=True)
         ]
         return [Choice(labels[draw], float(row[draw])) for draw, row in zip(draws, probabilities, strict=True)]
+
+
+class TrainedSelector:
+    """A trained selector by configuration, loaded when it has to choose.
+
+    Args:
+        checkpoint: `checkpoints/<run>/iql/best.ckpt`.
+        vocabulary: the vocabulary in use; a selector of another one is refused.
+        temperature: 0 takes its favourite emotion, above that it draws, and stores with which probability.
+    """
+
+    def __init__(self, checkpoint: str, vocabulary: Vocabulary, temperature: float = 1.0) -> None:
+        self.checkpoint, self.vocabulary, self.temperature = checkpoint, vocabulary, temperature
+
+    def recipe(self) -> dict[str, Any]:
+        """The weights' hash and the temperature: what fixes the choices."""
+        read_checkpoint(Path(self.checkpoint), "iql", TRAIN_IT)
+        digest = hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()[:16]
+        return {"selector": digest, "temperature": self.temperature}
+
+    def open(self) -> IQLSelector:
+        return load_selector(self.checkpoint, self.vocabulary, self.temperature)
 
 
 class IQLAdvantages:
@@ -72,8 +98,7 @@ def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 
     Raises:
         UserError: if the checkpoint is missing, damaged, of another stage, or of another vocabulary.
     """
-    remedy = "train it with: python train.py stage=iql (and the same run=...)"
-    read_checkpoint(Path(checkpoint), "iql", remedy)
+    read_checkpoint(Path(checkpoint), "iql", TRAIN_IT)
     learner = IQLLearner.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     trained = learner.hparams["transition_facts"]
     if trained["fingerprint"] != vocabulary.fingerprint:

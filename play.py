@@ -1,0 +1,30 @@
+"""Build a corpus and stop: `python play.py data=selfplay [data.corpus.shard=i/n] [key=value ...]`.
+
+Training builds the corpus that it needs by itself. This does it beforehand: on another machine, or in shards. Running
+the same command again continues; without `shard=` it merges the shards that lie in the corpus's folder.
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+import entry
+
+
+@hydra.main(config_path="configs", config_name="play", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    with entry.explained():
+        play(cfg)
+
+
+def play(cfg: DictConfig) -> None:
+    """Build what `cfg` describes and say where it is."""
+    import torch
+    from hydra.utils import instantiate
+
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    print(instantiate(cfg.data.corpus, _convert_="all").build())
+
+
+if __name__ == "__main__":
+    entry.run(main, "play", __doc__ or "")

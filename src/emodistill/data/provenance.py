@@ -1,0 +1,60 @@
+"""What a stage was trained on, kept beside its checkpoints, so that nobody tests on it by mistake.
+
+    checkpoints/<run>/<stage>/corpus.json    {"episodes": file, "scenarios": {fingerprint of the content: id}}
+
+Scenarios are compared by content: another generator may give the same id to something else, and two files may call one
+situation by different names.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emodistill.data.schema import Episode
+from emodistill.errors import UserError
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.splits import content_of
+from emodistill.runs import write_whole
+
+NAME = "corpus.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A corpus file, and the content and id of each scenario that was trained or validated on."""
+
+    episodes: str
+    scenarios: dict[str, str]
+
+    @classmethod
+    def of(cls, file: Path | None, episodes: Sequence[Episode]) -> "Provenance":
+        return cls(str(file), {content_of(episode.scenario): episode.scenario.id for episode in episodes})
+
+    def write(self, stage_dir: Path) -> None:
+        content = {"episodes": self.episodes, "scenarios": self.scenarios}
+        write_whole(stage_dir / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def of_run(run_dir: Path) -> dict[str, Provenance]:
+    """Stage -> what it was trained on; stages from before this was kept are left out."""
+    found: dict[str, Provenance] = {}
+    for path in sorted(run_dir.glob(f"*/{NAME}")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parent.name] = Provenance(content["episodes"], content["scenarios"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged; train {path.parent.name} again in another run=...") from error
+    return found
+
+
+def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:
+    """Raises UserError, naming scenario and stage, if a test scenario was trained on in this run."""
+    for stage, provenance in of_run(run_dir).items():
+        for scenario in scenarios:
+            if (name := provenance.scenarios.get(content_of(scenario))) is not None:
+                known = "" if name == scenario.id else f" (there called {name})"
+                raise UserError(
+                    f"test scenario {scenario.id} was trained on{known}: {run_dir / stage} learnt from "
+                    f"{provenance.episodes}; evaluate with the data= and scenarios= that this run was trained with"
+                )

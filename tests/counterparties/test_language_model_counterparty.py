@@ -1,0 +1,141 @@
+"""A language model opposite: what it is told and must not know, whose numbers it says, and how its words are read."""
+
+from dataclasses import replace
+
+import pytest
+from scripted_voices import ScriptedVoice, obedient
+
+from emodistill.counterparties.language_model import LanguageModelCounterparty
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.negotiation.agents import Fault, FocalAgent, Move
+from emodistill.negotiation.domains import domain_names
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.prompts import system_words
+from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
+from emodistill.negotiation.selectors import UniformEmotion
+
+SCHEDULE = CounterpartySchedule(ConcessionSchedule())
+
+
+@pytest.mark.parametrize("domain", domain_names())
+def test_it_knows_its_own_target_and_columns_and_nothing_of_the_other_side(domain):
+    for scenario in generate_scenarios(domain, 10):
+        fields, rules = scenario.rules.fields, scenario.rules
+        marked = {column: f"value-{i}-" for i, column in enumerate(scenario.context)}
+        told = replace(scenario, context=marked | {"Outcome": "SECRET"})
+        words = system_words(told, COUNTERPARTY, "You are proud.")
+        assert "SECRET" not in words and "You are proud." in words
+        own, theirs = f" {rules.say(scenario.counterparty_target)}", f" {rules.say(scenario.focal_target)}"
+        assert own in words and theirs not in words
+        for column, value in marked.items():
+            assert (value in words) == (fields.get(column, {}).get("seen_by") in {"both", COUNTERPARTY})
+
+
+def played(script, offers=SCHEDULE, personas=None, count=6):
+    voice = ScriptedVoice(script)
+    vocabulary = load_vocabulary()
+    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    scenarios = [s for domain in ("debt", "disaster", "student") for s in generate_scenarios(domain, 10)[:2]]
+    games = [Negotiation(scenario, seed) for seed, scenario in enumerate(scenarios[:count])]
+    return play(games, focal, LanguageModelCounterparty(voice, offers, personas)), voice
+
+
+def test_a_schedule_decides_its_numbers_and_the_model_says_them():
+    games, voice = played(obedient)
+    for game in games:
+        offers = [game.scenario.position(offer) for offer in game.offers(COUNTERPARTY)]
+        assert (
+            offers == sorted(offers) and offers[0] <= 0.1 and game.end == "deal" and game.counterparty == "lm:scripted"
+        )
+        assert not any(turn.offer_appended or turn.emotion for turn in game.turns if turn.speaker == COUNTERPARTY)
+    assert all(prompt.splitlines()[-1].startswith("[") for call in voice.asked for _, prompt, _ in call)
+
+
+def test_a_number_that_the_words_do_not_state_is_appended():
+    games, _ = played(lambda *_: "I hear you.")
+    own = [turn for game in games for turn in game.turns if turn.speaker == COUNTERPARTY and turn.act == "propose"]
+    assert own and all(turn.offer_appended and turn.text.startswith("I hear you. My offer is") for turn in own)
+
+
+def test_its_schedule_mirrors_the_focal_one_whichever_way_the_numbers_run():
+    steady = CounterpartySchedule(ConcessionSchedule(), noise=0.0)
+    for scenario in (Scenario("a", "debt", 20.0, 100.0), Scenario("b", "disaster", 100.0, 20.0)):
+        game = Negotiation(scenario, 0)
+        game.play(Turn(1, "focal", "x", offer=scenario.focal_target))
+        assert steady.decide(game).offer == scenario.counterparty_target
+        game.play(Turn(1, COUNTERPARTY, "x", offer=scenario.counterparty_target))
+        game.play(Turn(2, "focal", "x", offer=scenario.value_at(0.1)))
+        second = steady.decide(game)
+        assert second.act == "propose" and 0 < scenario.position(second.offer) < 0.1
+        game.turns[-1] = replace(game.turns[-1], offer=scenario.value_at(0.05))
+        game.standing["focal"] = scenario.value_at(0.05)
+        assert steady.decide(game).act == "accept"
+
+
+def test_noise_comes_from_its_own_generator_and_differs_by_seed():
+    def offer(seed):
+        game = Negotiation(Scenario("a", "debt", 20.0, 120.0), seed)
+        game.standing = {"focal": 20.0, COUNTERPARTY: 110.0}
+        before = game.rng["focal"].bit_generator.state
+        decision = CounterpartySchedule(ConcessionSchedule(start=0.9), noise=0.1).decide(game)
+        assert game.rng["focal"].bit_generator.state == before
+        return decision.offer
+
+    offers = [offer(seed) for seed in range(30)]
+    assert len(set(offers)) > 5 and max(offers) <= 110.0 and offers == [offer(seed) for seed in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("words", "move"),
+    [
+        ("I need 90 days.", Move("I need 90 days.", "propose", 90.0)),
+        ("All right. I accept your offer.", Move("All right. I accept your offer.", "accept")),
+        ("I am walking away.", Move("I am walking away.", "walk_away")),
+        ("That is not fair.", Move("That is not fair.", "propose")),
+        ("I accept your offer if it is 90 days.", Move("I accept your offer if it is 90 days.", "propose", 90.0)),
+    ],
+)
+def test_a_model_that_bargains_is_read_by_the_neutral_parsers(words, move):
+    game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
+    counterparty = LanguageModelCounterparty(ScriptedVoice(lambda *_: words), offers=None)
+    counterparty.begin([game])
+    game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
+    assert counterparty.act([game]) == [move]
+    assert counterparty.voice.asked[0][0][1] == "Pay in 20 days."  # the words heard, and no directive
+
+
+def test_it_is_told_how_to_accept_only_where_it_decides():
+    systems = []
+    for offers in (None, SCHEDULE):
+        played(lambda d, p, s: systems.append(d.system) or "I need 90 days.", offers, count=1)
+    assert 'say "I accept your offer."' in systems[0] and "note in brackets" not in systems[0]
+    assert "note in brackets" in systems[-1] and "I accept" not in systems[-1]
+
+
+def test_personas_go_by_seed_and_their_sentence_is_in_the_prompt():
+    systems = {}
+
+    def script(dialogue, prompt, seed):
+        systems[dialogue.negotiation.seed] = dialogue.system
+        return obedient(dialogue, prompt, seed)
+
+    games, _ = played(script, personas={"plain": "", "hurt": "You feel hurt."})
+    assert [game.counterparty for game in games[:3]] == ["lm:scripted:plain", "lm:scripted:hurt", "lm:scripted:plain"]
+    assert all(("You feel hurt." in systems[seed]) == (seed % 2 == 1) for seed in systems)
+
+
+def test_a_slip_of_its_own_kind_is_counted_and_a_fault_is_its_own():
+    answers = iter(["Creditor: pay!", "I need 90 days.", Fault("line dead")])
+    game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
+    counterparty = LanguageModelCounterparty(ScriptedVoice(lambda *_: next(answers)), offers=None)
+    counterparty.begin([game])
+    game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
+    (move,) = counterparty.act([game])
+    assert (move.offer, move.slips) == (90.0, ("other_side",))
+    game.play(Turn(1, COUNTERPARTY, move.text, offer=move.offer))
+    game.play(Turn(2, "focal", "Pay in 25 days.", offer=25.0))
+    assert counterparty.act([game]) == [Fault("line dead")]

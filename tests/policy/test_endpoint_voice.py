@@ -1,0 +1,104 @@
+"""A model behind an endpoint on the focal side: what it is sent, and what its failures mean."""
+
+import pytest
+from scripted_voices import ScriptedCompleter
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.agents import Decision, Fault, FocalAgent, Move
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
+from emodistill.negotiation.selectors import FixedEmotion, NoEmotion
+from emodistill.policy.speaker import EndpointSpeaker
+
+VOCABULARY = load_vocabulary()
+
+
+class Haggler:
+    """Says something for two rounds, then leaves."""
+
+    name = "haggler"
+
+    def begin(self, negotiations):
+        pass
+
+    def act(self, negotiations):
+        return [Move(f"Round {n.round}: no.", "walk_away" if n.round == 3 else "propose") for n in negotiations]
+
+
+def tables(count=2):
+    return [Negotiation(Scenario(f"debt-{i}", "debt", 20.0, 100.0), seed=i) for i in range(count)]
+
+
+def speak(script, selector=None, offers=None, games=None, **settings):
+    completer = ScriptedCompleter(script)
+    speaker = EndpointSpeaker(completer, VOCABULARY, **settings)
+    games = games or tables()
+    play(games, FocalAgent(selector or NoEmotion(), offers or ConcessionSchedule(), speaker), Haggler())
+    return games, completer.requests
+
+
+def test_the_whole_dialogue_is_sent_with_what_was_really_said():
+    games, requests = speak(
+        lambda request: "We insist.", FixedEmotion(VOCABULARY, "anger"), temperature=0.3, max_tokens=9
+    )
+    assert len(requests) == 6 and {(r.temperature, r.max_tokens) for r in requests} == {(0.3, 9)}
+    last = requests[-1].messages
+    assert [message.role for message in last] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert last[2].content == games[1].turns[0].text == "We insist. My offer is 20 days."
+    anger = VOCABULARY.directive("anger")
+    assert last[1].content == f"[{anger} State your offer: 20 days.]"
+    assert last[5].content.startswith("Round 2: no.\n[") and "100" not in "".join(m.content for m in last)
+
+
+def test_every_request_has_a_seed_of_its_own():
+    _, requests = speak(lambda request: "We insist.")
+    assert len({request.seed for request in requests}) == 6
+    assert all(0 <= request.seed < 2**31 for request in requests)
+
+
+def test_a_failure_is_the_fault_of_its_negotiation_alone():
+    def one_fails(request):
+        return (
+            ("timeout", "no answer in 5 s")
+            if len(request.messages) == 4 and "Round 1" in request.messages[3].content
+            else "Hm."
+        )
+
+    games, requests = speak(one_fails, games=tables(1))
+    assert (games[0].end, games[0].fault) == ("invalid", "scripted at nowhere: timeout: no answer in 5 s")
+    answers = iter([("connection", "reset"), "Fine.", "Fine.", "Fine."])
+    first, second = speak(lambda request: next(answers))[0]
+    assert first.end == "invalid" and second.end == "walk_away"
+
+
+@pytest.mark.parametrize("kind", ["authentication", "quota", "budget"])
+def test_a_server_that_refuses_for_good_stops_the_run(kind):
+    with pytest.raises(UserError, match="scripted at nowhere: it says no; mend it"):
+        speak(lambda request: (kind, "it says no"))
+
+
+def test_slips_are_asked_again_and_counted():
+    answers = iter(["Debtor: yes.", "We insist on 20 days."])
+    speaker = EndpointSpeaker(ScriptedCompleter(lambda request: next(answers)), VOCABULARY, name="large")
+    games = tables(1)
+    speaker.begin(games)
+    (said,) = speaker.speak(games, [Decision("propose", 20.0, "open")], [None])
+    assert (said.text, said.slips, speaker.name) == ("We insist on 20 days.", ("other_side",), "large")
+
+
+def test_a_model_that_bargains_is_told_no_number_and_its_own_counts():
+    games, requests = speak(
+        lambda request: "Make it 33 days.", offers=OpenOffers(ConcessionSchedule()), games=tables(1)
+    )
+    assert requests[0].messages[1].content == "[State your offer.]"
+    assert {turn.offer for turn in games[0].turns if turn.speaker == "focal"} == {33.0}
+    assert not any(turn.offer_appended for turn in games[0].turns)
+
+
+def test_a_greedy_model_is_not_asked_again():
+    games, requests = speak(lambda request: "Debtor: yes.", temperature=0.0, games=tables(1))
+    assert len(requests) == 1 and isinstance(games[0].fault, str) and games[0].end == "invalid"
+    assert Fault(games[0].fault).reason.startswith("the focal had nothing to say in role (other_side)")

@@ -1,0 +1,104 @@
+"""Speaking in role: what is asked again, how often, with which seeds, and what is said in the end."""
+
+import pytest
+from scripted_voices import ScriptedVoice
+
+from emodistill.negotiation.agents import Fault, Utterance
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.policy.role_play import Line, RolePlay
+
+GOOD, BAD, NOTHING = "I want 45 days.", "I want 45 days. Debtor: fine.", "Debtor: fine."
+
+
+def games(count=3):
+    return [Negotiation(Scenario(f"debt-{i}", "debt", 20.0, 100.0), seed=i) for i in range(count)]
+
+
+def scripted(*replies):
+    """A voice that gives every negotiation these replies, attempt by attempt."""
+    tries = {}
+
+    def script(dialogue, prompt, seed):
+        given = tries.setdefault(id(dialogue), iter(replies))
+        return next(given)
+
+    return ScriptedVoice(script)
+
+
+def said(voice, tables=None, retries=2):
+    tables = tables or games()
+    play = RolePlay(voice, FOCAL, retries)
+    play.begin(tables, ["system"] * len(tables))
+    return play.speak(tables, [Line("[Say it.]", "Say it.")] * len(tables))
+
+
+@pytest.mark.parametrize(
+    ("replies", "words", "slips"),
+    [
+        ([GOOD], GOOD, ()),
+        ([BAD, GOOD], GOOD, ("other_side",)),
+        (["", "[note]", GOOD], GOOD, ("empty", "copied")),
+        ([NOTHING, NOTHING, BAD], GOOD, ("other_side",) * 3),
+        ([GOOD + "\n\nDebtor: no.\n\nCreditor: yes."], GOOD, ("other_side",)),
+        ([BAD, Fault("line dead"), GOOD], GOOD, ("other_side",)),
+    ],
+)
+def test_what_is_said_and_what_slipped(replies, words, slips):
+    voice = scripted(*replies)
+    assert said(voice) == [Utterance(words, slips)] * 3
+    assert len(voice.asked) == min(len(replies), 2 if Fault("line dead") in replies else 3)
+
+
+def test_where_nothing_is_left_the_turn_is_a_fault():
+    (fault,) = said(scripted("", NOTHING, ""), games(1))
+    assert fault == Fault("the focal had nothing to say in role (empty, other_side, empty)")
+
+
+def test_a_voice_that_fails_is_a_fault_and_is_not_asked_again():
+    voice = scripted(Fault("line dead"), GOOD)
+    assert said(voice) == [Fault("line dead")] * 3 and len(voice.asked) == 1
+
+
+def test_only_those_who_slipped_are_asked_again():
+    def script(dialogue, prompt, seed):
+        return BAD if dialogue.negotiation.seed == 1 else GOOD
+
+    voice = ScriptedVoice(script)
+    assert [len(words.slips) for words in said(voice)] == [0, 3, 0]
+    assert [[name for name, _, _ in call] for call in voice.asked] == [
+        ["debt-0", "debt-1", "debt-2"],
+        ["debt-1"],
+        ["debt-1"],
+    ]
+
+
+def test_every_attempt_has_a_seed_of_its_own_and_takes_one_draw_of_the_negotiation():
+    voice, tables, steady = scripted(BAD, BAD, BAD), games(), games()
+    said(voice, tables)
+    said(scripted(GOOD), steady)
+    seeds = [seed for call in voice.asked for _, _, seed in call]
+    assert len(set(seeds)) == 9
+    for one, other in zip(tables, steady, strict=True):
+        assert one.rng[FOCAL].bit_generator.state == other.rng[FOCAL].bit_generator.state
+        assert one.rng[COUNTERPARTY].bit_generator.state == games(3)[one.seed].rng[COUNTERPARTY].bit_generator.state
+
+
+def test_a_voice_that_would_repeat_itself_is_asked_once():
+    voice = scripted(BAD, GOOD)
+    voice.repeats = True
+    assert said(voice) == [Utterance(GOOD, ("other_side",))] * 3 and len(voice.asked) == 1
+    assert len(said(scripted(BAD, GOOD), games(1), retries=0)) == 1
+
+
+def test_the_dialogue_holds_what_stands_in_the_negotiation():
+    (table,) = games(1)
+    kept = []
+    voice = ScriptedVoice(lambda dialogue, prompt, seed: kept.append(list(dialogue.exchanges)) or GOOD)
+    play = RolePlay(voice, FOCAL)
+    play.begin([table], ["system"])
+    play.speak([table], [Line("first")])
+    table.play(Turn(1, FOCAL, "I said this in the end."))
+    table.play(Turn(1, COUNTERPARTY, "No."))
+    play.speak([table], [Line("second")])
+    assert kept == [[], [("first", "I said this in the end.")]]

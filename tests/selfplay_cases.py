@@ -1,0 +1,23 @@
+"""Self-play with scripted voices: what the tests of corpora have in common."""
+
+from scripted_voices import ScriptedSource, obedient
+
+from emodistill.counterparties.seats import LanguageModelSeat
+from emodistill.data.scenario_sources import GeneratedScenarios
+from emodistill.data.seats import SpokenSeat
+from emodistill.data.selfplay import SelfPlayCorpus
+from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
+
+
+def seats(script=obedient, emotions="random", offers=None, **counterparty):
+    voice = ScriptedSource(script)
+    given = {"voice": voice, "bargains": "schedule", "schedule": CounterpartySchedule(ConcessionSchedule())}
+    focal = SpokenSeat(voice, emotions, "goemotions28", offers or ConcessionSchedule())
+    return focal, LanguageModelSeat(**(given | counterparty))
+
+
+def make(folder, focal=None, counterparty=None, **changes):
+    ours = seats()
+    given = {"domains": ["debt", "student"], "episodes_per_scenario": 3, "split_seed": 0, "batch": 5} | changes
+    sides = {"focal": focal or ours[0], "counterparty": counterparty or ours[1]}
+    return SelfPlayCorpus(**given, **sides, scenarios=GeneratedScenarios(10, 0), folder=str(folder))
