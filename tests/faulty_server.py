@@ -59,6 +59,7 @@ class FaultyServer:
         latency_s: time that every reply takes.
         slow_s, hang_s: how long `slow_first_byte` and `hang` keep the client waiting.
         finish_reason: what replies say of their end; `length` is a cut.
+        quote, location: words in the body, and address in the header, of refusals.
         retry_after: seconds in the header of `429_retry_after`; `429_date` says the same as a date.
         upstream: base address of a real server, ending in /v1, that answers in place of `reply`.
         port: 0 takes a free one.
@@ -77,12 +78,15 @@ class FaultyServer:
         hang_s: float = 60.0,
         retry_after: float = 0.05,
         finish_reason: str = "stop",
+        quote: str = "",
+        location: str = "",
         upstream: str | None = None,
         port: int = 0,
     ) -> None:
         self.reply, self.faults, self.fault_rate, self.seed = reply, faults, fault_rate, seed
         self.script, self.latency_s, self.slow_s, self.hang_s = list(script), latency_s, slow_s, hang_s
         self.retry_after, self.finish_reason, self.upstream, self.port = retry_after, finish_reason, upstream, port
+        self.quote, self.location = quote, location
         self.log: list[Call] = []
         self.billed_tokens = self.lost_tokens = self.running = self.most_at_once = 0
         self.happened: Counter[str | None] = Counter()
@@ -161,10 +165,12 @@ class FaultyServer:
     def _refusal(self, fault: str) -> tuple[int, bytes, dict[str, str]]:
         """Status, body and headers of a call that is turned away."""
         status = 429 if fault == "quota" else int(fault[:3])
-        error = QUOTA if fault == "quota" else {"message": f"refused with {status}", "type": "error", "code": None}
+        error = {"message": f"refused with {status} {self.quote}", "type": "error", "code": None}
         date = datetime.now(UTC) + timedelta(seconds=self.retry_after)
         later = {"429_retry_after": f"{self.retry_after:g}", "429_date": format_datetime(date, usegmt=True)}.get(fault)
-        return status, json.dumps({"error": error}).encode(), {"retry-after": later} if later else {}
+        headers = {"retry-after": later} if later else {}
+        headers |= {"location": self.location} if self.location else {}
+        return status, json.dumps({"error": QUOTA if fault == "quota" else error}).encode(), headers
 
     async def _envelope(self, body: Body) -> Body:
         """A chat completion: the real server's, or one around `reply`."""

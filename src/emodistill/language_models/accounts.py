@@ -50,9 +50,7 @@ class Tally:
         line += f", {currency()} {self.cost:.4f}" if self.most_cost else ", no price known"
         if self.unmetered_calls:
             most = f", {currency()} {self.unmetered_cost:.4f}" if self.unmetered_cost else ""
-            line += (
-                f"; {self.unmetered_calls:,} more whose bill never came, at most {self.unmetered_tokens:,} tokens{most}"
-            )
+            line += f"; {self.unmetered_calls:,} of them without a bill, at most {self.unmetered_tokens:,} tokens{most}"
         return line
 
 

@@ -1,0 +1,129 @@
+"""Calls and tokens a minute are kept, and each time-out ends what it is for."""
+
+import asyncio
+import socket
+import time
+
+import pytest
+from endpoints import ask, endpoint
+from faulty_server import FaultyServer
+
+from emodistill.errors import UserError
+from emodistill.language_models.completion import Reply
+from emodistill.language_models.retries import RetryPolicy
+from emodistill.language_models.traffic import Bucket, Timeouts, Traffic
+
+ONCE = RetryPolicy(max_retries=0)
+
+
+def taken(per_minute, amounts):
+    """When each amount was let through, in seconds."""
+
+    async def run():
+        bucket, began, times = Bucket(per_minute), time.monotonic(), []
+        for amount in amounts:
+            await bucket.take(amount)
+            times.append(time.monotonic() - began)
+        return times
+
+    return asyncio.run(run())
+
+
+def test_requests_a_minute_are_kept():
+    with FaultyServer() as server, endpoint(server, traffic=Traffic(32, requests_per_minute=1200)) as client:
+        assert all(isinstance(answer, Reply) for answer in client.complete([ask(f"{n}") for n in range(40)]))
+    times = [call.at for call in server.log]
+    assert times[-1] - times[0] >= (40 - 20 - 1) / 20  # twenty a second, and one second's worth at once
+
+
+def test_tokens_a_minute_are_kept_by_what_was_really_taken():
+    """Estimates are far too high here (500 tokens a reply that takes five): only the truth may slow it down."""
+    traffic = Traffic(1, tokens_per_minute=60_000)
+    with FaultyServer() as server, endpoint(server, traffic=traffic) as client:
+        began = time.monotonic()
+        client.complete([ask(f"{number}", max_tokens=500) for number in range(40)])
+        assert time.monotonic() - began < 5  # 20,000 estimated tokens would be 20 s
+
+
+def test_tokens_really_taken_slow_it_down():
+    traffic = Traffic(8, tokens_per_minute=6000)  # a hundred a second
+    with FaultyServer(lambda body: "word " * 50) as server, endpoint(server, traffic=traffic) as client:
+        client.complete([ask(f"{number}", max_tokens=50) for number in range(6)])
+    assert server.log[-1].at - server.log[0].at >= 1.0
+
+
+def test_a_bucket_gives_a_second_at_once_and_then_its_rate():
+    times = taken(600, [1] * 15)  # ten a second
+    assert times[9] < 0.1 and times[14] == pytest.approx(0.5, abs=0.2)
+
+
+def test_what_is_larger_than_the_bucket_passes_and_is_paid_later():
+    times = taken(600, [25, 1])  # holds 10: the first leaves a debt of 15
+    assert times[0] < 0.1 and times[1] == pytest.approx(1.6, abs=0.3)
+
+
+def test_a_correction_is_given_back_but_never_more_than_the_bucket_holds():
+    async def run():
+        bucket = Bucket(600)
+        await bucket.take(10)
+        bucket.give_back(1000)
+        began = time.monotonic()
+        await bucket.take(10)
+        at_once = time.monotonic() - began
+        await bucket.take(5)
+        return at_once, time.monotonic() - began
+
+    at_once, later = asyncio.run(run())
+    assert at_once < 0.1 and later == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "bound_s", "words"),
+    [
+        (Timeouts(1.0, 0.3, 5.0), 0.3, "no byte for 0.3 s"),
+        (Timeouts(1.0, 5.0, 0.4), 0.4, "no whole reply within 0.4 s"),
+    ],
+)
+def test_a_silent_server_ends_in_the_time_out_that_is_first(timeouts, bound_s, words):
+    with (
+        FaultyServer(script=["hang"], hang_s=10) as server,
+        endpoint(server, timeouts=timeouts, retries=ONCE) as client,
+    ):
+        (answer,) = client.complete([ask()])
+    assert answer.kind == "timeout" and words in answer.reason
+    assert bound_s <= answer.usage.latency_s < bound_s + 1.0
+
+
+def test_a_connection_that_never_stands_ends_in_its_own_time_out():
+    """A full backlog swallows connection attempts, as an unreachable host does."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        port = listening.getsockname()[1]
+        fillers = [socket.socket() for _ in range(8)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        with FaultyServer() as server:
+            pass
+        server.port = port
+        with endpoint(server, timeouts=Timeouts(0.3, 5.0, 5.0), retries=ONCE) as client:
+            (answer,) = client.complete([ask()])
+            assert client.spending.of(client.name).unmetered_calls == 0
+        for filler in fillers:
+            filler.close()
+    assert answer.kind == "timeout" and "no connection within 0.3 s" in answer.reason
+
+
+def test_a_slow_first_byte_within_its_time_is_a_reply():
+    with FaultyServer(script=["slow_first_byte"], slow_s=0.3) as server, endpoint(server, retries=ONCE) as client:
+        assert isinstance(client.complete([ask()])[0], Reply)
+
+
+@pytest.mark.parametrize("given", [{"concurrency": 0}, {"requests_per_minute": 0}, {"tokens_per_minute": -1}])
+def test_limits_that_let_nothing_through_are_refused(given):
+    with pytest.raises(UserError, match=next(iter(given))):
+        Traffic(**given)
+
+
+def test_time_outs_of_no_time_are_refused():
+    with pytest.raises(UserError, match="connect_s=0"):
+        Timeouts(connect_s=0)
