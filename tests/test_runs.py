@@ -90,6 +90,16 @@ def test_a_key_that_only_begins_like_one_that_may_change_may_not(begun):
         begun.state(changed(trainer={"devices_per_node": 1}), "auto")
 
 
+def test_the_budget_of_an_endpoint_may_be_raised_but_not_its_model_changed(folder):
+    def config(**settings):
+        return {"judge": {"completer": {"model": "m", "spending": {"max_cost": 1.0}, **settings}}}
+
+    folder.record(config())
+    assert folder.state(config(spending={"max_cost": 2.0}, traffic={"concurrency": 4}), "auto") == "new"
+    with pytest.raises(UserError, match=r"judge\.completer\.model was 'm', is 'n'"):
+        folder.state(config(model="n", spending={"max_cost": 2.0}), "auto")
+
+
 def test_not_a_number_is_itself(folder):
     folder.record({"rate": float("nan")})
     assert folder.state({"rate": float("nan")}, "auto") == "new"

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.devices",
 )
+OF_ENDPOINTS = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")  # of any seat
 State = Literal["new", "continue", "finished"]
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
 
@@ -91,13 +92,19 @@ class StageFolder:
             raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
         now = flat(config)
         keys = sorted(key for key in before.keys() | now.keys() if not _same(before.get(key), now.get(key)))
-        differing = [key for key in keys if not any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)]
+        differing = [key for key in keys if not may_change(key)]
         if differing:
             shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(
                 f"{self.path} was begun with another configuration ({shown}); run it as it began, or choose "
                 "another run=..."
             )
+
+
+def may_change(key: str) -> bool:
+    """Whether a run may go on with another value: what changes no result, such as a budget that is raised."""
+    named = any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)
+    return named or not set(OF_ENDPOINTS).isdisjoint(key.split("."))
 
 
 def _same(one: Any, two: Any) -> bool:
