@@ -6,10 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from emodistill.errors import UserError
@@ -38,6 +39,7 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # 2.16 writes a line for every call
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # hardware, adverts, defaults
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
     with explained():  # a configuration that cannot be composed
@@ -63,6 +65,16 @@ def explained() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def paid(cfg: DictConfig) -> Iterator[None]:
+    """Print at the end what the endpoints of a run cost, however it ends; nothing where none was asked."""
+    from emodistill.language_models.spending import billed
+
+    path = cfg.endpoint.spending.path
+    with billed(Path(path)) if path and os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext():
+        yield
 
 
 def explain(error: BaseException) -> str | None:

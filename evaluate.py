@@ -123,7 +123,7 @@ def trained_on(cfg: DictConfig, corpus: Any) -> list[Any]:
 
 @hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    with entry.explained():
+    with entry.explained(), entry.paid(cfg):
         evaluate(cfg)
 
 

@@ -12,7 +12,7 @@ import entry
 
 @hydra.main(config_path="configs", config_name="play", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    with entry.explained():
+    with entry.explained(), entry.paid(cfg):
         play(cfg)
 
 

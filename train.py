@@ -81,7 +81,7 @@ def begin(on_start: Callable[[], None], data: Any, cfg: DictConfig) -> None:
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    with entry.explained():
+    with entry.explained(), entry.paid(cfg):
         train(cfg)
 
 
