@@ -1,0 +1,57 @@
+"""Where the model bargains its own number, training must not tell it either: one prompt in play and in training."""
+
+import pytest
+from scripted_voices import ScriptedCompleter
+from tiny_model import build_tokenizer
+
+from emodistill.data.chats import ChatEncoder
+from emodistill.data.schema import Episode
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.negotiation.agents import FocalAgent, Move
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.protocol import Negotiation
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
+from emodistill.negotiation.selectors import UniformEmotion
+from emodistill.policy.chat import ChatFormat
+from emodistill.policy.speaker import EndpointSpeaker
+
+VOCABULARY = load_vocabulary()
+
+
+class Yields:
+    """Comes down from 100 days by 25 a round."""
+
+    name = "yields"
+
+    def begin(self, negotiations):
+        pass
+
+    def act(self, negotiations):
+        return [Move(f"I need {125 - 25 * n.round} days.", "propose", 125.0 - 25 * n.round) for n in negotiations]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_training_tells_what_play_told(told):
+    offers = ConcessionSchedule() if told else OpenOffers(ConcessionSchedule())
+    completer = ScriptedCompleter(lambda request: f"I say {20 + len(request.messages)} days.")
+    agent = FocalAgent(UniformEmotion(VOCABULARY), offers, EndpointSpeaker(completer, VOCABULARY))
+    (game,) = play([Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 3)], agent, Yields())
+    assert game.end == "deal" and len(game.turns) >= 5
+    chat = ChatFormat(build_tokenizer(), VOCABULARY)
+    episode = Episode.of(game, "train", "uniform", "lm")
+    contexts = ChatEncoder(chat, 4096, told).contexts(episode, [True] * len(episode.focal_turns), reserve=8)
+    for context, request in zip(contexts, completer.requests, strict=True):
+        system, *rest = request.messages
+        tokens = chat.system(system.content)
+        for message in rest:
+            tokens += chat.user(message.content) if message.role == "user" else chat.reply(message.content)
+        assert context.input_ids == tokens
+        assert (context.offer is None) == (not told or context is contexts[-1] and game.turns[-1].act == "accept")
+
+
+def test_acceptance_stays_with_the_rule():
+    schedule, game = ConcessionSchedule(), Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 0)
+    assert OpenOffers(schedule).decide(game).offer is None
+    game.standing["counterparty"] = 20.0
+    assert OpenOffers(schedule).decide(game) == schedule.decide(game) and schedule.decide(game).act == "accept"

@@ -1,0 +1,76 @@
+"""What a run was trained on is kept, and no scenario of it is tested on."""
+
+from dataclasses import replace
+
+import pytest
+from episodes import make_episode, make_scenario
+
+from emodistill.data.corpus_file import CorpusFile
+from emodistill.data.provenance import Provenance, check_unseen, of_run
+from emodistill.data.schema import write_episodes
+from emodistill.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run" / "iql").mkdir(parents=True)
+    episodes = [replace(make_episode(number=i), scenario=scenario(i)) for i in (0, 1, 1)]
+    Provenance.of(tmp_path / "episodes.parquet", episodes).write(tmp_path / "run" / "iql")
+    return tmp_path / "run"
+
+
+def scenario(number, name=None):
+    """Like `make_scenario`, with a situation of its own for each number."""
+    made = make_scenario(number)
+    return replace(made, id=name or made.id, context=made.context | {"Days Overdue": str(number)})
+
+
+def test_what_was_written_is_read_back(run, tmp_path):
+    (kept,) = of_run(run).values()
+    assert kept.episodes == str(tmp_path / "episodes.parquet") and set(kept.scenarios.values()) == {
+        "debt-000",
+        "debt-001",
+    }
+    assert of_run(tmp_path) == {}
+
+
+def test_a_test_scenario_that_was_trained_on_is_named(run):
+    check_unseen(run, [scenario(2), scenario(3)])
+    with pytest.raises(UserError, match=r"test scenario debt-001 was trained on: .*iql learnt from .*episodes.parquet"):
+        check_unseen(run, [scenario(2), scenario(1)])
+
+
+def test_the_situation_counts_and_not_its_name(run):
+    check_unseen(run, [scenario(7, "debt-001")])
+    with pytest.raises(UserError, match=r"debt-009 was trained on \(there called debt-000\)"):
+        check_unseen(run, [scenario(0, "debt-009")])
+
+
+def test_a_damaged_note_is_named(run):
+    (run / "iql" / "corpus.json").write_text("{")
+    with pytest.raises(UserError, match="corpus.json is damaged"):
+        of_run(run)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    splits = ["train", "test", "test", "val", "test"]
+    episodes = [
+        replace(make_episode(number=i), scenario=scenario(i), split=split, episode_id=f"{i}")
+        for i, split in enumerate(splits)
+    ]
+    again = replace(episodes[1], episode_id="again", seed=1)
+    write_episodes([*episodes, again], tmp_path / "mine.parquet")
+    return CorpusFile(str(tmp_path / "mine.parquet"), ["debt"])
+
+
+def test_a_corpus_of_yours_gives_the_scenarios_of_a_split_each_once_and_in_order(corpus):
+    assert corpus.scenarios("test") == [scenario(1), scenario(2), scenario(4)]
+    assert corpus.scenarios("train") == [scenario(0)]
+
+
+def test_a_split_without_episodes_is_named(corpus):
+    with pytest.raises(UserError, match="mine.parquet has no episode in the split 'dev'"):
+        corpus.scenarios("dev")
+    with pytest.raises(UserError, match=r"has no episode of \['student'\]; it has the domains \['debt'\]"):
+        CorpusFile(str(corpus.path), ["student"]).scenarios("test")

@@ -1,0 +1,70 @@
+"""Speakers of arms whose model is elsewhere, and an arm that nobody could play."""
+
+import pytest
+from scripted_voices import ScriptedCompleter, ScriptedVoice
+
+from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import parse_arms
+from emodistill.evaluation.runner import Runner
+from emodistill.evaluation.words import Speakers
+from emodistill.negotiation.agents import Fault
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import FixedEmotion
+from emodistill.policy.voice_sources import EndpointModel
+
+VOCABULARY = load_vocabulary()
+
+
+def speakers(completer):
+    source = EndpointModel(completer, "large")
+    return Speakers({}, {}, None, VOCABULARY, source.open)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def runner(speaker):
+        counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
+        joy = lambda: FixedEmotion(VOCABULARY, "joy")  # noqa: E731  # stands for the trained selector
+        scenarios = generate_scenarios("debt", 10)[:2]
+        return Runner(scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path)
+
+    return runner
+
+
+def test_a_model_behind_an_endpoint_plays_the_arms_that_ask_for_it(make):
+    completer = ScriptedCompleter(lambda request: "We insist.")
+    played = make(speakers(completer)).play(parse_arms(["endpoint_vanilla", "endpoint_iql"], VOCABULARY))
+    asked = [request.messages[-1].content for request in completer.requests]
+    joy = VOCABULARY.directive("joy")
+    half = sum(len(episode.focal_turns) for episode in played["endpoint_vanilla"])
+    assert not any(joy in words for words in asked[:half]) and all(joy in words for words in asked[half:])
+    for arm, episodes in played.items():
+        assert {episode.focal_agent for episode in episodes} == {arm} and {e.end for e in episodes} != {"invalid"}
+        assert all(turn.offer is not None or turn.act == "accept" for e in episodes for turn in e.focal_turns)
+
+
+def test_without_an_endpoint_the_arms_are_refused():
+    with pytest.raises(UserError, match="endpoint_"):
+        Speakers({}, {}, None, VOCABULARY)("endpoint")
+    assert isinstance(Speakers({}, {}, None, VOCABULARY)("phrasebook"), PhrasebookSpeaker)
+
+
+def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_path):
+    failing = ScriptedCompleter(lambda request: ("timeout", "too slow"))
+    runner = make(speakers(failing))
+    with pytest.raises(UserError, match="no episode of the arm 'endpoint_vanilla' could be played .large: timeout"):
+        runner.play(parse_arms(["endpoint_vanilla"], VOCABULARY))
+    assert not (tmp_path / "episodes").exists()
+    some = ScriptedCompleter(lambda request: ("timeout", "too slow") if request.seed % 5 == 0 else "We insist.")
+    (episodes,) = make(speakers(some)).play(parse_arms(["endpoint_vanilla"], VOCABULARY)).values()
+    assert 0 < sum(episode.end == "invalid" for episode in episodes) < 4
+
+
+def test_a_voice_may_fail_for_one_negotiation_alone():
+    voice = ScriptedVoice(lambda dialogue, prompt, seed: Fault("line dead"))
+    assert Speakers({}, {}, None, VOCABULARY, lambda: voice)("endpoint").voice is voice
