@@ -7,9 +7,8 @@
 
 import fcntl
 import json
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -80,25 +79,23 @@ class Account:
         return sum(self.tallies.values(), Tally())
 
     def add(self, name: str, tally: Tally) -> None:
-        """Record a call, in the file too."""
-        with self.lock, self._file_held():
-            self.refresh()
-            self.tallies[name] = self.tallies.get(name, Tally()) + tally
-            if self.path:
-                text = json.dumps({each: asdict(sums) for each, sums in sorted(self.tallies.items())}, indent=2)
-                partial = self.path.with_name(self.path.name + ".partial")
-                partial.write_text(text + "\n", encoding="utf-8")
-                partial.replace(self.path)
+        """Record a call, in the file too: at once, so that a kill forgets nothing but calls in flight.
 
-    @contextmanager
-    def _file_held(self) -> Iterator[None]:
-        if self.path is None:
-            yield
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        The file is overwritten in place by one write, which a kill does not divide, and never becomes shorter: this is
+        twenty times as fast as putting a new file in its place, and the event loop waits for it after every call.
+        """
+        with self.lock:
+            if self.path is None:
+                self.tallies[name] = self.tallies.get(name, Tally()) + tally
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                before = file.read()
+                self.tallies = _parsed(before, self.path)
+                self.tallies[name] = self.tallies.get(name, Tally()) + tally
+                text = json.dumps({each: asdict(sums) for each, sums in sorted(self.tallies.items())}, indent=2)
+                os.pwrite(file.fileno(), text.encode().ljust(len(before)), 0)
 
 
 @cache
@@ -114,8 +111,15 @@ def read_tallies(path: Path) -> dict[str, Tally]:
         UserError: if it is damaged.
     """
     try:
-        return {name: Tally(**sums) for name, sums in json.loads(path.read_text(encoding="utf-8")).items()}
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return _parsed(file.read(), path)
     except FileNotFoundError:
         return {}
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Tally]:
+    try:
+        return {name: Tally(**sums) for name, sums in json.loads(content or b"{}").items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged; delete it, which forgets what was spent, or put a copy back") from error
