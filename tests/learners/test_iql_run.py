@@ -69,6 +69,13 @@ def test_ten_episodes_do_not_make_a_value_to_trust(run):
     )
 
 
+def test_a_training_run_moves_every_weight_of_every_head():
+    learner, before = make(), {name: tensor.clone() for name, tensor in make().named_parameters()}
+    quiet_trainer(max_epochs=1).fit(learner, Data())
+    moved = {name for name, tensor in learner.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == set(before)  # the target's too, by Polyak averaging
+
+
 def test_validation_does_not_touch_the_learner_or_the_global_generator():
     learner, trainer = make(transition_facts=FACTS), quiet_trainer()
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
