@@ -25,7 +25,7 @@ from emodistill.negotiation.selectors import UniformEmotion
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate)\.py|make) .*)$", re.MULTILINE)
+COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate|play)\.py|make) .*)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 PRIVATE = [
     "/" + "work/",

@@ -95,6 +95,7 @@ def test_noise_comes_from_its_own_generator_and_differs_by_seed():
         ("I need 90 days.", Move("I need 90 days.", "propose", 90.0)),
         ("All right. I accept your offer.", Move("All right. I accept your offer.", "accept")),
         ("I am walking away.", Move("I am walking away.", "walk_away")),
+        ("I accept your offer. 20 days it is.", Move("I accept your offer. 20 days it is.", "accept")),
         ("That is not fair.", Move("That is not fair.", "propose")),
         ("I accept your offer if it is 90 days.", Move("I accept your offer if it is 90 days.", "propose", 90.0)),
     ],
