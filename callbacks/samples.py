@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from emodistill.evaluation.expression import Sampler, Spoken, figures, speak
+from emodistill.learners.live_judging import LiveJudge, Scorer
 
 
 class SampleUtterances(L.Callback):
@@ -15,9 +16,22 @@ class SampleUtterances(L.Callback):
     is a change of the policy.
     """
 
-    def __init__(self, sampler: Sampler, judge: Any, perceiver: Any, vocabulary: Any, shown: int) -> None:
-        self.sampler, self.judge, self.perceiver, self.vocabulary = sampler, judge, perceiver, vocabulary
-        self.shown = shown  # utterances printed a time
+    def __init__(
+        self,
+        sampler: Sampler,
+        judge: Scorer,
+        perceiver: Any,
+        vocabulary: Any,
+        shown: int,
+        judge_timeout_s: float | None = None,
+    ) -> None:
+        """
+        Args:
+            shown: utterances printed a time.
+            judge_timeout_s: scores that have not come by then are not shown; None waits for ever.
+        """
+        self.sampler, self.perceiver, self.vocabulary, self.shown = sampler, perceiver, vocabulary, shown
+        self.judge = LiveJudge(judge, judge_timeout_s)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         contexts = trainer.datamodule.view.situations

@@ -11,7 +11,8 @@ import torch
 class Throughput(L.Callback):
     """Logs steps, supervised turns and response tokens a second, and peak memory, every `log_every_n_steps` steps.
 
-    Turns and tokens come from batches that know them (`Chats`); a batch of transitions counts its rows as turns.
+    Turns and tokens come from batches that know them (`Chats`), or from a learner that says what it made of a batch; a
+    batch of transitions counts its rows as turns.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,7 @@ class Throughput(L.Callback):
         self._restart(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        turns, tokens = amounts(batch)
+        turns, tokens = getattr(pl_module, "amounts", None) or amounts(batch)
         self._turns += turns
         self._tokens += tokens
         if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self._steps:

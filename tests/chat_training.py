@@ -18,7 +18,8 @@ from emodistill.policy.chat import ChatFormat
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 OPTIMIZER = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "constant"}
-JPO = {"clip_range": 0.2, "kl_coef": 0.04, "negative_weight": 1.0, "samples": 4, "seed": 0}
+JUDGING = {"look_ahead": 3, "timeout_s": 20.0, "min_group": 2, "patience": None}
+JPO = {"clip_range": 0.2, "kl_coef": 0.04, "negative_weight": 1.0, "samples": 4, "judging": JUDGING, "seed": 0}
 
 
 def policy_settings(model, **changes):
@@ -62,9 +63,13 @@ class RoundJudge:
     def __init__(self, silent_on=(), flat=False):
         self.silent_on, self.flat, self.asked = silent_on, flat, []
 
-    def scores(self, requests):
+    def scores(self, requests, on_score=None):
         self.asked += [request.utterance for request in requests]
-        return [None if r.utterance in self.silent_on else self.score(r) for r in requests]
+        found = [None if r.utterance in self.silent_on else self.score(r) for r in requests]
+        for place, score in enumerate(found):
+            if on_score is not None:
+                on_score(place, score)
+        return found
 
     def score(self, request):
         return 5.0 if self.flat else (9.0 if request.history else 2.0)

@@ -71,10 +71,10 @@ def test_reference_logprobs_survive_a_resume_bit_by_bit(make_learner, items, tmp
 
 
 def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner):
-    rollouts = make_learner(RoundJudge()).rollouts
+    rollouts = make_learner(RoundJudge()).rollouts.replies
     drawn = [rollouts.training_seed(0, step) for step in (0, 0, 1, 1, 2)]
     assert len(set(drawn)) == 5
-    fresh = make_learner(RoundJudge()).rollouts
+    fresh = make_learner(RoundJudge()).rollouts.replies
     assert [fresh.training_seed(0, 1), fresh.training_seed(0, 1)] == drawn[2:4]
     assert rollouts.validation_seed(0, 3) == rollouts.validation_seed(0, 3) not in drawn
     assert fresh.training_seed(1, 2) != drawn[4]

@@ -12,7 +12,7 @@ from emodistill.data.chats import (
     encode_chats,
     encode_contexts,
 )
-from emodistill.data.judged_chats import JudgedChat, collate_contexts, collate_judged, judged_chats
+from emodistill.data.judged_chats import ContextBatches, collate_contexts, collate_judged, judged_chats
 from emodistill.data.resumable import ResumableBatches
 from emodistill.data.schema import Episode
 from emodistill.data.selection import Selection
@@ -119,7 +119,7 @@ class JudgedView:
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
         chosen = self.selection(train)
-        self.items: list[JudgedChat] | list[ChatContext]
+        self.items: list[Any]  # JudgedChat or ChatContext
         if self.utterances == "corpus":
             values = [row.tolist() for row in self.advantages(train)] if self.advantages else None
             self.items = judged_chats(train, chosen, encoder, values)
@@ -129,9 +129,9 @@ class JudgedView:
         report(encoder, self.items)
 
     def train_batches(self, seed: int) -> ResumableBatches[Any]:
-        corpus = self.utterances == "corpus"
-        collate = (lambda items: collate_judged(items, self.pad)) if corpus else collate_contexts
-        return ResumableBatches(self.items, self.batch_size, seed, collate)
+        if self.utterances == "sampled":
+            return ContextBatches(self.items, self.batch_size, seed)
+        return ResumableBatches(self.items, self.batch_size, seed, lambda items: collate_judged(items, self.pad))
 
     def validation_batches(self) -> list[Any]:
         size = self.batch_size

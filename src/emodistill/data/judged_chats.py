@@ -5,12 +5,13 @@ dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from emodistill.data.chats import ChatContext, ChatEncoder, EncodedChat, scenario_group
+from emodistill.data.resumable import ResumableBatches
 from emodistill.data.schema import Episode
 from emodistill.data.selection import judge_requests
 from emodistill.judges.request import JudgeRequest
@@ -61,16 +62,33 @@ class JudgedBatch:
 
 
 class ContextBatch:
-    """Situations to speak in; nothing of it is a tensor yet."""
+    """Situations to speak in; nothing of it is a tensor yet.
+
+    Attributes:
+        following: makes the batches that come after this one in its epoch, where the loader knows them.
+    """
 
     def __init__(self, contexts: Sequence[ChatContext]) -> None:
         self.contexts = list(contexts)
+        self.following: Callable[[], Iterator[ContextBatch]] = lambda: iter(())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
         return self
 
     def __len__(self) -> int:
         return len(self.contexts)
+
+
+class ContextBatches(ResumableBatches[ChatContext]):
+    """Context batches that say what comes after them, so that it can be spoken of while this one is judged."""
+
+    def __init__(self, items: Sequence[ChatContext], batch_size: int, seed: int) -> None:
+        super().__init__(items, batch_size, seed, collate_contexts)
+
+    def _batch(self, order: list[int], number: int) -> ContextBatch:
+        batch: ContextBatch = super()._batch(order, number)
+        batch.following = lambda: (self._batch(order, later) for later in range(number + 1, len(self)))
+        return batch
 
 
 def judged_chats(

@@ -46,9 +46,12 @@ class ResumableBatches(Generic[Item]):
         self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.items)).tolist()
         for number in range(self.served, len(self)):
-            start = (number * self.world_size + self.rank) * self.batch_size % len(order)
             self.served += 1
-            yield self.collate([self.items[i] for i in order[start : start + self.batch_size]])
+            yield self._batch(order, number)
+
+    def _batch(self, order: list[int], number: int) -> Any:
+        start = (number * self.world_size + self.rank) * self.batch_size % len(order)
+        return self.collate([self.items[i] for i in order[start : start + self.batch_size]])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "served": self.served}

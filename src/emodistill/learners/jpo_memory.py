@@ -5,21 +5,14 @@ computed them anew would not be the run it continues.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from emodistill.data.judged_chats import Group, JudgedBatch, JudgedChat
-from emodistill.judges.request import JudgeRequest
+from emodistill.learners.live_judging import Scorer
 from emodistill.policy.expression import ExpressionPolicy
-
-
-class Scorer(Protocol):
-    """A judge behind its ledger."""
-
-    def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]:
-        """One score a request, 1 to 10, None where the judge gave none."""
 
 
 class RunMemory:

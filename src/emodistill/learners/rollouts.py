@@ -1,32 +1,20 @@
 """Utterances for JPO with their scores: those of the corpus, or replies sampled from the policy a moment ago."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from emodistill.data.judged_chats import ContextBatch, JudgedBatch
 from emodistill.errors import UserError
 from emodistill.learners.advantages import group_advantages, is_degenerate
-from emodistill.learners.jpo_memory import RunMemory, Scorer
+from emodistill.learners.jpo_memory import RunMemory
+from emodistill.learners.live_judging import Judging, LiveJudge, Scorer
+from emodistill.learners.replies import Drawn, Replies, Sampler
 from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.tokens import Chats, pack_replies
+from emodistill.policy.tokens import Chats
 
 Sample = tuple[str, str | None, str, float | None]  # the counterparty's words, emotion, utterance, score
-
-
-class Sampler(Protocol):
-    """Draws replies from the policy as it is now."""
-
-    def refresh(self, policy: ExpressionPolicy) -> None:
-        """Take over the policy's weights."""
-
-    def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
-        """`count` replies to every context, as token ids with their end; fixed by weights, contexts and seed."""
-
-    def text(self, reply: list[int]) -> str:
-        """The words of a reply."""
 
 
 class Rollout(NamedTuple):
@@ -37,36 +25,24 @@ class Rollout(NamedTuple):
     scores: list[float | None]
     advantages: list[float | None]
     degenerate: int  # groups that say nothing about which of their utterances is better
+    skipped: int  # groups with too few scores
     samples: list[Sample]
 
 
 class Rollouts:
-    """Makes rollouts; keeps what a run has to remember of them.
+    """Makes rollouts; keeps what a run has to remember of them."""
 
-    The samples of a step are a function of the weights, the contexts and (seed, step, draw within the step), so a
-    resumed run draws what the unbroken one would have drawn.
-    """
-
-    def __init__(self, judge: Scorer | None, sampler: Sampler | None, negative_weight: float) -> None:
-        self.judge, self.sampler, self.negative_weight = judge, sampler, negative_weight
+    def __init__(self, judge: Scorer | None, sampler: Sampler | None, negative_weight: float, judging: Judging) -> None:
+        self.judge = None if judge is None else LiveJudge(judge, judging.timeout_s)
+        self.replies = Replies(self.judge, sampler, judging.look_ahead)
+        self.negative_weight, self.min_group, self.patience = negative_weight, judging.min_group, judging.patience
         self.memory = RunMemory()
-        self._refreshed_at: int | None = None
-        self._draws = (-1, 0)  # step, draws made in it
-
-    def training_seed(self, seed: int, step: int) -> int:
-        """A new seed for every draw; several are made in a step where gradients are accumulated."""
-        self._draws = (step, self._draws[1] + 1 if self._draws[0] == step else 0)
-        return _seed(seed, 0, *self._draws)
-
-    @staticmethod
-    def validation_seed(seed: int, batch: int) -> int:
-        """The same at every validation, so that two of them differ by the weights alone."""
-        return _seed(seed, 1, batch)
+        self._silent = 0  # batches in a row without any score
 
     def logged(self, policy: ExpressionPolicy, batch: JudgedBatch) -> Rollout:
         """The corpus's own utterances, each compared with all chosen turns of its scenario."""
         scores = self.memory.scores(self.judge, [item.group for item in batch.items])
-        advantages = {name: group_advantages(known, self.negative_weight) for name, known in scores.items()}
+        advantages = {name: self._advantages(group, self.min_group) for name, group in scores.items()}
         places = [(item.group, place) for item in batch.items for place in item.places]
         requests = [group.requests[place] for group, place in places]
         own = [scores[group.name][place] for group, place in places]
@@ -74,29 +50,52 @@ class Rollouts:
             (request.history[-1].text if request.history else "", request.emotion, request.utterance, score)
             for request, score in zip(requests, own, strict=True)
         ]
-        degenerate = sum(map(is_degenerate, scores.values()))
         ours = [advantages[group.name][place] for group, place in places]
-        return Rollout(batch.chats, self.memory.reference(policy, batch), own, ours, degenerate, samples)
+        counts = self._counts(list(scores.values()), self.min_group)
+        self._listen(own)
+        return Rollout(batch.chats, self.memory.reference(policy, batch), own, ours, *counts, samples)
 
     def sampled(self, policy: ExpressionPolicy, batch: ContextBatch, count: int, seed: int, step: int) -> Rollout:
         """`count` replies to each context, compared with one another."""
-        if self.sampler is None or self.judge is None:
-            raise UserError("JPO on sampled utterances needs a judge and a sampler; train on the corpus's own without")
-        if self._refreshed_at != step:
-            self.sampler.refresh(policy)
-            self._refreshed_at = step
-        contexts = [context.input_ids for context in batch.contexts]
-        replies = self.sampler.sample(contexts, count, seed)
-        texts = [[self.sampler.text(reply) for reply in own] for own in replies]
-        told = [(context, text) for context, own in zip(batch.contexts, texts, strict=True) for text in own]
-        scores = self.judge.scores([context.request(text) for context, text in told])
-        groups = [scores[i : i + count] for i in range(0, len(scores), count)]
-        advantages = [one for group in groups for one in group_advantages(group, self.negative_weight)]
-        chats = pack_replies(contexts, replies, pad_id=0).to(policy.device)
+        drawn = self.replies.draw(policy, batch, count, seed, step)
+        return self.judged(drawn, self.reference(policy, drawn), min(self.min_group, count))
+
+    @staticmethod
+    def reference(policy: ExpressionPolicy, drawn: Drawn) -> Tensor:
+        """Log-probabilities of the replies' tokens under the reference, (K,) float32."""
         with policy.reference():
-            ref_logprobs = policy(chats).logprobs
-        samples = [(c.words, c.emotion, text, score) for (c, text), score in zip(told, scores, strict=True)]
-        return Rollout(chats, ref_logprobs, scores, advantages, sum(map(is_degenerate, groups)), samples)
+            logprobs: Tensor = policy(drawn.chats).logprobs
+        return logprobs
+
+    def judged(self, drawn: Drawn, ref_logprobs: Tensor, min_group: int) -> Rollout:
+        """The replies with their scores, which are waited for here."""
+        assert self.judge is not None  # or else nothing could have been drawn
+        scores = self.judge.collect(drawn.asked)
+        self._listen(scores)
+        groups = [scores[i : i + drawn.count] for i in range(0, len(scores), drawn.count)]
+        advantages = [one for group in groups for one in self._advantages(group, min_group)]
+        samples = [(c.words, c.emotion, text, score) for (c, text), score in zip(drawn.told, scores, strict=True)]
+        return Rollout(drawn.chats, ref_logprobs, scores, advantages, *self._counts(groups, min_group), samples)
+
+    def _listen(self, scores: Sequence[float | None]) -> None:
+        """A judge that says nothing for long is gone: going on would end in an adapter that learnt nothing."""
+        self._silent = 0 if known(scores) else self._silent + 1
+        if self.patience is not None and self._silent >= self.patience:
+            raise UserError(
+                f"the judge gave no score to {self._silent} batches in a row, and the log says why; see to it and run "
+                "the same command again, or set learner.judging.patience"
+            )
+
+    def _advantages(self, scores: Sequence[float | None], min_group: int) -> list[float | None]:
+        if known(scores) < min_group:
+            return [None] * len(scores)  # as if nobody had been asked
+        return group_advantages(scores, self.negative_weight)
+
+    @staticmethod
+    def _counts(groups: Sequence[Sequence[float | None]], min_group: int) -> tuple[int, int]:
+        """Degenerate groups among those that are large enough, and the others."""
+        enough = [group for group in groups if known(group) >= min_group]
+        return sum(map(is_degenerate, enough)), len(groups) - len(enough)
 
     def state(self) -> dict[str, Any]:
         return self.memory.state()
@@ -105,5 +104,6 @@ class Rollouts:
         self.memory.restore(state)
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def known(scores: Sequence[float | None]) -> int:
+    """How many of the scores are there."""
+    return sum(score is not None for score in scores)

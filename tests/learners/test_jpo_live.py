@@ -1,0 +1,206 @@
+"""JPO with a judge at work in the background: the same replies and weights, and a judge that fails does no harm."""
+
+import threading
+import time
+
+import pytest
+from chat_training import JUDGING, RoundJudge, VowelJudge, adapter, batch_of, fit, make_jpo_learner, same_weights
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.loggers.logger import DummyLogger
+
+from callbacks.throughput import Throughput
+from emodistill.data.judged_chats import ContextBatches, collate_contexts
+from emodistill.errors import UserError
+from emodistill.policy.rollout_sampler import RolloutSampler
+
+WAIT_S = 20
+
+
+@pytest.fixture
+def batches(contexts):
+    """Four batches of one context, which know what comes after them."""
+    return list(ContextBatches(contexts, 1, seed=0))
+
+
+@pytest.fixture
+def make(tiny_model, sft_adapter, encoder):
+    def learner(judge=None, sampler=None, **judging):
+        sampler = sampler or RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
+        return make_jpo_learner(tiny_model, sft_adapter, judge or VowelJudge(), sampler, judging=JUDGING | judging)
+
+    return learner
+
+
+class Watched:
+    """A sampler that notes what it does."""
+
+    def __init__(self, sampler):
+        self.sampler, self.text, self.notes = sampler, sampler.text, []
+
+    def refresh(self, policy):
+        self.notes.append("refresh")
+        self.sampler.refresh(policy)
+
+    def sample(self, *arguments):
+        self.notes.append("sample")
+        return self.sampler.sample(*arguments)
+
+
+class Hanging(VowelJudge):
+    """Never answers from its n-th utterance on, until the test is over."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.over = answers, threading.Event()
+
+    def scores(self, requests, on_score=None):
+        for place, request in enumerate(requests):
+            if len(self.asked) >= self.answers:
+                self.over.wait(WAIT_S)
+            self.asked.append(request.utterance)
+            on_score(place, self.score(request))
+        return [self.score(request) for request in requests]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3, 4])
+def test_looking_ahead_changes_no_weight(make, batches, accumulate):
+    """With three batches a step, the last step of an epoch has one."""
+    found = []
+    for look_ahead in (0, 1, 3):
+        learner = make(look_ahead=look_ahead)
+        _, rows = fit(learner, batches, epochs=2, accumulate_grad_batches=accumulate)
+        found.append((adapter(learner), [row["train/reward"] for row in rows]))
+    assert all(same_weights(found[0][0], one) for one, _ in found[1:])
+    assert found[0][1] == found[1][1] == found[2][1]
+
+
+def test_replies_come_from_the_weights_of_their_step(make, batches, sampler):
+    """Drawn ahead within a step, never over its end: each step takes the new weights and draws its own four."""
+    watched = Watched(sampler)
+    fit(make(sampler=watched, look_ahead=9), batches, epochs=2, accumulate_grad_batches=2)
+    assert watched.notes == ["refresh", "sample", "sample"] * 4
+
+
+def test_the_next_batch_is_drawn_while_the_judge_is_at_work(make, batches, sampler):
+    watched, seen = Watched(sampler), []
+
+    class Patient(VowelJudge):
+        """Answers the first batch when the second was drawn."""
+
+        def scores(self, requests, on_score=None):
+            deadline = time.monotonic() + WAIT_S
+            while not seen and watched.notes.count("sample") < 2 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            seen.append(watched.notes.count("sample"))
+            return super().scores(requests, on_score)
+
+    fit(make(Patient(), watched, look_ahead=1), batches, accumulate_grad_batches=4)
+    assert seen[0] >= 2
+
+
+def test_an_epoch_that_is_cut_short_leaves_no_reply_of_older_weights_behind(make, batches):
+    found = []
+    for look_ahead in (0, 3):
+        learner = make(look_ahead=look_ahead)
+        fit(learner, batches, epochs=3, accumulate_grad_batches=4, limit_train_batches=3)
+        found.append(adapter(learner))
+    assert same_weights(*found)
+
+
+def test_a_dead_judge_slows_training_and_changes_nothing(make, batches):
+    judge = Hanging(answers=0)
+    learner = make(judge, timeout_s=0.1)
+    learner.configure_model()
+    before, began = adapter(learner), time.monotonic()
+    _, rows = fit(learner, batches, accumulate_grad_batches=2)
+    judge.over.set()
+    assert time.monotonic() - began < WAIT_S / 2
+    assert same_weights(adapter(learner), before)
+    assert all(row["train/reward_missing"] == 1.0 and row["train/skipped_groups"] == 1.0 for row in rows)
+    assert all(row["train/judge_wait_s"] >= 0.1 for row in rows)
+
+
+def test_what_a_judge_said_before_it_hung_counts(make, contexts):
+    judge = Hanging(answers=7)
+    _, rows = fit(make(judge, timeout_s=0.5), [collate_contexts(contexts[:3])])
+    judge.over.set()
+    assert rows[0]["train/reward_missing"] == pytest.approx(5 / 12)
+    assert rows[0]["train/skipped_groups"] == 1.0  # four scores, three, none
+
+
+@pytest.mark.parametrize(("min_group", "skipped"), [(2, 0), (3, 0), (4, 1)])
+def test_a_group_with_too_few_scores_teaches_nothing(make, contexts, min_group, skipped):
+    """Four replies, one of them without a score: the group is as large as three."""
+
+    class Forgetful(VowelJudge):
+        def scores(self, requests, on_score=None):
+            return [None, *super().scores(requests)[1:]]
+
+    learner = make(Forgetful(), min_group=min_group)
+    learner.configure_model()
+    before = adapter(learner)
+    _, rows = fit(learner, [collate_contexts(contexts[:1])])
+    assert rows[0]["train/skipped_groups"] == skipped and rows[0]["train/reward_missing"] == 0.25
+    assert same_weights(adapter(learner), before) == bool(skipped)
+    assert ("train/kl" in rows[0]) != bool(skipped)
+
+
+def test_groups_of_the_corpus_are_skipped_too_and_the_others_learn(make, items):
+    quiet = [request.utterance for request in items[0].group.requests[1:]]
+    learner = make(RoundJudge(silent_on=quiet))
+    learner.configure_model()
+    rollout = learner.rollouts.logged(learner.policy, batch_of(items))
+    assert (rollout.skipped, rollout.degenerate) == (1, 0)
+    mine = [item.group.name == items[0].group.name for item in items for _ in item.places]
+    assert [one is None for one in rollout.advantages] == mine
+
+
+def test_one_reply_in_validation_is_no_group_and_is_not_skipped(make, contexts):
+    trainer, _ = fit(make(), [collate_contexts(contexts)], val=[collate_contexts(contexts)])
+    assert trainer.callback_metrics["val/reward"] >= 1.0 and trainer.callback_metrics["val/kl"] > 0
+
+
+def test_a_judge_that_is_gone_for_long_ends_the_run_with_a_sentence(make, batches, contexts):
+    silent = VowelJudge()
+    silent.score = lambda request: None
+    with pytest.raises(UserError, match="no score to 3 batches in a row"):
+        fit(make(silent, patience=3), batches)
+    now_and_then = VowelJudge()
+    now_and_then.score = lambda request: 5.0 if len(now_and_then.asked) % 8 else None
+    fit(make(now_and_then, patience=2), batches)
+
+
+def test_a_judge_that_breaks_down_ends_the_run(make, batches):
+    class Broken(VowelJudge):
+        def scores(self, requests, on_score=None):
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        fit(make(Broken()), batches)
+
+
+def test_a_smallest_group_that_no_group_reaches_is_refused(make):
+    with pytest.raises(UserError, match="samples=4: judging.min_group=5"):
+        make(min_group=5)
+
+
+class Keeping(DummyLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append(metrics)
+
+
+def test_replies_count_in_the_throughput(make, batches):
+    learner, keeper = make(), Keeping()
+    listen = LambdaCallback(on_fit_start=lambda trainer, _: setattr(trainer, "loggers", [keeper]))
+    fit(learner, batches, callbacks=[listen, Throughput()], log_every_n_steps=1)
+    assert learner.amounts[0] == 4 and 4 <= learner.amounts[1] <= 4 * 9
+    last = next(row for row in reversed(keeper.rows) if "throughput/turns_per_second" in row)
+    steps, turns = last["throughput/steps_per_second"], last["throughput/turns_per_second"]
+    assert turns == pytest.approx(4 * steps)
+    assert last["throughput/response_tokens_per_second"] == pytest.approx(learner.amounts[1] * steps)
