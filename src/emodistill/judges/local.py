@@ -1,0 +1,154 @@
+"""A language model on this machine as the judge: scored examples, then the expected score over the digit tokens.
+
+Nothing is sampled and nothing is parsed: the score is the mean of the distribution over the nine digits. A small model
+uses a narrow part of the scale, and another one in each domain, so its scale is set once by utterances of other domains
+whose scores are known: what it gives to the low ones becomes 2.5, what it gives to the high ones 8.5, with a logistic
+curve through both, so that nothing is cut off at the ends. A model that cannot tell the two apart is refused.
+
+The rubric and the examples go through the model once a domain, and their attention cache serves every judgement.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emodistill.errors import UserError
+from emodistill.judges import few_shot, screening
+from emodistill.judges.cleaning import LONGEST
+from emodistill.judges.examples import examples
+from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement, announced
+from emodistill.language_models.continuation import Prefix, next_logits, read_prefix
+from emodistill.language_models.local import fingerprint, load_model, load_tokenizer
+from emodistill.negotiation.domains import domain_names, load_domain
+
+_LOGGER = logging.getLogger(__name__)
+_EDGE = 1.5  # anchors of the low kind come to lie this much above the lowest score on average, the high ones below 10
+Values = NDArray[np.float64]
+
+
+class LocalModelJudge:
+    """Scores by a local causal language model; see docs/judges.md for what the embedded one is worth.
+
+    Args:
+        model: a folder, a hub id, or `embedded`.
+        shown: how many scored examples of the domain it sees.
+        scaled: set its scale by anchors; without, the digits 1 to 9 are stretched to 1 to 10.
+        defended: clean, screen and cap what speakers said. Off only to measure the difference.
+
+    Raises:
+        UserError: if the model is not to be had, has no token for each digit, or a setting has no meaning.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        dtype: str = "bfloat16",
+        batch_size: int = 16,
+        shown: int = 24,
+        scaled: bool = True,
+        defended: bool = True,
+    ) -> None:
+        if batch_size < 1 or shown < 1:
+            raise UserError(f"judge: batch_size={batch_size} and shown={shown} must be at least 1")
+        self.model_name, self.dtype, self.batch_size = model, dtype, batch_size
+        self.shown, self.scaled, self.defended = shown, scaled, defended
+        self._tokenizer, self._loaded = load_tokenizer(model), None
+        self._cue, self._digits = few_shot.cue_and_digits(self._tokenizer, model)
+        self._prefixes: dict[tuple[str, bool], Prefix] = {}
+        self._scales: dict[str, tuple[float, float]] = {}
+        texts = [repr(examples(name)[:shown]) for name in domain_names()] if not scaled else [repr(_everything())]
+        recipe = [few_shot.LOGIC, screening.LOGIC, LONGEST, texts, dtype, shown, scaled, defended]
+        self.version = f"{fingerprint(model)} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
+
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """One score a request, in order, rounded to tenths, which batching changes rarely (docs/judges.md)."""
+        judged: dict[int, Judgement] = {}
+        for place, request in enumerate(requests):
+            if self.defended and screening.says_nothing(request.utterance):
+                judged[place] = announced([Judgement(LOWEST)], on_judgement, place)[0]
+        for batch in self._batches(requests, [place for place in range(len(requests)) if place not in judged]):
+            scores = self._scores([requests[place] for place in batch])
+            for place, score in zip(batch, scores, strict=True):
+                judged[place] = announced([Judgement(score)], on_judgement, place)[0]
+        return [judged[place] for place in range(len(requests))]
+
+    def expected_digits(self, requests: Sequence[JudgeRequest]) -> Values:
+        """The mean of the distribution over the digits 1 to 9, one value a request; all of one domain and form."""
+        first = requests[0]
+        prefix = self._prefix(first.scenario.domain, first.emotion is not None)
+        texts = [few_shot.case(request, self._cue, self.defended) for request in requests]
+        ids = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        shares = next_logits(self._model(), prefix, ids, self._digits).softmax(dim=1)
+        values: Values = (shares.double() @ torch.arange(1.0, 10.0, dtype=torch.float64)).numpy()
+        return values
+
+    def _batches(self, requests: Sequence[JudgeRequest], places: list[int]) -> list[list[int]]:
+        """Places of one prefix and like lengths; which of them share a batch is a function of the requests alone."""
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for place in places:
+            request = requests[place]
+            groups.setdefault((request.scenario.domain, request.emotion is not None), []).append(place)
+        batches = []
+        for members in groups.values():
+            members.sort(key=lambda place: len(requests[place].utterance))
+            batches += [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
+        return batches
+
+    def _scores(self, requests: Sequence[JudgeRequest]) -> list[float]:
+        values, span = self.expected_digits(requests), HIGHEST - LOWEST
+        if self.scaled:
+            low, high = self._scale(requests[0])
+            steepness = 2 * math.log(span / _EDGE - 1)
+            curve = 1 / (1 + np.exp(-steepness * ((values - low) / (high - low) - 0.5)))
+        else:
+            curve = (values - 1) / (len(few_shot.DIGITS) - 1)
+        scores = [round(LOWEST + span * float(share), 1) for share in curve]
+        if not self.defended:
+            return scores
+        return [screening.capped(*pair) for pair in zip((r.utterance for r in requests), scores, strict=True)]
+
+    def _scale(self, request: JudgeRequest) -> tuple[float, float]:
+        """What the anchors of the low and of the high kind get in this domain."""
+        domain = request.scenario.domain
+        if domain not in self._scales:
+            known = few_shot.anchors(domain, self.shown)
+            asked = [replace(request, emotion=anchor.emotion, utterance=anchor.text) for _, anchor in known]
+            values = np.concatenate(
+                [self.expected_digits(asked[i : i + self.batch_size]) for i in range(0, len(asked), self.batch_size)]
+            )
+            scores = np.array([anchor.score for _, anchor in known])
+            high, low = values[scores >= 8], values[scores <= 2]
+            told = float((high[:, None] > low).mean())
+            if told < 0.75:
+                raise UserError(
+                    f"model={self.model_name}: in {domain} it scores a good example above a bad one in {told:.0%} of "
+                    "the pairs, so it cannot judge; choose another model, or set scaled=false to have its scores anyway"
+                )
+            _LOGGER.info("%s tells good from bad in %s in %.0f %% of the pairs", self.model_name, domain, 100 * told)
+            self._scales[domain] = float(low.mean()), float(high.mean())
+        return self._scales[domain]
+
+    def _prefix(self, domain: str, with_emotion: bool) -> Prefix:
+        if (domain, with_emotion) not in self._prefixes:
+            text = few_shot.prefix(load_domain(domain), self._cue, with_emotion, self.shown)
+            self._prefixes[domain, with_emotion] = read_prefix(self._model(), self._tokenizer.encode(text))
+        return self._prefixes[domain, with_emotion]
+
+    def _model(self) -> Any:
+        if self._loaded is None:
+            self._loaded = load_model(self.model_name, self.dtype)
+        return self._loaded
+
+
+def _everything() -> list[object]:
+    return [examples(name) for name in domain_names()]
