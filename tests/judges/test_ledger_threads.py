@@ -78,6 +78,30 @@ def test_many_threads_ask_each_question_once(ask, path, pool):
     assert len(judge.asked) == len(set(judge.asked))
 
 
+def test_an_answer_that_comes_between_look_and_claim_is_not_asked_for_again(ask, path):
+    class Beaten(Ledger):
+        looks = 0
+
+        def get(self, keys):
+            found, self.looks = super().get(keys), self.looks + 1
+            if self.looks == 1:
+                with Ledger(self.path) as theirs:
+                    LedgerJudge(CountingJudge(), theirs).scores(ask("word", "silence"))
+            return found
+
+    judge = CountingJudge()
+    with Beaten(path) as ledger:
+        assert LedgerJudge(judge, ledger).scores(ask("word", "silence", "other")) == [5.0, None, 6.0]
+    assert judge.asked == ["other"]
+
+
+def test_each_thread_has_its_own_connection_and_closing_leaves_those_in_use_alone(ask, path, pool):
+    with Ledger(path) as ledger:
+        mine, theirs = ledger.connection, pool.submit(lambda: ledger.connection).result()
+        assert mine is ledger.connection is not theirs
+    assert theirs.execute("SELECT count(*) FROM judgements").fetchone() == (0,)
+
+
 def test_a_thread_closes_what_ended_threads_left_open(ask, path):
     with Ledger(path) as ledger:
         for text in "abcdef":

@@ -57,23 +57,27 @@ class LedgerFile:
         return found
 
     def close(self) -> None:
-        with self._guard:
-            for _, connection in self._connections:
-                connection.close()
-            self._connections.clear()
+        """Close the calling thread's connection and those of threads that ended; one in use closes with its thread."""
+        if hasattr(self._mine, "connection"):
+            self._mine.connection.close()
+        self._close_ended()
 
     def _connect(self) -> sqlite3.Connection:
-        made = sqlite3.connect(  # another thread may close it, and nothing else
+        made = sqlite3.connect(  # another thread may close it when this one has ended, and nothing else
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         made.execute("PRAGMA synchronous = NORMAL")  # `Ledger.sync` waits for the disk
+        self._close_ended()
+        with self._guard:
+            self._connections.append((threading.current_thread(), made))
+        return made
+
+    def _close_ended(self) -> None:
         with self._guard:
             for thread, connection in self._connections:
                 if not thread.is_alive():
                     connection.close()
             self._connections = [pair for pair in self._connections if pair[0].is_alive()]
-            self._connections.append((threading.current_thread(), made))
-        return made
 
     def _open(self) -> None:
         if not self._is_ledger():  # before anything is written: a stranger's file stays as it is
