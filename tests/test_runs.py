@@ -79,7 +79,9 @@ def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
 def test_some_keys_may_change(begun):
     trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
     named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
-    assert named == set(MAY_CHANGE)
+    waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "patience")}
+    waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
+    assert named | waiting == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")
