@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_training import RoundJudge, adapter, batch_of, fit, make_episodes, make_jpo_learner, same_weights
 
-from emodistill.data.judged_chats import judged_chats
+from emodistill.data.judged_chats import collate_contexts, judged_chats
 
 
 @pytest.fixture
@@ -97,3 +97,15 @@ def test_without_a_judge_the_values_that_came_with_the_turns_count(make_learner,
     learner.configure_model()
     assert learner.rollouts.logged(learner.policy, batch_of(items[:1])).advantages == [-1.0, 1.0]
     assert learner.rollouts.logged(learner.policy, batch_of(items[1:2])).scores == [0.0, None]
+
+
+def test_a_judge_that_is_silent_at_validation_leaves_a_reward_that_is_not_a_number(make_learner, contexts, sampler):
+    """Checkpoints by `val/reward` need it every time; not a number is never the best."""
+
+    class Silent(RoundJudge):
+        def score(self, request):
+            return None
+
+    trainer, _ = fit(make_learner(Silent(), sampler), [collate_contexts(contexts)], val=[collate_contexts(contexts)])
+    assert math.isnan(trainer.callback_metrics["val/reward"])
+    assert trainer.callback_metrics["val/reward_missing"] == 1.0
