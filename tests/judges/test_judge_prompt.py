@@ -13,7 +13,7 @@ from emodistill.judges.prompt import TURNS, messages
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.protocol import Turn
 
-CODE = re.compile(r"<data ([0-9a-f]{16})>")
+CODE = re.compile(r"<data ([0-9a-f]{12})>")
 
 
 def case(request, defended=True):

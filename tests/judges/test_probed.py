@@ -93,7 +93,7 @@ def test_costs_add_up_where_they_are_known():
     assert together(Usage(), paid) == paid and together() == Usage()
 
 
-@pytest.mark.parametrize("setting", [{"every": 0}, {"limit": 0.5}, {"limit": 10.0}])
+@pytest.mark.parametrize("setting", [{"every": 0}, {"limit": 0.5}, {"limit": 10.5}])
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match="probes"):
         ProbedJudge(Fooled(), **setting)

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which judges, and how they are made."""
     parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
     parser.add_argument("--model", default="embedded", help="of local: embedded, a folder or a hub id")
-    parser.add_argument("--dtype", default="bfloat16", help="of local")
+    parser.add_argument("--dtype", default="float32", help="of local")
     parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
     parser.add_argument("--lm-model", help="of lm: the model's name there")
     parser.add_argument("--api-key-env", help="of lm: name of the environment variable with the key")

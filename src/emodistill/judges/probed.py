@@ -34,15 +34,15 @@ class ProbedJudge:
 
     Args:
         every: requests that share a probe; each batch costs one judgement more.
-        limit: the highest score that a probe may get.
+        limit: the highest score that a probe may get; 10 withholds nothing.
 
     Raises:
         UserError: if a setting has no meaning.
     """
 
     def __init__(self, judge: Judge, every: int = 32, limit: float = 4.0) -> None:
-        if every < 1 or not LOWEST <= limit < HIGHEST:
-            raise UserError(f"judge: probes every={every} up to limit={limit}: give at least 1, and a score below 10")
+        if every < 1 or not LOWEST <= limit <= HIGHEST:
+            raise UserError(f"judge: probes every={every} up to limit={limit}: give at least 1, and a score")
         self.judge_behind, self.every, self.limit = judge, every, limit
         recipe = hashlib.sha256(json.dumps([probes(), limit]).encode()).hexdigest()[:6]
         self.name, self.version = judge.name, f"{judge.version} probed {recipe}"

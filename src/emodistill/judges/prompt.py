@@ -87,4 +87,4 @@ def _laid_out(
 
 
 def _code(*content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
