@@ -63,7 +63,9 @@ def test_the_server_plays_both_sides_of_a_corpus(place):
 def test_the_server_judges_in_the_training_step(place):
     """Replies sampled in both steps and at validation; what this small model cannot judge is missing, and says why."""
     ledger = Ledger(place.folder / "ledger.sqlite")
-    rows = ledger.connection.execute("SELECT score, reason, raw, prompt_tokens, attempts FROM judgements").fetchall()
+    rows = ledger.connection.execute(
+        "SELECT score, reason, raw, prompt_tokens, attempts FROM judgements WHERE judge <> 'rubric'"
+    ).fetchall()
     assert len(rows) >= 2 * 2 * 2
     for score, reason, raw, prompt_tokens, attempts in rows:
         assert (score is None) != (reason is None)
