@@ -64,6 +64,21 @@ def test_requests_with_and_without_an_emotion_go_together(judge, ask):
     assert first == third and scores(judge, mixed[1:2]) == [second]
 
 
+def test_a_batch_has_one_prefix(tiny, ask):
+    class Watching(LocalModelJudge):
+        seen = []
+
+        def expected_digits(self, requests):
+            self.seen.append({(request.scenario.domain, request.emotion is None) for request in requests})
+            return super().expected_digits(requests)
+
+    (request,) = ask(TEXTS[0])
+    elsewhere = replace(request, scenario=replace(request.scenario, domain="student"))
+    watching = Watching(tiny, "float32", shown=4, scaled=False)
+    watching.judge([request, replace(request, emotion=None), elsewhere, request])
+    assert len(watching.seen) == 3 and all(len(kinds) == 1 for kinds in watching.seen)
+
+
 def test_every_judgement_is_told_once(judge, ask):
     told = []
     requests = ask(TEXTS[0], ":", TEXTS[1])
@@ -88,9 +103,9 @@ def test_a_model_that_cannot_tell_good_from_bad_is_refused(tiny, ask):
 
 
 def test_the_scale_comes_from_other_domains_and_from_nothing_that_is_shown():
-    for domain in ("debt", "student", "rent"):
-        shown = {example.text for example in examples(domain)[:24]}
-        known = few_shot.anchors(domain, 24)
+    for domain, count in (("debt", 24), ("student", 4), ("rent", 24)):
+        shown = {example.text for example in examples(domain)[:count]}
+        known = few_shot.anchors(domain, count)
         assert len(known) >= 20 and not shown & {example.text for _, example in known}
         assert all(name != domain for name, _ in known)
         assert min(sum(example.score >= 8 for _, example in known), sum(example.score <= 2 for _, example in known)) > 5
