@@ -3,6 +3,7 @@
 Running the same command again continues an unfinished evaluation. See `configs/evaluate.yaml` for every key.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Play what is not played yet and report; returns the report."""
-    from rich.console import Console
-
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.evaluation.arms import parse_arms
@@ -44,8 +43,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         about = {"run": cfg.run, "counterparty": opponent(cfg).describe(), "scenarios_seed": cfg.seed}
         report = write_report(folder.path, played, load_perceiver("counterparty"), vocabulary, rows, about)
         folder.finish({"episodes": sum(len(episodes) for episodes in played.values())})
-    console = Console()
-    show(report, console if console.is_terminal else Console(width=130))  # a file is as wide as the table needs
+    show(report)
     print(f"the counterparty is {report['about']['counterparty']}; report: {folder.path / 'report.json'}")
     return report
 
@@ -64,23 +62,29 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     adapters = {words: f"{cfg.run_dir}/{words}/adapter" for words in ("sft", "jpo")}
     scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
     check_unseen(Path(cfg.run_dir), scenarios)
+    selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
+    if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
+        selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
     expression = expression_test(cfg, corpus, vocabulary)
-
-    def endpoint() -> Any:
-        return instantiate(cfg.endpoint_voice, _convert_="all").open()
-
     runner = Runner(
         scenarios=scenarios,
         seeds=cfg.seeds,
         counterparty=opponent(cfg).open(),
         offers=instantiate(cfg.offers.policy),
-        speaker=Speakers(policy, adapters, sampler, vocabulary, endpoint, cfg.retries),
-        selector=lambda: load_selector(f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature),
+        speaker=Speakers(policy, adapters, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries),
+        selector=selector,
         vocabulary=vocabulary,
         folder=Path(cfg.stage_dir),
         on_speaker=lambda words: expression.measure(words, sampler) if words in LOCAL else None,
     )
     return runner, expression
+
+
+def endpoint_voice(cfg: DictConfig) -> Any:
+    """The model behind an endpoint that speaks in the arms `endpoint_*`."""
+    from hydra.utils import instantiate
+
+    return instantiate(cfg.endpoint_voice, _convert_="all").open()
 
 
 def opponent(cfg: DictConfig) -> Any:

@@ -30,6 +30,7 @@ JUDGED = (
     "judge.judge.judge.shown=0",
     "judge.judge.judge.max_tokens=20",
     "judge.judge.every=4",
+    "judge.judge.limit=10",  # this model passes no probe, and every batch would be withheld
     "learner.samples=2",
     "size.jpo_steps=2",
 )

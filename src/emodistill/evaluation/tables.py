@@ -69,8 +69,9 @@ def _expression(rows: Sequence[Mapping[str, Any]]) -> Grid:
     return Grid("Expression in fixed situations of the validation split", columns, cells)
 
 
-def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the tables and the verdicts."""
+def show(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the tables and the verdicts; into a file, as wide as they need."""
+    console = console or (Console() if Console().is_terminal else Console(width=130))
     for grid in grids(report):
         table = Table(title=grid.title)
         for i, column in enumerate(grid.columns):
