@@ -1,0 +1,41 @@
+"""Judgements through an endpoint whose right scores are known; as a script, a process that a test may kill."""
+
+import json
+import re
+import sys
+
+from emodistill.judges.language_model import LanguageModelJudge
+from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.request import JudgeRequest
+from emodistill.language_models.endpoint import Endpoint
+from emodistill.language_models.retries import RetryPolicy
+from emodistill.language_models.traffic import Timeouts, Traffic
+from emodistill.negotiation.generator import generate_scenarios
+
+
+def cases(count):
+    (scenario,) = generate_scenarios("debt", 1)
+    return [JudgeRequest(scenario, (), "joy", f"I am glad to offer 45 days for file {i}.") for i in range(count)]
+
+
+def truth(number):
+    return 1.0 + number % 10
+
+
+def reply(body):
+    """What the server says of the case that is put before it last."""
+    number = int(re.findall(r"for file (\d+)", body["messages"][-1]["content"])[-1])
+    return json.dumps({"score": truth(number)})
+
+
+def judge_at(base_url, concurrency=32):
+    patient = Timeouts(1.0, 1.5, 10.0)  # or a busy machine adds faults of its own
+    retries, traffic = RetryPolicy(base_s=0.01, cap_s=0.05), Traffic(concurrency)
+    return LanguageModelJudge(Endpoint(base_url, "m", retries=retries, timeouts=patient, traffic=traffic), shown=0)
+
+
+if __name__ == "__main__":
+    with Ledger(sys.argv[2]) as opened:
+        judging = LedgerJudge(judge_at(sys.argv[1], concurrency=4), opened)
+        print("ready", flush=True)
+        judging.scores(cases(int(sys.argv[3])))
