@@ -102,6 +102,7 @@ class FaultyServer:
 
     def __enter__(self) -> "FaultyServer":
         listening = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a reply's body waits 40 ms for its header
         self.port = listening.getsockname()[1]
         settings = {"log_level": "critical", "lifespan": "off", "timeout_graceful_shutdown": 0, "access_log": False}
         self._server = uvicorn.Server(uvicorn.Config(self, **settings))

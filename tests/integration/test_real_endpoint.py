@@ -58,9 +58,9 @@ def test_a_model_that_is_not_served_is_a_failure_that_names_it(model_server):
 
 
 def test_replies_of_the_model_pass_through_faults_with_the_right_bill(model_server):
-    faults = ("429_retry_after", "500", "reset", "truncated", "401")
+    faults = ("429_retry_after", "500", "reset", "truncated", "401")  # of the first calls, whoever makes them
     with (
-        FaultyServer(upstream=model_server.base_url, fault_rate=0.5, faults=faults, seed=2) as server,
+        FaultyServer(upstream=model_server.base_url, script=faults) as server,
         Endpoint(server.base_url, model_server.model, retries=RetryPolicy(base_s=0.01)) as endpoint,
     ):
         answers = endpoint.complete([ask(f"Would you take {price}?", max_tokens=4) for price in range(500, 580, 10)])

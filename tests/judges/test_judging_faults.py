@@ -14,7 +14,7 @@ from faulty_server import MIXED, FaultyServer
 
 from emodistill.judges.ledger import Ledger, LedgerJudge
 
-COUNT, KILLED_COUNT, KILLS = 2000, 300, 20
+COUNT, KILLED_COUNT, KILLS = 2000, 600, 20
 
 
 def rows(path):
@@ -75,7 +75,7 @@ def test_killed_at_twenty_moments_the_union_is_the_run_without_a_fault(tmp_path)
         for _ in range(KILLS):
             process = subprocess.Popen(command, stdout=subprocess.PIPE)
             process.stdout.readline()
-            time.sleep(moments.uniform(0.0, 0.15))
+            time.sleep(moments.uniform(0.0, 0.8))  # the first half second goes into opening the connection
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
