@@ -1,6 +1,6 @@
 """JPO with a judge that takes its time: judged while the next batch is drawn, against one batch after the other.
 
-    python benchmarks/live_judging_throughput.py [--latency 0.5] [--accumulate 4] [--steps 3] [--repeats 3] [--model FOLDER]
+    python benchmarks/live_judging_throughput.py [--latency 0.5] [--accumulate 4] [--steps 3] [--repeats 3]
 
 The judge answers any number of requests after a fixed time, as one behind an endpoint does. Both sides draw the same
 replies and end with the same weights (checked); only the waiting differs. Without --model a random model of two layers
