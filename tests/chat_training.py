@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 from episodes import make_episode
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
@@ -148,3 +149,29 @@ def adapter(learner):
 
 def same_weights(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Watched:
+    """A sampler that notes what it does."""
+
+    def __init__(self, sampler):
+        self.sampler, self.text, self.notes = sampler, sampler.text, []
+
+    def refresh(self, policy):
+        self.notes.append("refresh")
+        self.sampler.refresh(policy)
+
+    def sample(self, *arguments):
+        self.notes.append("sample")
+        return self.sampler.sample(*arguments)
+
+
+class Keeping(DummyLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append(metrics)

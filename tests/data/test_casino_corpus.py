@@ -13,9 +13,6 @@ from emodistill.data.casino.reading import read_dialogues
 from emodistill.data.observations import View, situation_of
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.domains import domain_names, imported_domain_names
-from emodistill.negotiation.generator import generate_scenarios
-from emodistill.negotiation.offers import parse_offer
 from emodistill.policy.chat import system_words
 
 TINY = Path(__file__).parent / "casino_tiny.json"
@@ -141,18 +138,6 @@ def test_what_the_other_side_wants_is_in_no_prompt_of_the_focal_side():
             assert all(reason.rstrip(".") in words for reason in own.reasons.values())
             assert not any(reason.rstrip(".") in words for reason in other.reasons.values())
             assert f"(5 points a package): {own.items['High']}" in words and "36 points" in words
-
-
-def test_the_domain_is_imported_only():
-    assert imported_domain_names() == ["campsite"] and "campsite" not in domain_names()
-    with pytest.raises(UserError, match="'campsite' is for imported dialogues and has no scenarios of its own"):
-        generate_scenarios("campsite", 10)
-
-
-def test_points_are_read_back_as_they_are_said():
-    say = sides(1)[0].scenario.rules.say
-    assert [parse_offer(f"I would take {say(value)}.", "campsite") for value in (1.0, 19.0, 36.0)] == [1.0, 19.0, 36.0]
-    assert parse_offer("I need 3 water and 2 firewood.", "campsite") is None
 
 
 def corpus(folder, **changes):

@@ -1,7 +1,6 @@
 """Whatever a server does, every request gets one reply or one failure with its reason, and the bill is right."""
 
 import math
-import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -160,33 +159,6 @@ def test_a_server_that_is_not_there_is_a_failure():
         (answer,) = client.complete([ask()])
         assert answer.kind == "connection" and answer.usage.attempts == 1 + QUICK.max_retries
         assert client.spending.of(client.name).unmetered_calls == 0  # nothing was sent, so nothing can cost
-
-
-def test_closing_twice_and_asking_again_is_fine():
-    with FaultyServer() as server:
-        client, before = endpoint(server), threading.active_count()
-        client.close()
-        for _ in range(2):
-            assert isinstance(client.complete([ask()])[0], Reply)
-            client.close()
-            client.close()
-            assert threading.active_count() == before
-
-
-def _in_a_fork(client, results):
-    results.put([getattr(answer, "text", answer) for answer in client.complete([ask("from a fork")])])
-
-
-def test_a_forked_process_has_its_own_connections():
-    with FaultyServer() as server, endpoint(server) as client:
-        client.complete([ask()])
-        context = multiprocessing.get_context("fork")
-        results = context.SimpleQueue()
-        child = context.Process(target=_in_a_fork, args=(client, results))
-        child.start()
-        assert results.get() == ["You said: from a fork"]
-        child.join()
-        assert isinstance(client.complete([ask("in the parent")])[0], Reply)
 
 
 @pytest.mark.parametrize(

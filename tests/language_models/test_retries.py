@@ -11,6 +11,7 @@ from faulty_server import FaultyServer
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Failure, Reply
 from emodistill.language_models.retries import RetryPolicy, retry_after_s
+from emodistill.language_models.spending import Spending
 from emodistill.language_models.traffic import Timeouts
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -112,3 +113,15 @@ def test_what_a_server_asks_for_is_the_least_that_is_waited():
 def test_negative_settings_are_refused():
     with pytest.raises(UserError, match="max_retries"):
         RetryPolicy(max_retries=-1)
+
+
+def test_retries_are_paid_from_the_budget_too():
+    """Each call of a request needs its own room."""
+    spending = Spending(max_tokens=250)
+    retries = RetryPolicy(max_retries=9, base_s=0.01)
+    with (
+        FaultyServer(script=["reset"] * 20) as server,
+        endpoint(server, spending=spending, retries=retries) as client,
+    ):
+        (answer,) = client.complete([ask()])
+    assert answer.kind == "budget" and server.calls == answer.usage.attempts == 2

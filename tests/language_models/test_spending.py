@@ -1,7 +1,6 @@
 """The budget is never exceeded, stops in time, can be raised, and survives the process."""
 
 import json
-import math
 import multiprocessing
 import threading
 import time
@@ -14,9 +13,6 @@ from faulty_server import FaultyServer
 from emodistill.errors import UserError
 from emodistill.language_models.accounts import Reservation, Tally, read_tallies
 from emodistill.language_models.completion import Failure, Reply
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.prices import Price, currency, price_of
-from emodistill.language_models.retries import RetryPolicy
 from emodistill.language_models.spending import Spending, billed
 from emodistill.language_models.traffic import Traffic
 
@@ -155,24 +151,10 @@ def test_a_deleted_file_begins_from_nothing(file):
     assert Spending(file, max_tokens=5).reserve(Reservation(5, 0.0))
 
 
-def test_money_cannot_be_budgeted_without_a_price():
-    with pytest.raises(UserError, match="price of my-model is unknown"):
-        Endpoint("http://127.0.0.1:1/v1", "my-model", spending=Spending(max_cost=1.0))
-    Endpoint("http://127.0.0.1:1/v1", "my-model", spending=Spending(max_cost=1.0), price=PRICE)
-
-
 @pytest.mark.parametrize("given", [{"max_cost": -1.0}, {"max_tokens": -1}])
 def test_negative_budgets_are_refused(given):
     with pytest.raises(UserError, match=next(iter(given))):
         Spending(**given)
-
-
-def test_prices():
-    assert currency() == "USD"
-    assert price_of("gpt-4o-mini") == price_of("gpt-4o-mini-2024-07-18") == Price(0.15, 0.6)
-    assert price_of("no-such-model") is None and price_of("gpt-4o-mini-preview") is None
-    assert price_of("gpt-4o-mini", {"input": 3, "output": 4}) == Price(3.0, 4.0)
-    assert math.isclose(Price(0.15, 0.6).of(2_000_000, 500_000), 0.6)
 
 
 def test_a_run_ends_with_what_it_cost(file, capsys):
@@ -211,15 +193,3 @@ def test_a_text_that_becomes_shorter_leaves_nothing_behind(file):
         spending.settle("m", Reservation(0, 0.0), Tally(1, cost=cost))
         assert Spending(file).of("m").cost == spending.of("m").cost
     assert total(file).calls == 3
-
-
-def test_retries_are_paid_from_the_budget_too():
-    """Each call of a request needs its own room."""
-    spending = Spending(max_tokens=250)
-    retries = RetryPolicy(max_retries=9, base_s=0.01)
-    with (
-        FaultyServer(script=["reset"] * 20) as server,
-        endpoint(server, spending=spending, retries=retries) as client,
-    ):
-        (answer,) = client.complete([ask()])
-    assert answer.kind == "budget" and server.calls == answer.usage.attempts == 2

@@ -4,9 +4,19 @@ import threading
 import time
 
 import pytest
-from chat_training import JUDGING, RoundJudge, VowelJudge, adapter, batch_of, fit, make_jpo_learner, same_weights
+from chat_training import (
+    JUDGING,
+    Keeping,
+    RoundJudge,
+    VowelJudge,
+    Watched,
+    adapter,
+    batch_of,
+    fit,
+    make_jpo_learner,
+    same_weights,
+)
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.loggers.logger import DummyLogger
 
 from callbacks.throughput import Throughput
 from emodistill.data.judged_chats import ContextBatches, collate_contexts
@@ -29,21 +39,6 @@ def make(tiny_model, sft_adapter, encoder):
         return make_jpo_learner(tiny_model, sft_adapter, judge or VowelJudge(), sampler, judging=JUDGING | judging)
 
     return learner
-
-
-class Watched:
-    """A sampler that notes what it does."""
-
-    def __init__(self, sampler):
-        self.sampler, self.text, self.notes = sampler, sampler.text, []
-
-    def refresh(self, policy):
-        self.notes.append("refresh")
-        self.sampler.refresh(policy)
-
-    def sample(self, *arguments):
-        self.notes.append("sample")
-        return self.sampler.sample(*arguments)
 
 
 class Hanging(VowelJudge):
@@ -182,17 +177,6 @@ def test_a_judge_that_breaks_down_ends_the_run(make, batches):
 def test_a_smallest_group_that_no_group_reaches_is_refused(make):
     with pytest.raises(UserError, match="samples=4: judging.min_group=5"):
         make(min_group=5)
-
-
-class Keeping(DummyLogger):
-    """A logger that keeps what it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append(metrics)
 
 
 def test_replies_count_in_the_throughput(make, batches):

@@ -1,0 +1,48 @@
+"""One process a folder, and a lock that never outlives its holder."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emodistill.errors import UserError
+from emodistill.locks import exclusive
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from emodistill.locks import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_for_one_process_and_its_lock_goes_with_it(tmp_path):
+    source = Path(__file__).resolve().parents[1] / "src"
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with (
+                pytest.raises(UserError, match=f"{tmp_path.name} is in use by process {holder.pid}"),
+                exclusive(tmp_path),
+            ):
+                pytest.fail("two processes in one folder")
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text(encoding="utf-8") == f"process {os.getpid()}"
+
+
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), exclusive(tmp_path / "new"):
+        raise RuntimeError
+    with exclusive(tmp_path / "new"), pytest.raises(UserError, match="in use by process"), exclusive(tmp_path / "new"):
+        pytest.fail("held twice")
