@@ -1,0 +1,59 @@
+"""A table of raw values with the way each column is shown; every format is made from this one object."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["text", "number", "count", "percent", "interval"]
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: of the row's value; an `interval` reads `(value, low, high)`.
+        header: what people read.
+        digits: after the point.
+    """
+
+    key: str
+    header: str
+    kind: Kind = "number"
+    digits: int = 2
+
+    def show(self, value: Any) -> str:
+        """The value in words; what is missing or not a number is a dash."""
+        if self.kind == "interval":
+            mean, low, high = (_number(part, self.digits) for part in value or (None, None, None))
+            return f"{mean} [{low}, {high}]"
+        if value is None or value != value:
+            return MISSING
+        if self.kind == "percent":
+            return f"{100 * value:.{max(self.digits - 2, 0)}f} %"
+        return _number(value, self.digits) if self.kind == "number" else str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain JSON values.
+
+    Attributes:
+        name: of its files, e.g. `arms`.
+        note: how to read it, or an honest word about it; shown beneath.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+    def cells(self) -> list[list[str]]:
+        """All rows in words."""
+        return [[column.show(row.get(column.key)) for column in self.columns] for row in self.rows]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None or value != value else f"{value:.{digits}f}"

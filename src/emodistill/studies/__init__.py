@@ -1,0 +1,1 @@
+"""Studies: which conditions are trained and played, and what is asked of the episodes (METHOD 7)."""
