@@ -68,7 +68,7 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     expression = expression_test(cfg, corpus, vocabulary)
     runner = Runner(
         scenarios=scenarios,
-        seeds=cfg.seeds,
+        episodes_per_scenario=cfg.episodes_per_scenario,
         counterparty=opponent(cfg).open(),
         offers=instantiate(cfg.offers.policy),
         speaker=Speakers(policy, adapters, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries),

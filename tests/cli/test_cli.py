@@ -91,7 +91,7 @@ def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides
         (["arms=[vanila]"], "unknown arm 'vanila'"),
         (["arms=[vanilla,vanilla]"], "twice"),
         (["personas=[bully]"], "bully"),
-        (["seeds=0"], "nothing to play"),
+        (["episodes_per_scenario=0"], "nothing to play"),
         (["arms=[phrasebook_iql]", "vocabulary=ekman7"], "trained with the vocabulary 'goemotions28'"),
         (["arms=[emodistill]"], "jpo/adapter"),
     ],

@@ -29,7 +29,7 @@ class Runner:
 
     Args:
         scenarios: unseen scenarios; every arm plays all of them with the same seeds, so differences are paired.
-        seeds: episodes a scenario.
+        episodes_per_scenario: one a seed.
         counterparty: who sits opposite.
         offers: the focal side's offer policy, the same for every arm.
         speaker: makes the speaker for a source of words; called once for each source, one speaker alive at a time.
@@ -41,7 +41,7 @@ class Runner:
     def __init__(
         self,
         scenarios: Sequence[Scenario],
-        seeds: int,
+        episodes_per_scenario: int,
         counterparty: Agent,
         offers: OfferPolicy,
         speaker: Callable[[Words], Speaker],
@@ -50,9 +50,11 @@ class Runner:
         folder: Path,
         on_speaker: Callable[[Words], None] = lambda words: None,
     ) -> None:
-        if not scenarios or seeds < 1:
-            raise UserError(f"nothing to play: {len(scenarios)} scenarios x {seeds} seeds; give at least one of each")
-        self.scenarios, self.seeds = scenarios, seeds
+        if not scenarios or episodes_per_scenario < 1:
+            raise UserError(
+                f"nothing to play: {len(scenarios)} scenarios x {episodes_per_scenario} episodes; give at least one of each"
+            )
+        self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.selector, self.folder, self.on_speaker = speaker, selector, folder, on_speaker
 
@@ -72,7 +74,7 @@ class Runner:
         negotiations = [
             Negotiation(scenario, i + seed)  # counterparties take turns by seed: few seeds must not mean one persona
             for i, scenario in enumerate(self.scenarios)
-            for seed in range(self.seeds)
+            for seed in range(self.episodes_per_scenario)
         ]
         with progress(f"playing {arm.name}", len(negotiations)) as advance:
             over = 0
