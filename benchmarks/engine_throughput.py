@@ -86,7 +86,7 @@ def rate(turns: int, speak: Callable[[], None]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--negotiations", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reply-tokens", type=int, default=32)

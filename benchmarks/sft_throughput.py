@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--four-bit", type=int, default=1)
-    parser.add_argument("--compute-dtype", default="bfloat16")
+    parser.add_argument("--compute-dtype", default="auto")
     arguments = parser.parse_args()
 
     encoder = ChatEncoder(ChatFormat(load_tokenizer(arguments.model), load_vocabulary()), max_tokens=1_000_000)

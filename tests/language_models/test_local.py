@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_model
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import fingerprint, load_model, load_tokenizer, model_folder, resolve
+from emodistill.language_models.local import dtype_of, fingerprint, load_model, load_tokenizer, model_folder, resolve
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def test_a_model_comes_in_the_dtype_asked_for_and_ready_to_use(tiny, dtype):
 
 
 def test_a_dtype_that_is_none_is_named(tiny):
-    with pytest.raises(UserError, match="dtype=int3: choose one of bfloat16"):
+    with pytest.raises(UserError, match="dtype=int3: choose auto or one of bfloat16"):
         load_model(tiny, "int3")
 
 
@@ -90,3 +90,24 @@ def test_fingerprint_sees_a_fine_tuned_copy(tiny, copy):
     tensors = load_file(copy / "model.safetensors")
     save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, copy / "model.safetensors", {"format": "pt"})
     assert fingerprint(tiny) != fingerprint(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch, instructions, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dtype_of("auto") == expected
+
+
+def test_auto_takes_bfloat16_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert dtype_of("auto") == torch.bfloat16

@@ -30,7 +30,25 @@ from emodistill.language_models.embedded import embedded_model
 EMBEDDED = "embedded"
 FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
 SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The dtype of a name; `auto` is bfloat16 where the hardware multiplies it, and float32 elsewhere.
+
+    A CPU without such instructions takes ten times as long with bfloat16 as with float32 (docs/performance.md).
+
+    Raises:
+        UserError: if there is no such dtype.
+    """
+    if name == "auto":
+        capable = torch.cpu.get_capabilities()
+        native = torch.cuda.is_available() or any(capable.get(instructions) for instructions in NATIVE_BFLOAT16)
+        return torch.bfloat16 if native else torch.float32
+    if name not in DTYPES:
+        raise UserError(f"dtype={name}: choose auto or one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def resolve(model: str) -> str:
@@ -100,17 +118,16 @@ def load_model(model: str, dtype: str | torch.dtype = torch.bfloat16) -> PreTrai
     """A causal language model in evaluation mode, on the CPU.
 
     Args:
-        dtype: a torch dtype or its name: bfloat16, float16, float32.
+        dtype: a torch dtype or its name, see `dtype_of`.
 
     Raises:
         UserError: if the model is not to be had or its files are damaged, or the dtype has no meaning here.
     """
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise UserError(f"dtype={dtype}: choose one of {', '.join(DTYPES)}")
+    wanted = dtype_of(dtype) if isinstance(dtype, str) else dtype
     folder = model_folder(model)
     try:
         with without_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES.get(str(dtype), dtype))
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"

@@ -6,10 +6,11 @@ Quantised through transformers: Lightning's precision plugin would quantise the 
 from typing import Any
 
 import bitsandbytes as bnb
+import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import DTYPES, load_model, model_folder, without_bars
+from emodistill.language_models.local import dtype_of, load_model, model_folder, without_bars
 
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
@@ -21,12 +22,12 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str) -> Any:
         UserError: if the model is not to be had or computes its logits in a way that `policy.tokens` does not, or the
             dtype is unknown.
     """
-    if compute_dtype not in {"float32", "bfloat16"}:
-        raise UserError(f"compute_dtype={compute_dtype}: choose float32 or bfloat16")
+    dtype = dtype_of(compute_dtype)
+    if dtype == torch.float16:
+        raise UserError(f"compute_dtype={compute_dtype}: choose auto, float32 or bfloat16")
     if not four_bit:
-        base = load_model(base_model, compute_dtype)
+        base = load_model(base_model, dtype)
     else:
-        dtype = DTYPES[compute_dtype]
         quantisation = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -52,7 +52,8 @@ class ExpressionPolicy(nn.Module):
             base_model: `embedded`, a folder, or a Hugging Face id.
             lora: arguments of `peft.LoraConfig`; ignored where `init_adapter` brings its own.
             four_bit: hold the base in NF4 with double quantisation; False keeps it in `compute_dtype`.
-            compute_dtype: `float32` or `bfloat16`, of the base; adapters and log-probabilities are always float32.
+            compute_dtype: `auto`, `float32` or `bfloat16`, of the base (see `dtype_of`); adapters and log-probabilities
+                are always float32.
             vocabulary: name or file of the emotion vocabulary.
             init_adapter: folder of a trained adapter to start from.
             reference: keep a frozen second copy of the start as the reference policy (the base itself where there is no

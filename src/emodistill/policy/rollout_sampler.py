@@ -8,8 +8,7 @@ come from the policy as it is.
 from collections.abc import Sequence
 from typing import Any
 
-from emodistill.errors import UserError
-from emodistill.language_models.local import DTYPES
+from emodistill.language_models.local import dtype_of
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.expression import ExpressionPolicy
 from emodistill.policy.generation import ChatGenerator
@@ -29,12 +28,10 @@ class RolloutSampler:
     ) -> None:
         """
         Args:
-            dtype: of the merged copy; `bfloat16` is fast, `float32` exact.
+            dtype: of the merged copy; `bfloat16` is fast where the hardware has it, `float32` exact, see `dtype_of`.
             temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"rollouts.dtype={dtype}: choose one of {', '.join(DTYPES)}")
-        self.chat_format, self.dtype = chat_format, DTYPES[dtype]
+        self.chat_format, self.dtype = chat_format, dtype_of(dtype)
         self.temperature, self.top_k = temperature, top_k
         self.max_new_tokens, self.max_batch = max_new_tokens, max_batch
         self._model: Any = None

@@ -12,7 +12,7 @@ import torch
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer
-from emodistill.language_models.local import fingerprint, load_model, load_tokenizer
+from emodistill.language_models.local import dtype_of, fingerprint, load_model, load_tokenizer
 from emodistill.policy.adapters import adapter_fingerprint
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.expression import ExpressionPolicy
@@ -37,7 +37,7 @@ class LocalModel:
 
     Args:
         model: `embedded`, a folder, or a Hugging Face id.
-        dtype: of the weights.
+        dtype: of the weights, see `dtype_of`.
         adapter: folder of a trained adapter to merge in, or None.
         vocabulary: that the adapter was trained with.
         temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
@@ -56,7 +56,8 @@ class LocalModel:
         max_batch: int = 32,
         device: str = "auto",
     ) -> None:
-        self.model, self.dtype, self.adapter, self.vocabulary = model, dtype, adapter, vocabulary
+        self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
+        self.dtype = str(dtype_of(dtype)).removeprefix("torch.")  # a recipe says what was computed with, not "auto"
         self.sampling = {"temperature": temperature, "top_k": top_k, "max_new_tokens": max_new_tokens}
         self.max_batch = max_batch
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
