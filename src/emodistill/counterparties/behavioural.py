@@ -9,6 +9,7 @@ Nothing that is learnt against it says anything about people: its reactions were
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,14 +26,21 @@ from emodistill.counterparties.personas import (
 )
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import CONCEDES, Move
+from emodistill.negotiation.agents import CONCEDES, Decision, DialogueAct, Move
 from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
 from emodistill.negotiation.scenarios import Scenario
 
 __all__ = ["TEST_PERSONAS", "TRAINING_PERSONAS", "BehaviouralCounterparty"]
 _REMEMBERED = 200_000  # texts whose perception is kept; beyond that the memory starts afresh
 _ROUNDING = 1e-9
+_DIALOGUE_ACTS: dict[LineAct, DialogueAct] = {
+    "open": "open",
+    "hold": "hold",
+    "concede": "concede",
+    "accept": "close",
+    "walk_away": "close",
+}
 
 
 class BehaviouralCounterparty:
@@ -81,6 +89,14 @@ class BehaviouralCounterparty:
         return [self._perceived[text] for text in texts]
 
     def _move(self, negotiation: Negotiation) -> Move:
+        """What it decides, in a line of its persona's."""
+        decided = self.decide(negotiation)
+        words = (self.persona(negotiation).name, negotiation.scenario, decided.mood, decided.line_act)
+        text = say(*words, decided.offer, decided.line)
+        offer = None if decided.offer is None else parse_offer(text, negotiation.scenario.domain)
+        return Move(text, decided.act, offer)
+
+    def decide(self, negotiation: Negotiation) -> "Decided":
         """Accept, walk away or offer; every turn takes the same four draws, whatever it does with them."""
         persona, now, scenario = self.persona(negotiation), self.state(negotiation), negotiation.scenario
         rng = negotiation.rng[COUNTERPARTY]
@@ -90,12 +106,36 @@ class BehaviouralCounterparty:
         target = next_position(persona, constants(), now, last, negotiation.round, float(rng.standard_normal()))
         standing, mood = negotiation.standing[FOCAL], _mood(now)
         if standing is not None and scenario.position(standing) <= target + _ROUNDING:
-            return Move(say(persona.name, scenario, mood, "accept", None, line), "accept")
+            return Decided("accept", None, mood, "accept", line)
         if leaving < walk_away_chance(persona, constants(), now, negotiation.round):
-            return Move(say(persona.name, scenario, mood, "walk_away", None, line), "walk_away")
+            return Decided("walk_away", None, mood, "walk_away", line)
         offer = _sayable(scenario, target, last, persona.reserve, rounding)
-        text = say(persona.name, scenario, mood, _act(scenario, offer, last), offer, line)
-        return Move(text, "propose", parse_offer(text, scenario.domain))
+        return Decided("propose", offer, mood, _act(scenario, offer, last), line)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a turn does before it is put into words; `line` in [0, 1) chooses among the persona's lines."""
+
+    act: Act
+    offer: float | None
+    mood: Mood
+    line_act: LineAct
+    line: float
+
+
+class BehaviouralOffers:
+    """Numbers, acceptance and leaving of the simulation, for a seat whose words are somebody else's.
+
+    Whoever speaks there is still moved by what it perceives in the words from opposite.
+    """
+
+    def __init__(self, counterparty: BehaviouralCounterparty) -> None:
+        self.counterparty = counterparty
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        decided = self.counterparty.decide(negotiation)
+        return Decision(decided.act, decided.offer, _DIALOGUE_ACTS[decided.line_act])
 
 
 def _mood(now: State) -> Mood:

@@ -11,7 +11,7 @@ from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.language_models.completion import Completer
 from emodistill.negotiation.agents import Decision, Fault, Utterance
 from emodistill.negotiation.prompts import directive_words, round_words, system_words
-from emodistill.negotiation.protocol import FOCAL, Negotiation
+from emodistill.negotiation.protocol import FOCAL, Negotiation, Speaker
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.generation import ChatGenerator
 from emodistill.policy.role_play import RETRIES, Line, RolePlay
@@ -26,14 +26,22 @@ class VoiceSpeaker:
         vocabulary: the emotions that it may be asked for.
         name: what reports call it; the voice's by default.
         retries: how often a reply that slipped out of role is asked for again.
+        side: whose part it speaks.
     """
 
-    def __init__(self, voice: Voice, vocabulary: Vocabulary, name: str | None = None, retries: int = RETRIES) -> None:
-        self.voice, self.vocabulary, self.name = voice, vocabulary, name or voice.name
-        self._play = RolePlay(voice, FOCAL, retries)
+    def __init__(
+        self,
+        voice: Voice,
+        vocabulary: Vocabulary,
+        name: str | None = None,
+        retries: int = RETRIES,
+        side: Speaker = FOCAL,
+    ) -> None:
+        self.voice, self.vocabulary, self.name, self.side = voice, vocabulary, name or voice.name, side
+        self._play = RolePlay(voice, side, retries)
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
-        self._play.begin(negotiations, [system_words(negotiation.scenario) for negotiation in negotiations])
+        self._play.begin(negotiations, [system_words(negotiation.scenario, self.side) for negotiation in negotiations])
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
@@ -53,10 +61,15 @@ class LanguageModelSpeaker(VoiceSpeaker):
     """A model on this machine as speaker; see `LocalVoice` for generator and chat."""
 
     def __init__(
-        self, generator: ChatGenerator, chat: ChatFormat, name: str | None = None, retries: int = RETRIES
+        self,
+        generator: ChatGenerator,
+        chat: ChatFormat,
+        name: str | None = None,
+        retries: int = RETRIES,
+        side: Speaker = FOCAL,
     ) -> None:
         self.local = LocalVoice(generator, chat)
-        super().__init__(self.local, chat.vocabulary, name, retries)
+        super().__init__(self.local, chat.vocabulary, name, retries, side)
 
 
 class EndpointSpeaker(VoiceSpeaker):
