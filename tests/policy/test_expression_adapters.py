@@ -97,5 +97,5 @@ def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_pa
 
 
 def test_an_unknown_compute_dtype_is_refused(make_policy):
-    with pytest.raises(UserError, match="compute_dtype=float8"):
+    with pytest.raises(UserError, match="dtype=float8: choose auto"):
         make_policy(compute_dtype="float8")
