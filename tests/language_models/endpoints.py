@@ -15,4 +15,4 @@ def ask(words="hello", max_tokens=10, **settings):
 def endpoint(server, **settings):
     """An endpoint at a `FaultyServer`."""
     given = {"model": "m", "retries": QUICK, "timeouts": Timeouts(1.0, 0.4, 2.0), "traffic": Traffic(8)}
-    return Endpoint(server.base_url, **(given | settings))
+    return Endpoint(**({"base_url": server.base_url} | given | settings))

@@ -1,13 +1,13 @@
 """One call to a chat-completions server, with its time-outs; whatever happens becomes an `Outcome`."""
 
-import asyncio
 import json
 import os
 import re
 from dataclasses import replace
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx2
+import aiohttp
 
 from emodistill.errors import UserError
 from emodistill.language_models.completion import CompletionRequest
@@ -17,7 +17,8 @@ from emodistill.language_models.retries import retry_after_s
 from emodistill.language_models.traffic import Timeouts
 
 UNKNOWN_FORMAT = re.compile(rb"response_format|json_schema|json_object|guided|grammar|schema", re.IGNORECASE)
-_NOTHING_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.PoolTimeout)
+KEEP_ALIVE_S = 30.0  # an idle connection; servers close theirs sooner or later, and a call on such a one is made again
+_NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
 
 
 def checked_address(base_url: str | None) -> str:
@@ -60,52 +61,77 @@ def key_from(variable: str | None) -> str | None:
     return key
 
 
+def proxy_from(url: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for an address.
+
+    Raises:
+        UserError: if it is of a kind that is not spoken here. Its address, which may hold a password, is not shown.
+    """
+    address, proxies = urlsplit(url), getproxies()
+    proxy = None if proxy_bypass(address.netloc) else proxies.get(address.scheme) or proxies.get("all")
+    if proxy and urlsplit(proxy).scheme not in ("http", "https"):
+        raise UserError(
+            f"the environment names a proxy for {address.hostname} that is neither http:// nor https://; "
+            f"change it, or set NO_PROXY={address.hostname}"
+        )
+    return proxy
+
+
 class Caller:
-    """Makes calls with one connection pool; lives on the event loop that it is used on."""
+    """Makes calls with one connection pool; built and used on one event loop.
+
+    It sends no cookie and nothing of a netrc file, and follows no redirect: a key goes to one address only.
+    """
 
     def __init__(self, base_url: str, model: str, key: str | None, timeouts: Timeouts, dialect: Dialect) -> None:
         self.url, self.model, self.timeouts, self.dialect = f"{base_url}/chat/completions", model, timeouts, dialect
         self.structure = STRUCTURES[0] if dialect.structure == "auto" else dialect.structure
         self._secret = key.encode() if key else None
-        first_byte, connect = timeouts.first_byte_s, timeouts.connect_s
-        self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else None,
-            timeout=httpx2.Timeout(connect=connect, read=first_byte, write=first_byte, pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30.0),
+        limits = aiohttp.ClientTimeout(timeouts.whole_s, timeouts.connect_s, timeouts.first_byte_s)
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        self._session = aiohttp.ClientSession(
+            headers={"Content-Type": "application/json", **authorization},
+            timeout=limits,
+            proxy=proxy_from(self.url),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
         )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
     async def call(self, request: CompletionRequest) -> Outcome:
         """Make the call; never raises for what the network or the server does."""
         structure = self.structure
         content = json.dumps(self.dialect.body(self.model, request, structure)).encode()
         try:
-            async with asyncio.timeout(self.timeouts.whole_s):
-                headers = {"Content-Type": "application/json"}
-                response = await self._client.post(self.url, content=content, headers=headers)
-        except (httpx2.TimeoutException, TimeoutError) as error:
+            async with self._session.post(self.url, data=content, allow_redirects=False) as response:
+                answer = self._safe(await response.read())
+        except TimeoutError as error:
             return self._too_late(error)
-        except httpx2.HTTPError as error:
-            sent = not isinstance(error, _NOTHING_SENT)
-            said = self._safe(str(error).encode()).decode() or type(error).__name__
-            reason = f"the connection broke: {said}" if sent else f"no connection: {said}"
-            return Outcome(kind="connection", reason=reason, charged=sent, retry=True, servers_fault=True)
-        answer = self._safe(response.content)
-        if response.status_code == 200:
+        except aiohttp.ClientError as error:
+            return self._broken(error)
+        if response.status == 200:
             return read_reply(answer)
-        outcome = read_refusal(response.status_code, answer, retry_after_s(response.headers.get("Retry-After")))
-        falls_back = request.schema and self._falls_back(response.status_code, answer, structure)
+        outcome = read_refusal(response.status, answer, retry_after_s(response.headers.get("Retry-After")))
+        falls_back = request.schema and self._falls_back(response.status, answer, structure)
         return replace(outcome, at_once=True) if falls_back else outcome
 
-    def _too_late(self, error: Exception) -> Outcome:
-        if isinstance(error, httpx2.ConnectTimeout):
+    def _broken(self, error: aiohttp.ClientError) -> Outcome:
+        sent = not isinstance(error, _NOTHING_SENT)
+        said = self._safe(str(error).encode()).decode() or type(error).__name__
+        if isinstance(error, aiohttp.ClientHttpProxyError):  # its own words quote the proxy's address
+            said = f"the proxy answers with status {error.status}"
+        reason = f"the connection broke: {said}" if sent else f"no connection: {said}"
+        return Outcome(kind="connection", reason=reason, charged=sent, retry=True, servers_fault=True)
+
+    def _too_late(self, error: TimeoutError) -> Outcome:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
             reason = f"no connection within {self.timeouts.connect_s:g} s"
             return Outcome(kind="timeout", reason=reason, retry=True, servers_fault=True)
-        reason = f"no byte for {self.timeouts.first_byte_s:g} s"
-        if isinstance(error, TimeoutError):
-            reason = f"no whole reply within {self.timeouts.whole_s:g} s"
+        reason = f"no whole reply within {self.timeouts.whole_s:g} s"
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            reason = f"no byte for {self.timeouts.first_byte_s:g} s"
         return Outcome(kind="timeout", reason=reason, charged=True, retry=True, servers_fault=True)
 
     def _falls_back(self, status: int, answer: bytes, asked: str) -> bool:
