@@ -119,7 +119,7 @@ def test_what_is_no_whole_reply_has_its_reason(change, word):
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 3}, {"prompt_tokens": "3", "completion_tokens": 1}])
-@pytest.mark.parametrize("bad", [-1, True, 1.5])
+@pytest.mark.parametrize("bad", [-1, True, 1.5, 10**400])
 def test_a_bill_that_cannot_be_read_is_none(usage, bad):
     assert read_reply(json.dumps(WHOLE | {"usage": usage}).encode()).tokens is None
     counts = {"prompt_tokens": 3, "completion_tokens": bad}
@@ -131,6 +131,11 @@ def test_a_bill_that_cannot_be_read_is_none(usage, bad):
 def test_any_bytes_are_an_outcome(content):
     assert read_reply(content).kind == "malformed"
     assert read_refusal(500, content, None).kind == "status" and len(words_of(content)) <= LONGEST_QUOTE + 3
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"error":' * 100_000])
+def test_brackets_without_end_are_an_outcome_too(content):
+    assert read_reply(content).kind == "malformed" and len(words_of(content)) <= LONGEST_QUOTE + 3
 
 
 @pytest.mark.parametrize(

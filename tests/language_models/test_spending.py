@@ -151,6 +151,16 @@ def test_a_deleted_file_begins_from_nothing(file):
     assert Spending(file, max_tokens=5).reserve(Reservation(5, 0.0))
 
 
+def test_a_copy_put_back_counts_whatever_was_read_meanwhile(file):
+    _spend(file, 3)
+    mine, other = Path(file).read_bytes(), json.dumps({"m": vars(Tally(calls=90))})
+    Path(file).write_text(other, encoding="utf-8")
+    assert Spending(file).of("m").calls == 90
+    Path(file).write_bytes(mine)
+    _spend(file, 1)
+    assert total(file).calls == 4
+
+
 @pytest.mark.parametrize("given", [{"max_cost": -1.0}, {"max_tokens": -1}])
 def test_negative_budgets_are_refused(given):
     with pytest.raises(UserError, match=next(iter(given))):

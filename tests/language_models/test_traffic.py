@@ -118,6 +118,12 @@ def test_a_slow_first_byte_within_its_time_is_a_reply():
         assert isinstance(client.complete([ask()])[0], Reply)
 
 
+def test_the_latency_of_a_call_has_no_part_of_the_wait_for_its_turn():
+    with FaultyServer(latency_s=0.2) as server, endpoint(server, traffic=Traffic(1)) as client:
+        answers = client.complete([ask(f"{number}") for number in range(4)])
+    assert all(0.2 <= answer.usage.latency_s < 0.55 for answer in answers)
+
+
 @pytest.mark.parametrize("given", [{"concurrency": 0}, {"requests_per_minute": 0}, {"tokens_per_minute": -1}])
 def test_limits_that_let_nothing_through_are_refused(given):
     with pytest.raises(UserError, match=next(iter(given))):

@@ -75,7 +75,8 @@ class Account:
     def refresh(self) -> None:
         """Read the file again: other processes add to it, and a user may have deleted it."""
         if self.path:
-            self.tallies = read_tallies(self.path)
+            with self.lock:
+                self.tallies, self._written = read_tallies(self.path), None
 
     def total(self) -> Tally:
         return sum(self.tallies.values(), Tally())

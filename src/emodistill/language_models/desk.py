@@ -23,10 +23,10 @@ Deliver = Callable[[int, Reply | Failure], None]
 
 @dataclass
 class Course:
-    """One request on its way: what it has taken so far."""
+    """One request on its way: what it has taken so far, since its first call was let through."""
 
     request: CompletionRequest
-    began: float
+    began: float | None = None
     usage: Usage = Usage()
     retries: int = 0
     timeouts: int = 0
@@ -46,7 +46,7 @@ class Course:
         )
 
     def final_usage(self) -> Usage:
-        return replace(self.usage, latency_s=time.monotonic() - self.began)
+        return replace(self.usage, latency_s=0.0 if self.began is None else time.monotonic() - self.began)
 
 
 class Desk:
@@ -88,9 +88,10 @@ class Desk:
             deliver(index, await self._answer(request))
 
     async def _answer(self, request: CompletionRequest) -> Reply | Failure:
-        course = Course(request, time.monotonic())
+        course = Course(request)
         while True:
             async with self.gate.slots:
+                course.began = course.began or time.monotonic()  # before that it waited for others, not for the server
                 admitted = self.breaker.admits()
                 if admitted is None:
                     wait_s = self.breaker.probe_in_s

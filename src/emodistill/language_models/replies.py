@@ -9,6 +9,7 @@ from emodistill.language_models.retries import retried
 
 QUOTA_WORDS = ("insufficient_quota", "exceeded your current quota", "billing_hard_limit", "insufficient balance")
 LONGEST_QUOTE = 200
+MOST_TOKENS = 10**9  # of one call; a server that counts more does not count
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def read_reply(content: bytes) -> Outcome:
     """The outcome of a call that ended with status 200."""
     try:
         envelope = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets without end are no JSON that anybody meant
         return malformed("the reply is no JSON")
     if not isinstance(envelope, dict):
         return malformed("the reply is no JSON object")
@@ -82,7 +83,7 @@ def words_of(content: bytes) -> str:
     text = content.decode("utf-8", "replace")
     try:
         error: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         error = text
     while isinstance(error, dict):
         error = next((error[key] for key in ("error", "message", "detail") if error.get(key)), str(error))
@@ -94,6 +95,6 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     if not isinstance(usage, dict):
         return None
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    if all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+    if all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS for count in counts):
         return counts  # type: ignore[return-value]  # checked just above
     return None
