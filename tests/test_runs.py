@@ -118,6 +118,13 @@ def test_resume_never_refuses_a_used_folder_and_other_words_are_no_choice(folder
         folder.state(CONFIG, "perhaps")
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "one", None])
+def test_a_seed_that_is_none_is_refused_before_anything_is_made(folder, seed):
+    with pytest.raises(UserError, match=rf"seed={seed}: .*from 0 to 4294967295"):
+        folder.state(changed(seed=seed), "auto")
+    assert not folder.path.exists()
+
+
 def test_leaves_have_dotted_names():
     assert flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}, "f": None}) == {"a.b": 1, "a.c.d": [1], "e": {}, "f": None}
 

@@ -33,6 +33,7 @@ MAY_CHANGE = (
 )
 OF_ENDPOINTS = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")  # of any seat
 State = Literal["new", "continue", "finished"]
+LARGEST_SEED = 2**32 - 1  # numpy takes no other
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
 
 
@@ -58,8 +59,11 @@ class StageFolder:
         """What running this stage with this configuration means now.
 
         Raises:
-            UserError: if the folder was begun with another configuration, or is used and `resume` is `never`.
+            UserError: if the folder was begun with another configuration, or is used and `resume` is `never`; or if the
+                configuration's seed is none.
         """
+        if "seed" in config and not (isinstance(config["seed"], int) and 0 <= config["seed"] <= LARGEST_SEED):
+            raise UserError(f"seed={config['seed']}: use a whole number from 0 to {LARGEST_SEED}")
         if resume not in ("auto", "never"):
             raise UserError(f"resume={resume}: use auto (continue an unfinished stage) or never (refuse a used folder)")
         if not self.config_file.is_file():
