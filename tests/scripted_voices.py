@@ -7,6 +7,7 @@ class ScriptedVoice:
     """Says what `script(dialogue, prompt, seed)` returns, and writes down what it was asked."""
 
     repeats = False
+    usage = Usage(cost=0.0)
 
     def __init__(self, script, name="scripted"):
         self.script, self.name, self.asked = script, name, []

@@ -29,7 +29,7 @@ SIZE = {
     "jpo_val_every": 2,
     "max_tokens": 2048,
     "test_scenarios": 1,
-    "seeds": 1,
+    "episodes_per_scenario": 1,
     "validation_chats": 2,
     "validation_contexts": 2,
     "situations": 2,

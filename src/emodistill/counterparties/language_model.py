@@ -8,6 +8,7 @@ left to itself repeats the other side's number, so the schedule is the default f
 
 from collections.abc import Mapping, Sequence
 
+from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
@@ -37,6 +38,11 @@ class LanguageModelCounterparty:
         self.voice, self.offers, self.personas = voice, offers, dict(personas or {})
         self.name = f"lm:{voice.name}"
         self._play = RolePlay(voice, COUNTERPARTY, retries)
+
+    @property
+    def usage(self) -> Usage:
+        """What its voice took so far."""
+        return self.voice.usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
         for negotiation in negotiations:

@@ -1,24 +1,20 @@
 """What the two language-model stages see of the corpus: episode chats for SFT, judged chats or contexts for JPO."""
 
 import logging
+import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from emodistill.data.chats import (
-    ChatContext,
-    ChatEncoder,
-    EncodedChat,
-    collate_encoded,
-    encode_chats,
-    encode_contexts,
-)
-from emodistill.data.judged_chats import ContextBatches, collate_contexts, collate_judged, judged_chats
+from emodistill.data.chats import ChatEncoder, EncodedChat, collate_encoded, encode_chats, encode_contexts
+from emodistill.data.contexts import ChatContext
+from emodistill.data.judged_chats import ContextBatches, JudgedChat, collate_contexts, collate_judged, judged_chats
 from emodistill.data.resumable import ResumableBatches
 from emodistill.data.schema import Episode
 from emodistill.data.selection import Selection
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_tokenizer
+from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.chat import ChatFormat
 
 logger = logging.getLogger(__name__)
@@ -32,17 +28,28 @@ class ChatSource:
         vocabulary: name of the emotion vocabulary.
         max_tokens: a longer chat loses whole early rounds.
         offers_told: see `ChatEncoder`.
+        emotions: how emotions enter the chat, see `ChatFormat`.
     """
 
-    def __init__(self, base_model: str, vocabulary: str, max_tokens: int, offers_told: bool = True) -> None:
+    def __init__(
+        self,
+        base_model: str,
+        vocabulary: str,
+        max_tokens: int,
+        offers_told: bool = True,
+        emotions: Emotions = "told",
+    ) -> None:
+        if emotions not in get_args(Emotions):
+            raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")
         self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
-        self.offers_told = offers_told
+        self.offers_told, self.emotions = offers_told, emotions
 
     def open(self) -> tuple[ChatEncoder, int]:
         """An encoder, and the token id to pad with."""
         tokenizer = load_tokenizer(self.base_model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        return ChatEncoder(ChatFormat(tokenizer, self.vocabulary), self.max_tokens, self.offers_told), int(pad)
+        chat_format = ChatFormat(tokenizer, self.vocabulary, self.emotions)
+        return ChatEncoder(chat_format, self.max_tokens, self.offers_told), int(pad)
 
 
 class ChatView:
@@ -97,6 +104,8 @@ class JudgedView:
         validation_contexts: in how many situations of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
         advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
+        validation_chats: validate on the words of so many chats of the val split, spread evenly over it; None lets the
+            policy speak, which a judge has to score.
     """
 
     def __init__(
@@ -108,12 +117,13 @@ class JudgedView:
         validation_contexts: int,
         reply_tokens: int,
         advantages: Any = None,
+        validation_chats: int | None = None,
     ) -> None:
         if utterances not in ("corpus", "sampled"):
             raise UserError(f"utterances={utterances}: use corpus (its own words) or sampled (the policy's)")
         self.source, self.selection, self.utterances = source, selection, utterances
         self.batch_size, self.validation_contexts, self.reply_tokens = batch_size, validation_contexts, reply_tokens
-        self.advantages = advantages
+        self.advantages, self.validation_chats = advantages, validation_chats
         self.transition_facts: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
@@ -121,12 +131,21 @@ class JudgedView:
         chosen = self.selection(train)
         self.items: list[Any]  # JudgedChat or ChatContext
         if self.utterances == "corpus":
-            values = [row.tolist() for row in self.advantages(train)] if self.advantages else None
-            self.items = judged_chats(train, chosen, encoder, values)
+            self.items = judged_chats(train, chosen, encoder, self._values(train))
         else:
             self.items = encode_contexts(train, chosen, encoder, self.reply_tokens)
         self.situations = validation_situations(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.validation: list[JudgedChat] = []
+        if self.validation_chats is not None:
+            chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
+            self.validation = spread(chats, self.validation_chats)
         report(encoder, self.items)
+
+    def _values(self, episodes: Sequence[Episode]) -> list[list[float | None]] | None:
+        """What is known of every focal turn beforehand; nothing of a turn that shows no emotion."""
+        if not self.advantages:
+            return None
+        return [[None if math.isnan(value) else float(value) for value in row] for row in self.advantages(episodes)]
 
     def train_batches(self, seed: int) -> ResumableBatches[Any]:
         if self.utterances == "sampled":
@@ -135,6 +154,9 @@ class JudgedView:
 
     def validation_batches(self) -> list[Any]:
         size = self.batch_size
+        if self.validation_chats is not None:
+            chats = self.validation
+            return [collate_judged(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
         return [collate_contexts(self.situations[i : i + size]) for i in range(0, len(self.situations), size)]
 
 

@@ -7,10 +7,9 @@ rounds and keeps the system message; a reply is never cut. Both losses are count
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from emodistill.data.contexts import ChatContext
 from emodistill.data.schema import Episode
-from emodistill.judges.request import JudgeRequest
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
-from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.tokens import Chats, collate_chats
 
@@ -28,29 +27,6 @@ class EncodedChat:
     input_ids: list[int]
     utterance: list[int]
     turns: list[int]
-
-
-@dataclass(frozen=True)
-class ChatContext:
-    """A situation in which the policy speaks next: all tokens before its reply, and what a judge has to know.
-
-    Attributes:
-        group: name of the scenario.
-        words: what the counterparty said last, or an empty string; for people who read samples.
-        offer: the offer that the directive asks for, in the domain's unit, or None.
-    """
-
-    input_ids: list[int]
-    scenario: Scenario
-    history: tuple[Turn, ...]
-    emotion: str | None
-    group: str
-    words: str
-    offer: float | None = None
-
-    def request(self, utterance: str) -> JudgeRequest:
-        """The question to a judge about a reply in this situation."""
-        return JudgeRequest(self.scenario, self.history, self.emotion, utterance)
 
 
 @dataclass(frozen=True)
@@ -131,14 +107,16 @@ class ChatEncoder:
             opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
             episode.scenario,
             episode.turns[:place],
-            spoken.emotion,
+            spoken.emotion if self.chat_format.emotions == "told" else None,
             scenario_group(episode),
             _words_before(episode, turn) or "",
             spoken.offer if self.offers_told else None,
+            self.chat_format.vocabulary if self.chat_format.emotions == "named" else None,
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:
-        return _Round(self._prompt(episode, turn), self.chat_format.reply(episode.focal_turns[turn].text))
+        spoken = episode.focal_turns[turn]
+        return _Round(self._prompt(episode, turn), self.chat_format.spoken(spoken.emotion, spoken.text))
 
     def _prompt(self, episode: Episode, turn: int) -> list[int]:
         spoken = episode.focal_turns[turn]

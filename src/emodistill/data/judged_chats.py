@@ -6,11 +6,12 @@ dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from emodistill.data.chats import ChatContext, ChatEncoder, EncodedChat, scenario_group
+from emodistill.data.chats import ChatEncoder, EncodedChat, scenario_group
+from emodistill.data.contexts import ChatContext
 from emodistill.data.resumable import ResumableBatches
 from emodistill.data.schema import Episode
 from emodistill.data.selection import judge_requests
@@ -105,6 +106,8 @@ def judged_chats(
         values: for every focal turn of every episode a number known beforehand; see `Group`.
     """
     asked = [judge_requests(episode) for episode in episodes]
+    if encoder.chat_format.emotions == "hidden":  # nobody was asked for an emotion, and nobody is scored on one
+        asked = [[replace(request, emotion=None) for request in requests] for requests in asked]
     members: dict[str, list[tuple[int, int]]] = {}
     for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
         members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)

@@ -4,17 +4,19 @@ The same situations serve every policy, so base model, SFT and JPO are compared 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from emodistill.data.chats import ChatContext
+from emodistill.data.contexts import ChatContext
 from emodistill.data.selection import Scorer
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import recognised
+from emodistill.negotiation.named_emotions import Named
 from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.prompts import Emotions
 from emodistill.runs import write_whole
 
 
@@ -28,18 +30,25 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Spoken:
-    """One reply in one situation; `score` is None where the judge gave none."""
+    """One reply in one situation, as it came; `score` is None where the judge gave none."""
 
     context: ChatContext
     text: str
     score: float | None
 
+    @property
+    def taken(self) -> Named:
+        """The emotion that it should show, asked for or named by itself, and its words."""
+        return self.context.taken(self.text)
+
 
 def speak(sampler: Sampler, contexts: Sequence[ChatContext], judge: Scorer, seed: int) -> list[Spoken]:
-    """One judged reply in every situation."""
+    """One judged reply in every situation; one that has to name an emotion and names none is not judged."""
     replies = sampler.sample([context.input_ids for context in contexts], 1, seed)
     texts = [sampler.text(reply[0]) for reply in replies]
-    scores = judge.scores([context.request(text) for context, text in zip(contexts, texts, strict=True)])
+    requests = [context.request(text) for context, text in zip(contexts, texts, strict=True)]
+    given = iter(judge.scores([request for request in requests if request is not None]))
+    scores = [None if request is None else next(given) for request in requests]
     return [Spoken(*row) for row in zip(contexts, texts, scores, strict=True)]
 
 
@@ -47,17 +56,21 @@ def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabula
     """Faithfulness (share named first by `perceiver`), share of stated offers, mean judge score, words a reply.
 
     An offer counts as stated where the neutral parser reads the offer of the directive in the words. Scores that are
-    missing are left out of their mean.
+    missing are left out of their mean. A policy that names its emotions is faithful to those, and `named` is the share
+    of its replies that name one; where no emotion is asked for or named, there is nothing to be faithful to (nan).
     """
-    faithful = recognised([(row.text, row.context.emotion) for row in spoken], perceiver, vocabulary)
+    taken = [row.taken for row in spoken]
+    faithful = recognised([(words, emotion) for emotion, words in taken], perceiver, vocabulary)
     asked = [row for row in spoken if row.context.offer is not None]
-    stated = [parse_offer(row.text, row.context.scenario.domain) == row.context.offer for row in asked]
+    stated = [parse_offer(row.taken.words, row.context.scenario.domain) == row.context.offer for row in asked]
     scores = [row.score for row in spoken if row.score is not None]
-    return {
+    naming = any(row.context.names is not None for row in spoken)
+    named = {"named": mean([float(emotion is not None) for emotion, _ in taken])} if naming else {}
+    return named | {
         "faithfulness": mean([float(yes) for yes in faithful]),
         "stated_offers": mean([float(yes) for yes in stated]),
         "judge_score": mean(scores),
-        "words": mean([float(len(row.text.split())) for row in spoken]),
+        "words": mean([float(len(words.split())) for _, words in taken]),
     }
 
 
@@ -65,28 +78,40 @@ class ExpressionTest:
     """Measures sources of words one by one and keeps what was found, so that a source is measured once.
 
     Args:
-        contexts: situations of the validation split.
+        contexts: situations of the validation split, written as a policy was trained to read them: with emotions
+            told, hidden, or left to it to name. A plain list is for policies that are told theirs.
         folder: results go to `<folder>/<source>.json`, samples included.
     """
 
     def __init__(
-        self, contexts: Sequence[ChatContext], judge: Scorer, perceiver: Perceiver, vocabulary: Vocabulary, folder: Path
+        self,
+        contexts: Sequence[ChatContext] | Callable[[Emotions], Sequence[ChatContext]],
+        judge: Scorer,
+        perceiver: Perceiver,
+        vocabulary: Vocabulary,
+        folder: Path,
     ) -> None:
-        self.contexts, self.judge, self.folder = contexts, judge, folder
+        self.contexts = contexts if callable(contexts) else {"told": contexts, "hidden": [], "named": []}.__getitem__
+        self.judge, self.folder = judge, folder
         self.perceiver, self.vocabulary = perceiver, vocabulary
 
     def file(self, source: str) -> Path:
         return self.folder / f"{source}.json"
 
-    def measure(self, source: str, sampler: Sampler) -> None:
-        """Let the sampler's policy speak in all situations, unless that was done before."""
-        if self.file(source).is_file() or not self.contexts:
+    def measure(self, source: str, sampler: Sampler, emotions: Emotions = "told") -> None:
+        """Let the sampler's policy speak in all situations, unless that was done before.
+
+        Args:
+            emotions: how the policy was trained to meet them; see `Speakers.emotions`.
+        """
+        contexts = [] if self.file(source).is_file() else self.contexts(emotions)
+        if not contexts:
             return
-        spoken = speak(sampler, self.contexts, self.judge, seed=0)
+        spoken = speak(sampler, contexts, self.judge, seed=0)
         found = figures(spoken, self.perceiver, self.vocabulary)
         samples = [
-            {"they": row.context.words, "emotion": row.context.emotion, "reply": row.text, "judge": row.score}
-            for row in spoken
+            {"they": row.context.words, "emotion": emotion, "reply": words, "judge": row.score}
+            for row, (emotion, words) in ((row, row.taken) for row in spoken)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"source": source, "situations": len(spoken), **found, "samples": samples}

@@ -51,9 +51,8 @@ class Runner:
         on_speaker: Callable[[Words], None] = lambda words: None,
     ) -> None:
         if not scenarios or episodes_per_scenario < 1:
-            raise UserError(
-                f"nothing to play: {len(scenarios)} scenarios x {episodes_per_scenario} episodes; give at least one of each"
-            )
+            asked = f"{len(scenarios)} scenarios x {episodes_per_scenario} episodes"
+            raise UserError(f"nothing to play: {asked}; give at least one of each")
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.selector, self.folder, self.on_speaker = speaker, selector, folder, on_speaker

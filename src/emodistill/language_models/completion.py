@@ -53,6 +53,18 @@ class Usage:
     attempts: int = 0
 
 
+def total(usages: Sequence[Usage]) -> Usage:
+    """The sum; its cost is None as soon as one of them has no price."""
+    costs = [usage.cost for usage in usages]
+    return Usage(
+        sum(usage.prompt_tokens for usage in usages),
+        sum(usage.completion_tokens for usage in usages),
+        None if None in costs else sum(cost for cost in costs if cost is not None),
+        sum(usage.latency_s for usage in usages),
+        sum(usage.attempts for usage in usages),
+    )
+
+
 @dataclass(frozen=True)
 class Reply:
     """A whole, well-formed answer.

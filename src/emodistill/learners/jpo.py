@@ -28,7 +28,7 @@ from emodistill.policy.adapters import refuse_foreign
 from emodistill.policy.expression import ExpressionPolicy
 from emodistill.policy.tokens import TokenLogprobs, mean_by_utterance
 
-VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length")
+VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 
 
 class JPOLearner(L.LightningModule):
@@ -140,7 +140,8 @@ class JPOLearner(L.LightningModule):
     @staticmethod
     def _completeness(rollout: Rollout) -> dict[str, Tensor]:
         missing = 1.0 - known(rollout.scores) / len(rollout.scores)
-        return {"reward_missing": torch.tensor(missing), "skipped_groups": torch.tensor(float(rollout.skipped))}
+        counted = {"reward_missing": missing, "skipped_groups": float(rollout.skipped), "unnamed": rollout.unnamed}
+        return {name: torch.tensor(value) for name, value in counted.items() if value is not None}
 
     def _watched(self, rollout: Rollout, ratio: Tensor, advantage: Tensor, tokens: int) -> dict[str, Tensor]:
         """The state of things: nothing here is learnt from. `ratio` and `advantage` are those of judged utterances."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from emodistill.data.chats import ChatContext
+from emodistill.data.contexts import ChatContext
 from emodistill.data.judged_chats import ContextBatch
 from emodistill.errors import UserError
 from emodistill.learners.live_judging import Asked, LiveJudge
@@ -36,7 +36,11 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Replies to the contexts of a batch, whose scores are on their way."""
+    """Replies to the contexts of a batch, whose scores are on their way.
+
+    Attributes:
+        unasked: places of replies that the judge was not asked about, for they name no emotion and had to.
+    """
 
     batch: ContextBatch
     step: int
@@ -44,6 +48,12 @@ class Drawn:
     count: int
     chats: Chats
     asked: Asked
+    unasked: frozenset[int] = frozenset()
+
+    def placed(self, scores: Sequence[float | None]) -> list[float | None]:
+        """The judge's scores in the order of `told`; missing where it was not asked."""
+        given = iter(scores)
+        return [None if place in self.unasked else next(given) for place in range(len(self.told))]
 
 
 class Replies:
@@ -103,10 +113,13 @@ class Replies:
         replies = self.sampler.sample(contexts, count, seed)
         texts = [[self.sampler.text(reply) for reply in own] for own in replies]
         told = [(context, text) for context, own in zip(batch.contexts, texts, strict=True) for text in own]
-        asked = self.judge.ask([context.request(text) for context, text in told])
+        requests = [context.request(text) for context, text in told]
+        asked = self.judge.ask([request for request in requests if request is not None])
+        unasked = frozenset(place for place, request in enumerate(requests) if request is None)
         if not self.look_ahead:
             self.judge.collect(asked)
-        return Drawn(batch, step, told, count, pack_replies(contexts, replies, pad_id=0).to(policy.device), asked)
+        chats = pack_replies(contexts, replies, pad_id=0).to(policy.device)
+        return Drawn(batch, step, told, count, chats, asked, unasked)
 
 
 def _seed(*parts: int) -> int:

@@ -27,6 +27,7 @@ class Rollout(NamedTuple):
     degenerate: int  # groups that say nothing about which of their utterances is better
     skipped: int  # groups with too few scores
     samples: list[Sample]
+    unnamed: float | None = None  # share of replies that name no emotion; None where none has to
 
 
 class Rollouts:
@@ -70,12 +71,17 @@ class Rollouts:
     def judged(self, drawn: Drawn, ref_logprobs: Tensor, min_group: int) -> Rollout:
         """The replies with their scores, which are waited for here."""
         assert self.judge is not None  # or else nothing could have been drawn
-        scores = self.judge.collect(drawn.asked)
-        self._listen(scores)
+        found = self.judge.collect(drawn.asked)
+        if found:  # a judge that nobody asked is not silent
+            self._listen(found)
+        scores = drawn.placed(found)
         groups = [scores[i : i + drawn.count] for i in range(0, len(scores), drawn.count)]
         advantages = [one for group in groups for one in self._advantages(group, min_group)]
         samples = [(c.words, c.emotion, text, score) for (c, text), score in zip(drawn.told, scores, strict=True)]
-        return Rollout(drawn.chats, ref_logprobs, scores, advantages, *self._counts(groups, min_group), samples)
+        counts = self._counts(groups, min_group)
+        naming = any(context.names is not None for context, _ in drawn.told)
+        unnamed = len(drawn.unasked) / len(drawn.told) if naming else None
+        return Rollout(drawn.chats, ref_logprobs, scores, advantages, *counts, samples, unnamed)
 
     def _listen(self, scores: Sequence[float | None]) -> None:
         """A judge that says nothing for long is gone: going on would end in an adapter that learnt nothing."""

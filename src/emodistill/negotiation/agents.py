@@ -79,10 +79,15 @@ class OfferPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Words of a language model, and the slips of the attempts that it took; see `role_slips`."""
+    """Words of a language model, and the slips of the attempts that it took; see `role_slips`.
+
+    Attributes:
+        emotion: the one that the model named itself; None where it was not asked to, or did not.
+    """
 
     text: str
     slips: tuple[str, ...] = ()
+    emotion: str | None = None
 
 
 Spoken = str | Utterance | Fault
@@ -126,14 +131,17 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
     """The turn that a decision and its words amount to."""
     if isinstance(spoken, Fault):
         return spoken
-    text, slips = (spoken, ()) if isinstance(spoken, str) else (spoken.text, spoken.slips)
+    if isinstance(spoken, str):
+        spoken = Utterance(spoken)
+    text = spoken.text
     appended, offer = False, None
     if decision.act == "propose":
         offer = parse_offer(text, negotiation.scenario.domain)
         if decision.offer is not None and offer != decision.offer:
             text = f"{_finished(text)} {offer_sentence(negotiation, decision.offer)}".strip()
             appended, offer = True, decision.offer
-    return Move(text, decision.act, offer, choice.emotion, choice.probability, appended, slips)
+    emotion = choice.emotion if spoken.emotion is None else spoken.emotion
+    return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.slips)
 
 
 def _finished(text: str) -> str:

@@ -4,12 +4,20 @@ A seat learns the columns that its side may see and its own target, never the ot
 see. The same words serve a model on this machine, one behind an endpoint, and training.
 """
 
+from typing import Literal
+
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL, Act, Speaker, other
 from emodistill.negotiation.scenarios import Scenario
 
 FOLLOWS_NOTES = "Answer in one or two sentences as the {role}, and follow the note in brackets."
+NAMES_EMOTION = (
+    "Answer as the {role}: first the name of the emotion that you choose to show, one of {labels}; then a colon; then "
+    "one or two sentences. Follow the note in brackets."
+)
+CHOOSE = "Choose an emotion."
+Emotions = Literal["told", "hidden", "named"]  # the prompt asks for one; never speaks of any; asks to name one
 BARGAINS = (
     "Answer in one or two sentences as the {role}. You decide what to offer, and state it as a number. "
     'To take their offer, say "I accept your offer." To give up, say "I am walking away."'
@@ -46,6 +54,16 @@ def system_words(scenario: Scenario, side: Speaker = FOCAL, persona: str = "", a
     return " ".join(part for part in parts if part)
 
 
+def opening_words(
+    scenario: Scenario, vocabulary: Vocabulary, emotions: Emotions = "told", side: Speaker = FOCAL
+) -> str:
+    """The system message of a side that shows emotions; a model that names them learns their names from it."""
+    if emotions != "named":
+        return system_words(scenario, side)
+    labels = ", ".join(vocabulary.labels).replace("{", "{{").replace("}", "}}")
+    return system_words(scenario, side, answer=NAMES_EMOTION.replace("{labels}", labels))
+
+
 def round_words(heard: str | None, directive: str) -> str:
     """The user message of one round: what the other side just said, then the directive in brackets, if there is one."""
     note = f"[{directive}]" if directive else ""
@@ -61,11 +79,18 @@ def task_words(act: Act, offer_words: str | None) -> str:
     return f"State your offer: {offer_words}." if offer_words else "State your offer."
 
 
-def directive_words(vocabulary: Vocabulary, emotion: str | None, act: Act, offer_words: str | None) -> str:
+def directive_words(
+    vocabulary: Vocabulary, emotion: str | None, act: Act, offer_words: str | None, emotions: Emotions = "told"
+) -> str:
     """What the focal side's next reply has to do; with no emotion there is no sentence about emotions at all.
+
+    Args:
+        emotions: `hidden` leaves the emotion out, `named` leaves it to the model.
 
     Raises:
         UserError: if the emotion is not in the vocabulary.
     """
     task = task_words(act, offer_words)
-    return task if emotion is None else f"{vocabulary.directive(emotion)} {task}"
+    if emotions == "named":
+        return f"{CHOOSE} {task}"
+    return task if emotion is None or emotions == "hidden" else f"{vocabulary.directive(emotion)} {task}"

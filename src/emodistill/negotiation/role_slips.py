@@ -7,6 +7,8 @@ Four kinds, read off the words alone:
 - `other_side`: it speaks for the other side ("Debtor: I agree.") or claims to be it ("I'm the debtor.");
 - `copied`: it repeats the directive, or says anything in square brackets.
 
+A fifth, `unnamed`, is found where a model has to name its emotion first and does not (see `policy.role_play`).
+
 Only the first paragraph of a reply is ever said. A slip behind it is cut with the rest, and counted all the same.
 """
 

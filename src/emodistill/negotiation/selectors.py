@@ -1,4 +1,4 @@
-"""Selectors that need no training: no emotion, one constant emotion, uniformly random emotions."""
+"""Selectors that need no training: no emotion, one constant emotion, random ones, or whichever the speaker names."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,12 @@ class NoEmotion:
 
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
         return [Choice(None, None)] * len(negotiations)
+
+
+class LeftToSpeaker(NoEmotion):
+    """Chooses nothing: the language model names the emotion of its words itself, and the turn has that one."""
+
+    name = "named"
 
 
 class FixedEmotion:

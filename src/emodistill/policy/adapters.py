@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from emodistill.errors import UserError
+from emodistill.negotiation.prompts import Emotions
 
 WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 
@@ -69,6 +70,17 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
                 f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
                 f"({ours[key]}); use that {label}, or train the stage again"
             )
+    if emotions_of(theirs) != emotions_of(ours):
+        raise UserError(
+            f"{source} was trained with emotions {emotions_of(theirs)}, not {emotions_of(ours)}; train with the variant= "
+            "that it belongs to, or start from an adapter of this one"
+        )
+
+
+def emotions_of(identity: dict[str, str]) -> Emotions:
+    """How emotions entered the chats that an adapter was trained on."""
+    found = identity.get("emotions", "told")
+    return "named" if found == "named" else "hidden" if found == "hidden" else "told"
 
 
 def adapter_fingerprint(folder: Path) -> str:

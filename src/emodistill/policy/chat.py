@@ -15,7 +15,8 @@ from jinja2 import TemplateError
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.prompts import directive_words, round_words, system_words
+from emodistill.negotiation.named_emotions import with_name
+from emodistill.negotiation.prompts import Emotions, directive_words, opening_words, round_words
 from emodistill.negotiation.protocol import Act
 from emodistill.negotiation.scenarios import Scenario
 
@@ -30,9 +31,10 @@ class ChatFormat:
     Attributes:
         end_of_turn: ids that close every reply; sampling stops at the first of them.
         vocabulary: the emotions that a prompt may ask for.
+        emotions: how they enter the chat: `told` in the prompts, `hidden` altogether, or `named` in the replies.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "told") -> None:
         """
         Args:
             tokenizer: a transformers tokenizer with a chat template.
@@ -40,7 +42,7 @@ class ChatFormat:
         Raises:
             UserError: if the tokenizer has no chat template, or one that is not append-only.
         """
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.tokenizer, self.vocabulary, self.emotions = tokenizer, vocabulary, emotions
         special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self._system, self._user, (before, after) = _template_parts(tokenizer)
@@ -53,7 +55,7 @@ class ChatFormat:
 
     def opening(self, scenario: Scenario) -> list[int]:
         """The system message: the situation as the focal side knows it, its own target, and how to answer."""
-        return self.system(system_words(scenario))
+        return self.system(opening_words(scenario, self.vocabulary, self.emotions))
 
     def prompt(
         self, counterparty_text: str | None, emotion: str | None, act: Act, offer_words: str | None
@@ -62,7 +64,7 @@ class ChatFormat:
 
         Args:
             counterparty_text: what the counterparty just said, None where it has not spoken.
-            emotion: label to show; with None the message says nothing about emotions at all.
+            emotion: label to show; with None, or where they are hidden, the message says nothing about emotions.
             offer_words: the offer to state, as `Domain.say` puts it; None leaves the number to the model.
 
         Raises:
@@ -72,7 +74,7 @@ class ChatFormat:
 
     def directive(self, emotion: str | None, act: Act, offer_words: str | None) -> str:
         """What the next reply has to do, in words; see `prompt`."""
-        return directive_words(self.vocabulary, emotion, act, offer_words)
+        return directive_words(self.vocabulary, emotion, act, offer_words, self.emotions)
 
     def system(self, words: str) -> list[int]:
         """A system message of any words."""
@@ -85,6 +87,10 @@ class ChatFormat:
     def reply(self, text: str) -> list[int]:
         """An utterance with the tokens that end the turn."""
         return self._encode(self._plain(text)) + self.end_of_turn
+
+    def spoken(self, emotion: str | None, text: str) -> list[int]:
+        """A turn as this side's own reply: where emotions are named, its emotion stands before the words."""
+        return self.reply(with_name(emotion, text) if self.emotions == "named" else text)
 
     def text(self, reply: list[int]) -> str:
         """The words of a sampled reply, with or without its end."""

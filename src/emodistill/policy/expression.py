@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.language_models.local import fingerprint, load_model
+from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.adapters import (
     adapter_fingerprint,
     check_identity,
@@ -46,6 +47,7 @@ class ExpressionPolicy(nn.Module):
         init_adapter: str | None = None,
         reference: bool = False,
         gradient_checkpointing: bool = False,
+        emotions: Emotions = "told",
     ) -> None:
         """
         Args:
@@ -60,6 +62,7 @@ class ExpressionPolicy(nn.Module):
                 `init_adapter`), and switch LoRA dropout off: with dropout the policy would differ from its reference
                 before the first update.
             gradient_checkpointing: recompute activations in the backward pass: slower, far less memory.
+            emotions: how emotions enter the chats it is trained on, see `ChatFormat`; noted beside every adapter.
 
         Raises:
             UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
@@ -73,6 +76,8 @@ class ExpressionPolicy(nn.Module):
             "vocabulary": words.name,
             "vocabulary_fingerprint": words.fingerprint,
         }
+        if emotions != "told":
+            self.identity["emotions"] = emotions
         config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
         config.lora_dropout = 0.0 if reference else config.lora_dropout
         base = load_base(base_model, four_bit, compute_dtype)

@@ -51,6 +51,7 @@ class ChatGenerator:
 
     Attributes:
         context: the most tokens a chat may have, its next reply included.
+        read, written: tokens fed and tokens sampled so far; what the cache still held was not fed again.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ChatGenerator:
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
         self.name, self.context = str(model.name_or_path), context_limit(model)
         self._decoder = Decoder(model, self.sampling)
+        self.read = self.written = 0
 
     @torch.inference_mode()
     def extend_and_sample(
@@ -99,6 +101,7 @@ class ChatGenerator:
             self._check_length(len(session.tokens) + len(new))
         for session, new in zip(sessions, new_tokens, strict=True):
             session.tokens.extend(new)
+        self.read += sum(len(session.tokens) - session.reusable() for session in sessions)
         replies: list[list[int]] = [[] for _ in sessions]
         order = sorted(range(len(sessions)), key=lambda i: len(sessions[i].tokens))  # like lengths batch well
         for first in range(0, len(order), self.max_batch):
@@ -106,6 +109,7 @@ class ChatGenerator:
             sampled = self._continue([sessions[i] for i in chunk], [seeds[i] for i in chunk])
             for i, reply in zip(chunk, sampled, strict=True):
                 replies[i] = reply
+                self.written += len(reply)
         return replies
 
     @torch.inference_mode()

@@ -3,6 +3,9 @@
 The rule, the same for every seat and every kind of model. A reply without a slip (see `role_slips`) is said. One with a
 slip is asked for again with a new seed, at most `retries` times. If the last one slips too, its slips are cut out and
 the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every slip is kept with the turn.
+
+A model that names its emotion before it speaks slips (`unnamed`) where it names none; its words are said all the same
+if no attempt names one. The name never reaches the other side, and stays in the model's own chat.
 """
 
 from collections.abc import Sequence
@@ -10,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.negotiation.agents import Fault, Utterance
-from emodistill.negotiation.protocol import Negotiation, Speaker
+from emodistill.negotiation.named_emotions import Named, take_apart, with_name
+from emodistill.negotiation.protocol import Negotiation, Speaker, Turn
 from emodistill.negotiation.role_slips import find_slip, first_paragraph, slips_behind, without_slips
 from emodistill.policy.voices import Dialogue, Voice
 
@@ -33,10 +38,11 @@ class RolePlay:
         voice: where the words come from.
         side: which seat it speaks on.
         retries: how often a reply that slipped is asked for again.
+        names: the emotions of which every reply names one before its words; None where replies are words alone.
     """
 
-    def __init__(self, voice: Voice, side: Speaker, retries: int = RETRIES) -> None:
-        self.voice, self.side, self.retries = voice, side, retries
+    def __init__(self, voice: Voice, side: Speaker, retries: int = RETRIES, names: Vocabulary | None = None) -> None:
+        self.voice, self.side, self.retries, self.names = voice, side, retries, names
         self._dialogues: dict[int, Dialogue] = {}
 
     def begin(self, negotiations: Sequence[Negotiation], systems: Sequence[str]) -> None:
@@ -59,10 +65,13 @@ class RolePlay:
         """The dialogue with the last round added: what was asked then, and what was said in the end."""
         dialogue = self._dialogues[id(negotiation)]
         if dialogue.asked is not None:
-            said = next(turn.text for turn in reversed(negotiation.turns) if turn.speaker == self.side)
-            dialogue.exchanges.append((dialogue.asked, said))
+            turn = next(turn for turn in reversed(negotiation.turns) if turn.speaker == self.side)
+            dialogue.exchanges.append((dialogue.asked, self._own_words(turn)))
             dialogue.asked = None
         return dialogue
+
+    def _own_words(self, turn: Turn) -> str:
+        return turn.text if self.names is None else with_name(turn.emotion, turn.text)
 
     def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
         said: dict[int, Utterance | Fault] = {}
@@ -85,13 +94,16 @@ class RolePlay:
         if isinstance(reply, Fault):
             return reply
         domain = dialogue.negotiation.scenario.domain
-        slip = find_slip(reply, domain, self.side, directive)
+        emotion, words = Named(None, reply) if self.names is None else take_apart(reply, self.names)
+        slip = find_slip(words, domain, self.side, directive)
         if slip is None:
-            behind = ["other_side"] if slips_behind(reply, domain, self.side) else []
-            return Utterance(first_paragraph(reply), (*slips, *behind))
+            if self.names is not None and emotion is None:
+                slips.append("unnamed")
+            behind = ["other_side"] if slips_behind(words, domain, self.side) else []
+            return Utterance(first_paragraph(words), (*slips, *behind), emotion)
         slips.append(slip)
-        if mended := without_slips(reply, domain, self.side, directive):
-            return Utterance(mended, tuple(slips))
+        if mended := without_slips(words, domain, self.side, directive):
+            return Utterance(mended, tuple(slips), emotion)
         return Fault(f"the {self.side} had nothing to say in role ({', '.join(slips)})")
 
     def _forget_ended(self) -> None:

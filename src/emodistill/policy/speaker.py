@@ -8,9 +8,9 @@ whole early rounds, again as in training; its opening stays.
 from collections.abc import Sequence
 
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.language_models.completion import Completer
+from emodistill.language_models.completion import Completer, Usage
 from emodistill.negotiation.agents import Decision, Fault, Utterance
-from emodistill.negotiation.prompts import directive_words, round_words, system_words
+from emodistill.negotiation.prompts import Emotions, directive_words, opening_words, round_words
 from emodistill.negotiation.protocol import FOCAL, Negotiation, Speaker
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.generation import ChatGenerator
@@ -27,6 +27,7 @@ class VoiceSpeaker:
         name: what reports call it; the voice's by default.
         retries: how often a reply that slipped out of role is asked for again.
         side: whose part it speaks.
+        emotions: how emotions enter the chat; with `named` the model chooses one and names it before it speaks.
     """
 
     def __init__(
@@ -36,12 +37,24 @@ class VoiceSpeaker:
         name: str | None = None,
         retries: int = RETRIES,
         side: Speaker = FOCAL,
+        emotions: Emotions = "told",
     ) -> None:
         self.voice, self.vocabulary, self.name, self.side = voice, vocabulary, name or voice.name, side
-        self._play = RolePlay(voice, side, retries)
+        self.retries, self.emotions = retries, emotions
+        self._play = RolePlay(voice, side, retries, vocabulary if emotions == "named" else None)
+
+    def naming(self) -> "VoiceSpeaker":
+        """The same voice, which names its emotions itself."""
+        return VoiceSpeaker(self.voice, self.vocabulary, self.name, self.retries, self.side, "named")
+
+    @property
+    def usage(self) -> Usage:
+        """What its voice took so far."""
+        return self.voice.usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
-        self._play.begin(negotiations, [system_words(negotiation.scenario, self.side) for negotiation in negotiations])
+        systems = [opening_words(n.scenario, self.vocabulary, self.emotions, self.side) for n in negotiations]
+        self._play.begin(negotiations, systems)
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
@@ -53,7 +66,7 @@ class VoiceSpeaker:
     def _line(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> Line:
         heard = negotiation.turns[-1].text if negotiation.turns else None
         words = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
-        directive = directive_words(self.vocabulary, emotion, decision.act, words)
+        directive = directive_words(self.vocabulary, emotion, decision.act, words, self.emotions)
         return Line(round_words(heard, directive), directive)
 
 
@@ -69,7 +82,7 @@ class LanguageModelSpeaker(VoiceSpeaker):
         side: Speaker = FOCAL,
     ) -> None:
         self.local = LocalVoice(generator, chat)
-        super().__init__(self.local, chat.vocabulary, name, retries, side)
+        super().__init__(self.local, chat.vocabulary, name, retries, side, chat.emotions)
 
 
 class EndpointSpeaker(VoiceSpeaker):

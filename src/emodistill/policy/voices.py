@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from emodistill.errors import UserError
-from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message
+from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Usage, total
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Speaker
 from emodistill.policy.chat import ChatFormat
@@ -37,6 +37,10 @@ class Dialogue:
 
 class Voice(Protocol):
     name: str
+
+    @property
+    def usage(self) -> Usage:
+        """What its replies took so far; `cost` is None where a price is not known, and 0 where nobody charges."""
 
     @property
     def repeats(self) -> bool:
@@ -83,6 +87,11 @@ class LocalVoice:
         self.name = name or generator.name.rstrip("/").rsplit("/", 1)[-1]
         self.dropped_rounds = 0
         self._talks: dict[int, _Talk] = {}
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the generator counts them: what the cache still held was not read again."""
+        return Usage(self.generator.read, self.generator.written, 0.0)
 
     @property
     def repeats(self) -> bool:
@@ -141,6 +150,7 @@ class EndpointVoice:
     ) -> None:
         self.completer, self.max_tokens, self.temperature = completer, max_tokens, temperature
         self.name = name or completer.name
+        self.usage = Usage(cost=0.0)
 
     @property
     def repeats(self) -> bool:
@@ -158,6 +168,7 @@ class EndpointVoice:
             for dialogue, prompt, seed in zip(dialogues, prompts, seeds, strict=True)
         ]
         answers = self.completer.complete(requests)
+        self.usage = total([self.usage, *(answer.usage for answer in answers)])
         for answer in answers:
             if isinstance(answer, Failure) and answer.kind in STOPS:
                 raise UserError(f"{self.name}: {answer.reason}; mend it and run the same command again to continue")

@@ -1,0 +1,45 @@
+"""Training the variants of METHOD 7 on a tiny model: what each shares with the run, where it goes, what it is told."""
+
+import json
+
+import pytest
+import yaml
+from tiny_runs import Workplace
+
+VARIANTS = {"joint": "named", "emotion_free": "hidden"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("variants"))
+    for stage in ("iql", "sft"):
+        place.train(stage)
+    for variant in VARIANTS:
+        for stage in ("sft", "jpo"):
+            place.train(stage, "run", f"variant={variant}")
+    place.train("jpo", "run", "variant=positive_advantage")
+    return place
+
+
+def note(place, stage):
+    return json.loads((place.folder / "run" / stage / "adapter" / "emodistill.json").read_text())
+
+
+def test_each_variant_has_folders_of_its_own(place):
+    assert {path.name for path in (place.folder / "run").iterdir()} == {
+        *("iql", "sft", "jpo_positive_advantage"),
+        *(f"{stage}_{variant}" for stage in ("sft", "jpo") for variant in VARIANTS),
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapter_says_how_it_was_told_of_emotions(place, variant):
+    assert {note(place, f"{stage}_{variant}")["emotions"] for stage in ("sft", "jpo")} == {VARIANTS[variant]}
+    assert "emotions" not in note(place, "sft") and "emotions" not in note(place, "jpo_positive_advantage")
+
+
+@pytest.mark.parametrize("stage", ["jpo_joint", "jpo_emotion_free", "jpo_positive_advantage"])
+def test_jpo_starts_from_the_sft_of_its_variant(place, stage):
+    config = yaml.safe_load((place.folder / "run" / stage / "config.yaml").read_text())
+    start = {"jpo_positive_advantage": "sft"}.get(stage, stage.replace("jpo", "sft"))
+    assert config["learner"]["policy"]["init_adapter"] == str(place.folder / "run" / start / "adapter")
