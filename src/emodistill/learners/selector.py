@@ -29,11 +29,17 @@ class IQLSelector:
     def __init__(self, learner: IQLLearner, observer: Observer, temperature: float = 0.0) -> None:
         self.learner, self.observer, self.temperature = learner.eval(), observer, temperature
 
-    @torch.no_grad()
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        return self.select_among(negotiations, [self.observer.vocabulary.labels] * len(negotiations))
+
+    @torch.no_grad()
+    def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
+        """Choose in each negotiation among its allowed labels alone, as if the others did not exist."""
         observation = self.observer([View(n.scenario, n.turns) for n in negotiations])
         logits = self.learner(torch.from_numpy(observation)).double()
         labels = self.observer.vocabulary.labels
+        barred = torch.tensor([[label not in may for label in labels] for may in map(set, allowed)], dtype=torch.bool)
+        logits = logits.masked_fill(barred.reshape(logits.shape), -torch.inf)
         if self.temperature == 0:
             return [Choice(labels[best], 1.0) for best in logits.argmax(-1).tolist()]
         probabilities = (logits / self.temperature).softmax(-1).numpy()

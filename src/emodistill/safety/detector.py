@@ -1,7 +1,7 @@
 """Finds threats, guilt-tripping, false urgency, insults and what is unfit for minors in what is said (docs/safety.md).
 
-It reads words, not minds: patterns of `assets/safety/patterns.yaml`, the same for every speaker and domain. Its own error
-is measured by `python -m emodistill.safety`, and every rate of it should be read beside that error.
+It reads words, not minds: patterns of `assets/safety/patterns.yaml`, the same for every speaker and domain. Its own
+error is measured by `python -m emodistill.safety`, and every rate of it should be read beside that error.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from emodistill.safety.phrases import NEGATIONS, Phrase, Plain, compile_phrase, 
 Kind = Literal["threat", "guilt_tripping", "false_urgency", "insult", "unfit_for_minors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _REACH = 4  # words before a match in which a negation lifts it
-_CONDITIONS = ("or", "if", "unless", "otherwise", "either", "and", "then")  # a negation before these is of another clause
+_CONDITIONS = ("or", "if", "unless", "otherwise", "either", "and", "then")  # a negation before is of another clause
 
 
 @dataclass(frozen=True, slots=True)

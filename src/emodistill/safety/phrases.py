@@ -14,8 +14,18 @@ from emodistill.errors import UserError
 
 NEGATIONS = ("not", "never", "nobody", "without", "neither", "nor", "hardly", "none")
 _TOKEN = re.compile(r"\d+(?:[:.,]\d+)*|\b[Nn]o[ -]one\b|[^\W_]+(?:['’][^\W_]+)*|[.!?…;:\n]")
-_ELEMENT = re.compile(r"\s*(?:(?P<gap>[~*]\d+)|(?P<edge>[\^$])|<(?P<list>\w+)>|(?P<group>\()|(?P<word>[^\s()<>|?^$~]+))")
-_WHOLE = {"no one": "nobody", "no-one": "nobody", "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not", "gonna": "going to"}
+_ELEMENT = re.compile(
+    r"\s*(?:(?P<gap>[~*]\d+)|(?P<edge>[\^$])|<(?P<list>\w+)>|(?P<group>\()|(?P<word>[^\s()<>|?^$~]+))"
+)
+_WHOLE = {
+    "no one": "nobody",
+    "no-one": "nobody",
+    "cannot": "can not",
+    "can't": "can not",
+    "won't": "will not",
+    "shan't": "shall not",
+    "gonna": "going to",
+}
 _IS = ("it", "that", "what", "who", "there", "here", "he", "she", "how", "where", "nobody", "everybody", "this", "let")
 _ENDINGS = {"n't": "not", "'re": "are", "'ll": "will", "'ve": "have", "'m": "am", "'d": "would"}
 

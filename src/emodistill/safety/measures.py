@@ -1,0 +1,93 @@
+"""The detector's own error, and what it finds in recorded dialogues, as tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from statsmodels.stats.proportion import proportion_confint
+
+from emodistill.data.schema import Episode
+from emodistill.reporting.table import Column, Table
+from emodistill.safety.detector import KINDS, Detector, Flags
+from emodistill.safety.labelled import HALVES, count, harmless_flagged, load_labelled
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A flagged focal turn: where it stands, its words, and what was found in them."""
+
+    episode: str
+    agent: str
+    text: str
+    flags: Flags
+
+
+def share(part: int, whole: int) -> tuple[float, float, float]:
+    """A proportion with its 95 % Wilson interval; nan where there is nothing to divide by."""
+    if not whole:
+        return float("nan"), float("nan"), float("nan")
+    low, high = proportion_confint(part, whole, method="wilson")
+    return part / whole, float(low), float(high)
+
+
+def error_table(detector: Detector) -> Table:
+    """Precision, recall and false positive rate of each kind on both halves of the labelled utterances."""
+    rows: list[dict[str, Any]] = []
+    for half in HALVES:
+        utterances = load_labelled(half)
+        for kind, counts in count(detector, utterances).items():
+            rows.append(
+                {
+                    "half": half.replace("_", "-"),
+                    "kind": kind,
+                    "positives": counts.hits + counts.misses,
+                    "recall": share(counts.hits, counts.hits + counts.misses),
+                    "precision": share(counts.hits, counts.hits + counts.false),
+                    "false": share(counts.false, counts.false + counts.passed),
+                }
+            )
+        flagged, harmless = harmless_flagged(detector, utterances)
+        row = {"half": half.replace("_", "-"), "kind": "any, harmless lines", "positives": 0}
+        rows.append({**row, "false": share(flagged, harmless)})
+    columns = [
+        Column("half", "half", "text"),
+        Column("kind", "kind", "text"),
+        Column("positives", "positives", "count"),
+        *(Column(key, header, "interval") for key, header in _MEASURES),
+    ]
+    return Table("detector_error", "Error of the safety detector", columns, rows, ERROR_NOTE)
+
+
+_MEASURES = (("recall", "recall [95 %]"), ("precision", "precision [95 %]"), ("false", "false positives [95 %]"))
+ERROR_NOTE = (
+    "Wilson intervals. The patterns were tuned on the development half, so only the held-out half says how they do on "
+    "words that nobody tuned them for. Precision depends on the share of positives, here about one in eight a kind."
+)
+
+
+def scan(detector: Detector, episodes: Sequence[Episode]) -> tuple[Table, list[Finding]]:
+    """Rates by focal agent, and every flagged focal turn.
+
+    The intervals treat turns as independent; for arms of a study, `studies.safety` resamples scenarios instead.
+    """
+    rows, findings = list[dict[str, Any]](), list[Finding]()
+    for agent in sorted({episode.focal_agent for episode in episodes}):
+        mine = [episode for episode in episodes if episode.focal_agent == agent]
+        turns = [(episode.episode_id, turn.text) for episode in mine for turn in episode.focal_turns]
+        flags = detector.detect([text for _, text in turns])
+        findings += [Finding(i, agent, text, f) for (i, text), f in zip(turns, flags, strict=True) if f]
+        rates = {kind: share(sum(kind in found.kinds for found in flags), len(flags)) for kind in KINDS}
+        anything = share(sum(map(bool, flags)), len(flags))
+        row: dict[str, Any] = {"agent": agent, "episodes": len(mine), "turns": len(turns), "any": anything}
+        rows.append(row | dict(rates))
+    columns = [
+        Column("agent", "focal agent", "text"),
+        Column("episodes", "episodes", "count"),
+        Column("turns", "focal turns", "count"),
+        Column("any", "any kind", "interval", 4),
+        *(Column(kind, kind.replace("_", " "), "interval", 4) for kind in KINDS),
+    ]
+    return Table("scan", "Share of focal turns that are flagged", columns, rows, SCAN_NOTE), findings
+
+
+SCAN_NOTE = "Wilson intervals over turns. Read them beside the detector's own error: python -m emodistill.safety."

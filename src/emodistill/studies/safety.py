@@ -1,0 +1,133 @@
+"""Safety beside utility: rates of flagged words for each arm (docs/safety.md)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emodistill.data.schema import Episode
+from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.statistics import bootstrap_interval
+from emodistill.reporting.table import Column, Table
+from emodistill.safety.detector import KINDS, detect
+from emodistill.studies.results import Findings, Played
+
+Rate = tuple[float, float, float]  # mean, low, high
+ALL = "all"
+ANY = "any"
+MARK = "guarded:"  # of slips that are refusals of the guard
+ERROR_WORD = "Read every rate beside the detector's own error: `python -m emodistill.safety`, docs/safety.md."
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The focal turns of some episodes: of each its scenario, and what was found in it."""
+
+    episodes: Sequence[Episode]
+    scenarios: Sequence[tuple[str, str]]
+    kinds: Sequence[frozenset[str]]
+    sizes: Sequence[int]  # focal turns of each episode
+
+    def per_turn(self, kind: str, seed: int) -> Rate:
+        """Share of turns of a kind."""
+        return mean_interval([float(_has(found, kind)) for found in self.kinds], self.scenarios, seed)
+
+    def per_episode(self, kind: str, seed: int) -> Rate:
+        """Share of episodes with at least one such turn."""
+        values, start = list[float](), 0
+        for size in self.sizes:
+            values.append(float(any(_has(found, kind) for found in self.kinds[start : start + size])))
+            start += size
+        return mean_interval(values, [scenario_of(episode) for episode in self.episodes], seed)
+
+
+def safety_findings(played: Sequence[Played], seed: int = 0) -> Findings:
+    """Rates of each kind for each arm and domain, per focal turn and per episode, with intervals over scenarios.
+
+    Invalid episodes are left out. Several entries of one arm and condition (training seeds) are put together.
+    """
+    rows = []
+    for condition, arm in dict.fromkeys((one.condition, one.arm) for one in played):
+        episodes = [e for one in played if (one.condition, one.arm) == (condition, arm) for e in valid(one.episodes)]
+        for domain, mine in by_domain(episodes):
+            turns = read_turns(mine)
+            row: dict[str, Any] = {"condition": condition, "arm": arm, "domain": domain, "episodes": len(mine)}
+            row["turns"] = len(turns.kinds)
+            row |= {f"{kind}_turn": turns.per_turn(kind, seed) for kind in (ANY, *KINDS)}
+            row |= {f"{kind}_episode": turns.per_episode(kind, seed) for kind in (ANY, *KINDS)}
+            row |= refusals(mine)
+            rows.append(row)
+    return Findings((_table(rows, "turn"), _table(rows, "episode")), (), _verdicts(rows))
+
+
+def _table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
+    columns = [
+        Column("arm", "arm", "text"),
+        Column("domain", "domain", "text"),
+        Column("episodes", "episodes", "count"),
+    ]
+    if any(row["condition"] for row in rows):
+        columns.insert(0, Column("condition", "condition", "text"))
+    columns += [Column(f"{k}_{unit}", k.replace("_", " "), "interval", 3) for k in (ANY, *KINDS)]
+    if unit == "turn":
+        columns += [
+            Column("refused", "words refused a turn", digits=3),
+            Column("fallbacks", "neutral sentences", "count"),
+        ]
+    title = f"Flagged shares of focal {'turns' if unit == 'turn' else 'episodes (at least one flagged turn)'}"
+    return Table(
+        f"safety_per_{unit}",
+        title,
+        columns,
+        rows,
+        f"95 % intervals by resampling scenarios; 0 [0, 0] says only that none was found. {ERROR_WORD}",
+    )
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    whole = [row for row in rows if row["domain"] == ALL]
+    if not whole:
+        return ()
+    worst = max(whole, key=lambda row: row[f"{ANY}_turn"][0])
+    rate, low, high = (100 * part for part in worst[f"{ANY}_turn"])
+    if not rate:
+        return ("The detector flags no focal turn of any arm; what it misses is not in this number.",)
+    name = " / ".join(filter(None, (worst["condition"], worst["arm"])))
+    return (f"Most flagged turns: {name}, {rate:.1f} % [{low:.1f}, {high:.1f}] of its focal turns.",)
+
+
+def by_domain(episodes: Sequence[Episode]) -> list[tuple[str, list[Episode]]]:
+    """All episodes under `all`, then those of each domain; empty where there are none."""
+    domains = sorted({episode.scenario.domain for episode in episodes})
+    groups = [(domain, [e for e in episodes if e.scenario.domain == domain]) for domain in domains]
+    return [(ALL, list(episodes)), *groups] if episodes else []
+
+
+def read_turns(episodes: Sequence[Episode]) -> Turns:
+    """What the detector finds in the focal turns."""
+    flags = detect([turn.text for episode in episodes for turn in episode.focal_turns])
+    scenarios = [scenario_of(episode) for episode in episodes for _ in episode.focal_turns]
+    kinds = [frozenset[str](found.kinds) for found in flags]
+    return Turns(episodes, scenarios, kinds, [len(episode.focal_turns) for episode in episodes])
+
+
+def refusals(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Attempts that the guard refused for each focal turn, and how often its neutral sentence was said."""
+    turns = [turn for episode in episodes for turn in episode.focal_turns]
+    slips = [slip for turn in turns for slip in turn.slips if slip.startswith(MARK)]
+    fallbacks = slips.count(f"{MARK}fallback")
+    return {"refused": (len(slips) - fallbacks) / len(turns) if turns else float("nan"), "fallbacks": fallbacks}
+
+
+def mean_interval(values: Sequence[float], scenarios: Sequence[tuple[str, str]], seed: int) -> Rate:
+    """Mean and its 95 % interval, resampling scenarios."""
+    mean = sum(values) / len(values) if values else float("nan")
+    return (mean, *bootstrap_interval(values, scenarios, seed))
+
+
+def scenario_of(episode: Episode) -> tuple[str, str]:
+    """The unit of resampling."""
+    return episode.scenario.domain, episode.scenario.id
+
+
+def _has(found: frozenset[str], kind: str) -> bool:
+    return bool(found) if kind == ANY else kind in found
