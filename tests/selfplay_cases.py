@@ -9,10 +9,10 @@ from emodistill.data.selfplay import SelfPlayCorpus
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
 
 
-def seats(script=obedient, emotions="random", offers=None, **counterparty):
+def seats(script=obedient, emotions="random", offers=None, retries=2, **counterparty):
     voice = ScriptedSource(script)
     given = {"voice": voice, "bargains": "schedule", "schedule": CounterpartySchedule(ConcessionSchedule())}
-    focal = SpokenSeat(voice, emotions, "goemotions28", offers or ConcessionSchedule())
+    focal = SpokenSeat(voice, emotions, "goemotions28", offers or ConcessionSchedule(), retries=retries)
     return focal, LanguageModelSeat(**(given | counterparty))
 
 

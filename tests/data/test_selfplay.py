@@ -1,13 +1,15 @@
 """Self-play corpora: killed and resumed, with faults; always the same episodes."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
-from scripted_voices import obedient
+from scripted_voices import ScriptedSource, obedient
 from selfplay_cases import make, seats
 
 from emodistill.counterparties.seats import SimulatedSeat
 from emodistill.data import played_corpus
+from emodistill.data.seats import SpokenSeat
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule, OpenOffers
@@ -108,10 +110,48 @@ def test_an_outage_is_not_kept_as_episodes(tmp_path):
     assert {episode.end for episode in corpus.episodes()} <= {"deal", "walk_away", "deadline"}
 
 
+def test_a_few_that_fail_are_bad_luck_and_kept(tmp_path):
+    """Three that fail alike tell of no outage, or else a small corpus could never be finished."""
+    corpus = make(tmp_path, *seats(lambda *_: Fault("line dead")), domains=["debt"], batch=3, episodes_per_scenario=1)
+    corpus.build()
+    assert {episode.end for episode in corpus.episodes()} == {"invalid"}
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_slip_is_asked_for_again_as_often_as_the_seat_says(tmp_path, retries):
+    def slips(dialogue, prompt, seed):
+        return f"Creditor: {obedient(dialogue, prompt, seed)}" if dialogue.side == "focal" else "I wait."
+
+    corpus = make(tmp_path, *seats(slips, retries=retries), domains=["debt"], episodes_per_scenario=1)
+    corpus.build()
+    turns = [turn for episode in corpus.episodes() for turn in episode.focal_turns]
+    assert {turn.slips for turn in turns} == {("label",) * (1 + retries)}
+
+
+@dataclass
+class Trained:
+    """Where a trained selector would come from; only what it is counts here."""
+
+    adapter: str
+
+    def recipe(self):
+        return {"selector": self.adapter}
+
+
+def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_there(tmp_path):
+    def folders(emotions):
+        voice = ScriptedSource(obedient)
+        given = [(voice, emotions, "goemotions28", ConcessionSchedule(), Trained(name)) for name in ("one", "two")]
+        return {make(tmp_path, SpokenSeat(*each)).folder for each in given}
+
+    assert len(folders("selector")) == 2 and len(folders("random")) == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"batch": 6},
+        {"focal": seats(retries=0)[0]},
         {"focal": seats(emotions="none")[0]},
         {"focal": seats(emotions="fixed:joy")[0]},
         {"focal": seats(offers=ConcessionSchedule(reserve=0.4))[0]},

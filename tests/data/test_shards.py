@@ -1,6 +1,7 @@
 """Shards of a corpus: whoever plays them, the whole is the same; what does not fit together is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from selfplay_cases import make, seats
@@ -66,6 +67,7 @@ def test_shards_of_different_counts_are_refused(sharded):
         (lambda mine, other: mine[1:], "is in no shard"),
         (lambda mine, other: [*mine, other[0]], "is in two shards"),
         (lambda mine, other: [*mine, mine[0]], "is in two shards"),
+        (lambda mine, other: [*mine, replace(mine[0], seed=99)], "does not belong to this corpus"),
     ],
 )
 def test_gaps_and_doubles_are_refused(sharded, change, named):

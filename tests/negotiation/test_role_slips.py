@@ -50,6 +50,16 @@ def test_words_in_role_are_left_alone(text):
     assert without_slips(text, "debt", "focal", DIRECTIVE) == text
 
 
+def test_a_label_of_ones_own_is_a_slip_at_the_beginning_only():
+    assert find_slip("You know who speaks. The creditor: me.", "debt", "focal") is None
+
+
+def test_four_words_of_a_directive_are_no_coincidence_but_three_are():
+    text = "Well then, say that you wait, or give them nothing more."
+    assert find_slip(text, "debt", "focal", "Say that you wait.") == "copied"
+    assert find_slip(text, "debt", "focal", "Give them nothing.") is None
+
+
 def test_whose_label_it_is_depends_on_the_seat():
     assert find_slip("Debtor: I need time.", "debt", "counterparty") == "label"
     assert find_slip("Creditor: Pay now.", "debt", "counterparty") == "other_side"
