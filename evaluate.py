@@ -12,8 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 import entry
 
-LOCAL = ("base", "sft", "jpo")  # sources of words whose policy is here and can be measured in fixed situations
-
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
     from emodistill.evaluation.expression import ExpressionTest
@@ -54,28 +52,30 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
 
     from emodistill.data.provenance import check_unseen
     from emodistill.evaluation.runner import Runner, first_of_each_domain
-    from emodistill.evaluation.words import Speakers
+    from emodistill.evaluation.words import Speakers, is_local
+    from emodistill.learners.return_table import ReturnTable
     from emodistill.learners.selector import load_selector
 
     corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
-    adapters = {words: f"{cfg.run_dir}/{words}/adapter" for words in ("sft", "jpo")}
     scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
     check_unseen(Path(cfg.run_dir), scenarios)
     selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
     if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
         selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
     expression = expression_test(cfg, corpus, vocabulary)
+    speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries)
     runner = Runner(
         scenarios=scenarios,
         episodes_per_scenario=cfg.episodes_per_scenario,
         counterparty=opponent(cfg).open(),
         offers=instantiate(cfg.offers.policy),
-        speaker=Speakers(policy, adapters, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries),
+        speaker=speakers,
         selector=selector,
         vocabulary=vocabulary,
         folder=Path(cfg.stage_dir),
-        on_speaker=lambda words: expression.measure(words, sampler) if words in LOCAL else None,
+        on_speaker=lambda w: expression.measure(w, sampler, speakers.emotions(w)) if is_local(w) else None,
+        table=lambda: ReturnTable(trained_on(cfg, corpus), vocabulary),
     )
     return runner, expression
 
@@ -103,11 +103,13 @@ def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "
     from emodistill.evaluation.expression import ExpressionTest
 
     validation = [episode for episode in trained_on(cfg, corpus) if episode.split == "val"]
-    encoder, _ = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told).open()
-    count, reply_tokens = cfg.size.situations, cfg.sampler.max_new_tokens
-    contexts = validation_situations(validation, encoder, count, reply_tokens)
+
+    def situations(emotions: Any) -> Any:
+        source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions)
+        return validation_situations(validation, source.open()[0], cfg.size.situations, cfg.sampler.max_new_tokens)
+
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
-    return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
+    return ExpressionTest(situations, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
 
 
 def trained_on(cfg: DictConfig, corpus: Any) -> list[Any]:

@@ -4,8 +4,10 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, parse_arm, parse_arms, selector_of
-from emodistill.negotiation.selectors import FixedEmotion, NoEmotion, UniformEmotion
+from emodistill.evaluation.arms import Arm, draw_anew, parse_arm, parse_arms, selector_of
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.selectors import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 
 VOCABULARY = load_vocabulary()
 
@@ -19,6 +21,17 @@ VOCABULARY = load_vocabulary()
         ("iql", "iql", "base"),
         ("sft", "iql", "sft"),
         ("emodistill", "iql", "jpo"),
+        ("table", "table", "base"),
+        ("emotion_free", "none", "jpo_emotion_free"),
+        ("joint", "named", "jpo_joint"),
+        ("positive_advantage", "iql", "jpo_positive_advantage"),
+        ("phrasebook_table", "table", "phrasebook"),
+        ("table+jpo", "table", "jpo"),
+        ("random+jpo", "uniform", "jpo"),
+        ("none+base", "none", "base"),
+        ("joy+phrasebook", "joy", "phrasebook"),
+        ("named+endpoint", "named", "endpoint"),
+        ("iql+my.own-adapter_2", "iql", "my.own-adapter_2"),
         ("phrasebook_vanilla", "none", "phrasebook"),
         ("phrasebook_random", "uniform", "phrasebook"),
         ("phrasebook_iql", "iql", "phrasebook"),
@@ -66,6 +79,50 @@ def test_each_arm_once():
         parse_arms([], VOCABULARY)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("hope+jpo", "an emotion comes from none, uniform, random, iql, table, named"),
+        ("+jpo", "an emotion comes from"),
+        ("iql+", "words are base, phrasebook, endpoint, or a stage folder"),
+        ("iql+../other", "words are base"),
+        ("iql+jpo+sft", "words are base"),
+        ("named+phrasebook", "names none"),
+        ("iql#1", "from 2 on, e.g. iql#2"),
+        ("iql#", "from 2 on"),
+        ("iql#two", "from 2 on"),
+        ("#2", "e.g. iql#2|unknown arm"),
+    ],
+)
+def test_a_spelling_that_means_nothing_is_explained(name, why):
+    with pytest.raises(UserError, match=why):
+        parse_arm(name, VOCABULARY)
+
+
+def test_a_repetition_is_an_arm_of_its_own():
+    first, second = parse_arms(["emodistill", "emodistill#2"], VOCABULARY)
+    assert (first.repetition, second.repetition) == (1, 2) and second == Arm("emodistill#2", "iql", "jpo", 2)
+    assert parse_arm("fixed#3", VOCABULARY) == Arm("fixed:gratitude#3", "gratitude", "base", 3)
+    with pytest.raises(UserError, match="the same arm twice"):
+        parse_arms(["emodistill", "iql+jpo"], VOCABULARY)
+    with pytest.raises(UserError, match="the same arm twice"):
+        parse_arms(["joy+base#2", "fixed:joy#2"], VOCABULARY)
+
+
+def test_a_repetition_draws_anew_on_the_focal_side_alone():
+    (scenario, *_) = generate_scenarios("debt", 10)
+
+    def draws(repetition, seed=3):
+        negotiation = Negotiation(scenario, seed)
+        draw_anew(negotiation, repetition)
+        return [negotiation.rng[side].integers(2**62) for side in (FOCAL, COUNTERPARTY)]
+
+    plain = Negotiation(scenario, 3)
+    assert draws(1) == [plain.rng[side].integers(2**62) for side in (FOCAL, COUNTERPARTY)]
+    assert len({draws(n)[0] for n in (1, 2, 3)}) == 3 and len({draws(n)[1] for n in (1, 2, 3)}) == 1
+    assert draws(2) == draws(2) != draws(2, seed=4)
+
+
 def test_only_the_iql_arms_load_the_trained_selector():
     trained = NoEmotion()
 
@@ -75,5 +132,9 @@ def test_only_the_iql_arms_load_the_trained_selector():
     assert isinstance(selector_of(parse_arm("vanilla", VOCABULARY), VOCABULARY, never), NoEmotion)
     assert isinstance(selector_of(parse_arm("random", VOCABULARY), VOCABULARY, never), UniformEmotion)
     assert isinstance(selector_of(parse_arm("fixed:joy", VOCABULARY), VOCABULARY, never), FixedEmotion)
+    assert isinstance(selector_of(parse_arm("joint", VOCABULARY), VOCABULARY, never, never), LeftToSpeaker)
+    assert selector_of(parse_arm("table+jpo", VOCABULARY), VOCABULARY, never, lambda: trained) is trained
+    with pytest.raises(UserError, match="'table' needs a table of mean returns"):
+        selector_of(parse_arm("table", VOCABULARY), VOCABULARY, never)
     for name in ("iql", "sft", "emodistill", "phrasebook_iql"):
         assert selector_of(parse_arm(name, VOCABULARY), VOCABULARY, lambda: trained) is trained

@@ -41,10 +41,14 @@ def made(tmp_path, perceiver):
             asked.append("selector")
             return FixedEmotion(VOCABULARY, "joy")
 
+        def table():
+            asked.append("table")
+            return FixedEmotion(VOCABULARY, "fear")
+
         scenarios = [s for domain in domains for s in generate_scenarios(domain, 10)[:count]]
         counterparty = BehaviouralCounterparty(perceiver, TRAINING_PERSONAS)
         sides = (counterparty, ConcessionSchedule(), speaker, selector)
-        return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path), asked
+        return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path, table=table), asked
 
     return make
 
@@ -110,7 +114,7 @@ def test_what_was_played_before_an_arm_failed_is_kept(made, tmp_path):
     runner.selector = missing
     with pytest.raises(UserError, match="no selector"):
         runner.play(arms("vanilla", "iql"))
-    assert [path.name for path in (tmp_path / "episodes").iterdir()] == ["vanilla.parquet"]
+    assert {path.name for path in (tmp_path / "episodes").iterdir()} == {"vanilla.parquet", "vanilla.json"}
 
 
 def test_a_label_makes_a_file_name(made, tmp_path):

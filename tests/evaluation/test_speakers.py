@@ -22,7 +22,7 @@ VOCABULARY = load_vocabulary()
 
 def speakers(completer):
     source = EndpointModel(completer, "large")
-    return Speakers({}, {}, None, VOCABULARY, source.open)
+    return Speakers({}, "run", None, VOCABULARY, source.open)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_a_model_behind_an_endpoint_plays_the_arms_that_ask_for_it(make):
 
 def test_without_an_endpoint_the_arms_are_refused():
     with pytest.raises(UserError, match="endpoint_"):
-        Speakers({}, {}, None, VOCABULARY)("endpoint")
-    assert isinstance(Speakers({}, {}, None, VOCABULARY)("phrasebook"), PhrasebookSpeaker)
+        Speakers({}, "run", None, VOCABULARY)("endpoint")
+    assert isinstance(Speakers({}, "run", None, VOCABULARY)("phrasebook"), PhrasebookSpeaker)
 
 
 def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_path):
@@ -67,4 +67,4 @@ def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_pat
 
 def test_a_voice_may_fail_for_one_negotiation_alone():
     voice = ScriptedVoice(lambda dialogue, prompt, seed: Fault("line dead"))
-    assert Speakers({}, {}, None, VOCABULARY, lambda: voice)("endpoint").voice is voice
+    assert Speakers({}, "run", None, VOCABULARY, lambda: voice)("endpoint").voice is voice

@@ -1,11 +1,17 @@
-"""Plays every arm on unseen scenarios, one Parquet file an arm, and reports. A file on disk is not played again."""
+"""Plays every arm on unseen scenarios, one Parquet file an arm, and reports. A file on disk is not played again.
+
+<folder>/episodes/<arm>.parquet    its episodes
+                  <arm>.json       what they cost: seconds, tokens, money
+"""
 
 import json
 import platform
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -13,15 +19,26 @@ from emodistill.data.schema import Episode, read_episodes, write_episodes
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, Words, selector_of
+from emodistill.evaluation.arms import Arm, draw_anew, selector_of
 from emodistill.evaluation.report import VERDICT_RULE, build_report, plain
 from emodistill.evaluation.tables import markdown
+from emodistill.evaluation.words import speaker_of
+from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.progress import progress
 from emodistill.runs import write_whole
+from emodistill.studies.results import Cost, Played
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """Somebody at the table who counts tokens; a phrasebook or a simulation reads none."""
+
+    @property
+    def usage(self) -> Usage: ...
 
 
 class Runner:
@@ -34,6 +51,7 @@ class Runner:
         offers: the focal side's offer policy, the same for every arm.
         speaker: makes the speaker for a source of words; called once for each source, one speaker alive at a time.
         selector: loads the trained selector.
+        table: fits the table of mean returns; None where there is no corpus.
         on_speaker: called with each source of words when its speaker is ready, before its arms are played.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
     """
@@ -44,37 +62,65 @@ class Runner:
         episodes_per_scenario: int,
         counterparty: Agent,
         offers: OfferPolicy,
-        speaker: Callable[[Words], Speaker],
+        speaker: Callable[[str], Speaker],
         selector: Callable[[], Selector],
         vocabulary: Vocabulary,
         folder: Path,
-        on_speaker: Callable[[Words], None] = lambda words: None,
+        on_speaker: Callable[[str], None] = lambda words: None,
+        table: Callable[[], Selector] | None = None,
     ) -> None:
         if not scenarios or episodes_per_scenario < 1:
             asked = f"{len(scenarios)} scenarios x {episodes_per_scenario} episodes"
             raise UserError(f"nothing to play: {asked}; give at least one of each")
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
-        self.speaker, self.selector, self.folder, self.on_speaker = speaker, selector, folder, on_speaker
+        self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
+        self.selector, self.table = selector, table
 
     def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
         """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
-        missing = [arm for arm in arms if not self._file(arm).is_file()]
+        missing = [arm for arm in arms if not self.file(arm).is_file()]
         for words in dict.fromkeys(arm.words for arm in missing):
             speaker = self.speaker(words)
             self.on_speaker(words)
             for arm in (arm for arm in missing if arm.words == words):
-                write_episodes(self._play(arm, speaker), self._file(arm))
-        return {arm.name: read_episodes(self._file(arm)) for arm in arms}
+                self._keep(arm, speaker_of(arm, speaker))
+        return {arm.name: read_episodes(self.file(arm)) for arm in arms}
+
+    def played(
+        self, arms: Sequence[Arm], condition: str = "", training_seed: int = 0, run_dir: str = ""
+    ) -> list[Played]:
+        """The same, each arm with what it cost; see `Played` for the rest. Of an arm played before costs were kept,
+        the cost is zero and its money unknown."""
+        episodes = self.play(arms)
+        return [
+            Played(arm.name, episodes[arm.name], condition, training_seed, run_dir, read_cost(self.file(arm)))
+            for arm in arms
+        ]
+
+    def _keep(self, arm: Arm, speaker: Speaker) -> None:
+        """Play an arm and write its files, the episodes last: they say that it is played."""
+        at_table = [seat for seat in (speaker, self.counterparty) if isinstance(seat, Metered)]
+        began, before = time.perf_counter(), total([seat.usage for seat in at_table])
+        episodes = self._play(arm, speaker)
+        after, seconds = total([seat.usage for seat in at_table]), time.perf_counter() - began
+        money = None if after.cost is None or before.cost is None else after.cost - before.cost
+        read, written = after.prompt_tokens - before.prompt_tokens, after.completion_tokens - before.completion_tokens
+        path = self.file(arm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path.with_suffix(".json"), json.dumps(asdict(Cost(seconds, read, written, money))) + "\n")
+        write_episodes(episodes, path)
 
     def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:
-        selector = selector_of(arm, self.vocabulary, self.selector)
+        selector = selector_of(arm, self.vocabulary, self.selector, self.table)
         focal = FocalAgent(selector, self.offers, speaker)
         negotiations = [
             Negotiation(scenario, i + seed)  # counterparties take turns by seed: few seeds must not mean one persona
             for i, scenario in enumerate(self.scenarios)
             for seed in range(self.episodes_per_scenario)
         ]
+        for negotiation in negotiations:
+            draw_anew(negotiation, arm.repetition)
         with progress(f"playing {arm.name}", len(negotiations)) as advance:
             over = 0
 
@@ -91,8 +137,15 @@ class Runner:
             )
         return [Episode.of(n, "test", selector.name, arm.name) for n in negotiations]
 
-    def _file(self, arm: Arm) -> Path:
+    def file(self, arm: Arm) -> Path:
+        """Where its episodes are."""
         return self.folder / "episodes" / f"{arm.name.replace(':', '-')}.parquet"
+
+
+def read_cost(episodes: Path) -> Cost:
+    """What the episodes of this file cost; nothing is known of those from before costs were kept."""
+    path = episodes.with_suffix(".json")
+    return Cost(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Cost(money=None)
 
 
 def write_report(

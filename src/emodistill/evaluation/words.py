@@ -1,18 +1,28 @@
-"""Speakers by the source of their words: base model, SFT or JPO adapter, the phrasebook, or a model elsewhere."""
+"""Speakers by the source of their words: base model, an adapter of the run, the phrasebook, or a model elsewhere."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Words
+from emodistill.evaluation.arms import BASE, ENDPOINT, NAMED, PHRASEBOOK, Arm
 from emodistill.negotiation.agents import Speaker
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.prompts import Emotions
+from emodistill.negotiation.protocol import FOCAL
+from emodistill.negotiation.protocol import Speaker as Side
+from emodistill.policy.adapters import emotions_of, read_identity
 from emodistill.policy.expression import ExpressionPolicy
 from emodistill.policy.role_play import RETRIES
 from emodistill.policy.rollout_sampler import RolloutSampler
 from emodistill.policy.speaker import LanguageModelSpeaker, VoiceSpeaker
 from emodistill.policy.voices import Voice
+
+
+def is_local(words: str) -> bool:
+    """Whether these words come from a policy on this machine, which can be measured in fixed situations."""
+    return words not in (PHRASEBOOK, ENDPOINT)
 
 
 class Speakers:
@@ -23,7 +33,7 @@ class Speakers:
 
     Args:
         policy: arguments of `ExpressionPolicy`.
-        adapters: adapter folder for each trained source of words.
+        run_dir: folder of the run; the words `jpo` are those of the adapter `<run_dir>/jpo/adapter`.
         sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
         endpoint: opens the model that the arms `endpoint_*` speak with.
         retries: how often a reply that slipped out of role is asked for again.
@@ -32,22 +42,63 @@ class Speakers:
     def __init__(
         self,
         policy: dict[str, Any],
-        adapters: dict[str, str],
+        run_dir: Path | str,
         sampler: RolloutSampler,
         vocabulary: Vocabulary,
         endpoint: Callable[[], Voice] | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self.policy, self.adapters, self.sampler, self.vocabulary = policy, adapters, sampler, vocabulary
+        self.policy, self.run_dir, self.sampler, self.vocabulary = policy, Path(run_dir), sampler, vocabulary
         self.endpoint, self.retries = endpoint, retries
 
-    def __call__(self, words: Words) -> Speaker:
-        if words == "phrasebook":
+    def adapter(self, words: str) -> Path:
+        return self.run_dir / words / "adapter"
+
+    def emotions(self, words: str) -> Emotions:
+        """How the policy of these words was trained to meet emotions.
+
+        Raises:
+            UserError: if there is no such adapter.
+        """
+        return emotions_of(read_identity(self.adapter(words))) if is_local(words) and words != BASE else "told"
+
+    def __call__(self, words: str, fresh: bool = False, side: Side = FOCAL) -> Speaker:
+        """The speaker of a source of words.
+
+        Args:
+            fresh: with a sampler of its own, so that it stays usable beside others, at the price of another copy of
+                the model in memory.
+            side: whose part it speaks; the phrasebook has lines for the focal side only.
+
+        Raises:
+            UserError: if the adapter is missing or foreign, no endpoint is given, or nobody can speak that part.
+        """
+        if words == PHRASEBOOK:
+            if side != FOCAL:
+                raise UserError("the phrasebook has no lines for the counterparty; give that side a language model")
             return PhrasebookSpeaker(self.vocabulary)
-        if words == "endpoint":
+        if words == ENDPOINT:
             if self.endpoint is None:
                 raise UserError("the arms endpoint_* need a model behind an endpoint; give one, or leave them out")
-            return VoiceSpeaker(self.endpoint(), self.vocabulary, retries=self.retries)
-        policy = ExpressionPolicy(**self.policy, init_adapter=self.adapters[words] if words != "base" else None)
-        self.sampler.refresh(policy)
-        return LanguageModelSpeaker(self.sampler.generator, self.sampler.chat_format, words, self.retries)
+            return VoiceSpeaker(self.endpoint(), self.vocabulary, retries=self.retries, side=side)
+        sampler, emotions = self.sampler.another() if fresh else self.sampler, self.emotions(words)
+        adapter = None if words == BASE else str(self.adapter(words))
+        sampler.refresh(ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=emotions))
+        speaker = LanguageModelSpeaker(sampler.generator, sampler.chat_format, words, self.retries, side)
+        return speaker.naming() if emotions == NAMED else speaker
+
+
+def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
+    """The speaker of its words as the arm needs it: one that names its emotion itself, or one that is told.
+
+    Raises:
+        UserError: if it cannot be that.
+    """
+    names = getattr(speaker, "emotions", None) == NAMED
+    if arm.emotion == NAMED and not names:
+        if not isinstance(speaker, VoiceSpeaker):
+            raise UserError(f"arm '{arm.name}': {speaker.name} is no language model that could name an emotion")
+        return speaker.naming()
+    if names and arm.emotion != NAMED:
+        raise UserError(f"arm '{arm.name}': '{arm.words}' names its emotions itself; play named+{arm.words}")
+    return speaker

@@ -54,8 +54,8 @@ class Usage:
 
 
 def total(usages: Sequence[Usage]) -> Usage:
-    """The sum; its cost is None as soon as one of them has no price."""
-    costs = [usage.cost for usage in usages]
+    """The sum; its cost is None as soon as tokens of unknown price are among it."""
+    costs = [usage.cost if usage.prompt_tokens + usage.completion_tokens else usage.cost or 0.0 for usage in usages]
     return Usage(
         sum(usage.prompt_tokens for usage in usages),
         sum(usage.completion_tokens for usage in usages),

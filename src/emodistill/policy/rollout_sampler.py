@@ -37,6 +37,11 @@ class RolloutSampler:
         self._model: Any = None
         self._generator: ChatGenerator | None = None
 
+    def another(self) -> "RolloutSampler":
+        """One with the same settings and no model yet."""
+        settings = (self.temperature, self.top_k, self.max_new_tokens, self.max_batch)
+        return RolloutSampler(self.chat_format, str(self.dtype).removeprefix("torch."), *settings)
+
     def refresh(self, policy: ExpressionPolicy) -> None:
         """Take over the policy's weights; the first time, make the copy."""
         if self._generator is not None:

@@ -1,0 +1,139 @@
+"""What an arm cost, repetitions of an arm, and arms that name their emotions: the runner's part in it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from scripted_voices import ScriptedCompleter, ScriptedVoice, obedient
+
+from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import parse_arms
+from emodistill.evaluation.runner import Runner
+from emodistill.evaluation.words import Speakers, speaker_of
+from emodistill.language_models.completion import Usage, total
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.named_emotions import with_name
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.schedule import ConcessionSchedule
+from emodistill.negotiation.selectors import FixedEmotion
+from emodistill.policy.speaker import VoiceSpeaker
+from emodistill.policy.voices import EndpointVoice
+from emodistill.studies.results import Cost
+
+VOCABULARY = load_vocabulary()
+
+
+class Metered(ScriptedCompleter):
+    """Bills ten tokens read and two written a request."""
+
+    def __init__(self, script, cost=0.5):
+        super().__init__(script)
+        self.cost = cost
+
+    def complete(self, requests, on_answer=None):
+        answers = super().complete(requests, on_answer)
+        return [replace(answer, usage=Usage(10, 2, self.cost, 0.1, 1)) for answer in answers]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def runner(speaker):
+        counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla", "charmer"])
+        joy = lambda: FixedEmotion(VOCABULARY, "joy")  # noqa: E731  # stands for the trained selector
+        scenarios = generate_scenarios("debt", 10)[:2]
+        return Runner(scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path, table=joy)
+
+    return runner
+
+
+def arms(*names):
+    return parse_arms(names, VOCABULARY)
+
+
+def voiced(script):
+    return lambda words: VoiceSpeaker(ScriptedVoice(script), VOCABULARY)
+
+
+@pytest.mark.parametrize(("price", "money"), [(0.5, 0.5), (None, None), (0.0, 0.0)])
+def test_an_arm_costs_what_its_endpoint_billed(make, tmp_path, price, money):
+    completer = Metered(lambda request: "We insist.", price)
+    runner = make(lambda words: VoiceSpeaker(EndpointVoice(completer), VOCABULARY))
+    first, second = runner.played(arms("endpoint_vanilla", "endpoint_iql"))
+    for played in (first, second):
+        asked = sum(len(episode.focal_turns) for episode in played.episodes)
+        expected = None if money is None else pytest.approx(money * asked)
+        assert (played.cost.prompt_tokens, played.cost.generated_tokens) == (10 * asked, 2 * asked)
+        assert played.cost.money == expected and played.cost.seconds > 0
+    kept = json.loads((tmp_path / "episodes" / "endpoint_iql.json").read_text())
+    assert Cost(**kept) == second.cost == runner.played(arms("endpoint_iql"))[0].cost
+
+
+def test_what_reads_no_token_costs_seconds_only(make, tmp_path):
+    runner = make(lambda words: PhrasebookSpeaker(VOCABULARY))
+    (played,) = runner.played(arms("phrasebook_random"), "a condition", 3, "checkpoints/here")
+    assert replace(played.cost, seconds=0.0) == Cost() and played.cost.seconds > 0
+    assert (played.condition, played.training_seed, played.run_dir) == ("a condition", 3, "checkpoints/here")
+    assert played.episodes == runner.play(arms("phrasebook_random"))["phrasebook_random"]
+    (tmp_path / "episodes" / "phrasebook_random.json").unlink()
+    assert runner.played(arms("phrasebook_random"))[0].cost == Cost(money=None)
+
+
+def test_unknown_prices_make_an_unknown_sum():
+    paid, free, nothing = Usage(5, 1, 0.2, 1.0, 1), Usage(5, 1, None, 1.0, 1), Usage()
+    assert total([paid, paid, nothing]).cost == pytest.approx(0.4)
+    assert total([paid, free]).cost is None
+    assert total([]) == Usage(cost=0.0)
+
+
+def test_a_repetition_says_other_words_to_the_same_counterparties(make):
+    runner = make(voiced(obedient))
+    first, again = runner.play(arms("random", "random#2")).values()
+    assert [(e.scenario.id, e.seed, e.counterparty) for e in first] == [
+        (e.scenario.id, e.seed, e.counterparty) for e in again
+    ]
+    for one, other in zip(first, again, strict=True):
+        assert [turn.emotion for turn in one.focal_turns] != [turn.emotion for turn in other.focal_turns]
+        assert one.focal_turns[0].text != other.focal_turns[0].text
+    assert {episode.focal_agent for episode in again} == {"random#2"}
+
+
+def test_a_table_arm_shows_what_the_table_says(make):
+    (episodes,) = make(voiced(obedient)).play(arms("table+sft")).values()
+    assert {turn.emotion for episode in episodes for turn in episode.focal_turns} == {"joy"}
+    assert {episode.behaviour for episode in episodes} == {"fixed:joy"}
+
+
+def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_words(make):
+    def names(dialogue, prompt, seed):
+        emotion = VOCABULARY.labels[seed % 28]
+        assert all(said.split(":")[0] in VOCABULARY.labels for _, said in dialogue.exchanges)
+        return with_name(emotion, obedient(dialogue, prompt, seed))
+
+    (episodes,) = make(voiced(names)).play(arms("named+sft")).values()
+    turns = [turn for episode in episodes for turn in episode.focal_turns]
+    assert len({turn.emotion for turn in turns}) > 5 and all(turn.emotion in VOCABULARY for turn in turns)
+    assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.slips for turn in turns)
+    assert {episode.behaviour for episode in episodes} == {"named"}
+
+
+def test_who_cannot_name_an_emotion_is_not_asked_to():
+    (named, told) = arms("named+base", "iql+jpo_joint")
+    voice = VoiceSpeaker(ScriptedVoice(obedient), VOCABULARY)
+    assert speaker_of(told, voice) is voice and speaker_of(named, voice).emotions == "named"
+    assert speaker_of(named, voice).voice is voice.voice
+    with pytest.raises(UserError, match="no language model that could name an emotion"):
+        speaker_of(named, PhrasebookSpeaker(VOCABULARY))
+    with pytest.raises(UserError, match="names its emotions itself; play named.jpo_joint"):
+        speaker_of(told, voice.naming())
+
+
+def test_the_counterpartys_part_needs_a_language_model():
+    speakers = Speakers({}, "run", None, VOCABULARY, lambda: ScriptedVoice(obedient))
+    assert speakers("endpoint", side="counterparty").side == "counterparty"
+    with pytest.raises(UserError, match="no lines for the counterparty"):
+        speakers("phrasebook", side="counterparty")
+    with pytest.raises(UserError, match="run/mine/adapter holds no adapter"):
+        speakers("mine")
