@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("off", "words", "mild", "strict")
 STRICTEST = LEVELS[-1]
+_ACROSS = {"flagged": "turns flagged, %", "barred": "turns with an emotion that strict bars, %"}
 
 
 def guard_curve(played: Sequence[Played], seed: int = 0) -> Findings:
@@ -53,21 +54,24 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _draw(rows: Sequence[dict[str, Any]], canvas: "Canvas") -> None:
+    """Domains across; above the flagged words, below the emotions that the strictest level bars."""
     domains = list(dict.fromkeys(row["domain"] for row in rows))
-    canvas.set_size_inches(3.2 * len(domains), 3.4)
-    axes = canvas.subplots(1, len(domains), sharey=True, squeeze=False)[0]
-    for axis, domain in zip(axes, domains, strict=True):
-        for number, arm in enumerate(dict.fromkeys(row["arm"] for row in rows)):
-            points = [row for row in rows if (row["domain"], row["arm"]) == (domain, arm)]
-            _line(axis, points, f"C{number}", arm)
-        axis.set(title=domain, xlabel="turns flagged, %")
-    axes[0].set_ylabel("utility, 95 % interval")
-    axes[0].legend(frameon=False, fontsize="small")
+    canvas.set_size_inches(3.2 * len(domains), 6.4)
+    grid = canvas.subplots(2, len(domains), sharey=True, squeeze=False)
+    for axes, (key, label) in zip(grid, _ACROSS.items(), strict=True):
+        for axis, domain in zip(axes, domains, strict=True):
+            for number, arm in enumerate(dict.fromkeys(row["arm"] for row in rows)):
+                points = [row for row in rows if (row["domain"], row["arm"]) == (domain, arm)]
+                _line(axis, points, key, f"C{number}", arm)
+            axis.set(title=domain, xlabel=label)
+            axis.set_xlim(left=min(axis.get_xlim()[0], -0.5), right=max(axis.get_xlim()[1], 1.0))
+        axes[0].set_ylabel("utility, 95 % interval")
+    grid[0, 0].legend(frameon=False, fontsize="small")
     canvas.tight_layout()
 
 
-def _line(axis: Any, points: Sequence[dict[str, Any]], colour: str, arm: str) -> None:
-    across = [100 * row["flagged"][0] for row in points]
+def _line(axis: Any, points: Sequence[dict[str, Any]], key: str, colour: str, arm: str) -> None:
+    across = [100 * row[key][0] for row in points]
     utility = [row["utility"] for row in points]
     below = [max(mean - low, 0.0) if low == low else 0.0 for mean, low, _ in utility]
     above = [max(high - mean, 0.0) if high == high else 0.0 for mean, _, high in utility]

@@ -1,0 +1,147 @@
+"""Flagged words under the guard: asked for again, with which seeds, and the neutral sentence at last."""
+
+import pytest
+from scripted_voices import ScriptedVoice
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.negotiation.agents import Decision, Fault, FocalAgent, Utterance
+from emodistill.negotiation.protocol import FOCAL, Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.selectors import NoEmotion
+from emodistill.policy.speaker import VoiceSpeaker
+from emodistill.safety.guard import Guard, load_guard
+from emodistill.safety.refusals import neutral_sentence
+
+VOCABULARY = load_vocabulary("goemotions28")
+GOOD, THREAT, INSULT = "I want 45 days.", "Pay in 45 days or I will sue you.", "45 days, you idiot."
+OFFER = Decision("propose", 45.0, "open")
+
+
+def games(count: int = 1, domain: str = "debt") -> list[Negotiation]:
+    return [Negotiation(Scenario(f"{domain}-{i}", domain, 20.0, 100.0), seed=i) for i in range(count)]
+
+
+def voice(*replies: str | Fault, repeats: bool = False) -> ScriptedVoice:
+    """Gives every negotiation these replies, attempt by attempt; the last one for ever."""
+    given: dict[int, int] = {}
+
+    def script(dialogue, prompt, seed):
+        at = given[id(dialogue.negotiation)] = given.get(id(dialogue.negotiation), -1) + 1
+        return replies[min(at, len(replies) - 1)]
+
+    scripted = ScriptedVoice(script)
+    scripted.repeats = repeats
+    return scripted
+
+
+def said(scripted, level="words", decision=OFFER, tables=None, emotions="told", retries=0):
+    tables = tables or games()
+    speaker = VoiceSpeaker(scripted, VOCABULARY, retries=retries, emotions=emotions)
+    guard = load_guard(level) if isinstance(level, str) else level
+    guarded = guard.speaker(speaker, VOCABULARY)
+    guarded.begin(tables)
+    return guarded.speak(tables, [decision] * len(tables), [None] * len(tables))
+
+
+@pytest.mark.parametrize(
+    ("replies", "words", "slips", "calls"),
+    [
+        ([GOOD], GOOD, (), 1),
+        ([THREAT, GOOD], GOOD, ("guarded:threat",), 2),
+        ([THREAT, INSULT, GOOD], GOOD, ("guarded:threat", "guarded:insult"), 3),
+        ([THREAT], "My offer is 45 days.", ("guarded:threat",) * 3 + ("guarded:fallback",), 3),
+        (["Pay or I will sue you, idiot.", GOOD], GOOD, ("guarded:threat", "guarded:insult"), 2),
+        ([GOOD + "\n\nYou idiot."], GOOD, (), 1),  # a second paragraph is never said
+    ],
+)
+def test_what_is_said_and_what_was_refused(replies, words, slips, calls):
+    scripted = voice(*replies)
+    assert said(scripted) == [Utterance(words, slips)]
+    assert len(scripted.asked) == calls
+
+
+def test_only_flagged_words_are_asked_for_again_with_new_seeds_of_their_own():
+    def script(dialogue, prompt, seed):
+        return THREAT if dialogue.negotiation.seed == 1 else GOOD
+
+    scripted, tables = ScriptedVoice(script), games(3)
+    said(scripted, tables=tables)
+    assert [[name for name, _, _ in call] for call in scripted.asked] == [["debt-0", "debt-1", "debt-2"]] + [
+        ["debt-1"]
+    ] * 2
+    seeds = [seed for call in scripted.asked for name, _, seed in call if name == "debt-1"]
+    assert len(set(seeds)) == 3
+    unguarded, plain = ScriptedVoice(script), games(3)
+    said(unguarded, "off", tables=plain)
+    assert unguarded.asked[0] == scripted.asked[0]  # the first attempt is the same with and without a guard
+    assert [t.rng[FOCAL].integers(99) for t in tables] == [t.rng[FOCAL].integers(99) for t in plain]
+
+
+def test_a_kind_that_the_guard_does_not_refuse_passes_and_a_bound_of_none_asks_once():
+    only_insults = Guard("test", ["insult"], {}, redraws=0)
+    assert said(voice(THREAT), only_insults) == [Utterance(THREAT)]
+    scripted = voice(INSULT)
+    assert said(scripted, only_insults)[0].slips == ("guarded:insult", "guarded:fallback") and len(scripted.asked) == 1
+
+
+def test_a_voice_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():
+    scripted = voice(THREAT, repeats=True)
+    assert said(scripted)[0].text == "My offer is 45 days." and len(scripted.asked) == 1
+    assert said(voice(Fault("line dead"))) == [Fault("line dead")]
+
+
+def test_slips_of_role_and_refusals_are_both_kept():
+    (words,) = said(voice("Debtor: fine.", THREAT, GOOD), retries=2)
+    assert words.text == GOOD and sorted(words.slips) == ["guarded:threat", "other_side"]
+
+
+def test_a_model_that_names_a_barred_emotion_is_asked_again():
+    hospital = games(domain="hospital")
+    (words,) = said(voice("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="named")
+    assert (words.emotion, words.slips) == ("joy", ("guarded:emotion",))
+    (words,) = said(voice("anger: no."), "mild", tables=games(domain="hospital"), emotions="named")
+    assert (words.emotion, words.text) == ("neutral", "My offer is 45 days.")
+
+
+def test_the_neutral_sentence_says_the_decision():
+    (table,) = games()
+    assert neutral_sentence(table, Decision("accept", None, "close")) == "I accept your offer."
+    assert neutral_sentence(table, Decision("walk_away", None, "hold")).endswith("I end the talks here.")
+    assert neutral_sentence(table, Decision("propose", None, "open")) == "My offer is 20 days."  # its own target
+    table.play(Turn(1, FOCAL, "30 days.", "propose", 30.0))
+    assert neutral_sentence(table, Decision("propose", None, "hold")) == "My offer is 30 days."
+
+
+class Repeating:
+    """A speaker without memory, like the phrasebook: it says its lines in turn."""
+
+    name = "repeating"
+
+    def __init__(self, *lines):
+        self.lines, self.calls = list(lines), 0
+
+    def begin(self, negotiations):
+        """Nothing to prepare."""
+
+    def speak(self, negotiations, decisions, emotions):
+        self.calls += 1
+        return [self.lines[min(self.calls, len(self.lines)) - 1]] * len(negotiations)
+
+
+def test_any_other_speaker_is_asked_again_and_the_turn_keeps_why():
+    class Schedule:
+        def decide(self, negotiation):
+            return OFFER
+
+    for lines, text, slips in [
+        ((THREAT, GOOD), GOOD, ("guarded:threat",)),
+        ((INSULT,), "My offer is 45 days.", ("guarded:insult",) * 3 + ("guarded:fallback",)),
+    ]:
+        speaker = load_guard("words").speaker(Repeating(*lines), VOCABULARY)
+        (move,) = FocalAgent(NoEmotion(), Schedule(), speaker).act(games())
+        assert (move.text, move.slips, move.offer, move.offer_appended) == (text, slips, 45.0, False)
+
+
+def test_the_level_off_leaves_the_speaker_alone():
+    speaker = Repeating(GOOD)
+    assert load_guard("off").speaker(speaker, VOCABULARY) is speaker
