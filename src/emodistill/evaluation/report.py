@@ -1,8 +1,9 @@
 """From played episodes to the content of `report.json`: cells, comparisons and a verdict for each domain.
 
-The rule of the verdict, fixed before any number: `emodistill` **exceeds** where its paired difference of utility to
-`vanilla` and to `iql` both have a 95 % interval above 0; it is **below** where one of them lies below 0; everything
-else is **within noise**. Arms that were not played leave the verdict out.
+The rule of the verdict, fixed before any number: the subject **exceeds** where its paired difference of utility to
+each rival has a 95 % interval above 0; it is **below** where one of them lies below 0; everything else is **within
+noise**. Rivals that were not played leave the verdict out. In the main table the subject is `emodistill`, its rivals
+are `vanilla` and `iql`.
 """
 
 import math
@@ -14,32 +15,57 @@ from typing import Any
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import episode_metrics, valid
-from emodistill.evaluation.statistics import Difference, bootstrap_interval, holm, paired_difference, utilities
+from emodistill.evaluation.statistics import FEW, holm, paired_difference, utilities
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 
-VERDICT_RULE = "exceeds: utility above vanilla and above iql, both intervals above 0; below: one interval below 0"
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
-Played = Mapping[str, Sequence[Episode]]  # arm -> episodes
+ALL = "all"
+Arms = Mapping[str, Sequence[Episode]]  # arm -> episodes, those of all training seeds together
 
 
-def build_report(played: Played, perceiver: Perceiver, vocabulary: Vocabulary, seed: int) -> dict[str, Any]:
+def verdict_rule(subject: str = SUBJECT, rivals: Sequence[str] = RIVALS) -> str:
+    """The rule in words, to be printed with the verdicts."""
+    each = " and above ".join(rivals)
+    bounds = "both intervals" if len(rivals) == 2 else "every interval" if len(rivals) > 2 else "the interval"
+    below = "one interval" if len(rivals) > 1 else "the interval"
+    return f"{subject} exceeds: utility above {each}, {bounds} above 0; below: {below} below 0; else within noise"
+
+
+VERDICT_RULE = verdict_rule()
+
+
+def build_report(
+    played: Arms,
+    perceiver: Perceiver,
+    vocabulary: Vocabulary,
+    seed: int,
+    subject: str = SUBJECT,
+    rivals: Sequence[str] = RIVALS,
+) -> dict[str, Any]:
     """Cells (arm x domain), paired comparisons and verdicts, in plain JSON values (nan becomes None)."""
-    domains = sorted({episode.scenario.domain for episodes in played.values() for episode in episodes})
+    domains = domains_of(played)
     cells = [
         cell(arm, domain, [e for e in episodes if e.scenario.domain == domain], perceiver, vocabulary, seed)
         for arm, episodes in played.items()
         for domain in domains
     ]
-    comparisons = compare(played, domains, seed)
+    comparisons = compare(played, domains, seed, subject)
     report: dict[str, Any] = plain(
         {
             "cells": cells,
             "comparisons": comparisons,
-            "verdict": verdicts(comparisons, domains) if SUBJECT in played else {},
+            "family": family(comparisons),
+            "verdict": verdicts(comparisons, domains, rivals) if subject in played else {},
+            "verdict_rule": verdict_rule(subject, rivals),
         }
     )
     return report
+
+
+def domains_of(played: Arms) -> list[str]:
+    return sorted({episode.scenario.domain for episodes in played.values() for episode in episodes})
 
 
 def cell(
@@ -49,21 +75,25 @@ def cell(
     metrics = episode_metrics(perceiver, vocabulary)
     metrics.update(episodes)
     counted = valid(episodes)
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    interval = bootstrap_interval([e.utility for e in counted], [e.scenario.id for e in counted], seed)
     appended = sum(turn.offer_appended for episode in counted for turn in episode.focal_turns)
     return {
         "arm": arm,
         "domain": domain,
         "episodes": len(episodes),
         "invalid": len(episodes) - len(counted),
-        **values,
-        "utility_ci": list(interval),
+        "scenarios": len({(e.scenario.domain, e.scenario.id) for e in counted}),
+        **{name: float(value) for name, value in metrics.compute().items()},
+        "utility_ci": list(_share_interval(counted, [e.utility for e in counted], seed)),
+        "success_ci": list(_share_interval(counted, [float(e.end == "deal") for e in counted], seed)),
         "offers_appended": appended,
         "slips": slips(episodes, FOCAL),
         "counterparty_slips": slips(episodes, COUNTERPARTY),
         "focal_turns": sum(len(episode.focal_turns) for episode in counted),
     }
+
+
+def _share_interval(episodes: Sequence[Episode], values: Sequence[float], seed: int) -> tuple[float, float]:
+    return bootstrap_interval(values, [(e.scenario.domain, e.scenario.id) for e in episodes], seed, unseen=0.0)
 
 
 def slips(episodes: Sequence[Episode], side: Speaker) -> dict[str, int]:
@@ -74,37 +104,47 @@ def slips(episodes: Sequence[Episode], side: Speaker) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def compare(played: Played, domains: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def compare(played: Arms, domains: Sequence[str], seed: int, subject: str = SUBJECT) -> list[dict[str, Any]]:
     """One arm against every other, paired by (scenario, seed), in each domain and in all of them together.
 
-    The one is `emodistill`, or the arm named last where `emodistill` was not played.
+    The one is `subject`, or the arm named last where it was not played. Holm's correction is over all of these rows.
     """
-    subject = SUBJECT if SUBJECT in played else list(played)[-1]
+    subject = subject if subject in played else list(played)[-1]
+    known = {arm: utilities(episodes) for arm, episodes in played.items()}
     rows: list[dict[str, Any]] = []
-    for domain in [*domains, "all"]:
+    for domain in [*domains, ALL]:
         chosen = {
-            arm: utilities([e for e in episodes if domain in ("all", e.scenario.domain)])
-            for arm, episodes in played.items()
+            arm: {key: value for key, value in values.items() if domain in (ALL, key[0])}
+            for arm, values in known.items()
         }
         for rival in (arm for arm in played if arm != subject):
-            difference = paired_difference(chosen[subject], chosen[rival], seed)
-            rows.append({"arm": subject, "against": rival, "domain": domain, **_described(difference)})
+            found = paired_difference(chosen[subject], chosen[rival], seed)
+            row = {"arm": subject, "against": rival, "domain": domain, **asdict(found), "verdict": found.verdict}
+            rows.append({**row, "few": found.scenarios < FEW})
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return rows
 
 
-def _described(difference: Difference) -> dict[str, Any]:
-    return {**asdict(difference), "verdict": difference.verdict}
+def family(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Which tests Holm's correction is over, in words."""
+    tests = sum(not math.isnan(row["p_value"]) for row in comparisons)
+    if not tests:
+        return "no comparison could be tested"
+    rivals = ", ".join(dict.fromkeys(row["against"] for row in comparisons))
+    domains = ", ".join(dict.fromkeys(row["domain"] for row in comparisons))
+    return f"{tests} tests: {comparisons[0]['arm']} against {rivals}, each in {domains}"
 
 
-def verdicts(comparisons: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> dict[str, str]:
+def verdicts(
+    comparisons: Sequence[Mapping[str, Any]], domains: Sequence[str], rivals: Sequence[str] = RIVALS
+) -> dict[str, str]:
     """The rule at the head of this module, for each domain."""
     result: dict[str, str] = {}
     for domain in domains:
         found = {row["against"]: row["verdict"] for row in comparisons if row["domain"] == domain}
-        if all(rival in found for rival in RIVALS):
-            single = [found[rival] for rival in RIVALS]
+        if rivals and all(rival in found for rival in rivals):
+            single = [found[rival] for rival in rivals]
             result[domain] = (
                 "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else "within noise"
             )

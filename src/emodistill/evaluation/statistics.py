@@ -1,40 +1,46 @@
-"""Intervals and comparisons with scenarios as the unit (METHOD 7).
+"""Comparisons of two arms with scenarios as the unit: paired differences, permutation tests, Holm, power (METHOD 7)."""
 
-Episodes of one scenario are not independent, so resampling draws whole scenarios. Notation for shapes: S scenarios.
-"""
-
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from emodistill.data.schema import Episode
+from emodistill.evaluation.intervals import RESAMPLES, UNKNOWN, Interval, bootstrap_interval, per_scenario
 from emodistill.evaluation.metrics import valid
 
-RESAMPLES = 10_000
+__all__ = ["RESAMPLES", "Difference", "bootstrap_interval", "holm", "paired_difference", "sign_flip_p", "utilities"]
+
+ALPHA, POWER = 0.05, 0.8
+FEW = 8  # fewer scenarios than this: the interval of a difference holds less often than it says (docs/statistics.md)
 Key = tuple[str, str, int]  # domain, scenario, seed
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the first arm is than the second, over pairs of (scenario, seed).
+    """How much better the first arm is than the second, over pairs of (domain, scenario, seed).
 
     Attributes:
         mean: mean difference of utility.
-        interval: 95 % bootstrap interval over scenarios.
+        interval: 95 % interval, resampling scenarios.
         effect_size: mean over standard deviation of the scenario differences (Cohen's d_z); nan where all are equal.
         p_value: two-sided, by flipping the signs of scenario differences.
         pairs: number of paired episodes.
         scenarios: number of scenarios that they are of; one alone has no spread, so nothing follows from it.
+        detectable: the smallest true difference that this many scenarios, as spread as these, show with power 0.8.
     """
 
     mean: float
-    interval: tuple[float, float]
+    interval: Interval
     effect_size: float
     p_value: float
     pairs: int
     scenarios: int
+    detectable: float
 
     @property
     def verdict(self) -> str:
@@ -45,63 +51,77 @@ class Difference:
         return "below" if self.interval[1] < 0 else "within noise"
 
 
-def bootstrap_interval(
-    values: Sequence[float], scenarios: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling scenarios; (nan, nan) without values."""
-    if not len(values):
-        return float("nan"), float("nan")
-    groups: dict[Hashable, list[float]] = defaultdict(list)
-    for value, scenario in zip(values, scenarios, strict=True):
-        groups[scenario].append(value)
-    totals = np.array([sum(group) for group in groups.values()])  # (S,)
-    counts = np.array([len(group) for group in groups.values()])  # (S,)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=resamples)  # (resamples, S)
-    means = (weights @ totals) / (weights @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+NO_PAIRS = Difference(float("nan"), UNKNOWN, float("nan"), float("nan"), 0, 0, float("nan"))
 
 
 def utilities(episodes: Sequence[Episode]) -> dict[Key, float]:
-    """Utility of each valid episode, by (domain, scenario, seed)."""
-    return {(e.scenario.domain, e.scenario.id, e.seed): e.utility for e in valid(episodes)}
+    """Utility of each valid episode, by (domain, scenario, seed); the mean of several that share these."""
+    found: dict[Key, list[float]] = {}
+    for episode in valid(episodes):
+        found.setdefault(key_of(episode), []).append(episode.utility)
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def paired_difference(first: Mapping[Key, float], second: Mapping[Key, float], seed: int = 0) -> Difference:
+def key_of(episode: Episode) -> Key:
+    """What pairs an episode of one arm with that of another."""
+    return episode.scenario.domain, episode.scenario.id, episode.seed
+
+
+def paired_difference(
+    first: Mapping[Key, float], second: Mapping[Key, float], seed: int = 0, resamples: int = RESAMPLES
+) -> Difference:
     """Compare two arms over the (domain, scenario, seed) that both have."""
     keys = sorted(first.keys() & second.keys())
+    if not keys:
+        return NO_PAIRS
     differences = [first[key] - second[key] for key in keys]
     scenarios = [key[:2] for key in keys]
-    if not keys:
-        return Difference(float("nan"), (float("nan"), float("nan")), float("nan"), float("nan"), 0, 0)
-    groups: dict[Hashable, list[float]] = defaultdict(list)
-    for scenario, difference in zip(scenarios, differences, strict=True):
-        groups[scenario].append(difference)
-    means = np.array([float(np.mean(group)) for group in groups.values()])  # (S,)
-    spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+    totals, counts = per_scenario(differences, scenarios)
+    means = totals / counts  # (S,)
+    spread = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
     return Difference(
         float(np.mean(differences)),
-        bootstrap_interval(differences, scenarios, seed),
+        bootstrap_interval(differences, scenarios, seed, resamples),
         float(means.mean()) / spread if spread > 0 else float("nan"),
-        sign_flip_p(means, seed),
+        sign_flip_p(totals, seed, resamples),
         len(keys),
         len(means),
+        spread * detectable_effect(len(means)),
     )
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0, flips: int = RESAMPLES) -> float:
-    """Two-sided p-value of mean 0 under exchange of the two arms within each scenario; (S,) -> scalar."""
-    signs = 2.0 * np.random.default_rng(seed).integers(0, 2, size=(flips, len(differences)), dtype=np.int8) - 1.0
-    null = np.abs(signs @ differences)
-    return float((1 + (null >= abs(differences.sum()) - 1e-12).sum()) / (1 + flips))
+    """Two-sided p-value of no difference under exchange of the two arms within each scenario; (S,) -> scalar.
+
+    Exact where all 2^S patterns are fewer than `flips`, so five scenarios can never give less than 2/32 = .0625.
+    """
+    if len(differences) < 2:
+        return 1.0  # one sign: both patterns are as extreme as the one found
+    found = stats.permutation_test(
+        (differences,),
+        lambda values, axis: values.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=flips,
+        batch=flips,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+@lru_cache
+def detectable_effect(scenarios: int) -> float:
+    """Effect size d_z that a paired two-sided t-test at .05 finds with power 0.8; nan below two scenarios."""
+    if scenarios < 2:
+        return float("nan")
+    return float(TTestPower().solve_power(nobs=scenarios, alpha=ALPHA, power=POWER, alternative="two-sided"))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction for a family of tests, in the order given; nan is no test and stays nan."""
-    tests = [index for index in np.argsort(p_values).tolist() if not np.isnan(p_values[index])]
-    corrected, running = [float("nan")] * len(p_values), 0.0
-    for rank, index in enumerate(tests):
-        running = max(running, min(1.0, (len(tests) - rank) * p_values[index]))
-        corrected[index] = running
+    given = np.asarray(p_values, dtype=np.float64)
+    tests = ~np.isnan(given)
+    if tests.any():
+        given[tests] = multipletests(given[tests], ALPHA, method="holm")[1]
+    corrected: list[float] = given.tolist()
     return corrected
