@@ -3,6 +3,7 @@
 import pytest
 from scripted_voices import ScriptedVoice
 
+from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.agents import Fault, Utterance
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -89,6 +90,43 @@ def test_a_voice_that_would_repeat_itself_is_asked_once():
     voice.repeats = True
     assert said(voice) == [Utterance(GOOD, ("other_side",))] * 3 and len(voice.asked) == 1
     assert len(said(scripted(BAD, GOOD), games(1), retries=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "words", "slips", "emotion"),
+    [
+        (["joy: " + GOOD], GOOD, (), "joy"),
+        ([GOOD, "joy: " + GOOD], GOOD, ("unnamed",), "joy"),
+        (["hope: " + GOOD, "Anger: " + GOOD], GOOD, ("unnamed",), "anger"),
+        ([GOOD] * 3, GOOD, ("unnamed",) * 3, None),
+        (["joy: " + BAD, "fear: " + GOOD], GOOD, ("other_side",), "fear"),
+        (["joy: " + BAD] * 3, GOOD, ("other_side",) * 3, "joy"),
+        (["joy:", "joy: Creditor: " + GOOD, "joy: " + GOOD], GOOD, ("empty", "label"), "joy"),
+        (["joy:\n\n" + GOOD + "\n\nDebtor: no."], GOOD, ("other_side",), "joy"),
+        ([BAD] * 3, GOOD, ("other_side",) * 3, None),
+    ],
+)
+def test_a_name_is_taken_off_and_its_lack_is_a_slip(replies, words, slips, emotion):
+    voice, tables = scripted(*replies), games()
+    play = RolePlay(voice, FOCAL, names=load_vocabulary())
+    play.begin(tables, ["system"] * 3)
+    assert play.speak(tables, [Line("[Say it.]", "Say it.")] * 3) == [Utterance(words, slips, emotion)] * 3
+    assert len(voice.asked) == len(replies)
+
+
+def test_the_own_chat_keeps_the_name_and_the_table_does_not():
+    (table,) = games(1)
+    kept = []
+    voice = ScriptedVoice(lambda dialogue, prompt, seed: kept.append(list(dialogue.exchanges)) or f"joy: {GOOD}")
+    play = RolePlay(voice, FOCAL, names=load_vocabulary())
+    play.begin([table], ["system"])
+    for number, (told, emotion) in enumerate((("first", "joy"), ("second", None)), 1):
+        (spoken,) = play.speak([table], [Line(told)])
+        table.play(Turn(number, FOCAL, spoken.text, emotion=emotion))
+        table.play(Turn(number, COUNTERPARTY, "No."))
+    play.speak([table], [Line("third")])
+    assert kept[-1] == [("first", f"joy: {GOOD}"), ("second", GOOD)]
+    assert all(turn.text in (GOOD, "No.") for turn in table.turns)
 
 
 def test_the_dialogue_holds_what_stands_in_the_negotiation():

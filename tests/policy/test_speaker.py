@@ -13,7 +13,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.role_slips import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import NoEmotion, UniformEmotion
+from emodistill.negotiation.selectors import LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.policy.chat import ChatFormat
 from emodistill.policy.generation import ChatGenerator
 from emodistill.policy.speaker import LanguageModelSpeaker
@@ -51,9 +51,8 @@ def parts(tiny_model):
 
 @pytest.fixture
 def make(parts, vocabulary):
-    chat = ChatFormat(parts[1], vocabulary)
-
-    def build(context=CONTEXT, **changes):
+    def build(context=CONTEXT, emotions="told", **changes):
+        chat = ChatFormat(parts[1], vocabulary, emotions)
         settings = {"temperature": 1.0, "top_k": 50, "max_new_tokens": REPLY, "stop_ids": chat.end_of_turn[:1]}
         generator = ChatGenerator(*parts, **(settings | changes))
         generator.context = context
@@ -95,6 +94,37 @@ def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emo
     encoder = ChatEncoder(speaker.local.chat, context)
     for negotiation in played:
         episode = Episode.of(negotiation, "train", "uniform", "lm")
+        contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
+        assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
+    assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)
+
+
+class Naming:
+    """Puts a name before every reply of a generator, or now and then none, as a trained policy would."""
+
+    def __init__(self, speaker, vocabulary):
+        self.voice, self.labels = speaker.voice, vocabulary.labels
+        self.reply_as_it_is = self.voice.reply
+
+    def reply(self, dialogues, prompts, seeds):
+        replies = self.reply_as_it_is(dialogues, prompts, seeds)
+        return [self._named(text, seed) for text, seed in zip(replies, seeds, strict=True)]
+
+    def _named(self, text, seed):
+        return text if seed % 5 == 0 else f"{self.labels[seed % 28]}: {text}"
+
+
+@pytest.mark.parametrize("context", [CONTEXT, 500])
+def test_a_chat_of_named_emotions_is_the_one_that_training_sees(make, vocabulary, context):
+    speaker = make(context, "named")
+    histories = spy_on(speaker)
+    speaker.local.reply = Naming(speaker, vocabulary).reply
+    played = play(negotiations(), FocalAgent(LeftToSpeaker(), ConcessionSchedule(), speaker), Stubborn())
+    turns = [turn for negotiation in played for turn in negotiation.turns if turn.speaker == FOCAL]
+    assert len({turn.emotion for turn in turns}) > 3
+    encoder = ChatEncoder(speaker.local.chat, context)
+    for negotiation in played:
+        episode = Episode.of(negotiation, "train", "named", "lm")
         contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
         assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
     assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)

@@ -72,8 +72,8 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
             )
     if emotions_of(theirs) != emotions_of(ours):
         raise UserError(
-            f"{source} was trained with emotions {emotions_of(theirs)}, not {emotions_of(ours)}; train with the variant "
-            "that it belongs to, or start from an adapter of this one"
+            f"{source} was trained with emotions {emotions_of(theirs)}, not {emotions_of(ours)}; train with the "
+            "variant that it belongs to, or start from an adapter of this one"
         )
 
 
