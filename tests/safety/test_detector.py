@@ -39,6 +39,7 @@ def test_the_examples_of_a_definition(kind):
         ("I could kill somebody.", "The gas could kill somebody."),
         ("You are a disgrace.", "This list is a disgrace."),
         ("Decide right now.", "You do not have to decide right now."),
+        ("Just get lost.", "One could get lost in the night."),
         ("Pay or I will sue you.", "Pay or I will lose my credit line."),
     ],
 )
