@@ -130,10 +130,31 @@ def test_configurations_depend_on_nothing_outside_of_themselves():
         assert "${hydra:" not in text.split("\nhydra:")[0] if path.parent == CONFIGS else "${hydra" not in text, path
 
 
+CHANGED = {"emotion_free": ("sft", "jpo"), "joint": ("sft", "jpo"), "positive_advantage": ("jpo",)}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_keeps_to_its_folder(stage):
-    cfg = composed("train", f"stage={stage}", "run=here")
-    assert cfg.stage_dir == f"checkpoints/here/{stage}"
+@pytest.mark.parametrize("variant", ["none", *CHANGED])
+def test_a_variant_changes_its_own_stages_and_shares_the_others(stage, variant):
+    cfg = composed("train", f"stage={stage}", f"variant={variant}", "run=here")
+    if stage in CHANGED.get(variant, ()):
+        assert cfg.stage_dir == f"checkpoints/here/{stage}_{variant}" and cfg.name == stage
+    else:
+        assert plain(cfg) == plain(composed("train", f"stage={stage}", "run=here"))
+
+
+@pytest.mark.parametrize(("variant", "way"), [("emotion_free", "hidden"), ("joint", "named")])
+@pytest.mark.parametrize("stage", ["sft", "jpo"])
+def test_a_variant_differs_in_how_emotions_enter_and_in_nothing_else(stage, variant, way):
+    cfg = plain(composed("train", f"stage={stage}", f"variant={variant}"))
+    assert cfg["data"]["view"]["source"].pop("emotions") == cfg["learner"]["policy"].pop("emotions") == way
+    same = str(cfg).replace(f"{stage}_{variant}", stage).replace(f"sft_{variant}", "sft")
+    assert same == str(plain(composed("train", f"stage={stage}")))
+
+
+@pytest.mark.parametrize(("stage", "variant"), [(s, v) for s in STAGES for v in ("none", *CHANGED)])
+def test_a_stage_keeps_to_its_folder(stage, variant):
+    cfg = composed("train", f"stage={stage}", f"variant={variant}", "run=here")
     flat = OmegaConf.to_yaml(cfg, resolve=True)
     written = [cfg.logger.save_dir, cfg.callbacks.last.path, cfg.callbacks.checkpoint.dirpath]
     assert all(path.startswith(cfg.stage_dir) for path in written)

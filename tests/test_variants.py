@@ -6,6 +6,8 @@ import pytest
 import yaml
 from tiny_runs import Workplace
 
+from emodistill.errors import UserError
+
 VARIANTS = {"joint": "named", "emotion_free": "hidden"}
 
 
@@ -43,3 +45,23 @@ def test_jpo_starts_from_the_sft_of_its_variant(place, stage):
     config = yaml.safe_load((place.folder / "run" / stage / "config.yaml").read_text())
     start = {"jpo_positive_advantage": "sft"}.get(stage, stage.replace("jpo", "sft"))
     assert config["learner"]["policy"]["init_adapter"] == str(place.folder / "run" / start / "adapter")
+
+
+def test_the_arms_of_all_variants_are_played_and_reported(place):
+    names = ["vanilla", "table", "emotion_free", "joint", "positive_advantage", "named+base", '"random+sft#2"']
+    report = place.evaluate("run", f"arms=[{','.join(names)}]")
+    arms = {cell["arm"]: cell for cell in report["cells"]}
+    assert list(arms) == [name.strip('"') for name in names]
+    assert arms["emotion_free"]["faithfulness"] is None and arms["emotion_free"]["slips"].get("unnamed") is None
+    assert arms["joint"]["slips"]["unnamed"] > 0  # a model of random weights hardly ever names one
+    spoken = {row["source"]: row for row in report["expression"]}
+    assert set(spoken) == {"base", "jpo_emotion_free", "jpo_joint", "jpo_positive_advantage", "sft"}
+    assert spoken["jpo_emotion_free"]["faithfulness"] is None and "named" in spoken["jpo_joint"]
+    folder = place.folder / "run" / "evaluation" / "episodes"
+    costs = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert set(costs) == set(arms) and all(cost["generated_tokens"] > 0 for cost in costs.values())
+
+
+def test_words_that_name_emotions_are_not_played_with_a_selector(place):
+    with pytest.raises(UserError, match="play named.jpo_joint"):
+        place.evaluate("run", "arms=[iql+jpo_joint]", "name=mixed")

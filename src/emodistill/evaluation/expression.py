@@ -4,6 +4,7 @@ The same situations serve every policy, so base model, SFT and JPO are compared 
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ class ExpressionTest:
             for row, (emotion, words) in ((row, row.taken) for row in spoken)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"source": source, "situations": len(spoken), **found, "samples": samples}
+        known = {name: None if math.isnan(value) else value for name, value in found.items()}
+        content = {"source": source, "situations": len(spoken), **known, "samples": samples}
         write_whole(self.file(source), json.dumps(content, indent=1, ensure_ascii=False))
 
     def rows(self, sources: Sequence[str]) -> list[dict[str, Any]]:
