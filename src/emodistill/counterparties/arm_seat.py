@@ -5,11 +5,13 @@ that is moved by what it perceives in the words from opposite. With a schedule t
 emotions of the other side could not matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from emodistill.counterparties.behavioural import BehaviouralCounterparty, BehaviouralOffers
 from emodistill.counterparties.mirror import MirroredOffers, MirroredSelector
-from emodistill.negotiation.agents import FocalAgent, OfferPolicy, Selector, Speaker
+from emodistill.language_models.completion import Usage
+from emodistill.negotiation.agents import Agent, Fault, FocalAgent, Move, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.protocol import Negotiation
 
 
@@ -27,10 +29,39 @@ class ArmCounterparty(FocalAgent):
         super().__init__(MirroredSelector(selector), BehaviouralOffers(numbers), speaker)
         self.name, self.numbers = arm, numbers
 
+    @property
+    def usage(self) -> Usage:
+        """What its words took so far."""
+        usage: Usage = getattr(self.speaker, "usage", Usage())
+        return usage
+
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
         for negotiation in negotiations:
             negotiation.counterparty = f"{self.name}:{self.numbers.persona(negotiation).name}"
         super().begin(negotiations)
+
+
+class LateSeat:
+    """A seat whose model is loaded when somebody plays against it: what is on disk already needs none."""
+
+    def __init__(self, name: str, open_seat: Callable[[], Agent]) -> None:
+        self.name, self._open = name, open_seat
+
+    @cached_property
+    def seat(self) -> Agent:
+        return self._open()
+
+    @property
+    def usage(self) -> Usage:
+        """What its words took so far."""
+        usage: Usage = getattr(self.seat, "usage", Usage())
+        return usage
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        self.seat.begin(negotiations)
+
+    def act(self, negotiations: Sequence[Negotiation]) -> Sequence[Move | Fault]:
+        return self.seat.act(negotiations)
 
 
 def moved_offers(numbers: BehaviouralCounterparty) -> OfferPolicy:

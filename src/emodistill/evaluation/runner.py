@@ -41,6 +41,14 @@ class Metered(Protocol):
     def usage(self) -> Usage: ...
 
 
+class Keeper(Protocol):
+    """Keeps emotions from being shown and words from being said; see `safety.guard`."""
+
+    def selector(self, selector: Selector, vocabulary: Vocabulary) -> Selector: ...
+
+    def speaker(self, speaker: Speaker, vocabulary: Vocabulary) -> Speaker: ...
+
+
 class Runner:
     """Plays arms against one counterparty.
 
@@ -54,6 +62,7 @@ class Runner:
         table: fits the table of mean returns; None where there is no corpus.
         on_speaker: called with each source of words when its speaker is ready, before its arms are played.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
+        guard: over selector and speaker of every arm; None is no guard.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Runner:
         folder: Path,
         on_speaker: Callable[[str], None] = lambda words: None,
         table: Callable[[], Selector] | None = None,
+        guard: Keeper | None = None,
     ) -> None:
         if not scenarios or episodes_per_scenario < 1:
             asked = f"{len(scenarios)} scenarios x {episodes_per_scenario} episodes"
@@ -75,7 +85,7 @@ class Runner:
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
-        self.selector, self.table = selector, table
+        self.selector, self.table, self.guard = selector, table, guard
 
     def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
         """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
@@ -84,7 +94,8 @@ class Runner:
             speaker = self.speaker(words)
             self.on_speaker(words)
             for arm in (arm for arm in missing if arm.words == words):
-                self._keep(arm, speaker_of(arm, speaker))
+                own = speaker_of(arm, speaker)
+                self._keep(arm, self.guard.speaker(own, self.vocabulary) if self.guard else own)
         return {arm.name: read_episodes(self.file(arm)) for arm in arms}
 
     def played(
@@ -113,6 +124,8 @@ class Runner:
 
     def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:
         selector = selector_of(arm, self.vocabulary, self.selector, self.table)
+        if self.guard:
+            selector = self.guard.selector(selector, self.vocabulary)
         focal = FocalAgent(selector, self.offers, speaker)
         negotiations = [
             Negotiation(scenario, i + seed)  # counterparties take turns by seed: few seeds must not mean one persona
