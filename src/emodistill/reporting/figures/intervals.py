@@ -1,0 +1,75 @@
+"""Estimates with their intervals: means of arms, differences between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from emodistill.reporting.figure import Figure
+from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
+
+ROW_INCHES = 0.3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One point with its 95 % interval.
+
+    Attributes:
+        panel: where it is drawn, e.g. a domain.
+        label: its row, e.g. an arm.
+        strong: drawn filled; others are hollow.
+    """
+
+    panel: str
+    label: str
+    mean: float
+    low: float
+    high: float
+    strong: bool = True
+
+
+def interval_plot(
+    name: str, title: str, estimates: Sequence[Estimate], axis: str, reference: float | None = None
+) -> Figure:
+    """A panel for each domain, a row for each label in the order given; a line where `reference` is.
+
+    Args:
+        axis: label of the value axis, with its unit.
+    """
+    found = list(dict.fromkeys(estimate.panel for estimate in estimates))
+    parts = [f"{title}: {axis}, by {words(found)}."]
+    for estimate in estimates[:40]:
+        parts.append(
+            f"{estimate.panel}, {estimate.label}: {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]."
+        )
+    return Figure(name, title, " ".join(parts), partial(_draw, list(estimates), axis, reference))
+
+
+def _draw(estimates: Sequence[Estimate], axis: str, reference: float | None, canvas: Canvas) -> None:
+    names = list(dict.fromkeys(estimate.panel for estimate in estimates))
+    labels = list(dict.fromkeys(estimate.label for estimate in estimates))
+    height = 0.75 + ROW_INCHES * len(labels)
+    for axes, panel in zip(panels(canvas, len(names), 2 if len(names) in (2, 4) else 3, (3.6, height)), names, strict=True):
+        if reference is not None:
+            axes.axvline(reference, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        for estimate in (e for e in estimates if e.panel == panel):
+            _point(axes, estimate, labels.index(estimate.label))
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color=FAINT, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.set_title(panel)
+    canvas.supxlabel(axis, fontsize=10)
+
+
+def _point(axes: Axes, estimate: Estimate, row: int) -> None:
+    style = look(row)
+    axes.plot([estimate.low, estimate.high], [row, row], color=style["color"], linewidth=2.2, solid_capstyle="round")
+    face = style["color"] if estimate.strong else "white"
+    axes.plot(
+        [estimate.mean], [row], marker=style["marker"], markersize=7, markerfacecolor=face, markeredgecolor=style["color"]
+    )
