@@ -1,4 +1,4 @@
-"""Intervals, paired differences and corrections: against hand values, and against simulations with a known truth."""
+"""Paired differences, permutation tests, power and Holm: by hand, against libraries, and with a known truth."""
 
 import itertools
 import math
@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from episodes import make_episode
+from statsmodels.stats.multitest import multipletests
 
-from emodistill.evaluation.statistics import bootstrap_interval, holm, paired_difference, sign_flip_p, utilities
+from benchmarks.interval_coverage import ALIKE, false_alarms
+from emodistill.evaluation.statistics import detectable_effect, holm, paired_difference, sign_flip_p, utilities
 
 
 def clustered(rng, scenarios=40, seeds=3, effect=0.0):
@@ -20,61 +22,6 @@ def clustered(rng, scenarios=40, seeds=3, effect=0.0):
 
 def as_arm(values, scenarios):
     return {("debt", f"s{k:02}", i): float(v) for i, (v, k) in enumerate(zip(values, scenarios, strict=True))}
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = [low <= 0.5 <= high for low, high in (interval_of(rng) for _ in range(1500))]
-    assert 0.925 <= np.mean(covered) <= 0.97
-
-
-def interval_of(rng):
-    values, scenarios = clustered(rng)
-    return bootstrap_interval(values, scenarios, seed=int(rng.integers(2**31)), resamples=500)
-
-
-def test_episodes_of_one_scenario_are_no_independent_evidence():
-    """Ten copies of every episode tell nothing new: the interval stays as wide."""
-    values, scenarios = clustered(np.random.default_rng(1), seeds=1)
-    once = bootstrap_interval(values, scenarios)
-    assert bootstrap_interval(np.repeat(values, 10), np.repeat(scenarios, 10)) == pytest.approx(once)
-    pooled = bootstrap_interval(np.repeat(values, 10), range(10 * len(values)))
-    assert pooled[1] - pooled[0] < 0.5 * (once[1] - once[0])
-
-
-def test_an_interval_against_all_resamples_by_hand():
-    values = np.array([0.1, 0.4, 0.9, 0.5])
-    means = [np.mean(draw) for draw in itertools.product(values, repeat=4)]
-    found = bootstrap_interval(values, ["a", "b", "c", "d"], resamples=20_000)
-    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
-
-
-def test_scenarios_with_more_episodes_weigh_more():
-    low, high = bootstrap_interval([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
-    assert (low, high) == (0.0, 1.0)
-    middle = bootstrap_interval(
-        [1.0] * 30 + [0.0] * 10, [f"a{i % 10}" for i in range(30)] + [f"b{i}" for i in range(10)]
-    )
-    assert middle[0] < 0.75 < middle[1] and middle[0] > 0.5
-
-
-def test_intervals_are_fixed_by_their_seed_and_empty_ones_are_nan():
-    values, scenarios = clustered(np.random.default_rng(2))
-    assert bootstrap_interval(values, scenarios, 3) == bootstrap_interval(values, scenarios, 3)
-    assert bootstrap_interval(values, scenarios, 3) != bootstrap_interval(values, scenarios, 4)
-    assert all(map(math.isnan, bootstrap_interval([], [])))
-
-
-def test_arms_that_are_alike_are_seldom_told_apart():
-    rng = np.random.default_rng(3)
-    found, small, trials = 0, 0, 600
-    for seed in range(trials):
-        differences = rng.normal(0, 0.1, (40, 3)) + rng.normal(0, 0.1, (40, 1))
-        low, high = bootstrap_interval(differences.reshape(-1), np.repeat(np.arange(40), 3), seed, resamples=400)
-        found += not low <= 0 <= high
-        small += sign_flip_p(differences.mean(1), seed, flips=400) < 0.05
-    assert found / trials <= 0.075
-    assert 0.03 <= small / trials <= 0.065
 
 
 def test_a_planted_difference_is_found_and_has_a_sign():
@@ -128,7 +75,51 @@ def test_holm_by_hand():
     assert math.isnan(holm([math.nan, 0.02])[0])
 
 
+def test_holm_against_a_library():
+    p_values = np.random.default_rng(5).uniform(0, 0.2, 30)
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
+@pytest.mark.parametrize("case", sorted(ALIKE))
+def test_arms_that_are_alike_are_seldom_told_apart(case):
+    """At most 6 % plus three standard errors of so many simulations."""
+    runs = 300
+    bound = 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
+    tests, verdicts = false_alarms(case, 10, 2, runs, resamples=400)
+    assert tests <= bound and verdicts <= bound
+
+
+def test_a_test_of_few_scenarios_is_exact_and_cannot_be_small():
+    assert sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5])) == 2 / 32
+    assert sign_flip_p(np.array([0.4])) == 1.0
+
+
+def test_what_is_called_detectable_is_found_four_times_in_five():
+    rng, runs, scenarios = np.random.default_rng(6), 400, 15
+    effect = detectable_effect(scenarios)
+    assert effect == pytest.approx(0.7782, abs=1e-3)  # tables of the noncentral t (e.g. G*Power)
+    drawn = rng.normal(effect, 1.0, (runs, scenarios))
+    found = np.mean([sign_flip_p(one, i, flips=500) < 0.05 for i, one in enumerate(drawn)])
+    assert abs(found - 0.8) < 3 * math.sqrt(0.8 * 0.2 / runs) + 0.02
+    assert math.isnan(detectable_effect(1))
+
+
+def test_the_smallest_detectable_difference_grows_with_the_spread():
+    rng = np.random.default_rng(7)
+    first, second = as_arm(rng.normal(0, 1, 12), range(12)), as_arm(np.zeros(12), range(12))
+    found = paired_difference(first, second)
+    doubled = paired_difference({key: 2 * value for key, value in first.items()}, second)
+    assert found.detectable == pytest.approx(np.std(list(first.values()), ddof=1) * detectable_effect(12))
+    assert doubled.detectable == pytest.approx(2 * found.detectable)
+    assert doubled.effect_size == pytest.approx(found.effect_size)
+
+
 def test_utilities_are_those_of_valid_episodes():
     deal = replace(make_episode(number=1), end="deal", deal_value=20.0)
     invalid = replace(make_episode(number=2), end="invalid", fault="timeout")
     assert utilities([make_episode(), deal, invalid]) == {("debt", "debt-000", 0): 0.0, ("debt", "debt-001", 0): 1.0}
+
+
+def test_utilities_of_several_training_seeds_are_averaged():
+    deal = replace(make_episode(number=1), end="deal", deal_value=20.0)
+    assert utilities([deal, replace(deal, deal_value=91.0)]) == {("debt", "debt-001", 0): 0.5}

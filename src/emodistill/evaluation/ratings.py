@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import statsmodels.api as sm
 
 from emodistill.evaluation.intervals import RESAMPLES, bootstrap_interval, stretched
 
@@ -85,17 +84,14 @@ def _wins(meetings: Sequence[Meeting], arms: Sequence[str]) -> np.ndarray:
 
 
 def fit(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ratings and their covariance, by logistic regression; (P, P) wins of row against column -> (P,), (P, P).
+    """Ratings and their covariance; (P, P) wins of row against column -> (P,), (P, P).
 
     Every pair that met must have wins on both sides in some chain of pairs, or there is no maximum: add a prior.
     """
-    count = len(wins)
-    pairs = [(i, j) for i in range(count) for j in range(i) if wins[i, j] + wins[j, i] > 0]
-    design = np.array([np.eye(count)[i] - np.eye(count)[j] for i, j in pairs])[:, 1:]  # the first arm at 0
-    scores = np.array([[wins[i, j], wins[j, i]] for i, j in pairs])
-    model = sm.GLM(scores, design, family=sm.families.Binomial()).fit(tol=1e-10)
-    centre = (np.eye(count) - 1 / count)[:, 1:]  # from "the first at 0" to "sum 0"
-    return centre @ model.params, centre @ model.cov_params() @ centre.T
+    ratings = fit_many(wins[None], np.zeros(len(wins)))[0]
+    chance = 1 / (1 + np.exp(ratings[None, :] - ratings[:, None]))  # (P, P)
+    weight = (wins + wins.T) * chance * (1 - chance)
+    return ratings, np.linalg.pinv(np.diag(weight.sum(1)) - weight)  # of the information, under "sum 0"
 
 
 def _intervals(wins: np.ndarray, ratings: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
