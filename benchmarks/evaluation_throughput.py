@@ -1,6 +1,6 @@
 """Episodes a minute of an evaluation: many in lockstep with cached rounds, against one by one without a cache.
 
-    python benchmarks/evaluation_throughput.py [--episodes 32] [--sample 2] [--uncached 1] [--reply-tokens 32] [--dtype float32]
+    python benchmarks/evaluation_throughput.py [--episodes 32] [--sample 2] [--uncached 1] [--reply-tokens 32]
 
 Real episodes: a language model speaks on the focal side, with random emotions and numbers by the schedule, against the
 simulated counterparty. The same episodes are played in three ways:
