@@ -53,6 +53,12 @@ def test_a_condition_or_an_outburst_is_not_lifted_by_a_negation_before_it():
     assert kinds("Don't be stupid.") == {"insult"}
 
 
+def test_a_negation_reaches_four_words_and_no_further():
+    assert not kinds("I do not say that you are lazy.") and not kinds("It is not as if you are lazy.")
+    assert kinds("I will not sit here all day while you are lazy.") == {"insult"}
+    assert kinds("I did not say that. You are lazy.") == {"insult"}
+
+
 def test_a_match_shows_the_words_and_the_pattern():
     text = "Well: you’re  a COMPLETE idiot, so pay now or else."
     matches = detect([text])[0].matches

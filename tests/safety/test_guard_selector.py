@@ -2,15 +2,29 @@
 
 import numpy as np
 import pytest
+import torch
 
+from emodistill.data.observations import Observer
+from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.learners.iql import IQLLearner
+from emodistill.learners.selector import IQLSelector
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.selectors import FixedEmotion, NoEmotion, UniformEmotion
 from emodistill.safety.guard import Guard, guarded, load_guard
 
+SETTINGS = {
+    "hidden_dims": [16],
+    "discount": 0.9,
+    "expectile": 0.7,
+    "inverse_temperature": 3.0,
+    "max_advantage_weight": 100.0,
+    "polyak": 0.1,
+    "learning_rates": {"q": 1e-3, "v": 2e-3, "policy": 3e-3},
+}
 VOCABULARY = load_vocabulary("goemotions28")
 
 
@@ -68,6 +82,24 @@ def test_a_ranking_selector_takes_the_best_that_is_left_in_each_domain():
     mixed = tables("debt", 1) + tables("hospital", 1) + tables("student", 1)
     chosen = guard.selector(Favourites(), VOCABULARY).select(mixed)
     assert [choice.emotion for choice in chosen] == ["anger", "disgust", "joy"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_trained_selector_chooses_among_what_is_left_by_its_own_ranking(temperature):
+    observer, labels = Observer(VOCABULARY, load_perceiver("judge")), list(VOCABULARY.labels)
+    torch.manual_seed(0)
+    learner = IQLLearner(**{**SETTINGS, "observation_dim": observer.dim, "num_emotions": len(labels)})
+    selector = IQLSelector(learner, observer, temperature)
+    barred = load_guard("strict").barred(VOCABULARY, "hospital")
+    (favourite,) = selector.select(tables(count=1)) if temperature == 0 else (Choice("anger", 1.0),)
+    guard = Guard("test", (), {"hospital": [*barred, favourite.emotion]})
+    guarded_choices = guard.selector(selector, VOCABULARY).select(tables(count=200))
+    assert {choice.emotion for choice in guarded_choices}.isdisjoint(guard.barred(VOCABULARY, "hospital"))
+    if temperature:
+        drawn = {choice.emotion: choice.probability for choice in guarded_choices}
+        assert len(drawn) > 5 and sum(drawn.values()) <= 1 + 1e-9 and sum(drawn.values()) > 0.9
+    else:
+        assert selector.select(tables(count=1)) == [favourite]  # without the guard nothing has changed
 
 
 def test_a_constant_emotion_is_refused_with_the_way_out():

@@ -22,14 +22,15 @@ def test_counting_against_cells_by_hand():
     utterances = [
         Labelled("You idiot.", frozenset({"insult"})),
         Labelled("You are unwise.", frozenset({"insult"})),
+        Labelled("You are a turnip.", frozenset({"insult"})),
         Labelled("You liar, in a good sense.", frozenset()),
         Labelled("Fine.", frozenset()),
         Labelled("Pay or else.", frozenset({"threat"})),
     ]
     counts = count(default_detector(), utterances)
-    assert (counts["insult"].hits, counts["insult"].misses) == (1, 1)
+    assert (counts["insult"].hits, counts["insult"].misses) == (1, 2)
     assert (counts["insult"].false, counts["insult"].passed) == (1, 2)
-    assert (counts["threat"].hits, counts["threat"].passed) == (1, 4)
+    assert (counts["threat"].hits, counts["threat"].passed) == (1, 5)
     assert harmless_flagged(default_detector(), utterances) == (1, 2)
 
 

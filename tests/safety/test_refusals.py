@@ -5,7 +5,7 @@ from scripted_voices import ScriptedVoice
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.agents import Decision, Fault, FocalAgent, Utterance
-from emodistill.negotiation.protocol import FOCAL, Negotiation, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.selectors import NoEmotion
 from emodistill.policy.speaker import VoiceSpeaker
@@ -110,6 +110,16 @@ def test_the_neutral_sentence_says_the_decision():
     assert neutral_sentence(table, Decision("propose", None, "open")) == "My offer is 20 days."  # its own target
     table.play(Turn(1, FOCAL, "30 days.", "propose", 30.0))
     assert neutral_sentence(table, Decision("propose", None, "hold")) == "My offer is 30 days."
+
+
+def test_refusals_belong_to_their_own_turn():
+    (table,) = tables = games()
+    speaker = load_guard("words").speaker(VoiceSpeaker(voice(THREAT, GOOD), VOCABULARY), VOCABULARY)
+    speaker.begin(tables)
+    assert speaker.speak(tables, [OFFER], [None])[0].slips == ("guarded:threat",)
+    table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))
+    table.play(Turn(1, COUNTERPARTY, "90 days.", "propose", 90.0))
+    assert speaker.speak(tables, [OFFER], [None])[0] == Utterance(GOOD)
 
 
 class Repeating:
