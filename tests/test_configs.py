@@ -13,13 +13,14 @@ STAGES = ("iql", "sft", "jpo")
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("*.yaml"))
     for group in sorted(CONFIGS.iterdir())
-    if group.is_dir() and group.name not in ("stage", "expression")
+    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study")
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 NEEDED = {
     ("data", "file"): ["data.corpus.path=episodes.parquet"],
     ("data", "casino"): ["data.corpus.path=casino_train.json"],
 }
+OF_EVALUATION_ALONE = [(g, path.stem) for g in ("guard", "study") for path in sorted((CONFIGS / g).glob("*.yaml"))]
 OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data", "offers", "speaker"}
 
 
@@ -79,7 +80,9 @@ def test_every_option_goes_with_every_stage(stage, group, option):
         assert_accepted(node)
 
 
-@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in OF_EVALUATION])
+@pytest.mark.parametrize(
+    ("group", "option"), [pair for pair in OPTIONS if pair[0] in OF_EVALUATION] + OF_EVALUATION_ALONE
+)
 def test_every_option_goes_with_the_evaluation(group, option):
     cfg = plain(composed("evaluate", f"{group}={option}", *NEEDED.get((group, option), [])))
     for node in targets(cfg):
@@ -100,7 +103,7 @@ def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
     assert len({frozenset(size) for size in sizes.values()}) == 1
     text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
-    script = (CONFIGS.parent / "evaluate.py").read_text(encoding="utf-8")
+    script = (CONFIGS.parent / "playing.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{size\.(\w+)\}", text)) | set(re.findall(r"cfg\.size\.(\w+)", script))
     assert used == set(sizes["demo"])
 
@@ -114,7 +117,7 @@ def test_no_validation_comes_between_two_batches_of_one_step():
 
 def test_every_leaf_of_a_root_is_read():
     """A key that nothing refers to, and the two scripts do not read, is a trap: setting it does nothing."""
-    sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py")]
+    sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py", "playing.py", "studying.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*CONFIGS.rglob("*.yaml"), *sources])
     for root in ("train", "evaluate"):
         top = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))

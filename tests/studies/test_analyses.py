@@ -1,0 +1,79 @@
+"""Planted effects are found, and where nothing was planted nothing is."""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from episodes import make_episode
+
+from emodistill.errors import UserError
+from emodistill.studies.contrast import Contrast
+from emodistill.studies.human import Human
+from emodistill.studies.prompting import Prompting, overall_test
+from emodistill.studies.realised import returns_of
+from emodistill.studies.results import Played
+from emodistill.studies.tournament import Tournament
+from emodistill.studies.transfer import Transfer
+
+
+def played(arm, mean, condition="", domain="debt", scenarios=20, seed=0):
+    """Episodes with a deal near a utility, the same noise by scenario for every arm."""
+    noise = np.random.default_rng(seed).normal(0, 0.05, scenarios)
+    own = np.random.default_rng(zlib.crc32(f"{arm}{condition}{domain}".encode())).normal(0, 0.02, scenarios)
+    episodes = []
+    for i in range(scenarios):
+        episode = make_episode(number=i)
+        scenario = replace(episode.scenario, domain=domain)
+        value = scenario.value_at(float(np.clip(mean + noise[i] + own[i], 0, 1)))
+        episodes.append(replace(episode, scenario=scenario, end="deal", deal_value=value))
+    return Played(arm, episodes, condition)
+
+
+def test_a_planted_emotion_is_found():
+    found = Prompting()([played("neutral+base", 0.5), played("joy+base", 0.7), played("fixed:anger", 0.5)])
+    assert [row["emotion"] for row in found.tables[1].rows] == ["joy", "anger"]
+    assert found.tables[1].rows[0]["verdict"] == "exceeds" and found.tables[1].rows[0]["p_holm"] < 0.05
+    assert found.tables[0].rows[0]["p_value"] < 0.01 and "do not" not in found.verdicts[1]
+
+
+def test_emotions_that_are_alike_are_within_chance_about_as_often_as_stated():
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(60):
+        labels = {label: {("debt", str(s), 0): float(rng.normal()) for s in range(10)} for label in "abcd"}
+        hits += overall_test(labels, shuffles=200)["p_value"] < 0.05
+    assert hits <= 9
+
+
+def test_planted_transfer():
+    table = {("debt", "debt"): 0.8, ("debt", "student"): 0.4, ("student", "student"): 0.8, ("student", "debt"): 0.8}
+    found = Transfer()([played("phrasebook_iql", mean, trained, here) for (trained, here), mean in table.items()])
+    rows = {(row["trained"], row["domain"]): row for row in found.tables[0].rows}
+    assert rows["debt", "student"]["verdict"] == "below" and rows["student", "debt"]["verdict"] == "within noise"
+    assert rows["debt", "student"]["share"] == pytest.approx(0.5, abs=0.05) and "in 1 of 2" in found.verdicts[1]
+
+
+def test_a_planted_condition_differs_and_its_twin_does_not():
+    parts = [played("iql", mean, label) for label, mean in (("home", 0.6), ("same", 0.6), ("hard", 0.3))]
+    lines = Contrast("home", "t")(parts).verdicts
+    assert "same: within noise" in lines[1] and "hard: worse" in lines[2]
+
+
+def test_a_planted_winner_of_the_tournament():
+    strength = {"strong": 0.3, "middle": 0.0, "weak": -0.3}
+    parts = [played(a, 0.5 + x - y, b) for a, x in strength.items() for b, y in strength.items()]
+    found = Tournament()(parts)
+    assert [row["arm"] for row in found.tables[0].rows] == ["strong", "middle", "weak"]
+    assert "clearly above middle, weak" in found.verdicts[1]
+
+
+def test_returns_are_discounted_within_an_episode():
+    found = returns_of(np.array([1.0, 2.0, 4.0, 1.0]), np.array([0, 0, 1, 1]), 0.5)
+    assert found.tolist() == [3.0, 4.0, 4.0, 1.0]
+
+
+def test_people_are_compared_and_absent_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="casino_train.json"):
+        Human([str(tmp_path / "gone.json")])()
+    found = Human(["tests/data/casino_tiny.json"], resamples=200)()
+    assert found.tables[0].rows and found.verdicts[0].startswith("The rule")
