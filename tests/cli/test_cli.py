@@ -90,10 +90,10 @@ def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides
         (["arms=[vanilla,fixed:hope]"], "hope"),
         (["arms=[vanila]"], "unknown arm 'vanila'"),
         (["arms=[vanilla,vanilla]"], "twice"),
-        (["personas=[bully]"], "bully"),
-        (["episodes_per_scenario=0"], "nothing to play"),
+        (["arms=[phrasebook_random]", "personas=[bully]"], "bully"),
+        (["arms=[phrasebook_random]", "episodes_per_scenario=0"], "nothing to play"),
         (["arms=[phrasebook_iql]", "vocabulary=ekman7"], "trained with the vocabulary 'goemotions28'"),
-        (["arms=[emodistill]"], "jpo/adapter"),
+        (["arms=[emodistill]"], "train=missing"),
     ],
 )
 def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
