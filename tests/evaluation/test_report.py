@@ -10,6 +10,7 @@ from episodes import make_episode
 from rich.console import Console
 
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.report import build_report, plain, verdicts
 from emodistill.evaluation.tables import show
 
@@ -50,7 +51,10 @@ def test_a_cell_by_hand():
     assert (cell["arm"], cell["domain"], cell["episodes"], cell["invalid"]) == ("random", "debt", 3, 1)
     assert (cell["success"], cell["rounds"]) == (1.0, 3.0)
     assert cell["utility"] == cell["outcome"] == pytest.approx(0.3)
-    assert cell["utility_ci"] == pytest.approx([0.2, 0.4])
+    scenarios = ["debt-000", "debt-001"]
+    assert cell["utility_ci"] == list(bootstrap_interval([0.2, 0.4], scenarios, unseen=0.0))
+    assert cell["success_ci"] == list(bootstrap_interval([1.0, 1.0], scenarios, unseen=0.0))
+    assert cell["scenarios"] == 2
     assert (cell["offers_appended"], cell["focal_turns"]) == (0, 6)
     assert found["comparisons"] == [] and found["verdict"] == {}
 

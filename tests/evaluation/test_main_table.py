@@ -1,0 +1,126 @@
+"""The main table: its tables and sentences, equal arms and a planted winner, exclusions and training seeds."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from episodes import make_episode
+from test_report import Blank, arm
+
+from benchmarks.interval_coverage import utility
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.exclusions import exclusions
+from emodistill.evaluation.main_table import by_arm, findings_of, main_findings, main_report
+from emodistill.evaluation.report import verdict_rule, verdicts
+from emodistill.evaluation.statistics import FEW, paired_difference, utilities
+from emodistill.studies.results import Played
+
+WORDS = (Blank(), load_vocabulary())
+
+
+def drawn(rng, failing, scenarios=12, seeds=2):
+    """Simulated episodes of one arm: utilities with a point mass at 0."""
+    values = np.clip(utility(failing)(rng, scenarios, seeds), 0, 1)
+    return [
+        replace(make_episode(1, number, seed), end="deal", deal_value=91.0 - 71.0 * float(value))
+        for number, row in enumerate(values)
+        for seed, value in enumerate(row)
+    ]
+
+
+def tables(found):
+    return {table.name: table for table in found.tables}
+
+
+def test_an_arm_against_itself_is_seldom_told_apart():
+    runs, told = 200, 0
+    rng = np.random.default_rng(0)
+    for seed in range(runs):
+        found = paired_difference(utilities(drawn(rng, 0.3)), utilities(drawn(rng, 0.3)), seed, resamples=1000)
+        row = {"against": "vanilla#2", "domain": "debt", "verdict": found.verdict}
+        told += verdicts([row], ["debt"], ["vanilla#2"])["debt"] != "within noise"
+    assert told / runs <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / runs)
+
+
+def test_a_planted_winner_is_found_and_turned_round_it_loses():
+    rng = np.random.default_rng(1)
+    played = [Played("vanilla#2", drawn(rng, 0.7)), Played("vanilla", drawn(rng, 0.02))]
+    found = main_findings(played, *WORDS, subject="vanilla", rivals=("vanilla#2",))
+    rule, line = found.verdicts
+    assert verdict_rule("vanilla", ["vanilla#2"]) in rule
+    assert line == "debt: vanilla exceeds vanilla#2, also after Holm's correction."
+    lost = main_findings(played, *WORDS, subject="vanilla#2", rivals=("vanilla",)).verdicts[1]
+    assert lost.startswith("debt: vanilla#2 is below vanilla, also")
+
+
+def test_the_rule_in_words():
+    assert "both intervals above 0" in verdict_rule() and "vanilla and above iql" in verdict_rule()
+    assert "every interval above 0" in verdict_rule("a", "bcd") and "the interval above 0" in verdict_rule("a", "b")
+
+
+def test_few_scenarios_are_said():
+    few = [Played(name, arm([value, value + 0.01, value])) for name, value in (("iql", 0.3), ("vanilla", 0.5))]
+    found = main_findings(few, *WORDS, subject="vanilla", rivals=("iql",))
+    assert f"(3 scenarios: fewer than the {FEW}" in found.verdicts[1]
+    assert "not after Holm" in found.verdicts[1]  # three scenarios: p is .25 at the least
+    assert "may hold only" in tables(found)["comparisons"].note
+    many = [Played(one.arm, list(one.episodes) + arm([0.4] * 9)[3:]) for one in few]
+    assert "fewer than" not in main_findings(many, *WORDS, subject="vanilla", rivals=("iql",)).verdicts[1]
+
+
+def test_rows_hold_raw_numbers_and_plain_json():
+    played = [Played("vanilla", arm([0.2] * 9 + [None])), Played("emodistill", arm([0.5] * 10))]
+    found = main_findings(played, *WORDS)
+    assert found.verdicts == []  # iql was not played
+    given = tables(found)
+    row = next(row for row in given["arms"].rows if row["arm"] == "vanilla")
+    assert (row["domain"], row["episodes"], row["invalid"], row["scenarios"]) == ("debt", 10, 1, 9)
+    assert row["low"] < row["utility"] < row["high"] and row["utility_interval"] == [
+        row["utility"],
+        row["low"],
+        row["high"],
+    ]
+    (versus,) = (row for row in given["comparisons"].rows if row["domain"] == "debt")
+    assert versus["difference"] == pytest.approx(0.3) and versus["pairs"] == 9
+    assert versus["difference_interval"] == [versus["difference"], versus["low"], versus["high"]]
+    assert "2 tests: emodistill against vanilla, each in debt, all" in given["comparisons"].note
+    for table in found.tables:
+        json.dumps(list(table.rows), allow_nan=False)
+        assert all(len(cells) == len(table.columns) for cells in table.cells())
+
+
+def test_all_domains_together_are_rows_of_their_own():
+    elsewhere = [replace(e, scenario=replace(e.scenario, domain="student", id="s")) for e in arm([0.4, 0.6])]
+    report = main_report([Played("iql", arm([0.2, 0.4]) + elsewhere)], *WORDS)
+    (row,) = report["overall"]
+    assert row["domain"] == "all" and row["episodes"] == 4 and row["scenarios"] == 3
+    assert [row["domain"] for row in findings_of(report, []).tables[0].rows] == ["debt", "student", "all"]
+    assert main_report([Played("iql", arm([0.2]))], *WORDS)["overall"] == []
+
+
+def test_exclusions_give_every_reason():
+    played = [Played("iql", arm([0.2, None, 0.4])), Played("vanilla", arm([0.2, 0.3]), training_seed=1)]
+    table = exclusions(played)
+    found = [(row["arm"], row["training_seed"], row["scenario"], row["why"]) for row in table.rows]
+    assert found[0] == ("iql", 0, "debt-001", "invalid: timeout")
+    assert found[1][:3] == ("vanilla", 1, "debt-002") and "not played" in found[1][3]
+    assert len(found) == 2 and table.note.startswith("2 of 6")
+    assert exclusions([Played("iql", arm([0.2]))]).note == "Nothing was left out."
+    assert "condition" in [column.key for column in exclusions([Played("iql", [], "x")]).columns]
+
+
+def test_training_seeds_are_shown_apart():
+    played = [Played("emodistill", arm([0.1 * i + 0.1 * seed for i in range(5)]), "", seed) for seed in range(3)]
+    given = tables(main_findings([*played, Played("vanilla", arm([0.2] * 5))], *WORDS))
+    assert [row["training_seed"] for row in given["seeds"].rows] == [0, 1, 2]
+    (row,) = given["variance"].rows
+    assert (row["arm"], row["seeds"], row["scenarios"]) == ("emodistill", 3, 5)
+    assert row["between_seeds"] == pytest.approx(0.1) and row["rest"] == pytest.approx(0, abs=1e-6)
+    assert {row["pairs"] for row in given["comparisons"].rows} == {5}  # pairs of seed means, not 15
+    assert "seeds" not in tables(main_findings(played[:1], *WORDS))
+
+
+def test_a_condition_is_part_of_the_name_of_an_arm():
+    assert list(by_arm([Played("iql", [], "debt"), Played("iql", [])])) == ["iql, debt", "iql"]
