@@ -66,6 +66,14 @@ class ReturnTable:
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
         return [Choice(self.choice(negotiation.scenario.domain), 1.0) for negotiation in negotiations]
 
+    def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
+        """The best emotion among those that are allowed; one that the corpus never shows only where nothing else is."""
+        found = []
+        for negotiation, labels in zip(negotiations, allowed, strict=True):
+            values = self.values.get(negotiation.scenario.domain, self.pooled)
+            found.append(Choice(max(labels, key=lambda label: values.get(label, float("-inf"))), 1.0))
+        return found
+
 
 def _returns(episodes: Sequence[Episode], discount: float) -> Iterator[_Turn]:
     for episode in episodes:
