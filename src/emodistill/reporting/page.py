@@ -52,7 +52,7 @@ def page(
         tables=[table for table in tables if table.name not in APART],
         apart={table.name: table for table in tables if table.name in APART},
         figures=[(figure, data_uri(figure)) for figure in figures],
-        about=[(key.replace("_", " "), value) for key, value in about.items() if key != "verdict_rule"],
+        about=[(key.replace("_", " "), value) for key, value in about.items()],
         counts=_counts(dialogues),
         dialogues=htmlsafe_json_dumps(dialogues, separators=(",", ":")),
     )

@@ -51,9 +51,9 @@ def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if not figures:
         return
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]  # torch's tensorboard has no types
+    with SummaryWriter(str(folder)) as writer:
         for figure in figures:
-            writer.add_figure(figure.name, drawn(figure, titled=True))  # type: ignore[no-untyped-call]
+            writer.add_figure(figure.name, drawn(figure, titled=True))
 
 
 def _saved(figure: Figure, kind: str, titled: bool) -> bytes:

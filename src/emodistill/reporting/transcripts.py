@@ -121,15 +121,14 @@ def _marks(episodes: Sequence[Episode], perceiver: Perceiver, detect: Detect | N
     flags = detect(texts) if detect is not None else [None] * len(texts)
     found: dict[str, dict[str, Any]] = {}
     for text, share, order, flag in zip(texts, shares, best, flags, strict=True):
-        found[text] = {"p": [[GOEMOTIONS[i], round(100 * float(share[i]))] for i in order]}
+        seen = [[GOEMOTIONS[i], round(100 * float(share[i]))] for i in order]
+        found[text] = {"p": [seen[0], *(pair for pair in seen[1:] if pair[1] > 0)]}
         if flag:
             found[text]["flags"] = [[match.kind, match.start, match.end] for match in flag.matches]
     return found
 
 
-def _q_values(
-    item: "Played", vocabulary: Vocabulary, checkpoint: Path | None
-) -> Sequence[Sequence[list[int | None]]]:
+def _q_values(item: "Played", vocabulary: Vocabulary, checkpoint: Path | None) -> Sequence[Sequence[list[int | None]]]:
     """Thousandths of return for every emotion, None for one that the corpus never showed: a list an episode."""
     own = Path(item.run_dir) / "iql" / "best.ckpt" if item.run_dir else None
     file = own if own is not None and own.is_file() else checkpoint

@@ -23,6 +23,7 @@ from emodistill.runs import write_whole
 if TYPE_CHECKING:
     from emodistill.studies.results import Findings, Played
 
+RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
 Named = TypeVar("Named", Table, Figure)
 
 
@@ -43,7 +44,7 @@ def write_report(
     Each file is written whole or not at all, and tables and figures of an earlier report go.
 
     Args:
-        about: how the numbers came about, e.g. `command`, `date`, `machine`; `verdict_rule` stands with the verdicts.
+        about: how the numbers came about, e.g. `command`, `date`, `machine`.
         raw: what `report.json` holds besides tables, verdicts and `about`.
         perceiver: whose reading of each turn the transcripts show.
         selector_checkpoint: see `transcripts`.
@@ -60,18 +61,25 @@ def write_report(
     to_tensorboard(figures, folder / "tensorboard")
     dialogues = transcripts(played, perceiver, vocabulary, selector_checkpoint, detect)
     title = f"EmoDistill: {about.get('study', 'evaluation')} of run {about.get('run', folder.parent.name)}"
-    rule = about.get("verdict_rule") or raw.get("verdict_rule")
-    write_whole(folder / "report.html", page(title, findings.verdicts, rule, tables, figures, about, dialogues))
+    rule, said = _rule(findings.verdicts)
+    write_whole(folder / "report.html", page(title, said, rule, tables, figures, about, dialogues))
 
 
 def distinct(named: Sequence[Named]) -> list[Named]:
     """The same with names that are fit for files and come once: a second `arms` is `arms_2`."""
     found: dict[str, Named] = {}
     for entry in named:
-        base = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "unnamed"
-        name = next(n for n in (base, *(f"{base}_{i}" for i in range(2, len(named) + 2))) if n not in found)
+        base: str = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "unnamed"
+        names = [base, *(f"{base}_{i}" for i in range(2, len(named) + 2))]
+        name = next(name for name in names if name not in found)
         found[name] = entry if name == entry.name else replace(entry, name=name)
     return list(found.values())
+
+
+def _rule(verdicts: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The rule of the verdicts, where one of their lines states it, and the other lines."""
+    rules = [line.removeprefix(RULE).strip() for line in verdicts if line.startswith(RULE)]
+    return " ".join(rules) or None, [line for line in verdicts if not line.startswith(RULE)]
 
 
 def _table_files(tables: Sequence[Table]) -> dict[str, str | bytes]:
@@ -97,7 +105,7 @@ def _markdown(
 ) -> str:
     known = "\n".join(f"- {key.replace('_', ' ')}: {escape_markdown(str(value))}" for key, value in about.items())
     said = "\n".join(f"- {escape_markdown(line)}" for line in verdicts)
-    seen = [f"**{escape_markdown(f.title)}**\n\n![{escape_markdown(f.alternative)}](figures/{f.name}.png)\n" for f in figures]
+    seen = [f"![{escape_markdown(f.alternative)}](figures/{f.name}.png)\n" for f in figures]
     parts = ["# Report", f"## Verdicts\n\n{said or 'None.'}", f"## What was played\n\n{known}"]
     parts += ["## Tables", *map(markdown, tables)] if tables else []
     return "\n\n".join([*parts, *(["## Figures", *seen] if seen else [])]) + "\n"

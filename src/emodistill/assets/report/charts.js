@@ -45,8 +45,8 @@ function qBars(turn) {
     bar.style.left = `${Math.min(share(0), share(q))}%`;
     bar.style.width = `${Math.abs(share(q) - share(0))}%`;
     const picked = label === turn.e;
-    const name = picked ? `${label} (shown)` : label;
-    return el("li", { class: picked ? "picked" : null, "data-rank": i + 1 }, el("span", {}, name),
+    const name = el("span", {}, picked ? el("span", { class: "hidden" }, "shown: ") : null, label);
+    return el("li", { class: picked ? "picked" : null, "data-rank": i + 1 }, name,
       el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "number" }, (q / 1000).toFixed(3)));
   });
   const note = unseen.length ? el("p", { class: "soft" }, `Never shown in the corpus, so not valued: ${unseen.join(", ")}.`) : null;

@@ -89,11 +89,20 @@ function follow() {
   const before = { ...open };
   for (const key of ["arm", "scenario", "seed", "with", "round"]) open[key] = hash.get(key) || "";
   const active = document.activeElement?.closest("#transcripts") ? document.activeElement : null;
-  const [id, text] = [active?.id, active?.textContent];
+  const [id, text, top] = [active?.id, active?.textContent, active?.getBoundingClientRect().top];
+  const column = active?.closest(".transcript")?.dataset.arm;
   const moved = ["arm", "scenario", "seed"].some((key) => before[key] !== open[key]);
   showTranscripts(moved);
   if (moved) showResults();
-  else if (active) [...document.querySelectorAll("#transcripts select, #transcripts button")].find((e) => (id ? e.id === id : e.textContent === text))?.focus();
+  else if (active) restore(column, (e) => (id ? e.id === id : e.textContent === text), top);
+}
+
+// What had the focus before everything was drawn anew has it again, at the same height of the window.
+function restore(column, same, top) {
+  const all = [...document.querySelectorAll("#transcripts select, #transcripts button")].filter(same);
+  const target = all.find((e) => e.closest(".transcript").dataset.arm === column) || all[0];
+  target?.focus({ preventScroll: true });
+  if (target) scrollBy({ top: target.getBoundingClientRect().top - top, behavior: "instant" });
 }
 
 buildFilters();

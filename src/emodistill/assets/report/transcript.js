@@ -10,15 +10,14 @@ function transcript(episode, state, handlers) {
   const title = `${nameOf[episode.p]}: ${scenario.id}, seed ${episode.seed}`;
   return el("article", { class: "transcript", "data-arm": nameOf[episode.p] },
     el("h3", { tabindex: "-1" }, title),
-    el("p", {}, `${result(episode)}. Against ${episode.who}.`),
+    el("p", { class: "outcome" }, `${result(episode)}. Against ${episode.who}.`),
     handlers.tools,
     facts(scenario, roles),
     el("h4", {}, "Positions over the rounds"),
     el("p", { class: "soft" }, `1 is the ${roles.focal}'s target (solid, round), 0 the ${roles.counterparty}'s (dashed, square).`),
     positionChart(episode, round),
-    chosen ? el("h4", {}, `Q-values in round ${chosen.r}`) : null,
-    chosen ? qBars(chosen) : el("p", { class: "soft" }, "No selector belongs to this arm's run, so there are no Q-values."),
     el("h4", {}, "Words"),
+    own.length ? null : el("p", { class: "soft" }, "No selector belongs to this arm's run, so there are no Q-values."),
     el("ol", { class: "turns" }, episode.turns.map((turn) => oneTurn(turn, turn === chosen, roles, state, handlers))),
   );
 }
@@ -37,15 +36,20 @@ function oneTurn(turn, chosen, roles, state, handlers) {
     el("div", { class: "soft" }, `Round ${turn.r}, ${turn.f ? roles.focal : roles.counterparty}`, turn.e ? [", shows ", el("strong", {}, turn.e)] : null),
     el("p", { dir: "auto", class: "words" }, marked(turn.t, spans)),
     el("div", { class: "soft" }, remarks(turn)),
-    turn.f && turn.q ? el("button", { type: "button", class: "plain", "aria-pressed": String(chosen), onclick: () => handlers.round(turn.r) }, `Q-values of round ${turn.r}`) : null,
+    turn.f && turn.q ? qPart(turn, chosen, handlers) : null,
   );
+}
+
+function qPart(turn, chosen, handlers) {
+  const attributes = { type: "button", class: "plain", "aria-expanded": String(chosen), onclick: () => handlers.round(turn.r) };
+  return [el("button", attributes, `Q-values of round ${turn.r}`), chosen ? qBars(turn) : null];
 }
 
 function remarks(turn) {
   const parts = [];
   if (turn.act) parts.push(turn.act === "accept" ? "accepts" : "walks away");
   if (turn.o !== undefined) parts.push(`offer ${turn.o}, position ${turn.x.toFixed(2)}`);
-  parts.push(`read as ${turn.p.map(([label, percent]) => `${label} ${percent} %`).join(", ")}`);
+  parts.push(`read as ${turn.p.map(([label, percent]) => `${label} ${percent}\u00a0%`).join(", ")}`);
   if (turn.added) parts.push("the sentence with the offer was added");
   if (turn.slips) parts.push(`attempts out of role: ${turn.slips.join(", ")}`);
   if (turn.flags) parts.push(`flagged: ${[...new Set(turn.flags.map(([kind]) => FLAGS(kind)))].join(", ")}`);

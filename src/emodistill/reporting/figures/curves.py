@@ -62,7 +62,7 @@ def _draw_curves(curves: Sequence[Curve], axis: str, canvas: Canvas) -> None:
     for axes, measure in zip(grid, measures, strict=False):
         for curve in (curve for curve in curves if curve.panel == measure):
             style, every = look(labels.index(curve.label)), max(len(curve.steps) // 6, 1)
-            axes.plot(curve.steps, curve.values, label=curve.label, linewidth=1.6, markersize=5, markevery=every, **style)
+            axes.plot(curve.steps, curve.values, label=curve.label, markersize=5, markevery=every, **style)
         axes.set_title(measure)
         axes.set_xlabel(axis)
         axes.xaxis.set_major_locator(MaxNLocator(5))

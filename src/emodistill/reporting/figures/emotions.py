@@ -21,7 +21,8 @@ FEWEST_TURNS = 5  # of a round; a share of fewer says nothing and stays empty
 FAMILIES = {  # of GoEmotions' labels, as its authors group them
     "positive": "admiration amusement approval caring desire excitement gratitude joy love optimism pride relief",
     "ambiguous": "confusion curiosity realization surprise neutral",
-    "negative": "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness",
+    "negative": "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse "
+    "sadness",
 }
 
 
@@ -33,11 +34,11 @@ def family(label: str, vocabulary: Vocabulary) -> str:
 
 def emotion_use(played: "Sequence[Played]", vocabulary: Vocabulary) -> Figure | None:
     """Shares of emotions by round, a panel for each arm that changes its emotion; None where no arm does."""
-    shares = {}
+    shares: dict[str, np.ndarray] = {}
     for item in played:
         counts = _counts(item, vocabulary)
         if (counts.sum(1) > 0).sum() > 1:
-            shares[item.arm] = shares.get(item.arm, 0) + counts
+            shares[item.arm] = shares[item.arm] + counts if item.arm in shares else counts
     if not shares:
         return None
     arms = list(shares)[:MOST_ARMS]

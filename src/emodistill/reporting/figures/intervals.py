@@ -52,7 +52,8 @@ def _draw(estimates: Sequence[Estimate], axis: str, reference: float | None, can
     names = list(dict.fromkeys(estimate.panel for estimate in estimates))
     labels = list(dict.fromkeys(estimate.label for estimate in estimates))
     height = 0.75 + ROW_INCHES * len(labels)
-    for axes, panel in zip(panels(canvas, len(names), 2 if len(names) in (2, 4) else 3, (3.6, height)), names, strict=True):
+    grid = panels(canvas, len(names), 2 if len(names) in (2, 4) else 3, (3.6, height))
+    for axes, panel in zip(grid, names, strict=True):
         if reference is not None:
             axes.axvline(reference, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         for estimate in (e for e in estimates if e.panel == panel):
@@ -70,6 +71,4 @@ def _point(axes: Axes, estimate: Estimate, row: int) -> None:
     style = look(row)
     axes.plot([estimate.low, estimate.high], [row, row], color=style["color"], linewidth=2.2, solid_capstyle="round")
     face = style["color"] if estimate.strong else "white"
-    axes.plot(
-        [estimate.mean], [row], marker=style["marker"], markersize=7, markerfacecolor=face, markeredgecolor=style["color"]
-    )
+    axes.plot([estimate.mean], [row], markersize=7, markerfacecolor=face, **style)

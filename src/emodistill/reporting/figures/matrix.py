@@ -47,11 +47,14 @@ def _draw(
     canvas.set_layout_engine("constrained")
     canvas.set_size_inches(1.9 + 0.075 * longest + 0.82 * len(columns), 1.5 + 0.46 * len(rows))
     axes = canvas.subplots()
-    image = axes.imshow(numbers, cmap="cividis" if centre is None else "PuOr_r", norm=_norm(numbers, centre), aspect="auto")
+    colours = "cividis" if centre is None else "PuOr_r"
+    image = axes.imshow(numbers, cmap=colours, norm=_norm(numbers, centre), aspect="auto")
     _numbers(axes, numbers, image)
     slanted = any(len(name) > 9 for name in columns)
-    angle = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(range(len(columns)), columns, **angle)
+    axes.set_xticks(range(len(columns)), columns)
+    if slanted:
+        for label in axes.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

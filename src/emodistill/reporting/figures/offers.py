@@ -84,7 +84,8 @@ def _panel(axes: Axes, episodes: list[Episode]) -> None:
         if known.any():
             low, high = np.nanquantile(paths[:, known], [0.1, 0.9], axis=0)
             axes.fill_between(rounds[known], low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(rounds[known], np.nanmean(paths[:, known], axis=0), dashes, color=colour, linewidth=2, label=label)
+            mean = np.nanmean(paths[:, known], axis=0)
+            axes.plot(rounds[known], mean, dashes, color=colour, linewidth=2, label=label)
     axes.set_ylim(-0.1, 1.1)
     axes.set_yticks([0, 0.5, 1])
     axes.set_xticks([1, 5, 10, 15])
