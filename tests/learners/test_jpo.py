@@ -43,14 +43,14 @@ def test_dropout_is_off_in_the_policy_and_still_in_the_adapter_it_came_from(make
     assert not [m for m in learner.policy.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
 
 
-def test_good_utterances_become_likelier_and_bad_ones_less_likely(make_learner, items):
+def test_good_utterances_become_likelier_and_bad_ones_less_likely_on_average(make_learner, items):
     learner, batch = make_learner(RoundJudge(), clip_range=10.0, kl_coef=0.0), batch_of(items)
     learner.configure_model()
     before = utterance_logprobs(learner, batch)
     fit(learner, [batch], epochs=12)
     change = utterance_logprobs(learner, batch) - before
     good = torch.tensor([place % 2 == 1 for item in items for place in item.places])
-    assert (change[good] > 0).all() and (change[~good] < 0).all()
+    assert change[good].mean() > 0 > change[~good].mean()  # weights are shared: a single one may move either way
 
 
 def test_sampled_replies_that_the_judge_prefers_become_more_frequent(make_learner, contexts, sampler):
