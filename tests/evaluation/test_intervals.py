@@ -73,6 +73,15 @@ def test_what_was_not_seen_is_not_ruled_out():
     assert bootstrap_interval([0.7], ["a"], unseen=0.0) == (0.0, 1.0)
 
 
+def test_shares_read_their_two_tails_apart_and_differences_do_not():
+    values = [0.6] * 11
+    low, high = bootstrap_interval(values, range(11), unseen=0.0)
+    middle = np.mean([*values, 0.0])
+    assert middle - low > 1.1 * (high - middle)  # skewed to the failures
+    low, high = bootstrap_interval([*values, 0.0], range(12))
+    assert middle - low == pytest.approx(high - middle)
+
+
 def test_the_ends_of_shares_stay_within_0_and_1():
     low, high = bootstrap_interval([1.0, 0.0, 1.0], range(3), unseen=0.0)
     assert 0 <= low < high <= 1

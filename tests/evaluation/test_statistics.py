@@ -46,6 +46,12 @@ def test_a_paired_difference_by_hand():
     assert found.p_value == pytest.approx(0.5, abs=0.02)  # ++ and -- of the four sign patterns
 
 
+def test_scenarios_with_more_pairs_weigh_more_in_the_test_too():
+    """Sums .6, .6 and -.5: of the eight patterns of signs, four are as far from 0 as theirs."""
+    pairs = {("debt", name, i): 0.2 for name in "ab" for i in range(3)} | {("debt", "c", 0): -0.5}
+    assert paired_difference(pairs, dict.fromkeys(pairs, 0.0)).p_value == 0.5
+
+
 def test_scenarios_of_one_name_in_two_domains_are_two():
     pairs = {(domain, "000", 0): 1.0 for domain in ("debt", "student")}
     assert paired_difference(pairs, dict.fromkeys(pairs, 0.0)).scenarios == 2
