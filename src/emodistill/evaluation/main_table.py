@@ -129,7 +129,7 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
         f"show with {100 * POWER:.0f} % power at {ALPHA:g}. The verdict is by the interval alone."
     )
     if any(row["few"] for row in rows):
-        note += f" With fewer than {FEW} scenarios a 95 % interval may hold only about 91 % of the time."
+        note += f" With fewer than {FEW} scenarios a 95 % interval may hold only 87 % of the time."
     return Table("comparisons", title, _COMPARISONS, rows, note)
 
 
