@@ -62,6 +62,8 @@ def test_generators_go_on_where_they_were_saved(tmp_path):
 class Adapter:
     """Writes its only number where an adapter would go."""
 
+    identity = {"base_model": "embedded", "fingerprint": "f00d", "vocabulary": "ekman7"}
+
     def __init__(self, module):
         self.module = module
 
@@ -79,6 +81,9 @@ class Module(L.LightningModule):
 
 class Ended:
     """What an export asks of a trainer."""
+
+    global_step = 12
+    callback_metrics = {"val/loss": torch.tensor(1.5), "train/loss": torch.tensor(9.0)}
 
     def __init__(self, interrupted=False, is_global_zero=True):
         self.interrupted, self.is_global_zero = interrupted, is_global_zero
@@ -99,6 +104,8 @@ def test_the_best_adapter_is_exported_and_the_module_handed_back(tmp_path, best)
     AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(), module)
     assert exported(tmp_path / "adapter") == 7.0
     assert module.weight.item() == 3.0
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "12 optimizer steps" in card and "| val/loss | 1.5 |" in card and "train/loss" not in card
 
 
 def test_without_a_best_one_the_last_is_exported(tmp_path):

@@ -58,7 +58,8 @@ def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
 
 def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
     canvas, buffer = drawn(figure, titled), io.BytesIO()
-    plain = {"Date": None} if kind == "svg" else None  # the same figure is the same file
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
+    plain = nothing if kind == "svg" else None
     with styled():
         canvas.savefig(buffer, format=kind, dpi=DPI, metadata=plain, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

@@ -1,0 +1,151 @@
+"""The model card that is written next to an adapter: what it is, what it learnt from, how to load it, what it is not for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emodistill.data.provenance import NAME as CORPUS
+from emodistill.errors import UserError
+from emodistill.runs import flat, write_whole
+
+CARD = "README.md"
+EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", "Allal et al. 2025, arXiv 2502.02737, Apache-2.0")
+SHOWN = ("learner.", "trainer.max_steps", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "data.view.")
+HIDDEN = ("_target_", "api_key_env", "path", "ledger")
+
+_TEXT = """---
+base_model: {base}
+library_name: peft
+license: {licence}
+language: en
+tags: [negotiation, emotion, lora, simulated]
+---
+# Expression policy: adapter of stage `{stage}`, run `{run}`
+
+A LoRA adapter that puts a chosen emotion and a decided offer into the words of a negotiator. Made by `emodistill`
+{version} ({steps} optimizer steps).
+
+- **Base model:** {base_words}. Fingerprint `{fingerprint}`; an adapter is refused on any other.
+- **Vocabulary of emotions:** `{vocabulary}`{told}.
+- **Licence:** the base model's governs what is built on it; the code is under Apache-2.0.
+
+## What it is for, and what not
+
+For research on emotion in negotiation, on simulated or consenting counterparties, and for comparing ways of training.
+
+Not for talking to people who do not know that a machine chooses its emotions to gain from them, and not for debt
+collection, medical, disaster or educational decisions about real persons, although its scenarios are named after
+those. Emotional pressure works on people; read the ethics page (`docs/ethics.md` of the code) before any use, and play
+it with `guard=` where words or emotions must be kept out.
+
+## Training data
+
+{data} Both sides of the bundled and self-played corpora are **simulated**; a corpus of your own or an imported one is
+described by the card beside it. No test scenario is among the training data.
+
+## Figures at the end of training
+
+{figures}
+
+A judge's score is what training raises. It is arithmetic or a model's opinion, and no measure of negotiating well; for
+that play the arms: `python evaluate.py run={run}`.
+
+## How to load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{folder}")
+```
+
+It was trained on a base in 4 bits (NF4) where `four_bit` is true below. `evaluate.py` loads it by its place:
+`python evaluate.py run={run}`.
+
+## Limits
+
+- **Simulated counterparty: no claim about people follows from it.** Reactions to emotion were written by hand.
+- English only. The wording of the simulated teacher shows through.
+- Small models state wrong facts and lose the thread; the offers themselves come from a schedule, not from the model.
+- Words are not filtered in training. The rates of threats and other flagged words are in the report of an evaluation.
+
+## Hyperparameters
+
+| key | value |
+|---|---|
+{settings}
+"""
+
+
+def write_model_card(adapter: Path, identity: Mapping[str, str], steps: int, figures: Mapping[str, float]) -> None:
+    """Write `README.md` into an adapter folder, from the stage's own records where they are there.
+
+    Args:
+        adapter: `checkpoints/<run>/<stage>/adapter`; `config.yaml` and `corpus.json` are beside it.
+        identity: what the adapter belongs to, as in `emodistill.json`.
+        figures: the last values by name; those of validation are shown.
+    """
+    from emodistill import __version__
+
+    stage = adapter.parent
+    embedded = identity["base_model"] == "embedded"
+    base, licence, words = (
+        EMBEDDED if embedded else (identity["base_model"], "other", "see its own page for the licence")
+    )
+    emotions = identity.get("emotions", "told")
+    told = "" if emotions == "told" else f", emotions {emotions} in training"
+    text = _TEXT.format(
+        base=base,
+        base_words=f"{base} ({words})",
+        licence=licence,
+        stage=stage.name,
+        run=stage.parent.name,
+        version=__version__,
+        steps=steps,
+        fingerprint=identity["fingerprint"],
+        vocabulary=identity["vocabulary"],
+        told=told,
+        data=_data(stage / CORPUS),
+        figures=_figures(figures),
+        folder=adapter,
+        settings=_settings(stage / "config.yaml"),
+    )
+    write_whole(adapter / CARD, text)
+
+
+def _data(file: Path) -> str:
+    if not file.is_file():
+        return "What it learnt from was not recorded."
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        episodes, count = Path(known["episodes"]), len(known["scenarios"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged; train this stage again in another run=...") from error
+    card = episodes.parent / CARD
+    described = f"its dataset card is `{card}`" if card.is_file() else "no dataset card lies beside it"
+    return f"Episodes of {count} scenarios, from `{episodes}`; {described}."
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in sorted(figures.items()) if name.startswith("val/")}
+    if not shown:
+        return "None were measured."
+    return "\n".join(
+        ["| figure | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in shown.items())]
+    )
+
+
+def _settings(file: Path) -> str:
+    if not file.is_file():
+        return "| not recorded | |"
+    settings: dict[str, Any] = flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+    shown = {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(SHOWN) and not set(HIDDEN) & set(key.split(".")) and value is not None
+    }
+    return "\n".join(f"| `{key}` | {str(value).replace('|', '/')} |" for key, value in shown.items())

@@ -1,0 +1,93 @@
+import io
+
+import numpy as np
+import pytest
+from episodes import make_episode
+from PIL import Image
+from reporting_cases import FIGURE, some_played
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.reporting import pictures
+from emodistill.reporting.figures.curves import Bin, Curve, calibration, learning_curves
+from emodistill.reporting.figures.emotions import FAMILIES, emotion_use, family
+from emodistill.reporting.figures.intervals import Estimate, interval_plot
+from emodistill.reporting.figures.matrix import matrix
+from emodistill.reporting.figures.offers import offer_trajectories
+from emodistill.studies.results import Played
+
+WORDS = load_vocabulary()
+ESTIMATES = [Estimate(d, a, 0.5, 0.4, 0.6) for d in ("debt", "student") for a in ("vanilla", "iql")]
+EXAMPLES = {
+    "intervals": interval_plot("u", "Utility", ESTIMATES, "utility (0 to 1)", reference=0.0),
+    "matrix": matrix("m", "Transfer", ["a", "b"], ["a", "b"], [[0.1, None], [float("nan"), 0.4]], ("x", "y", "z")),
+    "centred": matrix("c", "Payoff", ["a", "long name"], ["a", "long name"], [[0, -1], [1, 0]], ("x", "y", "z"), 0.0),
+    "emotions": emotion_use(some_played(), WORDS),
+    "offers": offer_trajectories(some_played()),
+    "curves": learning_curves("l", "Curves", [Curve("loss", f"seed {s}", [1, 2], [0.5, 0.25]) for s in range(12)]),
+    "calibration": calibration("q", "Calibration", [Bin("iql", 0.1, 0.2, 0.0, 0.3)], "return"),
+}
+
+
+def text_of(name):
+    return pictures.svg(EXAMPLES[name]).decode()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_figure_draws_in_every_format(name):
+    figure = EXAMPLES[name]
+    image = Image.open(io.BytesIO(pictures.png(figure)))
+    assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1) and np.ptp(np.asarray(image.convert("L"))) > 200
+    assert pictures.svg(figure) == pictures.svg(figure)  # the same figure is the same file
+    assert figure.title in pictures.drawn(figure, titled=True).get_suptitle()
+    assert len(figure.alternative) > 40
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("intervals", ["debt", "student", "vanilla", "iql", "utility (0 to 1)"]),
+        ("matrix", ["0.10", "0.40", "x", "y", "z"]),
+        ("emotions", ["emodistill", "joy", "round", "share of the round's focal turns"]),
+        ("offers", ["vanilla", "debt", "focal side", "counterparty", "round"]),
+        ("curves", ["seed 0", "seed 11", "loss", "step"]),
+        ("calibration", ["iql", "predicted by Q (return)", "realised (return)"]),
+    ],
+)
+def test_what_is_drawn_is_named(name, words):
+    drawing = text_of(name)
+    assert [word for word in words if f">{word}<" not in drawing.replace("&#x27;", "'")] == []
+
+
+def test_missing_numbers_of_a_matrix_stay_empty():
+    assert "nan" not in text_of("matrix") and "nan" not in EXAMPLES["matrix"].alternative
+
+
+def test_the_words_of_a_figure_hold_its_numbers():
+    assert "debt, iql: 0.50 [0.40, 0.60]" in EXAMPLES["intervals"].alternative
+    assert "long name, a: 1.00" in EXAMPLES["centred"].alternative
+    assert "vanilla 0." in EXAMPLES["offers"].alternative
+
+
+def test_arms_without_a_choice_have_no_emotions_to_show():
+    constant = [Played("vanilla", [make_episode(emotions=False)])]
+    assert emotion_use(constant, WORDS) is None and offer_trajectories([]) is None
+
+
+def test_every_label_of_goemotions_has_one_family():
+    listed = [label for members in FAMILIES.values() for label in members.split()]
+    assert sorted(listed) == sorted(WORDS.labels)
+    assert family("anger", load_vocabulary("ekman7")) == "negative" and family("joy", WORDS) == "positive"
+
+
+def test_a_large_drawing_goes_into_the_page_as_pixels(monkeypatch):
+    assert pictures.data_uri(FIGURE).startswith("data:image/svg+xml,")
+    monkeypatch.setattr(pictures, "LARGEST_VECTOR", 10)
+    assert pictures.data_uri(FIGURE).startswith("data:image/png;base64,")
+
+
+def test_tensorboard_has_each_figure_once(tmp_path):
+    for _ in range(2):
+        pictures.to_tensorboard([FIGURE], tmp_path / "tb")
+    assert EventAccumulator(str(tmp_path / "tb")).Reload().Tags()["images"] == ["line"]
+    assert len(list((tmp_path / "tb").iterdir())) == 1

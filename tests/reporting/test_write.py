@@ -1,0 +1,106 @@
+import json
+
+import pytest
+import yaml
+from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.reporting.model_card import write_model_card
+from emodistill.reporting.page import sort_value
+from emodistill.reporting.table import Column
+from emodistill.reporting.write import distinct
+from emodistill.studies.results import Findings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write_some_report(folder)
+    return folder
+
+
+def test_everything_is_written_and_nothing_half(folder):
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = [name for name in names if not name.startswith("tensorboard/events")]
+    tables = [f"tables/arms.{kind}" for kind in ("md", "parquet", "tex")]
+    assert names == ["figures/line.png", "report.html", "report.json", "report.md", *tables]
+
+
+def test_the_json_keeps_what_it_was_given_and_adds_the_tables(folder):
+    report = json.loads((folder / "report.json").read_text())
+    assert report["cells"] == [1.0, None] and report["about"]["run"] == "tiny"
+    assert report["tables"]["arms"][0]["utility"] == [0.5, 0.25, 0.75] and report["tables"]["arms"][1]["p"] is None
+    assert report["verdicts"][1] == f"debt: {HOSTILE}"
+
+
+def test_the_markdown_has_verdicts_before_tables_and_the_figures(folder):
+    text = (folder / "report.md").read_text()
+    assert text.index("## Verdicts") < text.index("## What was played") < text.index("## Tables")
+    assert "](figures/line.png)" in text and "<img" not in text.replace("\\<img", "")
+
+
+def test_the_page_holds_its_words_as_words(folder):
+    text = (folder / "report.html").read_text()
+    assert text.count("</script>") == 2 and text.count("<script") == 2
+    assert "<img src=x" not in text and "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+
+
+def test_the_dialogues_are_read_back_from_the_page(folder):
+    text = (folder / "report.html").read_text()
+    block = text.split('id="dialogues">')[1].split("</script>")[0]
+    assert json.loads(block)["episodes"][-1]["turns"][0]["t"] == HOSTILE
+
+
+def test_an_older_report_leaves_nothing_behind(tmp_path):
+    write_some_report(tmp_path)
+    write_some_report(tmp_path, played=[], findings=Findings())
+    assert list((tmp_path / "tables").iterdir()) == [] and list((tmp_path / "figures").iterdir()) == []
+    assert not (tmp_path / "tensorboard").exists()
+    assert "No verdict was asked for" in (tmp_path / "report.html").read_text()
+
+
+def test_equal_names_become_two_files_and_paths_become_names():
+    from dataclasses import replace
+
+    named = distinct([TABLE, replace(TABLE, title="second"), replace(TABLE, name="../up/x y")])
+    assert [table.name for table in named] == ["arms", "arms_2", "up-x-y"]
+    assert named[1].title == "second" and distinct([FIGURE])[0] is FIGURE
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [("number", 0.5, "0.5"), ("number", None, ""), ("number", float("nan"), ""), ("interval", (0.1, 0, 1), "0.1")]
+    + [("interval", None, ""), ("text", "a", "a")],
+)
+def test_sorting_goes_by_raw_values(kind, value, shown):
+    assert sort_value(Column("x", "x", kind), value) == shown
+
+
+def a_card(tmp_path, base="embedded", **identity):
+    stage = tmp_path / "demo" / "jpo"
+    adapter = stage / "adapter"
+    adapter.mkdir(parents=True)
+    (tmp_path / "README.md").write_text("a card")
+    (stage / "corpus.json").write_text(json.dumps({"episodes": str(tmp_path / "e.parquet"), "scenarios": {"a": "x"}}))
+    learner = {"kl_coef": 0.04, "policy": {"four_bit": True}, "api_key_env": "SECRET"}
+    (stage / "config.yaml").write_text(yaml.safe_dump({"learner": learner, "seed": 3}))
+    known = {"base_model": base, "fingerprint": "f00d", "vocabulary": load_vocabulary().name, **identity}
+    write_model_card(adapter, known, 40, {"val/reward": 7.07458, "train/loss": 1.0})
+    return (adapter / "README.md").read_text()
+
+
+def test_a_model_card_says_what_it_is_and_is_not_for(tmp_path):
+    card = a_card(tmp_path)
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and front["license"] == "apache-2.0"
+    assert "Episodes of 1 scenarios" in card and f"dataset card is `{tmp_path / 'README.md'}`" in card
+    assert "| val/reward | 7.075 |" in card and "| `learner.kl_coef` | 0.04 |" in card and "40 optimizer steps" in card
+    assert "PeftModel.from_pretrained" in card and "python evaluate.py run=demo" in card
+    assert "docs/ethics.md" in card and "no claim about people" in card and "Not for" in card
+    assert "SECRET" not in card and "train/loss" not in card
+
+
+def test_a_card_of_another_model_leaves_the_licence_to_it(tmp_path):
+    card = a_card(tmp_path, base="org/model", emotions="named")
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other" and "emotions named in training" in card
