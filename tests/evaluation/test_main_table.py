@@ -12,7 +12,7 @@ from test_report import Blank, arm
 from benchmarks.interval_coverage import utility
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.exclusions import exclusions
-from emodistill.evaluation.main_table import by_arm, findings_of, main_findings, main_report
+from emodistill.evaluation.main_table import by_arm, findings_of, main_findings, main_report, sentences
 from emodistill.evaluation.report import verdict_rule, verdicts
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
 from emodistill.studies.results import Played
@@ -53,6 +53,13 @@ def test_a_planted_winner_is_found_and_turned_round_it_loses():
     assert line == "debt: vanilla exceeds vanilla#2, also after Holm's correction."
     lost = main_findings(played, *WORDS, subject="vanilla#2", rivals=("vanilla",)).verdicts[1]
     assert lost.startswith("debt: vanilla#2 is below vanilla, also")
+
+
+@pytest.mark.parametrize(("p_holm", "words"), [(0.04, "also after"), (0.06, "but not after"), (None, "but not after")])
+def test_the_sentence_says_whether_it_stands_after_holm(p_holm, words):
+    row = {"against": "b", "domain": "debt", "verdict": "exceeds", "p_value": 0.01, "p_holm": p_holm, "scenarios": 20}
+    report = {"verdict": {"debt": "exceeds"}, "comparisons": [row]}
+    assert sentences(report, "a", ["b"])[1].startswith(f"debt: a exceeds b, {words} Holm's correction")
 
 
 def test_the_rule_in_words():
