@@ -11,7 +11,7 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.reporting import pictures
 from emodistill.reporting.figures.curves import Bin, Curve, calibration, learning_curves
 from emodistill.reporting.figures.emotions import FAMILIES, emotion_use, family
-from emodistill.reporting.figures.intervals import Estimate, interval_plot
+from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.figures.offers import offer_trajectories
 from emodistill.studies.results import Played
@@ -57,6 +57,13 @@ def test_every_figure_draws_in_every_format(name):
 def test_what_is_drawn_is_named(name, words):
     drawing = text_of(name)
     assert [word for word in words if f">{word}<" not in drawing.replace("&#x27;", "'")] == []
+
+
+def test_differences_are_filled_only_where_they_stand_after_correction():
+    row = {"domain": "debt", "against": "iql", "difference_interval": [0.1, 0.05, 0.2]}
+    hollow, filled = (pictures.svg(differences([row | {"p_holm": p}], "D")).decode() for p in (0.2, 0.01))
+    assert "#ffffff" in hollow.split('id="axes_1"')[1].split("line2d")[-1] and hollow != filled
+    assert differences([row | {"difference_interval": [None, None, None], "p_holm": None}], "D") is None
 
 
 def test_missing_numbers_of_a_matrix_stay_empty():

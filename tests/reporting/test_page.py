@@ -145,7 +145,6 @@ def test_hostile_words_stay_words(page):
     assert page.locator(".transcript img, .transcript script, .transcript b").count() == 0
     assert page.locator(".words").first.get_attribute("dir") == "auto"
     assert page.evaluate("window.broken") is None
-    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p id=probe>')")  # the page itself works
     assert "the sentence with the offer was added; attempts out of role" in page.locator(".turn").first.inner_text()
 
 

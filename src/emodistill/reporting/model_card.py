@@ -1,4 +1,4 @@
-"""The model card that is written next to an adapter: what it is, what it learnt from, how to load it, what it is not for."""
+"""The model card beside an adapter: what it is and is not for, what it learnt from, how to load it."""
 
 import json
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ from emodistill.evaluation.main_table import main_findings
 from emodistill.evaluation.report import RIVALS, SUBJECT
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.emotions import emotion_use
-from emodistill.reporting.figures.intervals import Estimate, interval_plot
+from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
 from emodistill.reporting.figures.offers import offer_trajectories
 from emodistill.studies.estimates import arms_of, domains_of, mean_interval, utility
 from emodistill.studies.guard_price import guard_curve
@@ -35,7 +35,8 @@ class MainTable:
     def __call__(self, played: Sequence[Played]) -> Findings:
         perceiver, vocabulary = load_perceiver("counterparty"), load_vocabulary(self.vocabulary)
         found = main_findings(played, perceiver, vocabulary, self.subject, self.rivals, self.seed)
-        return Findings(found.tables, [*found.figures, _intervals(played, self.seed)], found.verdicts)
+        figures = [*found.figures, _intervals(played, self.seed), *_differences(found)]
+        return Findings(found.tables, figures, found.verdicts)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class GuardPrice:
 
     def __call__(self, played: Sequence[Played]) -> Findings:
         return guard_curve(played, self.seed)
+
+
+def _differences(found: Findings) -> list[Figure]:
+    drawn = [differences(table.rows, table.title) for table in found.tables if table.name == "comparisons"]
+    return [figure for figure in drawn if figure is not None]
 
 
 def _intervals(played: Sequence[Played], seed: int) -> Figure:

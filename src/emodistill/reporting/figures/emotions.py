@@ -70,7 +70,7 @@ def _counts(item: "Played", vocabulary: Vocabulary) -> np.ndarray:
 def _draw(counts: dict[str, np.ndarray], order: list[str], vocabulary: Vocabulary, canvas: Canvas) -> None:
     rows = [vocabulary.index(label) for label in order]
     kinds = [family(label, vocabulary) for label in order]
-    grid = panels(canvas, len(counts), 3, (3.4, 0.9 + 0.165 * len(order)))
+    grid = panels(canvas, len(counts), 4, (2.9, 0.9 + 0.165 * len(order)))
     shares = {arm: _shares(found)[rows] for arm, found in counts.items()}
     last = max(int(np.flatnonzero(found.sum(0) >= FEWEST_TURNS).max(initial=0)) for found in counts.values())
     scale = PowerNorm(0.5, 0, max([0.1, *(float(np.nanmax(share, initial=0)) for share in shares.values())]))

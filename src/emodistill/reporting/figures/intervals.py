@@ -1,8 +1,9 @@
 """Estimates with their intervals: means of arms, differences between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -11,6 +12,7 @@ from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
 
 ROW_INCHES = 0.3
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ def interval_plot(
             f"{estimate.panel}, {estimate.label}: {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]."
         )
     return Figure(name, title, " ".join(parts), partial(_draw, list(estimates), axis, reference))
+
+
+def differences(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
+    """Paired differences against each rival, from the rows of the table of comparisons; None without any.
+
+    A filled mark is a difference that stands after Holm's correction (p below 5 %), a hollow one is not.
+    """
+    estimates = []
+    for row in rows:
+        mean, low, high = row["difference_interval"]
+        if None not in (mean, low, high):
+            stands = row["p_holm"] is not None and row["p_holm"] < ALPHA
+            estimates.append(Estimate(row["domain"], row["against"], mean, low, high, stands))
+    axis = "difference of utility, 95 % interval; filled: p (Holm) below 0.05"
+    return interval_plot("differences", title, estimates, axis, reference=0.0) if estimates else None
 
 
 def _draw(estimates: Sequence[Estimate], axis: str, reference: float | None, canvas: Canvas) -> None:
