@@ -80,22 +80,28 @@ def report(
     cfg: DictConfig, played: "Sequence[Played]", findings: "dict[str, Findings]", expression: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Write the report, and print tables, verdicts and cost."""
+    from emodistill.emotions.perceiver import load_perceiver
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.reporting.terminal import print_table
+    from emodistill.reporting.write import write_report
+    from emodistill.safety.detector import detect
     from emodistill.studies.costs import in_words, total_of
-    from emodistill.studies.written import about_of, merged, raw_of, write
+    from emodistill.studies.written import about_of, merged, raw_of
 
-    found = merged(findings)
+    found, vocabulary = merged(findings, expression), load_vocabulary(cfg.vocabulary)
     opposite = describe(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
     about = about_of({"run": cfg.run, "study": cfg.study.name, "counterparty": opposite, "scenarios_seed": cfg.seed})
-    written = raw_of(played, load_vocabulary(cfg.vocabulary), expression, about, found)
-    write(Path(cfg.stage_dir), found, written)
+    raw = raw_of(played, vocabulary, expression)
+    folder, selector = Path(cfg.stage_dir), Path(cfg.run_dir) / "iql" / "best.ckpt"
+    seen = {"perceiver": load_perceiver("counterparty"), "vocabulary": vocabulary}
+    write_report(folder, found, played, about, raw, **seen, selector_checkpoint=selector, detect=detect)
     for table in found.tables:
-        print_table(table)
+        if table.rows and not table.appendix:
+            print_table(table)
     print(*found.verdicts, sep="\n")
     print(in_words(total_of(played)))
-    print(f"the counterparty is {opposite}; report: {Path(cfg.stage_dir) / 'report.json'}")
-    return written
+    print(f"the counterparty is {opposite}; report: {folder / 'report.html'}")
+    return {**raw, "about": about}
 
 
 @hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")

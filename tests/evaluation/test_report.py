@@ -1,18 +1,15 @@
 """The report: cells, paired comparisons, the verdict rule, and plain JSON."""
 
-import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from episodes import make_episode
-from rich.console import Console
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.report import build_report, plain, verdicts
-from emodistill.evaluation.tables import show
 
 
 class Blank:
@@ -125,15 +122,6 @@ def test_a_comparison_without_pairs_leaves_the_correction_of_the_others_alone():
     rows = {row["against"]: row for row in found["comparisons"] if row["domain"] == "debt"}
     assert rows["vanilla"]["p_value"] is None and rows["vanilla"]["p_holm"] is None
     assert rows["iql"]["p_holm"] == pytest.approx(2 * rows["iql"]["p_value"])  # debt and all; the others say nothing
-
-
-def test_the_table_shows_every_cell_and_verdict():
-    played = {"vanilla": arm([None]), "iql": arm(spread(0.3)), "emodistill": arm(spread(0.5))}
-    screen = io.StringIO()
-    show(report(played), Console(file=screen, width=130))
-    text = screen.getvalue()
-    for words in ("vanilla", "iql", "emodistill", "0.52 [", "–", "debt: emodistill is within noise"):
-        assert words in text
 
 
 def test_without_emodistill_the_arm_named_last_is_compared_and_there_is_no_verdict():

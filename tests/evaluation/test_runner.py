@@ -1,8 +1,5 @@
 """Playing arms: pairs, what is kept, and what a second call does."""
 
-import json
-from dataclasses import replace
-
 import pytest
 
 from emodistill.counterparties.behavioural import BehaviouralCounterparty
@@ -12,7 +9,7 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
-from emodistill.evaluation.runner import Runner, first_of_each_domain, write_report
+from emodistill.evaluation.runner import Runner, first_of_each_domain
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.schedule import ConcessionSchedule
@@ -127,21 +124,6 @@ def test_nothing_to_play_is_an_error(made):
     for arguments in ({"count": 0}, {"seeds": 0}):
         with pytest.raises(UserError, match="nothing to play"):
             made(**arguments)
-
-
-def test_the_report_file_says_how_it_came_about(made, tmp_path, perceiver):
-    runner, _ = made(domains=["debt"], count=2)
-    played = runner.play(arms("vanilla", "random"))
-    broken = replace(played["random"][0], end="invalid", fault="timeout", deal_value=None)
-    played["random"][0] = broken
-    report = write_report(tmp_path, played, perceiver, VOCABULARY, [], {"run": "here"})
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
-    assert {cell["arm"]: (cell["episodes"], cell["invalid"]) for cell in report["cells"]} == {
-        "vanilla": (4, 0),
-        "random": (4, 1),
-    }
-    about = report["about"]
-    assert about["run"] == "here" and "counterparty" in about["faithfulness_by"] and "scenarios" in about["interval"]
 
 
 def test_the_first_of_each_domain():

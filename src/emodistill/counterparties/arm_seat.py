@@ -1,8 +1,8 @@
 """An arm on the counterparty's chair: its emotions and words are the arm's, its numbers those of the simulation.
 
-In a tournament both sides' numbers follow the simulation (`behavioural`): each concedes, accepts and leaves as a persona
-that is moved by what it perceives in the words from opposite. With a schedule that ignores words on either side, the
-emotions of the other side could not matter.
+In a tournament both sides' numbers follow the simulation (`behavioural`): each concedes, accepts and leaves as a
+persona that is moved by what it perceives in the words from opposite. With a schedule that ignores words on either
+side, the emotions of the other side could not matter.
 """
 
 from collections.abc import Callable, Sequence

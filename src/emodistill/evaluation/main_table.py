@@ -7,7 +7,17 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.exclusions import exclusions
-from emodistill.evaluation.report import ALL, RIVALS, SUBJECT, build_report, cell, domains_of, plain, verdict_rule
+from emodistill.evaluation.report import (
+    ALL,
+    RIVALS,
+    SUBJECT,
+    build_report,
+    cell,
+    domains_of,
+    plain,
+    verdict_rule,
+    verdicts,
+)
 from emodistill.evaluation.seeds import seed_tables
 from emodistill.evaluation.statistics import ALPHA, FEW, POWER
 from emodistill.reporting.table import Column, Table
@@ -126,7 +136,7 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
     note = (
         f"p by flipping the signs of scenarios; Holm's correction over {report['family']}. Effect size: d_z of "
         f"scenario differences. Smallest detectable: the true difference that so many scenarios, as spread as these, "
-        f"show with {100 * POWER:.0f} % power at {ALPHA:g}. The verdict is by the interval alone."
+        f"show with {100 * POWER:.0f} % power at {ALPHA:g}. The verdict takes both, the interval and p (Holm)."
     )
     if any(row["few"] for row in rows):
         note += f" With fewer than {FEW} scenarios a 95 % interval may hold only 87 % of the time."
@@ -134,23 +144,17 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
 
 
 def sentences(report: Mapping[str, Any], subject: str = SUBJECT, rivals: Sequence[str] = RIVALS) -> list[str]:
-    """One for each domain, after the rule; how each stands after Holm's correction, and whether scenarios are few."""
+    """One for each domain and one for all of them, after the rule; each says whether scenarios are few."""
     if not report["verdict"]:
         return []
     lines = [f"The rule, fixed before the numbers: {verdict_rule(subject, rivals)}."]
-    for domain, verdict in report["verdict"].items():
+    together = verdicts(report["comparisons"], [ALL], rivals) if len(report["verdict"]) > 1 else {}
+    for domain, verdict in {**report["verdict"], **together}.items():
         rows = [row for row in report["comparisons"] if row["domain"] == domain and row["against"] in rivals]
         phrase = f"{subject} {_PHRASES[verdict]} {(' or ' if verdict == 'below' else ' and ').join(rivals)}"
-        lines.append(f"{domain}: {phrase}{_after_holm(verdict, rows)}{_remark(rows)}.")
+        where = "all domains together" if domain == ALL else domain
+        lines.append(f"{where}: {phrase}{_remark(rows)}.")
     return lines
-
-
-def _after_holm(verdict: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    decisive = [row for row in rows if row["verdict"] == verdict]
-    if verdict == "within noise":
-        return ""
-    holds = all(row["p_holm"] is not None and row["p_holm"] < ALPHA for row in decisive)
-    return ", also after Holm's correction" if holds else ", but not after Holm's correction over all comparisons"
 
 
 def _remark(rows: Sequence[Mapping[str, Any]]) -> str:

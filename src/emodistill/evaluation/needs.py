@@ -89,16 +89,6 @@ def commands(stages: Sequence[Stage], passed: Sequence[str]) -> list[str]:
     return [shlex.join(["python", "train.py", *stage.overrides, *passed]) for stage in stages]
 
 
-def refuse_missing(stages: Sequence[Stage], passed: Sequence[str], run_dir: Path) -> None:
-    """Raises UserError with the commands, if anything is missing."""
-    if stages:
-        names = ", ".join(stage.name for stage in stages)
-        raise UserError(
-            f"{run_dir} lacks {names}; give train=missing to have that trained now, or train it with: "
-            + " && ".join(commands(stages, passed))
-        )
-
-
 def train_missing(
     stages: Sequence[Stage], passed: Sequence[str], run_dir: Path, script: Path, stop_after_s: float | None = None
 ) -> dict[str, Cost]:

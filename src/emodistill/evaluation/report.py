@@ -1,9 +1,11 @@
 """From played episodes to the content of `report.json`: cells, comparisons and a verdict for each domain.
 
-The rule of the verdict, fixed before any number: the subject **exceeds** where its paired difference of utility to
-each rival has a 95 % interval above 0; it is **below** where one of them lies below 0; everything else is **within
-noise**. Rivals that were not played leave the verdict out. In the main table the subject is `emodistill`, its rivals
-are `vanilla` and `iql`.
+The rule of the verdict, fixed before any number: the subject **exceeds** a rival where the 95 % interval of its paired
+difference of utility lies above 0 and p after Holm's correction over all comparisons of the report is below .05, and is
+**below** it where the interval lies below 0 and p likewise; in a domain it exceeds where it exceeds every rival, is
+below where it is below one of them, and else is **within noise**. An arm played twice under two names is then told
+apart from itself in at most one report of twenty. Rivals that were not played leave the verdict out. In the main table
+the subject is `emodistill`, its rivals are `vanilla` and `iql`.
 """
 
 import math
@@ -17,7 +19,7 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import episode_metrics, valid
-from emodistill.evaluation.statistics import FEW, holm, paired_difference, utilities
+from emodistill.evaluation.statistics import ALPHA, FEW, NOISE, holm, paired_difference, utilities
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
@@ -30,10 +32,10 @@ def verdict_rule(subject: str = SUBJECT, rivals: Sequence[str] = RIVALS) -> str:
     each = " and above ".join(rivals)
     bounds = "both intervals" if len(rivals) == 2 else "every interval" if len(rivals) > 2 else "the interval"
     below = "one interval" if len(rivals) > 1 else "the interval"
-    return f"{subject} exceeds: utility above {each}, {bounds} above 0; below: {below} below 0; else within noise"
-
-
-VERDICT_RULE = verdict_rule()
+    return (
+        f"{subject} exceeds: utility above {each}, {bounds} above 0; below: {below} below 0; each with p after Holm's "
+        f"correction over all comparisons below {ALPHA:g}; else within noise"
+    )
 
 
 def build_report(
@@ -123,6 +125,8 @@ def compare(played: Arms, domains: Sequence[str], seed: int, subject: str = SUBJ
             rows.append({**row, "few": found.scenarios < FEW})
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
+        if not corrected < ALPHA:  # nan too: what could not be tested decides nothing
+            row["verdict"] = NOISE
     return rows
 
 
@@ -145,9 +149,7 @@ def verdicts(
         found = {row["against"]: row["verdict"] for row in comparisons if row["domain"] == domain}
         if rivals and all(rival in found for rival in rivals):
             single = [found[rival] for rival in rivals]
-            result[domain] = (
-                "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else "within noise"
-            )
+            result[domain] = "below" if "below" in single else "exceeds" if set(single) == {"exceeds"} else NOISE
     return result
 
 

@@ -5,23 +5,16 @@
 """
 
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import Protocol, runtime_checkable
 
 from emodistill.data.schema import Episode, read_episodes, write_episodes
-from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, draw_anew, selector_of
-from emodistill.evaluation.report import VERDICT_RULE, build_report, plain
-from emodistill.evaluation.tables import markdown
 from emodistill.evaluation.words import speaker_of
 from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
@@ -159,30 +152,6 @@ def read_cost(episodes: Path) -> Cost:
     """What the episodes of this file cost; nothing is known of those from before costs were kept."""
     path = episodes.with_suffix(".json")
     return Cost(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Cost(money=None)
-
-
-def write_report(
-    folder: Path,
-    played: dict[str, list[Episode]],
-    perceiver: Perceiver,
-    vocabulary: Vocabulary,
-    expression: Sequence[dict[str, Any]],
-    about: dict[str, Any],
-) -> dict[str, Any]:
-    """Compute the report; write `<folder>/report.json` and, for people, `<folder>/report.md`."""
-    report = build_report(played, perceiver, vocabulary, seed=0)
-    report["expression"] = plain(list(expression))
-    report["about"] = {
-        **about,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
-        "faithfulness_by": f"perceiver '{perceiver.name}', which trained neither selector nor policy",
-        "interval": "95 %, bootstrap over scenarios, 10,000 resamples",
-        "verdict_rule": VERDICT_RULE,
-    }
-    write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_whole(folder / "report.md", markdown(report))
-    return report
 
 
 def first_of_each_domain(scenarios: Sequence[Scenario], count: int | None) -> list[Scenario]:

@@ -15,6 +15,7 @@ from emodistill.evaluation.metrics import valid
 
 __all__ = ["RESAMPLES", "Difference", "bootstrap_interval", "holm", "paired_difference", "sign_flip_p", "utilities"]
 
+NOISE = "within noise"  # the verdict where nothing can be told apart
 ALPHA, POWER = 0.05, 0.8
 FEW = 8  # fewer scenarios than this: the interval of a difference holds less often than it says (docs/statistics.md)
 Key = tuple[str, str, int]  # domain, scenario, seed
@@ -44,11 +45,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
+        """What the interval alone says."""
         if self.scenarios < 2:
-            return "within noise"
+            return NOISE
         if self.interval[0] > 0:
             return "exceeds"
-        return "below" if self.interval[1] < 0 else "within noise"
+        return "below" if self.interval[1] < 0 else NOISE
 
 
 NO_PAIRS = Difference(float("nan"), UNKNOWN, float("nan"), float("nan"), 0, 0, float("nan"))

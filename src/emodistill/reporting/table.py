@@ -42,6 +42,7 @@ class Table:
     Attributes:
         name: of its files, e.g. `arms`.
         note: how to read it, or an honest word about it; shown beneath.
+        appendix: in the files of a report and on its page, but not on the screen.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    appendix: bool = False
 
     def cells(self) -> list[list[str]]:
         """All rows in words."""

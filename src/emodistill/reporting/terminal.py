@@ -6,7 +6,7 @@ from rich.text import Text
 
 from emodistill.reporting.table import Table
 
-WIDTH = 150  # of a table that is piped into a file: as wide as it needs
+WIDTH = 190  # of a table that is piped into a file: as wide as it needs
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
@@ -15,7 +15,9 @@ def print_table(table: Table, console: Console | None = None) -> None:
     grid = Grid(title=Text(table.title), caption=Text(table.note) if table.note else None, caption_justify="left")
     for column in table.columns:
         label = column.kind == "text"
-        grid.add_column(Text(column.header), justify="left" if label else "right", no_wrap=label)
+        grid.add_column(
+            Text(column.header), justify="left" if label else "right", no_wrap=label or column.kind == "interval"
+        )
     rows = table.cells()
     sections = len(table.columns) > 1 and all(column.kind == "text" for column in table.columns[:2])
     for before, row in zip([None, *rows], rows, strict=False):

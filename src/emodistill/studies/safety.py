@@ -80,6 +80,7 @@ def _table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
         columns,
         rows,
         f"95 % intervals by resampling scenarios; 0 [0, 0] says only that none was found. {ERROR_WORD}",
+        appendix=True,
     )
 
 
@@ -121,7 +122,8 @@ def refusals(episodes: Sequence[Episode]) -> dict[str, float]:
 def mean_interval(values: Sequence[float], scenarios: Sequence[tuple[str, str]], seed: int) -> Rate:
     """Mean and its 95 % interval, resampling scenarios."""
     mean = sum(values) / len(values) if values else float("nan")
-    return (mean, *bootstrap_interval(values, scenarios, seed))
+    low, high = bootstrap_interval(values, scenarios, seed)
+    return mean, max(low, 0.0), min(high, 1.0)  # nan stays: it is not below 0
 
 
 def scenario_of(episode: Episode) -> tuple[str, str]:

@@ -1,10 +1,8 @@
-"""The report of a study on disk: `report.json` with every raw value, `report.md` for people."""
+"""What the report of a study is made from: its findings as one, how they came about, and the raw values."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,6 @@ from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.main_table import main_report
 from emodistill.evaluation.report import plain
 from emodistill.reporting.table import Column, Table
-from emodistill.runs import write_whole
 from emodistill.studies.results import Findings, Played
 
 _EXPRESSION = [
@@ -27,10 +24,11 @@ _EXPRESSION = [
 ]
 
 
-def merged(findings: Mapping[str, Findings]) -> Findings:
-    """All findings as one, in their order."""
+def merged(findings: Mapping[str, Findings], expression: Sequence[Mapping[str, Any]] = ()) -> Findings:
+    """All findings as one, in their order, then what was measured of the words alone."""
+    measured = [expression_table(expression)] if expression else []
     return Findings(
-        [table for one in findings.values() for table in one.tables],
+        [*(table for one in findings.values() for table in one.tables), *measured],
         [figure for one in findings.values() for figure in one.figures],
         [line for one in findings.values() for line in one.verdicts],
     )
@@ -47,35 +45,12 @@ def about_of(known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def raw_of(
-    played: Sequence[Played],
-    vocabulary: Vocabulary,
-    expression: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
-    findings: Findings,
-) -> dict[str, Any]:
-    """The content of `report.json`, in plain values: cells, comparisons, and every table and verdict of the study."""
+def raw_of(played: Sequence[Played], vocabulary: Vocabulary, expression: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `report.json` holds besides tables and verdicts, in plain values: cells, comparisons, expression."""
     raw = main_report(played, load_perceiver("counterparty"), vocabulary) if played else {}
-    tables = {table.name: [dict(row) for row in table.rows] for table in findings.tables}
-    report: dict[str, Any] = plain({**raw, "tables": tables, "verdicts": list(findings.verdicts)})
-    return {**report, "expression": plain(list(expression)), "about": dict(about)}
+    return {**raw, "expression": plain(list(expression))}
 
 
 def expression_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How well each source of words expresses itself."""
     return Table("expression", "Expression in fixed situations of the validation split", _EXPRESSION, rows)
-
-
-def write(folder: Path, findings: Findings, report: Mapping[str, Any]) -> None:
-    """Both files, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    about = "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in report["about"].items())
-    shown = [*findings.tables, *([expression_table(report["expression"])] if report["expression"] else [])]
-    verdicts = "\n".join(f"- {line}" for line in findings.verdicts)
-    write_whole(folder / "report.md", "\n\n".join([about, verdicts, *map(_markdown, shown)]) + "\n")
-
-
-def _markdown(table: Table) -> str:
-    lines = [f"| {' | '.join(column.header for column in table.columns)} |", "|" + "---|" * len(table.columns)]
-    lines += [f"| {' | '.join(row)} |" for row in table.cells()]
-    return f"**{table.title}**\n\n" + "\n".join(lines) + (f"\n\n{table.note}" if table.note else "")
