@@ -27,7 +27,7 @@ def browser():
 
 @contextmanager
 def opened(browser, address, **more):
-    context = browser.new_context(offline=True, **more)
+    context = browser.new_context(offline=True, reduced_motion="reduce", **more)
     page, asked, complaints = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
@@ -74,6 +74,8 @@ def test_filters_count_and_narrow(page):
     page.select_option("#filter-seed", "1")
     assert page.locator("#found").inner_text() == "3 of 18 episodes"
     assert texts(page, "#filter-scenario option") == ["all (3)", *(f"debt-00{i} (1)" for i in range(3))]
+    others = ["all (9)", "emodistill (3)", 'evil"><b> (3)', "vanilla (3)"]
+    assert texts(page, "#filter-arm option") == others  # what another choice would leave
     page.fill("#filter-words", "no such words")
     assert page.locator("#found").inner_text() == "0 of 18 episodes"
     page.click("#clear")
@@ -84,6 +86,7 @@ def test_words_are_found_and_marked(page):
     page.fill("#filter-words", "i WANT 21")
     assert page.locator("#found").inner_text() == "12 of 18 episodes"
     page.locator("#results a").first.click()
+    page.locator("mark.hit").first.wait_for()
     assert "I want 21" in texts(page, "mark.hit")
 
 
@@ -105,10 +108,11 @@ def test_two_arms_stand_side_by_side_on_one_scenario_and_seed(page):
     page.select_option("#beside", "vanilla")
     page.locator(".transcript").nth(1).wait_for()
     assert texts(page, ".transcript h3") == ["emodistill: debt-000, seed 0", "vanilla: debt-000, seed 0"]
-    left, right = (page.locator(".transcript").nth(i).bounding_box() for i in (0, 1))
-    assert left["y"] == right["y"] and left["x"] < right["x"]
+    place = "[...document.querySelectorAll('.transcript')].map(e => [e.getBoundingClientRect().x, e.offsetTop])"
+    (left, top), (right, other_top) = page.evaluate(place)
+    assert top == other_top and left < right
     page.get_by_role("button", name="Close this one").click()
-    assert page.locator(".transcript").count() == 1
+    page.wait_for_function("document.querySelectorAll('.transcript').length === 1")
 
 
 def test_an_address_opens_the_same_two(browser, address):
@@ -150,6 +154,7 @@ def test_hostile_words_stay_words(page):
 
 def test_every_field_has_a_name_and_headings_come_in_order(page):
     page.locator("#results a").first.click()
+    page.locator(".transcript").wait_for()
     assert page.evaluate("[...document.querySelectorAll('select, input')].filter(e => !e.labels.length).length") == 0
     levels = [
         int(name[1]) for name in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(e => e.tagName)")
@@ -162,6 +167,7 @@ def test_every_field_has_a_name_and_headings_come_in_order(page):
 def test_a_phone_needs_no_sideways_scrolling(browser, address, scheme):
     with opened(browser, address, viewport={"width": 360, "height": 700}, color_scheme=scheme) as page:
         page.locator("#results a", has_text="emodistill").first.click()
+        page.locator(".transcript").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
