@@ -1,0 +1,77 @@
+"""Whole studies on a tiny model: what is trained, played, found and written, and that a killed one goes on."""
+
+import json
+
+import pytest
+from tiny_runs import Workplace, composed, files
+
+from emodistill.errors import UserError
+from evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("studies"))
+    place.train("iql")
+    return place
+
+
+def study(place, *overrides):
+    """What `python evaluate.py OVERRIDES` does."""
+    given = [*place.overrides("run"), "scenarios_per_domain=2", "sampler.max_new_tokens=6", *overrides]
+    return evaluate(composed("evaluate", *given), given)
+
+
+def report(place, name):
+    return json.loads((place.folder / "run" / name / "report.json").read_text(encoding="utf-8"))
+
+
+def test_another_training_seed_is_trained_and_its_spread_shown_apart(place):
+    with pytest.raises(UserError, match=r"seeds/1/iql not trained yet; give train=missing.*seed=1"):
+        study(place, "study=stability", "seeds=2", "episodes_per_scenario=1")
+    study(place, "study=stability", "seeds=2", "episodes_per_scenario=1", "train=missing")
+    found = report(place, "stability")["tables"]
+    assert (place.folder / "run" / "seeds" / "1" / "iql" / "best.ckpt").is_file()
+    assert {row["training_seed"] for row in found["seeds"]} == {0, 1}
+    assert found["variance"] and found["training_ends"][0]["seeds"] == 2
+
+
+def test_every_arm_meets_every_arm_on_both_chairs(place):
+    study(place, "study=tournament", "arms=[vanilla,random]", "scenarios_per_domain=1")
+    found = report(place, "tournament")["tables"]
+    assert {row["arm"] for row in found["ratings"]} == {"vanilla", "random"}
+    folders = place.folder / "run" / "tournament"
+    assert {path.parent.parent.name for path in folders.glob("*/episodes/*.parquet")} == {"vanilla", "random"}
+    assert (folders / "report.html").is_file() and (folders / "tables" / "payoffs.tex").is_file()
+
+
+def test_predictions_of_the_selector_are_held_against_what_came(place):
+    study(place, "study=separability", "arms=[phrasebook_iql,iql,vanilla]", "scenarios_per_domain=null")
+    rows = report(place, "separability")["tables"]["separability"]
+    assert [row["arm"] for row in rows] == ["phrasebook_iql", "iql"]  # vanilla shows no emotion
+    assert all(row["turns"] > 0 and -1 <= row["correlation"][0] <= 1 for row in rows)
+
+
+def test_a_killed_study_plays_only_what_is_not_there(place):
+    words = ("study=guard", "arms=[phrasebook_random,phrasebook_iql]", "episodes_per_scenario=1")
+    study(place, *words)
+    folder = place.folder / "run" / "guard"
+    before = {path: age for path, age in files(folder).items() if path.suffix == ".parquet" and "episodes" in path.parts}
+    lost = folder / "guard-mild" / "episodes" / "phrasebook_iql.parquet"
+    kept, content = before.keys() - {lost}, lost.read_bytes()
+    lost.unlink()
+    (folder / "guard-mild" / "finished.json").unlink()
+    study(place, *words)
+    after = files(folder)
+    assert len(before) == 8 and all(after[path] == before[path] for path in kept)
+    assert lost.read_bytes() == content  # the same episodes again
+
+
+def test_a_condition_that_changed_is_refused_by_name(place):
+    study(place, "study=counterparties", "arms=[phrasebook_random]", "~study.conditions.unseen_model", "name=changed")
+    with pytest.raises(UserError, match="begun with another configuration .*episodes_per_scenario was 1, is 2"):
+        study(
+            place,
+            *("study=counterparties", "arms=[phrasebook_random]", "~study.conditions.unseen_model", "name=changed"),
+            "episodes_per_scenario=2",
+        )
