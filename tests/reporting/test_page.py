@@ -112,7 +112,7 @@ def test_two_arms_stand_side_by_side_on_one_scenario_and_seed(page):
     (left, top), (right, other_top) = page.evaluate(place)
     assert top == other_top and left < right
     page.get_by_role("button", name="Close this one").click()
-    page.wait_for_function("document.querySelectorAll('.transcript').length === 1")
+    page.locator(".transcript").nth(1).wait_for(state="detached")
 
 
 def test_an_address_opens_the_same_two(browser, address):
