@@ -94,14 +94,14 @@ def report(
     raw = raw_of(played, vocabulary, expression)
     folder, selector = Path(cfg.stage_dir), Path(cfg.run_dir) / "iql" / "best.ckpt"
     seen = {"perceiver": load_perceiver("counterparty"), "vocabulary": vocabulary}
-    write_report(folder, found, played, about, raw, **seen, selector_checkpoint=selector, detect=detect)
+    written = write_report(folder, found, played, about, raw, **seen, selector_checkpoint=selector, detect=detect)
     for table in found.tables:
         if table.rows and not table.appendix:
             print_table(table)
     print(*found.verdicts, sep="\n")
     print(in_words(total_of(played)))
     print(f"the counterparty is {opposite}; report: {folder / 'report.html'}")
-    return {**raw, "about": about}
+    return written
 
 
 @hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")

@@ -19,7 +19,7 @@ def test_an_earlier_stage_that_is_missing(place, refused):
     said = refused(lambda: place.train("jpo", "half"))
     assert "half/sft/adapter holds no adapter" in said and "train the stage" in said
     said = refused(lambda: place.evaluate("empty", "arms=[phrasebook_iql]"))
-    assert "empty/iql/best.ckpt is missing" in said
+    assert "empty/iql not trained yet; give train=missing" in said and "train.py stage=iql" in said
 
 
 def test_an_adapter_for_another_base_model(place, refused):

@@ -13,7 +13,7 @@ from emodistill.data.casino.reading import read_dialogues
 from emodistill.data.observations import View, situation_of
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.policy.chat import system_words
+from emodistill.negotiation.prompts import system_words
 
 TINY = Path(__file__).parent / "casino_tiny.json"
 DIALOGUES = {dialogue.id: dialogue for dialogue in read_dialogues([TINY])}

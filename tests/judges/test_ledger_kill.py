@@ -22,13 +22,19 @@ def start(path, diary):
     return subprocess.Popen([sys.executable, str(script), str(path), str(diary)], stdout=subprocess.PIPE)
 
 
-def kill(process, moments):
-    """Some at once, before the ledger is there or is open; most while it is judging."""
+def length(diary):
+    return len(diary.read_text().splitlines()) if diary.exists() else 0
+
+
+def kill(process, moments, diary):
+    """Some at once, before the ledger is there or is open; most after some judgements, however slow the machine is."""
     if moments.random() < 0.2:
         time.sleep(moments.uniform(0.0, 0.2))
     else:
         process.stdout.readline()
-        time.sleep(moments.uniform(0.0, 0.09))
+        until = length(diary) + moments.randint(1, 60)
+        while process.poll() is None and length(diary) < until:
+            time.sleep(moments.uniform(0.0, 0.004))
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -48,13 +54,13 @@ def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tm
     path, diary, moments = tmp_path / "ledger.sqlite", tmp_path / "diary", random.Random(20)
     known, lines = set(), 0
     for _ in range(KILLS):
-        kill(start(path, diary), moments)
+        kill(start(path, diary), moments, diary)
         again = known & set(read(diary, "asked", lines))
         assert not again, "a stored score was asked for again"
         stored = rows(path)
         assert set(read(diary, "told")) <= {row[0] for row in stored}, "what was paid for is lost"
         known = {text for text, score, *_ in stored if score is not None}
-        lines = len(diary.read_text().splitlines()) if diary.exists() else 0
+        lines = length(diary)
     assert 0 < len(known) < COUNT * 8 // 9, "all kills came before the work, or after it"
 
     last = start(path, diary)

@@ -43,7 +43,7 @@ def test_dropout_is_off_in_the_policy_and_still_in_the_adapter_it_came_from(make
     assert not [m for m in learner.policy.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
 
 
-def test_good_utterances_become_likelier_and_bad_ones_less_likely_on_average(make_learner, items):
+def test_good_utterances_become_likelier_and_bad_ones_less_likely(make_learner, items):
     learner, batch = make_learner(RoundJudge(), clip_range=10.0, kl_coef=0.0), batch_of(items)
     learner.configure_model()
     before = utterance_logprobs(learner, batch)

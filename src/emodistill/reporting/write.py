@@ -38,7 +38,7 @@ def write_report(
     vocabulary: Vocabulary,
     selector_checkpoint: Path | None = None,
     detect: Detect | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Write `report.{html,md,json}`, `tables/`, `figures/` and `tensorboard/` into `folder`.
 
     Each file is written whole or not at all, and tables and figures of an earlier report go.
@@ -49,12 +49,15 @@ def write_report(
         perceiver: whose reading of each turn the transcripts show.
         selector_checkpoint: see `transcripts`.
         detect: finds what is flagged in words.
+
+    Returns:
+        the content of `report.json`.
     """
     tables, figures = distinct(findings.tables), distinct(findings.figures)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {table.name: [dict(row) for row in table.rows] for table in tables}
-    report = {**raw, "tables": rows, "verdicts": list(findings.verdicts), "about": dict(about)}
-    write_whole(folder / "report.json", json.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n")
+    report: dict[str, Any] = _plain({**raw, "tables": rows, "verdicts": list(findings.verdicts), "about": dict(about)})
+    write_whole(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     write_whole(folder / "report.md", _markdown(findings.verdicts, tables, figures, about))
     _fill(folder / "tables", _table_files(tables))
     _fill(folder / "figures", {f"{figure.name}.png": png(figure) for figure in figures})
@@ -63,6 +66,7 @@ def write_report(
     title = f"EmoDistill: {about.get('study', 'evaluation')} of run {about.get('run', folder.parent.name)}"
     rule, said = _rule(findings.verdicts)
     write_whole(folder / "report.html", page(title, said, rule, tables, figures, about, dialogues))
+    return report
 
 
 def distinct(named: Sequence[Named]) -> list[Named]:
