@@ -105,6 +105,9 @@ def test_a_transcript_has_words_emotions_offers_and_its_address(page):
 
 def test_two_arms_stand_side_by_side_on_one_scenario_and_seed(page):
     page.locator("#results a", has_text="emodistill").first.click()
+    page.locator("#beside").wait_for()
+    partners = ["nobody", "vanilla (deadline, utility 0.00)", 'evil"><b> (deal at 30 days, utility 0.86)']
+    assert texts(page, "#beside option") == partners  # each arm once: no other seed is a partner
     page.select_option("#beside", "vanilla")
     page.locator(".transcript").nth(1).wait_for()
     assert texts(page, ".transcript h3") == ["emodistill: debt-000, seed 0", "vanilla: debt-000, seed 0"]
