@@ -4,6 +4,7 @@ Running the same command again continues an unfinished study. See `configs/evalu
 docs/studies.md for the studies.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             episodes, measured = play_part(config, part)
             played += episodes
             expression |= {row["source"]: row for row in measured}
-        return report(cfg, played, analysed(cfg, played), list(expression.values()))
+        return report(cfg, played, analysed(cfg, played), list(expression.values()), overrides)
 
 
 def play_part(cfg: DictConfig, part: "Part") -> "tuple[list[Played], list[dict[str, Any]]]":
@@ -77,7 +78,11 @@ def analysed(cfg: DictConfig, played: "Sequence[Played]") -> "dict[str, Findings
 
 
 def report(
-    cfg: DictConfig, played: "Sequence[Played]", findings: "dict[str, Findings]", expression: list[dict[str, Any]]
+    cfg: DictConfig,
+    played: "Sequence[Played]",
+    findings: "dict[str, Findings]",
+    expression: list[dict[str, Any]],
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the report, and print tables, verdicts and cost."""
     from emodistill.emotions.perceiver import load_perceiver
@@ -90,7 +95,8 @@ def report(
 
     found, vocabulary = merged(findings, expression), load_vocabulary(cfg.vocabulary)
     opposite = describe(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
-    about = about_of({"run": cfg.run, "study": cfg.study.name, "counterparty": opposite, "scenarios_seed": cfg.seed})
+    known = {"run": cfg.run, "study": cfg.study.name, "counterparty": opposite, "scenarios_seed": cfg.seed}
+    about = about_of({"command": shlex.join(["python", "evaluate.py", *overrides]), **known})
     raw = raw_of(played, vocabulary, expression)
     folder, selector = Path(cfg.stage_dir), Path(cfg.run_dir) / "iql" / "best.ckpt"
     seen = {"perceiver": load_perceiver("counterparty"), "vocabulary": vocabulary}

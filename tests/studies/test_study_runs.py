@@ -42,6 +42,7 @@ def test_every_arm_meets_every_arm_on_both_chairs(place):
     assert {row["arm"] for row in found["ratings"]} == {"vanilla", "random"}
     folders = place.folder / "run" / "tournament"
     assert {path.parent.parent.name for path in folders.glob("*/episodes/*.parquet")} == {"vanilla", "random"}
+    assert "python evaluate.py" in report(place, "tournament")["about"]["command"]
     assert (folders / "report.html").is_file() and (folders / "tables" / "payoffs.tex").is_file()
 
 
@@ -65,6 +66,12 @@ def test_a_killed_study_plays_only_what_is_not_there(place):
     after = files(folder)
     assert len(before) == 16 and all(after[path] == before[path] for path in kept)
     assert lost.read_bytes() == content  # the same episodes again
+
+
+def test_an_emotion_that_the_guard_bars_is_refused_before_anything_is_played(place):
+    with pytest.raises(UserError, match="guard=strict bars 'anger' in 'debt'"):
+        study(place, "arms=[phrasebook_random,anger+phrasebook]", "guard=strict", "name=barred")
+    assert not list((place.folder / "run" / "barred").glob("episodes/*"))
 
 
 def test_a_condition_that_changed_is_refused_by_name(place):

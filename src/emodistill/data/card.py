@@ -18,6 +18,7 @@ tags: [negotiation, emotion, offline-rl, simulated]
 
 Made by `emodistill` {version} from the recipe below. Both sides are **simulated**: {about}. The probability with which
 an emotion was drawn is stored as `emotion_prob`. No person took part, and no claim about people follows from it.
+What it is not for stands in `docs/ethics.md` of the code.
 The splits are by scenario, and no test scenario has an episode here.
 """
 

@@ -41,6 +41,8 @@ class Keeper(Protocol):
 
     def speaker(self, speaker: Speaker, vocabulary: Vocabulary) -> Speaker: ...
 
+    def check(self, emotion: str, domains: Sequence[str], vocabulary: Vocabulary) -> None: ...
+
 
 class Runner:
     """Plays arms against one counterparty.
@@ -83,6 +85,10 @@ class Runner:
     def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
         """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
         missing = [arm for arm in arms if not self.file(arm).is_file()]
+        if self.guard:
+            domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios))
+            for arm in missing:
+                self.guard.check(arm.emotion, domains, self.vocabulary)
         for words in dict.fromkeys(arm.words for arm in missing):
             speaker = self.speaker(words)
             self.on_speaker(words)
