@@ -1,11 +1,15 @@
 """Endpoints and requests for tests: waits short enough for a test, everything else as it comes."""
 
+from pathlib import Path
+
+from emodistill.language_models.accounts import Tally, read_tallies
 from emodistill.language_models.completion import CompletionRequest, Message
 from emodistill.language_models.endpoint import Endpoint
 from emodistill.language_models.retries import RetryPolicy
 from emodistill.language_models.traffic import Timeouts, Traffic
 
 QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
+PRICE = {"input": 1.0, "output": 1000.0}
 
 
 def ask(words="hello", max_tokens=10, **settings):
@@ -16,3 +20,13 @@ def endpoint(server, **settings):
     """An endpoint at a `FaultyServer`."""
     given = {"model": "m", "retries": QUICK, "timeouts": Timeouts(1.0, 0.4, 2.0), "traffic": Traffic(8)}
     return Endpoint(**({"base_url": server.base_url} | given | settings))
+
+
+def words(body):
+    """Ten words, whatever was asked."""
+    return "word " * 10
+
+
+def total(path):
+    """What an account file adds up to."""
+    return sum(read_tallies(Path(path)).values(), Tally())

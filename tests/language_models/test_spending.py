@@ -1,35 +1,17 @@
 """The budget is never exceeded, stops in time, can be raised, and survives the process."""
 
-import json
-import multiprocessing
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from endpoints import ask, endpoint
+from endpoints import PRICE, ask, endpoint, total, words
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.accounts import Reservation, Tally, read_tallies
+from emodistill.language_models.accounts import Tally
 from emodistill.language_models.completion import Failure, Reply
 from emodistill.language_models.spending import Spending, billed
 from emodistill.language_models.traffic import Traffic
-
-PRICE = {"input": 1.0, "output": 1000.0}
-
-
-@pytest.fixture
-def file(tmp_path):
-    return str(tmp_path / "run" / "spending.json")
-
-
-def words(body):
-    return "word " * 10
-
-
-def total(path):
-    return sum(read_tallies(Path(path)).values(), Tally())
 
 
 @pytest.mark.parametrize("budget", [{"max_tokens": 1000}, {"max_cost": 0.5}])
@@ -111,56 +93,6 @@ def test_an_abandoned_call_is_counted_as_one_without_a_bill(file):
     assert total(file).unmetered_calls == server.calls - 1
 
 
-def _spend(path, count):
-    spending = Spending(path)
-    for _ in range(count):
-        assert spending.reserve(Reservation(5, 0.5))
-        spending.settle("m", Reservation(5, 0.5), Tally(1, 2, 3, 0.25))
-
-
-def test_processes_and_threads_share_a_file_and_lose_nothing(file):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_spend, args=(file, 100)) for _ in range(2)]
-    workers += [threading.Thread(target=_spend, args=(file, 100)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert total(file) == Tally(400, 800, 1200, 100.0)
-
-
-def test_a_damaged_file_is_named(file):
-    Path(file).parent.mkdir()
-    for text in ("{", "[1]", '{"m": {"calls": 1, "jokes": 2}}'):
-        Path(file).write_text(text, encoding="utf-8")
-        with pytest.raises(UserError, match=r"spending\.json is damaged"):
-            Spending(file)
-
-
-def test_a_file_damaged_meanwhile_ends_the_run_and_not_in_silence(file):
-    with FaultyServer() as server, endpoint(server, spending=Spending(file)) as client:
-        client.complete([ask()])
-        Path(file).write_text("{", encoding="utf-8")
-        with pytest.raises(UserError, match=r"spending\.json is damaged"):
-            client.complete([ask(f"{number}") for number in range(50)])
-
-
-def test_a_deleted_file_begins_from_nothing(file):
-    _spend(file, 3)
-    Path(file).unlink()
-    assert Spending(file, max_tokens=5).reserve(Reservation(5, 0.0))
-
-
-def test_a_copy_put_back_counts_whatever_was_read_meanwhile(file):
-    _spend(file, 3)
-    mine, other = Path(file).read_bytes(), json.dumps({"m": vars(Tally(calls=90))})
-    Path(file).write_text(other, encoding="utf-8")
-    assert Spending(file).of("m").calls == 90
-    Path(file).write_bytes(mine)
-    _spend(file, 1)
-    assert total(file).calls == 4
-
-
 @pytest.mark.parametrize("given", [{"max_cost": -1.0}, {"max_tokens": -1}])
 def test_negative_budgets_are_refused(given):
     with pytest.raises(UserError, match=next(iter(given))):
@@ -186,20 +118,3 @@ def test_a_run_ends_with_what_it_cost(file, capsys):
             raise ValueError  # what it cost is said all the same
         shown = capsys.readouterr().out
         assert "1 calls, 1 tokens read, 10 written, USD 0.0100" in shown and "3 calls" in shown
-
-
-def test_the_file_holds_sums_by_endpoint_and_nothing_else(file):
-    _spend(file, 1)
-    held = json.loads(Path(file).read_text(encoding="utf-8"))
-    assert held == {"m": {**vars(Tally(1, 2, 3, 0.25))}}
-    assert [path.name for path in Path(file).parent.iterdir()] == ["spending.json"]
-
-
-def test_a_text_that_becomes_shorter_leaves_nothing_behind(file):
-    """0.1 + 0.2 is longer in print than that and 0.1 more."""
-    spending = Spending(file)
-    for cost in (0.1, 0.2, 0.1):
-        assert spending.reserve(Reservation(0, 0.0))
-        spending.settle("m", Reservation(0, 0.0), Tally(1, cost=cost))
-        assert Spending(file).of("m").cost == spending.of("m").cost
-    assert total(file).calls == 3

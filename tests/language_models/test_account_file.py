@@ -1,0 +1,81 @@
+"""The file of accounts: shared by threads and processes, named when damaged, whole whatever was read meanwhile."""
+
+import json
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+from endpoints import ask, endpoint, total
+from faulty_server import FaultyServer
+
+from emodistill.errors import UserError
+from emodistill.language_models.accounts import Reservation, Tally
+from emodistill.language_models.spending import Spending
+
+
+def _spend(path, count):
+    spending = Spending(path)
+    for _ in range(count):
+        assert spending.reserve(Reservation(5, 0.5))
+        spending.settle("m", Reservation(5, 0.5), Tally(1, 2, 3, 0.25))
+
+
+def test_processes_and_threads_share_a_file_and_lose_nothing(file):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_spend, args=(file, 100)) for _ in range(2)]
+    workers += [threading.Thread(target=_spend, args=(file, 100)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert total(file) == Tally(400, 800, 1200, 100.0)
+
+
+def test_a_damaged_file_is_named(file):
+    Path(file).parent.mkdir()
+    for text in ("{", "[1]", '{"m": {"calls": 1, "jokes": 2}}'):
+        Path(file).write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"spending\.json is damaged"):
+            Spending(file)
+
+
+def test_a_file_damaged_meanwhile_ends_the_run_and_not_in_silence(file):
+    with FaultyServer() as server, endpoint(server, spending=Spending(file)) as client:
+        client.complete([ask()])
+        Path(file).write_text("{", encoding="utf-8")
+        with pytest.raises(UserError, match=r"spending\.json is damaged"):
+            client.complete([ask(f"{number}") for number in range(50)])
+
+
+def test_a_deleted_file_begins_from_nothing(file):
+    _spend(file, 3)
+    Path(file).unlink()
+    assert Spending(file, max_tokens=5).reserve(Reservation(5, 0.0))
+
+
+def test_a_copy_put_back_counts_whatever_was_read_meanwhile(file):
+    _spend(file, 3)
+    mine, other = Path(file).read_bytes(), json.dumps({"m": vars(Tally(calls=90))})
+    Path(file).write_text(other, encoding="utf-8")
+    assert Spending(file).of("m").calls == 90
+    Path(file).write_bytes(mine)
+    _spend(file, 1)
+    assert total(file).calls == 4
+
+
+def test_the_file_holds_sums_by_endpoint_and_nothing_else(file):
+    _spend(file, 1)
+    held = json.loads(Path(file).read_text(encoding="utf-8"))
+    assert held == {"m": {**vars(Tally(1, 2, 3, 0.25))}}
+    assert [path.name for path in Path(file).parent.iterdir()] == ["spending.json"]
+
+
+def test_a_text_that_becomes_shorter_leaves_nothing_behind(file):
+    """0.1 + 0.2 is longer in print than that and 0.1 more."""
+    spending = Spending(file)
+    for cost in (0.1, 0.2, 0.1):
+        assert spending.reserve(Reservation(0, 0.0))
+        spending.settle("m", Reservation(0, 0.0), Tally(1, cost=cost))
+        assert Spending(file).of("m").cost == spending.of("m").cost
+    assert total(file).calls == 3
