@@ -20,6 +20,7 @@ from emodistill.counterparties.seats import SimulatedSeat
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import Findings, Played
 from emodistill.negotiation.agents import FocalAgent
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
@@ -31,7 +32,6 @@ from emodistill.reporting.figures.emotions import emotion_use
 from emodistill.reporting.figures.offers import offer_trajectories
 from emodistill.reporting.write import write_report
 from emodistill.safety.detector import detect
-from emodistill.studies.results import Findings, Played
 
 ARMS = ("one", "two", "three", "four", "five")
 DOMAINS = ("debt", "disaster", "hospital", "student")

@@ -7,11 +7,11 @@ from episodes import make_episode
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import Findings, Played
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.table import Column, Table
 from emodistill.reporting.write import write_report
-from emodistill.studies.results import Findings, Played
 
 HOSTILE = (
     '<img src=x onerror="window.broken=1"></script><script>window.broken=2</script> \u202eRTL\u202c & \u05d0\u05d1'

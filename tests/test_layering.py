@@ -12,7 +12,8 @@ LAYERS = [
     {"losses", "networks"},
     {"negotiation", "emotions", "language_models"},
     {"policy", "data", "judges", "counterparties"},
-    {"learners", "evaluation", "safety", "reporting", "studies"},
+    {"learners", "evaluation", "safety", "reporting"},
+    {"studies"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names} | dict.fromkeys(FREE, -1)
 ONLY_THERE = {"transformers": {"language_models", "policy"}, "peft": {"policy"}, "bitsandbytes": {"policy"}}

@@ -14,8 +14,8 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.exclusions import exclusions
 from emodistill.evaluation.main_table import by_arm, findings_of, main_findings, main_report
 from emodistill.evaluation.report import verdict_rule, verdicts
+from emodistill.evaluation.results import Played
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
-from emodistill.studies.results import Played
 
 WORDS = (Blank(), load_vocabulary())
 

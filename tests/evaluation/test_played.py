@@ -11,6 +11,7 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
+from emodistill.evaluation.results import Cost
 from emodistill.evaluation.runner import Runner
 from emodistill.evaluation.words import Speakers, speaker_of
 from emodistill.language_models.completion import Usage, total
@@ -21,7 +22,6 @@ from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiation.selectors import FixedEmotion
 from emodistill.policy.speaker import VoiceSpeaker
 from emodistill.policy.voices import EndpointVoice
-from emodistill.studies.results import Cost
 
 VOCABULARY = load_vocabulary()
 

@@ -8,13 +8,13 @@ from reporting_cases import FIGURE, some_played
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import Played
 from emodistill.reporting import pictures
 from emodistill.reporting.figures.curves import Bin, Curve, calibration, learning_curves
 from emodistill.reporting.figures.emotions import FAMILIES, emotion_use, family
 from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.figures.offers import offer_trajectories
-from emodistill.studies.results import Played
 
 WORDS = load_vocabulary()
 ESTIMATES = [Estimate(d, a, 0.5, 0.4, 0.6) for d in ("debt", "student") for a in ("vanilla", "iql")]

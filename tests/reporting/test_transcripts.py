@@ -5,11 +5,11 @@ from reporting_cases import hostile_episode, some_played
 from emodistill.data.observations import Observer, View
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import Played
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import load_selector
 from emodistill.reporting.transcripts import transcripts
 from emodistill.safety.detector import detect
-from emodistill.studies.results import Played
 
 PERCEIVER, WORDS = load_perceiver("counterparty"), load_vocabulary()
 

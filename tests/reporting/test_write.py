@@ -5,11 +5,11 @@ import yaml
 from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import Findings
 from emodistill.reporting.model_card import write_model_card
 from emodistill.reporting.page import sort_value
 from emodistill.reporting.table import Column
 from emodistill.reporting.write import distinct
-from emodistill.studies.results import Findings
 
 
 @pytest.fixture(scope="module")

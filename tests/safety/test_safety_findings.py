@@ -7,12 +7,12 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from emodistill.data.schema import Episode, write_episodes
+from emodistill.evaluation.results import Played
 from emodistill.negotiation.protocol import FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.safety.__main__ import main
 from emodistill.safety.detector import KINDS
 from emodistill.studies.guard_price import guard_curve
-from emodistill.studies.results import Played
 from emodistill.studies.safety import safety_findings
 
 FINE, THREAT, INSULT = "I want 45 days.", "Pay or I will sue you.", "You idiot."

@@ -8,11 +8,11 @@ import pytest
 from episodes import make_episode
 
 from emodistill.errors import UserError
+from emodistill.evaluation.results import Played
 from emodistill.studies.contrast import Contrast
 from emodistill.studies.human import Human
 from emodistill.studies.prompting import Prompting, overall_test
 from emodistill.studies.realised import returns_of
-from emodistill.studies.results import Played
 from emodistill.studies.tournament import Tournament
 from emodistill.studies.transfer import Transfer
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from emodistill.evaluation.results import Played
 from emodistill.evaluation.statistics import Key, key_of
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Played
 
 _COLUMNS = [
     Column("arm", "arm", "text"),

@@ -18,10 +18,10 @@ from emodistill.evaluation.report import (
     verdict_rule,
     verdicts,
 )
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.seeds import seed_tables
 from emodistill.evaluation.statistics import ALPHA, FEW, POWER
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Findings, Played
 
 _ARMS = [
     Column("domain", "domain", "text"),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import UNTRAINED, Arm
+from emodistill.evaluation.results import Cost
 from emodistill.policy.adapters import CONFIG, NOTE, WEIGHTS
-from emodistill.studies.results import Cost
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from emodistill.data.schema import Episode, read_episodes, write_episodes
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, draw_anew, selector_of
+from emodistill.evaluation.results import Cost, Played
 from emodistill.evaluation.words import speaker_of
 from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
@@ -23,7 +24,6 @@ from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.progress import progress
 from emodistill.runs import write_whole
-from emodistill.studies.results import Cost, Played
 
 
 @runtime_checkable

@@ -6,10 +6,10 @@ from typing import Any
 from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.report import plain
+from emodistill.evaluation.results import Played
 from emodistill.evaluation.statistics import utilities
 from emodistill.evaluation.variance import components, crossed
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Played
 
 _SEEDS = [
     Column("arm", "arm", "text"),

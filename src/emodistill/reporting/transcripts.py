@@ -16,8 +16,8 @@ from emodistill.negotiation.protocol import FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 if TYPE_CHECKING:
+    from emodistill.evaluation.results import Played
     from emodistill.safety.detector import Flags
-    from emodistill.studies.results import Played
 
 Detect = Callable[[Sequence[str]], "Sequence[Flags]"]
 PERCEIVED = 3  # labels shown of what a reader sees in a turn

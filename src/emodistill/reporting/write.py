@@ -21,7 +21,7 @@ from emodistill.reporting.transcripts import Detect, transcripts
 from emodistill.runs import write_whole
 
 if TYPE_CHECKING:
-    from emodistill.studies.results import Findings, Played
+    from emodistill.evaluation.results import Findings, Played
 
 RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
 Named = TypeVar("Named", Table, Figure)

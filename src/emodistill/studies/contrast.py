@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.statistics import ALPHA, holm
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.table import Column, Table
@@ -20,7 +21,6 @@ from emodistill.studies.estimates import (
     mean_interval,
     utility,
 )
-from emodistill.studies.results import Findings, Played
 
 _VALUES = [
     Column("domain", "domain", "text"),

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from emodistill.evaluation.results import Cost, Findings, Played
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Cost, Findings, Played
 
 _COLUMNS = [
     Column("condition", "condition", "text"),

@@ -10,9 +10,9 @@ import numpy as np
 
 from emodistill.data.schema import Episode
 from emodistill.evaluation.intervals import bootstrap_interval
+from emodistill.evaluation.results import Played
 from emodistill.evaluation.statistics import Difference, Key, paired_difference, utilities
 from emodistill.reporting.table import Column
-from emodistill.studies.results import Played
 
 POOLED = "all"  # the row over all domains together
 COMPARED = [

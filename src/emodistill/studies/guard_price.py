@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.results import Findings, Played
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.table import Column, Table
 from emodistill.safety.guard import load_guard
-from emodistill.studies.results import Findings, Played
 from emodistill.studies.safety import ALL, ANY, ERROR_WORD, by_domain, mean_interval, read_turns, refusals, scenario_of
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from emodistill.data.casino.episodes import EMOTICONS, shown, turns_of
 from emodistill.data.casino.outcomes import OUTCOMES
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.statistics import ALPHA, RESAMPLES, holm
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Findings, Played
 
 _COLUMNS = [
     Column("emotion", "showed", "text"),

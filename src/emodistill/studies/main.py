@@ -7,13 +7,13 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.main_table import main_findings
 from emodistill.evaluation.report import RIVALS, SUBJECT
+from emodistill.evaluation.results import Findings, Played
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.emotions import emotion_use
 from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
 from emodistill.reporting.figures.offers import offer_trajectories
 from emodistill.studies.estimates import arms_of, domains_of, mean_interval, utility
 from emodistill.studies.guard_price import guard_curve
-from emodistill.studies.results import Findings, Played
 from emodistill.studies.safety import safety_findings
 
 

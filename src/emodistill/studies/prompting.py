@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.statistics import ALPHA, Key, holm
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import COMPARED, compared, domains_of, utility
-from emodistill.studies.results import Findings, Played
 
 SHUFFLES = 10_000
 _OVERALL = [

@@ -6,10 +6,10 @@ from typing import Any
 
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.table import Column, Table
 from emodistill.safety.detector import KINDS, detect
-from emodistill.studies.results import Findings, Played
 
 Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"

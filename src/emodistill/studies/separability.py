@@ -17,11 +17,11 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.intervals import UNKNOWN, Interval, bootstrap_interval
 from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.results import Findings, Played
 from emodistill.learners.selector import load_selector
 from emodistill.reporting.figures.curves import Bin, calibration
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.realised import Turns, fitted_value, realised, trained_with
-from emodistill.studies.results import Findings, Played
 
 BINS = 5
 RESAMPLES = 2000  # rank correlations have no closed form to resample

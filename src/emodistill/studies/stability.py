@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.seeds import seed_tables
 from emodistill.reporting.figures.curves import Curve, learning_curves
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import arms_of
-from emodistill.studies.results import Findings, Played
 
 CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
 _FINAL = [

@@ -12,10 +12,10 @@ from emodistill.data.schema import Episode
 from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoffs
+from emodistill.evaluation.results import Findings, Played
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import arms_of, conditions_of
-from emodistill.studies.results import Findings, Played
 
 _RATINGS = [
     Column("arm", "arm", "text"),

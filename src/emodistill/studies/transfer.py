@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from emodistill.evaluation.results import Findings, Played
 from emodistill.evaluation.statistics import ALPHA, holm
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import COMPARED, arms_of, compared, conditions_of, domains_of, mean_interval, utility
-from emodistill.studies.results import Findings, Played
 
 WITHOUT = "without_"
 _MATRIX = [

@@ -11,8 +11,8 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.main_table import main_report
 from emodistill.evaluation.report import plain
+from emodistill.evaluation.results import Findings, Played
 from emodistill.reporting.table import Column, Table
-from emodistill.studies.results import Findings, Played
 
 _EXPRESSION = [
     Column("source", "words", "text"),

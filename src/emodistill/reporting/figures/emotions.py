@@ -14,7 +14,7 @@ from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.style import panels, words
 
 if TYPE_CHECKING:
-    from emodistill.studies.results import Played
+    from emodistill.evaluation.results import Played
 
 MOST_ARMS = 8
 FEWEST_TURNS = 5  # of a round; a share of fewer says nothing and stays empty

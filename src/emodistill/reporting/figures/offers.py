@@ -15,7 +15,7 @@ from emodistill.reporting.figures.style import COUNTERPARTY, FAINT, words
 from emodistill.reporting.figures.style import FOCAL as FOCAL_COLOUR
 
 if TYPE_CHECKING:
-    from emodistill.studies.results import Played
+    from emodistill.evaluation.results import Played
 
 MOST_ARMS = 6
 _OF_SIDE = {FOCAL: (FOCAL_COLOUR, "focal side", "-"), other(FOCAL): (COUNTERPARTY, "counterparty", "--")}

@@ -1,4 +1,4 @@
-"""What a study has played: the one object that every analysis and every report is made from."""
+"""What was played, and what an analysis found in it: the objects that every report is made from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
