@@ -19,7 +19,7 @@ from studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
     from emodistill.studies.plan import Part
-    from emodistill.studies.results import Findings, Played
+    from emodistill.evaluation.results import Findings, Played
 
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
