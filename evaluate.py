@@ -18,8 +18,8 @@ from playing import build, describe
 from studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
-    from emodistill.studies.plan import Part
     from emodistill.evaluation.results import Findings, Played
+    from emodistill.studies.plan import Part
 
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
