@@ -1,8 +1,9 @@
-"""How fast a stage runs, and how much memory it holds."""
+"""How fast a stage runs, how much memory it holds, and what all of it took."""
 
 import resource
 import sys
 import time
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,19 +14,28 @@ class Throughput(L.Callback):
 
     Turns and tokens come from batches that know them (`Chats`), or from a learner that says what it made of a batch; a
     batch of transitions counts its rows as turns.
+
+    Attributes:
+        seconds: that the stage took up to now, validation included, in this process and those that it continues; what
+            a killed process did after its last checkpoint is not known.
+        tokens: response tokens that were learnt from up to now.
     """
 
     def __init__(self) -> None:
-        self._since = 0.0
+        self.seconds, self.tokens = 0.0, 0
+        self._began = self._since = 0.0
         self._steps = self._turns = self._tokens = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began = time.monotonic() - self.seconds
         self._restart(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         turns, tokens = getattr(pl_module, "amounts", None) or amounts(batch)
         self._turns += turns
         self._tokens += tokens
+        self.tokens += tokens
+        self.seconds = time.monotonic() - self._began
         if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self._steps:
             return
         seconds = max(time.monotonic() - self._since, 1e-9)
@@ -37,7 +47,19 @@ class Throughput(L.Callback):
         self._restart(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.monotonic() - self._began
         self._restart(trainer)  # time spent validating is not training speed
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "tokens": self.tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the sums where the trainer keeps its last metrics, from which `finished.json` is written."""
+        trainer.callback_metrics["throughput/training_seconds"] = torch.tensor(self.seconds)
+        trainer.callback_metrics["throughput/training_tokens"] = torch.tensor(float(self.tokens))
 
     def _restart(self, trainer: L.Trainer) -> None:
         self._since, self._steps = time.monotonic(), trainer.global_step

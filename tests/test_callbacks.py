@@ -11,8 +11,6 @@ from tiny_runs import Workplace, scramble
 
 from callbacks import AdapterExport, HParamsTab, LastCheckpoint, RngState
 from callbacks.emotion_usage import table
-from callbacks.throughput import amounts
-from emodistill.data.transitions import Transitions
 
 OBSERVERS = {
     "iql": ["emotion_usage", "throughput", "hparams_tab"],
@@ -183,12 +181,6 @@ def test_a_checkpoint_every_few_steps_and_after_each_validation(tmp_path, every,
     assert count.steps == expected
     trainer.validate(Line(), rows, verbose=False)
     assert count.steps == expected
-
-
-def test_what_a_batch_weighs():
-    rows = Transitions(*(torch.zeros(5) for _ in Transitions._fields))
-    assert amounts(rows) == (5, 0)
-    assert amounts(object()) == (0, 0)
 
 
 def test_the_table_of_emotions_puts_favourites_first():

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from episodes import make_episode
 
-from emodistill.errors import UserError
 from emodistill.evaluation.results import Played
 from emodistill.studies.contrast import Contrast
-from emodistill.studies.human import Human
 from emodistill.studies.prompting import Prompting, overall_test
 from emodistill.studies.realised import returns_of
 from emodistill.studies.tournament import Tournament
@@ -70,10 +68,3 @@ def test_a_planted_winner_of_the_tournament():
 def test_returns_are_discounted_within_an_episode():
     found = returns_of(np.array([1.0, 2.0, 4.0, 1.0]), np.array([0, 0, 1, 1]), 0.5)
     assert found.tolist() == [3.0, 4.0, 4.0, 1.0]
-
-
-def test_people_are_compared_and_absent_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="casino_train.json"):
-        Human([str(tmp_path / "gone.json")])()
-    found = Human(["tests/data/casino_tiny.json"], resamples=200)()
-    assert found.tables[0].rows and found.verdicts[0].startswith("The rule")

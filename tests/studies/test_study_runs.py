@@ -47,10 +47,14 @@ def test_every_arm_meets_every_arm_on_both_chairs(place):
 
 
 def test_predictions_of_the_selector_are_held_against_what_came(place):
-    study(place, "study=separability", "arms=[phrasebook_iql,iql,vanilla]", "scenarios_per_domain=null")
+    arms = "arms=[phrasebook_random,phrasebook_iql,iql,vanilla]"
+    study(place, "study=separability", arms, "scenarios_per_domain=null")
     rows = report(place, "separability")["tables"]["separability"]
-    assert [row["arm"] for row in rows] == ["phrasebook_iql", "iql"]  # vanilla shows no emotion
+    assert [row["arm"] for row in rows] == ["phrasebook_random", "phrasebook_iql", "iql"]  # vanilla shows no emotion
     assert all(row["turns"] > 0 and -1 <= row["correlation"][0] <= 1 for row in rows)
+    kept = {row["arm"]: row["kept"][0] for row in rows}
+    assert kept["phrasebook_random"] is not None  # chance chose its emotions; the selector chose those of the others
+    assert kept["phrasebook_iql"] is None and kept["iql"] is None
 
 
 def test_a_killed_study_plays_only_what_is_not_there(place):

@@ -19,7 +19,7 @@ from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import episode_metrics, valid
-from emodistill.evaluation.statistics import ALPHA, FEW, NOISE, holm, paired_difference, utilities
+from emodistill.evaluation.statistics import ALPHA, FEW, NOISE, correct, paired_difference, utilities
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Speaker
 
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
@@ -123,10 +123,7 @@ def compare(played: Arms, domains: Sequence[str], seed: int, subject: str = SUBJ
             found = paired_difference(chosen[subject], chosen[rival], seed)
             row = {"arm": subject, "against": rival, "domain": domain, **asdict(found), "verdict": found.verdict}
             rows.append({**row, "few": found.scenarios < FEW})
-    for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = corrected
-        if not corrected < ALPHA:  # nan too: what could not be tested decides nothing
-            row["verdict"] = NOISE
+    correct(rows)
     return rows
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -13,7 +14,16 @@ from emodistill.data.schema import Episode
 from emodistill.evaluation.intervals import RESAMPLES, UNKNOWN, Interval, bootstrap_interval, per_scenario
 from emodistill.evaluation.metrics import valid
 
-__all__ = ["RESAMPLES", "Difference", "bootstrap_interval", "holm", "paired_difference", "sign_flip_p", "utilities"]
+__all__ = [
+    "RESAMPLES",
+    "Difference",
+    "bootstrap_interval",
+    "correct",
+    "holm",
+    "paired_difference",
+    "sign_flip_p",
+    "utilities",
+]
 
 NOISE = "within noise"  # the verdict where nothing can be told apart
 ALPHA, POWER = 0.05, 0.8
@@ -117,6 +127,18 @@ def detectable_effect(scenarios: int) -> float:
     if scenarios < 2:
         return float("nan")
     return float(TTestPower().solve_power(nobs=scenarios, alpha=ALPHA, power=POWER, alternative="two-sided"))
+
+
+def correct(rows: Sequence[dict[str, Any]]) -> None:
+    """Holm's correction over all rows of a table, in place: `p_holm` from `p_value`.
+
+    Where a row has a `verdict`, which its interval gave, it stands if the corrected p is below .05 as well; what could
+    not be tested (nan) decides nothing.
+    """
+    for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+        if "verdict" in row and not corrected < ALPHA:
+            row["verdict"] = NOISE
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

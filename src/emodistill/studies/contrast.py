@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, holm
+from emodistill.evaluation.statistics import ALPHA, NOISE, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import (
@@ -55,8 +55,7 @@ class Contrast:
             self._row(played, domain, arm, condition) for domain in domains for arm in arms_of(played)
             for condition in found
         ]  # fmt: skip
-        for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-            row["p_holm"] = p
+        correct(rows)
         note = f"Difference: less {self.reference}, paired by scenario and seed; Holm's correction over this table."
         estimates = [Estimate(r["arm"], r["condition"], *r["utility_interval"]) for r in rows if r["domain"] == POOLED]
         figure = interval_plot("conditions", self.title, estimates, "mean utility over all domains, 95 % interval")
@@ -79,8 +78,7 @@ class Contrast:
         ]
         for row in rows:
             if row["domain"] == POOLED and row["condition"] != self.reference:
-                clear = row["verdict"] != "within noise" and row["p_holm"] < ALPHA
-                phrase = {"exceeds": "better", "below": "worse"}[row["verdict"]] if clear else "within noise"
+                phrase = {"exceeds": "better", "below": "worse", NOISE: NOISE}[row["verdict"]]
                 mean, low, high = row["difference_interval"]
                 gap = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
                 lines.append(f"{row['arm']}, {row['condition']}: {phrase} ({gap}){self._beside_floor(played, row)}.")

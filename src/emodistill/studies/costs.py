@@ -1,7 +1,10 @@
-"""What a study took: seconds, tokens and money, by condition and arm."""
+"""What a study took: seconds, tokens and money of playing, by condition and arm, and what training its stages took."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from emodistill.evaluation.results import Cost, Findings, Played
 from emodistill.reporting.table import Column, Table
@@ -16,7 +19,17 @@ _COLUMNS = [
     Column("generated_tokens", "tokens said", "count"),
     Column("money", "money (USD)", digits=4),
 ]
-_NOTE = "Of playing; training is in each stage's own log. A dash: no price is known. Tokens of both seats, where known."
+_NOTE = "Of playing. A dash: no price is known. Tokens of both seats, where known."
+_TRAINED = [
+    Column("stage", "stage", "text"),
+    Column("steps", "steps", "count"),
+    Column("seconds", "seconds", digits=1),
+    Column("tokens", "tokens learnt from", "count"),
+]
+_TRAINED_NOTE = (
+    "Every finished stage of the runs that this study plays, whenever it was trained, validation included; corpus and "
+    "model are not. A dash: it was not counted. What a judge behind an endpoint was paid, the stage itself prints."
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,23 @@ class Costs:
         total = total_of(played)
         episodes = sum(len(one.episodes) for one in played)
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
-        return Findings([Table("costs", "What playing took", _COLUMNS, rows, _NOTE)])
+        trained = trained_stages(dict.fromkeys(Path(one.run_dir) for one in played if one.run_dir))
+        tables = [Table("costs", "What playing took", _COLUMNS, rows, _NOTE)]
+        return Findings([*tables, Table("training", "What training took", _TRAINED, trained, _TRAINED_NOTE)])
+
+
+def trained_stages(runs: Iterable[Path]) -> list[dict[str, Any]]:
+    """A row for each finished stage of these runs; one that several runs share, by links, comes once."""
+    found: dict[Path, dict[str, Any]] = {}
+    for path in (path for run in runs for path in sorted(run.glob("*/finished.json"))):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if "steps" in summary:  # an evaluation of the run has episodes
+            seconds, tokens = (summary.get(f"throughput/training_{name}") for name in ("seconds", "tokens"))
+            stage = {"stage": str(path.parent), "steps": summary["steps"], "seconds": seconds}
+            found.setdefault(path.resolve(), stage | {"tokens": None if tokens is None else int(tokens)})
+    rows = list(found.values())
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    return [*rows, {"stage": "together", "seconds": sum(known)}] if known else rows
 
 
 def total_of(played: Sequence[Played]) -> Cost:

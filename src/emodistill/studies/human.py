@@ -1,7 +1,10 @@
 """Emotion and outcome among people: the CaSiNo dialogues, with the statistics of the other studies.
 
-The unit is the dialogue, whose two sides are not independent. Differences are between people who chose to show
-something, often because of how things went: they say nothing about what showing it does.
+The unit is the dialogue, whose two sides are not independent: intervals resample dialogues, and p deals what the two
+sides of a dialogue showed to other dialogues. Differences are between people who chose to show something, often because
+of how things went: they say nothing about what showing it does.
+
+Shapes: D dialogues of two sides, E emotions, O outcomes, B resamples.
 """
 
 from collections.abc import Sequence
@@ -10,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from emodistill.data.casino.dialogues import Dialogue
-from emodistill.data.casino.episodes import EMOTICONS, shown, turns_of
-from emodistill.data.casino.outcomes import OUTCOMES
+from emodistill.data.casino.episodes import EMOTICONS
+from emodistill.data.casino.outcomes import OUTCOMES, people_of
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
+from emodistill.evaluation.intervals import stretched
 from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, RESAMPLES, holm
+from emodistill.evaluation.statistics import ALPHA, RESAMPLES, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.table import Column, Table
 
@@ -63,8 +66,9 @@ class Human:
         rows = compared(dialogues, self.seed, self.resamples)
         people = 2 * len(dialogues)
         note = (
-            f"{len(dialogues)} dialogues of {people} people; the unit is the dialogue: 95 % intervals and p by "
-            "resampling dialogues, Holm's correction over this table. d: difference over the pooled standard deviation."
+            f"{len(dialogues)} dialogues of {people} people; the unit is the dialogue: 95 % intervals by resampling "
+            "dialogues, p by dealing what was shown to other dialogues, Holm's correction over this table. d: "
+            "difference over the pooled standard deviation."
         )
         estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
         figure = interval_plot(
@@ -77,50 +81,55 @@ class Human:
 def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[dict[str, Any]]:
     """Mean outcome of those who showed an emotion less that of the others, for every emotion and outcome."""
     emotions = tuple(EMOTICONS.values())
-    did, outcomes = people_of(dialogues, emotions)  # (D, 2, E), (D, 2, O)
+    did, outcomes = people_of(dialogues, emotions)
     share = np.full(len(dialogues), 1 / len(dialogues))
     weights = np.random.default_rng(seed).multinomial(len(dialogues), share, size=resamples).astype(np.float64)
-    rows = []
-    for i, emotion in enumerate(emotions):
-        for j, outcome in enumerate(OUTCOMES):
-            row = _difference(did[:, :, i], outcomes[:, :, j], weights)
-            rows.append({"emotion": emotion, "outcome": outcome, **row})
-    for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = p
+    p_values = permutation_p(did, outcomes, seed, resamples)
+    rows = [
+        {"emotion": emotion, "outcome": outcome, "p_value": float(p_values[i, j])}
+        | _difference(did[:, :, i], outcomes[:, :, j], weights)
+        for i, emotion in enumerate(emotions)
+        for j, outcome in enumerate(OUTCOMES)
+    ]
+    correct(rows)
     return rows
 
 
-def people_of(dialogues: Sequence[Dialogue], emotions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Who showed what, (D, 2, E) bool, and what came of it, (D, 2, O)."""
-    did, outcomes = [], []
-    for dialogue in dialogues:
-        seen: dict[str, set[str | None]] = {name: set() for name in dialogue.participants}
-        for name, messages in turns_of(dialogue):
-            seen[name].add(shown(messages))
-        did.append([[emotion in seen[name] for emotion in emotions] for name in seen])
-        people = dialogue.participants
-        outcomes.append([[p.satisfaction, people[dialogue.other(n)].liking, p.points] for n, p in people.items()])
-    return np.array(did), np.array(outcomes, dtype=np.float64)
+def permutation_p(did: np.ndarray, outcomes: np.ndarray, seed: int, shuffles: int) -> np.ndarray:
+    """Two-sided p of no connection between showing and outcome, (D, 2, E) and (D, 2, O) -> (E, O).
+
+    What the two sides of a dialogue showed stays together, and so does what came of it; only which goes with which is
+    shuffled. As many people show an emotion in every shuffle, so the sum of their outcomes stands for the difference.
+    nan where nobody shows it, or everybody does.
+    """
+    rng = np.random.default_rng(seed)
+    apart = outcomes - outcomes.mean((0, 1))  # the sums have mean 0 under the null hypothesis
+    flat = apart.reshape(-1, apart.shape[-1])
+
+    def sums(shown: np.ndarray) -> np.ndarray:
+        totals: np.ndarray = np.abs(shown.reshape(-1, shown.shape[-1]).T.astype(np.float64) @ flat)  # (E, O)
+        return totals
+
+    found = sums(did) - 1e-9
+    as_far = np.sum([sums(did[rng.permutation(len(did))]) >= found for _ in range(shuffles)], axis=0)
+    p_values: np.ndarray = (1 + as_far) / (1 + shuffles)
+    p_values[did.all((0, 1)) | ~did.any((0, 1))] = np.nan
+    return p_values
 
 
 def _difference(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Both groups' difference, (D, 2) each, with interval, effect size and p by resampling dialogues, (B, D)."""
-    sums = np.stack([(values * did).sum(1), did.sum(1), (values * ~did).sum(1), (~did).sum(1)], axis=1)
-    found = float(_apart(sums.sum(0, keepdims=True))[0])
-    drawn = _apart(weights @ sums)
-    drawn = drawn[np.isfinite(drawn)]
+    """Both groups' difference, (D, 2) each, with its interval by resampling dialogues, (B, D), and effect size."""
     counted = {"showed": int(did.sum()), "others": int((~did).sum())}
-    if not np.isfinite(found) or len(drawn) < 2:
-        unknown = [float("nan")] * 3
-        nothing = {"effect_size": float("nan"), "p_value": float("nan"), "standardised": unknown}
-        return {**counted, "difference_interval": unknown, **nothing}
-    low, high = (float(end) for end in np.quantile(drawn, [0.025, 0.975]))
-    spread = float(np.sqrt((values[did].var() * did.sum() + values[~did].var() * (~did).sum()) / did.size))
-    error = float(drawn.std())
-    p = float(2 * stats.norm.sf(abs(found) / error)) if error > 0 else 1.0
-    interval = [found, low, high]
-    scaled = [end / spread if spread > 0 else float("nan") for end in interval]
-    return {**counted, "difference_interval": interval, "effect_size": scaled[0], "p_value": p, "standardised": scaled}
+    if did.all() or not did.any():
+        nothing = [float("nan")] * 3
+        return {**counted, "difference_interval": nothing, "effect_size": float("nan"), "standardised": nothing}
+    sums = np.stack([(values * did).sum(1), did.sum(1), (values * ~did).sum(1), (~did).sum(1)], axis=1)
+    found, drawn = float(_apart(sums.sum(0, keepdims=True))[0]), _apart(weights @ sums)
+    low, high = stretched(drawn[np.isfinite(drawn)], found, len(did), symmetric=True)
+    interval = [found, float(low), float(high)]
+    pooled = float(np.sqrt((values[did].var() * did.sum() + values[~did].var() * (~did).sum()) / did.size))
+    scaled = [end / pooled if pooled > 0 else float("nan") for end in interval]
+    return {**counted, "difference_interval": interval, "effect_size": scaled[0], "standardised": scaled}
 
 
 def _apart(sums: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, Key, holm
+from emodistill.evaluation.statistics import ALPHA, Key, correct
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.table import Column, Table
 from emodistill.studies.estimates import COMPARED, compared, domains_of, utility
@@ -52,12 +52,10 @@ class Prompting:
             for label, values in found[d].items()
             if label != self.reference
         ]
-        for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-            row["p_holm"] = p
+        correct(rows)
         rows.sort(key=lambda row: (str(row["domain"]), -row["difference"]))
         overall = [{"domain": d, **overall_test(found[d], self.seed)} for d in domains]
-        for row, p in zip(overall, holm([row["p_value"] for row in overall]), strict=True):
-            row["p_holm"] = p
+        correct(overall)
         tables = [
             Table("emotions_overall", "Do emotions differ at all?", _OVERALL, overall, _OVERALL_NOTE),
             Table("emotions", f"Each emotion held constant, less {self.reference}", _COLUMNS, rows, _note(rows)),

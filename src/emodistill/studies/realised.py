@@ -22,6 +22,9 @@ class Turns:
     Attributes:
         predicted: min Q'(s, a) of the selector, in raw reward, (B,).
         realised: the discounted return from that turn on, in raw reward, (B,).
+        advantage: `predicted` less the mean Q of all emotions that the corpus shows, (B,).
+        beyond: `realised` less V(s): what the return owes neither to the state nor to Q, (B,).
+        drawn: whether chance chose the emotion, (B,) bool.
         step: 0-based turn within its episode, (B,).
         scenarios: (domain, id) of each turn.
         table: the same turns as transitions.
@@ -29,6 +32,9 @@ class Turns:
 
     predicted: np.ndarray
     realised: np.ndarray
+    advantage: np.ndarray
+    beyond: np.ndarray
+    drawn: np.ndarray
     step: np.ndarray
     scenarios: Sequence[Hashable]
     table: TransitionEpisodes
@@ -50,12 +56,23 @@ def realised(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward,
     table = build_transitions(episodes, selector.observer, reward)
     shown = [e for e in episodes if e.end != "invalid" and any(turn.emotion is not None for turn in e.focal_turns)]
     owners = [(shown[i].scenario.domain, shown[i].scenario.id) for i in table.episode.tolist()]
-    transitions = table.transitions
-    learner = selector.learner
-    values = learner.q_values(transitions.observation) * learner.facts.reward_scale  # back to raw reward
+    transitions, learner = table.transitions, selector.learner
+    scale = learner.facts.reward_scale  # back to raw reward
+    values = (learner.q_values(transitions.observation) * scale).double()
     predicted = values.gather(1, transitions.action[:, None])[:, 0]
+    advantage = predicted - values[:, learner.facts.seen].mean(1)
+    state = learner.v(learner.facts.standardise(transitions.observation))[:, 0] * scale
     returns = returns_of(transitions.reward.double().numpy(), transitions.terminal.numpy(), discount)
-    return Turns(predicted.double().numpy(), returns, table.step.numpy(), owners, table)
+    return Turns(
+        predicted.numpy(),
+        returns,
+        advantage.numpy(),
+        returns - state.double().numpy(),
+        (table.behaviour_prob < 1).numpy(),  # an unknown probability, nan, is not below 1
+        table.step.numpy(),
+        owners,
+        table,
+    )
 
 
 def returns_of(rewards: np.ndarray, terminal: np.ndarray, discount: float) -> np.ndarray:

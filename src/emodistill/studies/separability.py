@@ -1,11 +1,17 @@
 """Is the selector still right once somebody else speaks for it? Its Q-values against what turns really returned.
 
-Q was learnt from the words of the corpus's teacher. If choosing and saying can be learnt apart, Q must still order the
-turns of episodes that a trained policy has spoken, and fitted Q evaluation on them must agree with their mean return.
+Q was learnt from the words of the corpus's teacher. If choosing and saying can be learnt apart, then in episodes that a
+trained policy has spoken
+
+- an emotion that Q prefers must still return more than another. Only arms that draw their emotions can show it: the
+  return beyond V(s) is regressed on the advantage of what was drawn. 1 is all of what Q promises, 0 is nothing.
+- Q must be right on average, and order the turns. Where every episode ends alike there is little to order.
+- fitted Q evaluation must agree with the mean return.
+
 Returns are in the reward that the selector was trained with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +21,7 @@ from scipy import stats
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.intervals import UNKNOWN, Interval, bootstrap_interval
+from emodistill.evaluation.intervals import UNKNOWN, bootstrap_interval
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import Findings, Played
 from emodistill.learners.selector import load_selector
@@ -24,25 +30,29 @@ from emodistill.reporting.table import Column, Table
 from emodistill.studies.realised import Turns, fitted_value, realised, trained_with
 
 BINS = 5
-RESAMPLES = 2000  # rank correlations have no closed form to resample
+RESAMPLES = 2000
 _COLUMNS = [
     Column("arm", "arm", "text"),
     Column("condition", "condition", "text"),
     Column("turns", "turns", "count"),
     Column("scenarios", "scenarios", "count"),
-    Column("correlation", "rank correlation [95 %]", "interval"),
+    Column("kept", "of a promised advantage, realised [95 %]", "interval"),
+    Column("correlation", "rank correlation of turns [95 %]", "interval"),
     Column("bias", "predicted less realised [95 %]", "interval"),
     Column("fitted_q", "fitted Q evaluation"),
     Column("returned", "mean return [95 %]", "interval"),
 ]
 _RULE = (
-    "The rule, fixed before the numbers: Q still orders an arm's turns where the rank correlation with the realised "
-    "return has an interval above 0; it is calibrated where the interval of the bias holds 0."
+    "The rule, fixed before the numbers: Q still picks emotions for an arm's words where what is realised of a "
+    "promised advantage has an interval above 0, which only arms with random emotions can show; it orders their turns "
+    "where the rank correlation with the realised return has; it is calibrated where the interval of the bias holds 0."
 )
 _NOTE = (
-    "In the selector's reward, discounted per turn; intervals by resampling scenarios. The fitted value is of the "
-    "selector's own (greedy) policy, learnt on the arm's episodes; where an arm shows other emotions it is no estimate "
-    "of that arm's return. Q is of the behaviour that the selector improves on, not exactly of the greedy policy."
+    "In the selector's reward, discounted per turn; intervals by resampling scenarios. Realised of a promised "
+    "advantage: the slope of the return beyond V(s) on Q less its mean over emotions, where chance chose the emotion; "
+    "1 if words do all that Q was taught, 0 if they do nothing. The fitted value is of the selector's own (greedy) "
+    "policy, learnt on the arm's episodes; where an arm shows other emotions it is no estimate of its return. Q is of "
+    "the behaviour that the selector improves on, not exactly of the greedy policy."
 )
 
 
@@ -78,7 +88,6 @@ class Separability:
         return Findings([table], [figure], [_RULE, *(_verdict(row) for row in rows)])
 
     def _row(self, turns: Turns) -> dict[str, Any]:
-        rho = rank_correlation(turns.predicted, turns.realised)
         apart = turns.predicted - turns.realised
         first = turns.step == 0
         returned = turns.realised[first]
@@ -86,7 +95,10 @@ class Separability:
         return {
             "turns": len(apart),
             "scenarios": len(set(turns.scenarios)),
-            "correlation": [rho, *correlation_interval(turns, self.seed)],
+            "kept": resampled(slope, turns.advantage, turns.beyond, turns.scenarios, turns.drawn, self.seed),
+            "correlation": resampled(
+                rank_correlation, turns.predicted, turns.realised, turns.scenarios, seed=self.seed
+            ),
             "bias": [float(apart.mean()), *bootstrap_interval(apart, turns.scenarios, self.seed)],
             "returned": [float(returned.mean()), *bootstrap_interval(returned, first_scenarios, self.seed)],
         }
@@ -103,23 +115,42 @@ def rank_correlation(predicted: np.ndarray, realised: np.ndarray) -> float:
     return float(stats.spearmanr(predicted, realised).statistic)
 
 
-def correlation_interval(turns: Turns, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """95 % percentile interval of the rank correlation, resampling whole scenarios."""
-    groups: dict[Any, list[int]] = {}
-    for i, scenario in enumerate(turns.scenarios):
-        groups.setdefault(scenario, []).append(i)
+def slope(across: np.ndarray, values: np.ndarray) -> float:
+    """Of the straight line through the points by least squares; nan where it has no direction."""
+    if len(across) < 2 or np.ptp(across) == 0:
+        return float("nan")
+    return float(np.polynomial.polynomial.polyfit(across, values, 1)[1])
+
+
+def resampled(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    first: np.ndarray,
+    second: np.ndarray,
+    scenarios: Sequence[Hashable],
+    chosen: np.ndarray | None = None,
+    seed: int = 0,
+) -> list[float]:
+    """A statistic of paired values, with its 95 % percentile interval by resampling whole scenarios; three of nan
+    where fewer than two scenarios have any.
+
+    Args:
+        chosen: of which turns, (B,) bool; None takes all.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i in range(len(first)) if chosen is None else np.flatnonzero(chosen).tolist():
+        groups.setdefault(scenarios[i], []).append(i)
     if len(groups) < 2:
-        return UNKNOWN
+        return [float("nan")] * 3
     members, rng = [np.array(group) for group in groups.values()], np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        found.append(rank_correlation(turns.predicted[rows], turns.realised[rows]))
-    known = np.array(found)[np.isfinite(found)]
-    if not len(known):
-        return UNKNOWN
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
+
+    def of(rows: np.ndarray) -> float:
+        return statistic(first[rows], second[rows])
+
+    draws = rng.integers(len(members), size=(RESAMPLES, len(members)))
+    found = np.array([of(np.concatenate([members[k] for k in draw])) for draw in draws])
+    known = found[np.isfinite(found)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else UNKNOWN
+    return [of(np.concatenate(members)), float(low), float(high)]
 
 
 def binned(turns: Turns, label: str, seed: int = 0, bins: int = BINS) -> list[Bin]:
@@ -133,14 +164,16 @@ def binned(turns: Turns, label: str, seed: int = 0, bins: int = BINS) -> list[Bi
 
 
 def _verdict(row: dict[str, Any]) -> str:
-    rho, low, high = row["correlation"]
-    ordered = "still orders turns" if low > 0 else "does not order turns beyond chance"
-    bias, bottom, top = row["bias"]
-    right = (
-        "calibrated"
-        if bottom <= 0 <= top
-        else f"{'above' if bias > 0 else 'below'} what is realised by {abs(bias):.2f}"
-    )
     where = f"{row['arm']}, {row['condition']}" if row["condition"] else row["arm"]
+    kept, least, most = row["kept"]
+    picks = ""
+    if kept == kept:
+        still = "still picks emotions" if least > 0 else "picks emotions no better than chance"
+        picks = f"{still} ({kept:.2f} [{least:.2f}, {most:.2f}] of a promised advantage is realised), "
+    rho, low, high = row["correlation"]
+    ordered = "orders turns" if low > 0 else "does not order turns beyond chance"
+    bias, bottom, top = row["bias"]
+    off = f"{'above' if bias > 0 else 'below'} what is realised by {abs(bias):.2f}"
+    right = "calibrated" if bottom <= 0 <= top else off
     gap = f"fitted Q evaluation {row['fitted_q']:.2f} against a mean return of {row['returned'][0]:.2f}"
-    return f"{where}: Q {ordered} (rho {rho:.2f} [{low:.2f}, {high:.2f}]) and is {right}; {gap}."
+    return f"{where}: Q {picks}{ordered} (rho {rho:.2f} [{low:.2f}, {high:.2f}]) and is {right}; {gap}."

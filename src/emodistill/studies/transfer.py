@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, holm
+from emodistill.evaluation.statistics import ALPHA, correct
 from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.table import Column, Table
@@ -46,8 +46,7 @@ class Transfer:
 
     def __call__(self, played: Sequence[Played]) -> Findings:
         rows = [row for arm in arms_of(played) if arm != self.floor for row in self._rows(played, arm)]
-        for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-            row["p_holm"] = p
+        correct(rows)
         figures = [self._figure(rows, arm, played) for arm in arms_of(played) if arm != self.floor]
         table = Table("transfer", "Trained there, played here", _MATRIX, rows, _NOTE)
         lines = [line for arm in arms_of(played) if arm != self.floor for line in self._verdicts(played, rows, arm)]
@@ -88,7 +87,7 @@ class Transfer:
         ):
             if not away:
                 continue
-            lost = sum(row["verdict"] == "below" and row["p_holm"] < ALPHA for row in away)
+            lost = sum(row["verdict"] == "below" for row in away)
             share = float(np.nanmean([row["share"] for row in away]))
             lines.append(
                 f"{arm} trained on {name} keeps {100 * share:.0f} % of the utility of training at home on average; "

@@ -1,4 +1,4 @@
-"""Emotions and outcomes in CaSiNo: `python -m emodistill.data.casino FILE [FILE ...]` prints what docs/casino.md shows.
+"""What the files of CaSiNo hold: `python -m emodistill.data.casino FILE [FILE ...]`.
 
 The files are those of https://github.com/kushalchawla/CaSiNo, folder data/split.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from emodistill.data.casino.dialogues import Dialogue
 from emodistill.data.casino.episodes import shown, turns_of
-from emodistill.data.casino.outcomes import OutcomeDifference, emotion_outcomes
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
 
@@ -33,29 +32,16 @@ def summary(dialogues: Sequence[Dialogue]) -> str:
     )
 
 
-def table(rows: Sequence[OutcomeDifference]) -> str:
-    """The differences as a Markdown table."""
-    lines = ["| showed | people | outcome | difference | 95 % interval |", "|---|---|---|---|---|"]
-    for row in rows:
-        low, high = row.interval
-        people = f"{row.showed} of {row.showed + row.others}"
-        lines.append(
-            f"| {row.emotion} | {people} | {row.outcome} | {row.difference:+.2f} | [{low:+.2f}, {high:+.2f}] |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="casino_train.json, casino_valid.json, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args()
     try:
         dialogues = read_dialogues(args.files)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(f"{summary(dialogues)}\n\n{table(emotion_outcomes(dialogues, args.seed))}")
+    print(summary(dialogues))
 
 
 if __name__ == "__main__":

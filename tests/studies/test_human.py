@@ -1,0 +1,87 @@
+"""Emotions and outcomes of people: by hand on a few, with the known signs on all, and tests that are right."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emodistill.data.casino.reading import read_dialogues
+from emodistill.errors import UserError
+from emodistill.studies.human import Human, compared, permutation_p
+
+TINY = Path(__file__).parents[1] / "data" / "casino_tiny.json"
+
+
+def found(paths, resamples=1000):
+    return {(row["emotion"], row["outcome"]): row for row in compared(read_dialogues(paths), 0, resamples)}
+
+
+def test_differences_by_hand():
+    """Three show anger: satisfied 2 3 2, liked 2 1 2. The nine others: 5 4 1 3 2 4 4 5 4, and 4 5 1 4 3 5 5 3 4."""
+    rows = found([TINY])
+    satisfaction, liked = rows["anger", "own satisfaction"], rows["anger", "liked by the other"]
+    assert (satisfaction["showed"], satisfaction["others"]) == (3, 9)
+    assert satisfaction["difference_interval"][0] == pytest.approx(7 / 3 - 32 / 9)
+    assert liked["difference_interval"][0] == pytest.approx(5 / 3 - 34 / 9)
+    assert rows["sadness", "own points"]["difference_interval"][0] == pytest.approx(23 - (153 / 11))
+    pooled = np.sqrt((3 * np.var([2, 3, 2]) + 9 * np.var([5, 4, 1, 3, 2, 4, 4, 5, 4])) / 12)
+    assert satisfaction["effect_size"] == pytest.approx((7 / 3 - 32 / 9) / pooled)
+
+
+def test_an_interval_is_symmetric_about_its_difference_and_the_same_each_time():
+    rows, again = found([TINY]), found([TINY])
+    assert rows == again
+    for row in rows.values():
+        mean, low, high = row["difference_interval"]
+        assert low < mean < high and mean - low == pytest.approx(high - mean)
+
+
+def test_an_emotion_that_nobody_shows_has_no_difference(tmp_path):
+    path = tmp_path / "calm.json"
+    path.write_bytes(TINY.read_bytes().replace("😡".encode(), b"!"))
+    rows = found([path])
+    row = rows["anger", "own satisfaction"]
+    assert row["showed"] == 0 and all(map(math.isnan, [*row["difference_interval"], row["p_value"], row["p_holm"]]))
+    assert math.isfinite(rows["joy", "own satisfaction"]["p_holm"])
+
+
+def test_the_import_reproduces_the_known_signs(shared_data):
+    """As measured before by others on this corpus: anger costs satisfaction and liking, joy goes with being liked."""
+    rows = found([shared_data / "casino" / f"casino_{name}.json" for name in ("train", "valid")])
+    known = {
+        ("anger", "own satisfaction"): -0.76,
+        ("anger", "liked by the other"): -1.10,
+        ("joy", "liked by the other"): 0.24,
+    }
+    for key, value in known.items():
+        mean, low, high = rows[key]["difference_interval"]
+        assert low < value < high and math.copysign(1, low) == math.copysign(1, high) == math.copysign(1, mean)
+        assert rows[key]["p_holm"] < 0.05
+
+
+def people(rng, dialogues, effect, cluster):
+    """Half of the dialogues have a side that shows something; both sides of a dialogue share how it went."""
+    did = np.zeros((dialogues, 2, 1), bool)
+    did[: dialogues // 2, :, 0] = rng.random((dialogues // 2, 2)) < 0.8
+    shared = rng.normal(0, cluster, (dialogues, 1, 1))
+    return did, shared + rng.normal(0, 0.5, (dialogues, 2, 1)) + effect * did
+
+
+def test_p_is_right_though_the_two_sides_of_a_dialogue_share_their_outcome():
+    """200 samples without an effect: p <= .05 in about 10 of them; people taken one by one would give 30 or more."""
+    rng = np.random.default_rng(0)
+    hits = sum(permutation_p(*people(rng, 30, 0.0, 2.0), 0, 199)[0, 0] <= 0.05 for _ in range(200))
+    assert 3 <= hits <= 18
+
+
+def test_a_planted_effect_is_found():
+    p = permutation_p(*people(np.random.default_rng(1), 60, 1.0, 0.5), 0, 999)
+    assert p[0, 0] == 1 / 1000
+
+
+def test_the_study_says_which_files_it_lacks_and_reports_what_it_has(tmp_path):
+    with pytest.raises(UserError, match="casino_train.json"):
+        Human([str(tmp_path / "gone.json")])()
+    report = Human([str(TINY)], resamples=200)()
+    assert report.tables[0].rows and report.verdicts[0].startswith("The rule")

@@ -1,0 +1,40 @@
+"""What a stage took is counted, kept over a cut, and written where studies read it."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from tiny_runs import Workplace
+
+from callbacks.throughput import Throughput, amounts
+from emodistill.data.transitions import Transitions
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("throughput"))
+    for stage in ("iql", "sft"):
+        place.train(stage)
+    return place
+
+
+def test_what_training_took_is_kept_and_goes_on_after_a_cut(place):
+    for stage in ("iql", "sft"):
+        taken = json.loads((place.folder / "run" / stage / "finished.json").read_text())
+        assert taken["throughput/training_seconds"] > 0
+        assert (taken["throughput/training_tokens"] > 0) == (stage != "iql")
+    saved = torch.load(place.folder / "run" / "sft" / "last.ckpt", weights_only=True)["callbacks"]["Throughput"]
+    resumed = Throughput()
+    resumed.load_state_dict({"seconds": 100.0, "tokens": 7})
+    trainer = L.Trainer(logger=False, enable_checkpointing=False)
+    resumed.on_train_start(trainer, L.LightningModule())
+    resumed.on_validation_end(trainer, L.LightningModule())
+    assert 100.0 < resumed.state_dict()["seconds"] < 160.0 and resumed.state_dict()["tokens"] == 7
+    assert saved["seconds"] > 0 and saved["tokens"] > 0
+
+
+def test_what_a_batch_weighs():
+    rows = Transitions(*(torch.zeros(5) for _ in Transitions._fields))
+    assert amounts(rows) == (5, 0)
+    assert amounts(object()) == (0, 0)
