@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
-from emodistill.studies.human import Human, compared, permutation_p
+from emodistill.studies.human import Human, compared, permutation_p, studentised
 
 TINY = Path(__file__).parents[1] / "data" / "casino_tiny.json"
 
@@ -73,6 +74,29 @@ def test_p_is_right_though_the_two_sides_of_a_dialogue_share_their_outcome():
     rng = np.random.default_rng(0)
     hits = sum(permutation_p(*people(rng, 30, 0.0, 2.0), 0, 199)[0, 0] <= 0.05 for _ in range(200))
     assert 3 <= hits <= 18
+
+
+def test_a_small_group_that_varies_more_does_not_pass_for_one_whose_mean_differs():
+    """Ten of a hundred show it, and their outcomes vary four times as much: equal means are still told apart in 5 %."""
+    rng = np.random.default_rng(0)
+    did = np.zeros((50, 2, 1), bool)
+    did[:10, 0] = True
+    hits = 0
+    for _ in range(200):
+        outcomes = rng.normal(0, np.where(did, 4.0, 1.0), (50, 2, 1))
+        hits += permutation_p(did, outcomes, 0, 199)[0, 0] <= 0.05
+    assert hits <= 22  # a difference that is not studentised: about 60
+
+
+def test_the_standard_error_takes_the_two_sides_of_a_dialogue_together():
+    """Against the robust standard error of a regression, clustered by dialogue."""
+    did, outcomes = people(np.random.default_rng(2), 40, 0.3, 1.0)
+    design = sm.add_constant(did.reshape(-1).astype(float))
+    groups = np.repeat(np.arange(40), 2)
+    fit = sm.OLS(outcomes.reshape(-1), design).fit(
+        cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}
+    )
+    assert studentised(did.astype(float), outcomes)[0, 0] == pytest.approx(abs(fit.tvalues[1]))
 
 
 def test_a_planted_effect_is_found():

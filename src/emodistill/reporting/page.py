@@ -19,7 +19,7 @@ from emodistill.reporting.pictures import data_uri
 from emodistill.reporting.table import Column, Table
 
 SCRIPTS = ("dom", "tables", "data", "charts", "transcript", "reader")
-APART = ("costs", "exclusions")  # tables with a section of their own
+APART = ("costs", "training", "exclusions")  # tables with a section of their own
 _FOLDER = files("emodistill") / "assets" / "report"
 
 

@@ -21,7 +21,7 @@ from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
 from emodistill.evaluation.intervals import stretched
 from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, RESAMPLES, correct
+from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.table import Column, Table
 
@@ -34,10 +34,12 @@ _COLUMNS = [
     Column("effect_size", "effect size d"),
     Column("p_value", "p", digits=4),
     Column("p_holm", "p (Holm)", digits=4),
+    Column("verdict", "verdict", "text"),
 ]
 _RULE = (
-    "The rule, fixed before the numbers: people who show an emotion come out differently where p (Holm, over all "
-    f"emotions and outcomes) is below {ALPHA:g}. It is an association, and says nothing about what showing it does."
+    "The rule, fixed before the numbers: people who show an emotion come out differently where the interval leaves out "
+    f"0 and p (Holm, over all emotions and outcomes) is below {ALPHA:g}. It is an association, and says nothing about "
+    "what showing it does."
 )
 
 
@@ -67,8 +69,8 @@ class Human:
         people = 2 * len(dialogues)
         note = (
             f"{len(dialogues)} dialogues of {people} people; the unit is the dialogue: 95 % intervals by resampling "
-            "dialogues, p by dealing what was shown to other dialogues, Holm's correction over this table. d: "
-            "difference over the pooled standard deviation."
+            "dialogues, p by dealing what was shown to other dialogues (of the difference over its standard error), "
+            "Holm's correction over this table. d: difference over the pooled standard deviation."
         )
         estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
         figure = interval_plot(
@@ -96,25 +98,33 @@ def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[d
 
 
 def permutation_p(did: np.ndarray, outcomes: np.ndarray, seed: int, shuffles: int) -> np.ndarray:
-    """Two-sided p of no connection between showing and outcome, (D, 2, E) and (D, 2, O) -> (E, O).
+    """Two-sided p of no difference between who shows and who does not, (D, 2, E) and (D, 2, O) -> (E, O).
 
     What the two sides of a dialogue showed stays together, and so does what came of it; only which goes with which is
-    shuffled. As many people show an emotion in every shuffle, so the sum of their outcomes stands for the difference.
-    nan where nobody shows it, or everybody does.
+    shuffled. Differences are taken over their standard error, so that a small group whose outcomes vary more does not
+    pass for one whose mean differs (Chung and Romano 2013, Annals of Statistics 41(2)). nan where nobody shows it, or
+    everybody does.
     """
     rng = np.random.default_rng(seed)
-    apart = outcomes - outcomes.mean((0, 1))  # the sums have mean 0 under the null hypothesis
-    flat = apart.reshape(-1, apart.shape[-1])
-
-    def sums(shown: np.ndarray) -> np.ndarray:
-        totals: np.ndarray = np.abs(shown.reshape(-1, shown.shape[-1]).T.astype(np.float64) @ flat)  # (E, O)
-        return totals
-
-    found = sums(did) - 1e-9
-    as_far = np.sum([sums(did[rng.permutation(len(did))]) >= found for _ in range(shuffles)], axis=0)
-    p_values: np.ndarray = (1 + as_far) / (1 + shuffles)
-    p_values[did.all((0, 1)) | ~did.any((0, 1))] = np.nan
+    shown = did.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = studentised(shown, outcomes) - 1e-9
+        shuffled = (studentised(shown[rng.permutation(len(shown))], outcomes) for _ in range(shuffles))
+        as_far = np.sum([values >= found for values in shuffled], axis=0)
+    p_values: np.ndarray = np.where(np.isnan(found), np.nan, (1 + as_far) / (1 + shuffles))
     return p_values
+
+
+def studentised(shown: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """Size of the difference of means over its standard error, whose unit is the dialogue; as above -> (E, O)."""
+    some, sides = shown.sum((0, 1))[:, None], np.prod(shown.shape[:2])  # (E, 1), scalar
+    rest = sides - some
+    own = np.einsum("dse,dso->deo", shown, outcomes)  # of a dialogue's sides that show it
+    all_sides, count = outcomes.sum(1)[:, None, :], shown.sum(1)[:, :, None]  # (D, 1, O), (D, E, 1)
+    mean, other = own.sum(0) / some, (all_sides - own).sum(0) / rest  # (E, O)
+    apart = (own - count * mean) / some - (all_sides - own - (shown.shape[1] - count) * other) / rest  # (D, E, O)
+    size: np.ndarray = np.abs(mean - other) / np.sqrt(np.square(apart).sum(0))
+    return size
 
 
 def _difference(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
@@ -122,14 +132,17 @@ def _difference(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dic
     counted = {"showed": int(did.sum()), "others": int((~did).sum())}
     if did.all() or not did.any():
         nothing = [float("nan")] * 3
-        return {**counted, "difference_interval": nothing, "effect_size": float("nan"), "standardised": nothing}
+        unknown = {"difference_interval": nothing, "effect_size": float("nan"), "standardised": nothing}
+        return {**counted, **unknown, "verdict": NOISE}
     sums = np.stack([(values * did).sum(1), did.sum(1), (values * ~did).sum(1), (~did).sum(1)], axis=1)
     found, drawn = float(_apart(sums.sum(0, keepdims=True))[0]), _apart(weights @ sums)
     low, high = stretched(drawn[np.isfinite(drawn)], found, len(did), symmetric=True)
     interval = [found, float(low), float(high)]
     pooled = float(np.sqrt((values[did].var() * did.sum() + values[~did].var() * (~did).sum()) / did.size))
     scaled = [end / pooled if pooled > 0 else float("nan") for end in interval]
-    return {**counted, "difference_interval": interval, "effect_size": scaled[0], "standardised": scaled}
+    verdict = "higher" if low > 0 else "lower" if high < 0 else NOISE
+    found_out = {"difference_interval": interval, "effect_size": scaled[0], "standardised": scaled}
+    return {**counted, **found_out, "verdict": verdict}
 
 
 def _apart(sums: np.ndarray) -> np.ndarray:
@@ -140,7 +153,7 @@ def _apart(sums: np.ndarray) -> np.ndarray:
 
 
 def _verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
-    clear = [row for row in rows if row["p_holm"] < ALPHA]
+    clear = [row for row in rows if row["verdict"] != NOISE]
     if not clear:
         return ["No emotion goes with another outcome beyond noise."]
     return [
