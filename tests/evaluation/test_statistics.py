@@ -10,7 +10,14 @@ from episodes import make_episode
 from statsmodels.stats.multitest import multipletests
 
 from benchmarks.interval_coverage import ALIKE, false_alarms
-from emodistill.evaluation.statistics import detectable_effect, holm, paired_difference, sign_flip_p, utilities
+from emodistill.evaluation.statistics import (
+    correct,
+    detectable_effect,
+    holm,
+    paired_difference,
+    sign_flip_p,
+    utilities,
+)
 
 
 def clustered(rng, scenarios=40, seeds=3, effect=0.0):
@@ -79,6 +86,19 @@ def test_holm_by_hand():
     assert holm([0.2]) == [0.2] and holm([]) == []
     assert holm([math.nan, 0.02, 0.01])[1:] == [0.02, 0.02]  # what could not be tested is not in the family
     assert math.isnan(holm([math.nan, 0.02])[0])
+
+
+def test_a_verdict_of_a_table_stands_only_after_its_correction():
+    rows = [
+        {"p_value": 0.001, "verdict": "exceeds"},
+        {"p_value": 0.03, "verdict": "below"},  # alone it would stand
+        {"p_value": 0.04, "verdict": "exceeds"},
+        {"p_value": math.nan, "verdict": "exceeds"},
+        {"p_value": 0.02},
+    ]
+    correct(rows)
+    assert [row.get("verdict") for row in rows] == ["exceeds", "within noise", "within noise", "within noise", None]
+    assert [row["p_holm"] for row in rows[:3]] == pytest.approx([0.004, 0.06, 0.06]) and math.isnan(rows[3]["p_holm"])
 
 
 def test_holm_against_a_library():
