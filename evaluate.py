@@ -13,9 +13,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-import entry
-from playing import build, describe
-from studying import configured, ensure_trained, plan, recorded
+from commands import entry
+from commands.playing import build, describe
+from commands.studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
     from emodistill.evaluation.results import Findings, Played

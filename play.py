@@ -7,7 +7,7 @@ the same command again continues; without `shard=` it merges the shards that lie
 import hydra
 from omegaconf import DictConfig
 
-import entry
+from commands import entry
 
 
 @hydra.main(config_path="configs", config_name="play", version_base="1.3")

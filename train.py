@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-import entry
+from commands import entry
 
 if TYPE_CHECKING:
     import lightning as L

@@ -103,7 +103,7 @@ def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
     assert len({frozenset(size) for size in sizes.values()}) == 1
     text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
-    script = (CONFIGS.parent / "playing.py").read_text(encoding="utf-8")
+    script = (CONFIGS.parent / "commands" / "playing.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{size\.(\w+)\}", text)) | set(re.findall(r"cfg\.size\.(\w+)", script))
     assert used == set(sizes["demo"])
 
@@ -117,7 +117,9 @@ def test_no_validation_comes_between_two_batches_of_one_step():
 
 def test_every_leaf_of_a_root_is_read():
     """A key that nothing refers to, and the two scripts do not read, is a trap: setting it does nothing."""
-    sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py", "playing.py", "studying.py")]
+    sources = [
+        CONFIGS.parent / name for name in ("train.py", "evaluate.py", "commands/playing.py", "commands/studying.py")
+    ]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*CONFIGS.rglob("*.yaml"), *sources])
     for root in ("train", "evaluate"):
         top = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 import pytest
 from tiny_runs import Workplace
 
-import entry
+from commands import entry
 
 
 @pytest.fixture(scope="session")

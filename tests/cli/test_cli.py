@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import files, train_on_other_data
 
-import entry
+from commands import entry
 from emodistill.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

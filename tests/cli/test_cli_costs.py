@@ -4,7 +4,7 @@ import pytest
 from faulty_server import FaultyServer
 from omegaconf import OmegaConf
 
-import entry
+from commands import entry
 from emodistill.language_models.completion import CompletionRequest, Message
 from emodistill.language_models.endpoint import Endpoint
 from emodistill.language_models.spending import Spending

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from tiny_runs import CONFIGS, composed
 
+from commands.studying import configured, lacking, plan, refusal
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
 from emodistill.studies.plan import Condition, conditions_of, parts_of, training_seeds
-from studying import configured, lacking, plan, refusal
 
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from emodistill.evaluation.needs import Stage
     from emodistill.studies.plan import Part
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 PASSED = {  # what a user says of an evaluation and means of the training as well
     "run",
     "size",

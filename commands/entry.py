@@ -23,7 +23,7 @@ NOISE = (  # warnings of packages about themselves, which a user can do nothing 
     ".*LeafSpec",  # lightning 2.6 on torch 2.13
     "Checkpoint directory .* exists and is not empty",  # lightning 2.6: that is what a resume is
 )
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def run(main: Callable[[], None], config: str, about: str) -> None:
