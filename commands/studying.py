@@ -29,7 +29,7 @@ PASSED = {  # what a user says of an evaluation and means of the training as wel
     "domains",
     "schedule",
 }
-OF_STUDY = ("train", "study", "seeds")  # keys that change no episode
+OF_STUDY = ("train", "study", "seeds", "conditions")  # keys that change no episode
 
 
 def plan(cfg: DictConfig) -> "list[Part]":
@@ -40,7 +40,7 @@ def plan(cfg: DictConfig) -> "list[Part]":
         return []
     study: Any = OmegaConf.to_container(cfg.study, resolve=True)
     seeds = cfg.seeds if isinstance(cfg.seeds, int) else list(cfg.seeds)
-    conditions = conditions_of(study, list(cfg.arms))
+    conditions = conditions_of(study, list(cfg.arms), None if cfg.conditions is None else list(cfg.conditions))
     found = training_seeds(seeds, cfg.seed)
     return parts_of(cfg.study.name, conditions, found, Path(cfg.run_dir), Path(cfg.stage_dir))
 

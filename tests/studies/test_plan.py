@@ -47,6 +47,17 @@ def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):
     assert [configured(cfg, part, overrides).opponent for part in plan(cfg)] == ["vanilla", "fixed:joy"]
 
 
+@pytest.mark.parametrize("study", ["transfer", "sensitivity", "tournament"])
+def test_some_conditions_only(study, tmp_path):
+    chosen = {"transfer": "[student,debt]", "sensitivity": '["beta 10","expectile 0.5"]', "tournament": "[iql]"}[study]
+    overrides = [f"study={study}", f"run_dir={tmp_path}"]
+    everything = plan(composed("evaluate", *overrides))
+    some = plan(composed("evaluate", *overrides, f"conditions={chosen}"))
+    assert 0 < len(some) < len(everything) and all(part in everything for part in some)
+    with pytest.raises(UserError, match="this study has no 'moon'; it has "):
+        plan(composed("evaluate", *overrides, "conditions=[moon]"))
+
+
 def test_folders():
     trained = Condition("debt", {"all": ["domains=[debt]"]})
     run, played = Path("run"), Path("run/transfer")

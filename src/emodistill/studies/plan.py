@@ -80,19 +80,28 @@ class Part:
         return self.condition.label or self.stage_dir.name
 
 
-def conditions_of(study: Mapping[str, Any], arms: Sequence[str]) -> list[Condition]:
+def conditions_of(
+    study: Mapping[str, Any], arms: Sequence[str], wanted: Sequence[str] | None = None
+) -> list[Condition]:
     """The conditions of a study's configuration; one without a label where it names none.
 
     Args:
         study: `conditions` maps labels to {train, play}; `per_arm` names a key of evaluate.py instead, which takes
             each arm in turn.
+        wanted: labels of those to play, in the study's order; None plays all.
 
     Raises:
-        UserError: if two labels would share a folder.
+        UserError: if two labels would share a folder, or a wanted one is not there.
     """
     if key := study.get("per_arm"):
-        return [Condition(arm, play=[f"{key}='{arm}'"]) for arm in arms]
-    found = [Condition(label, **(entry or {})) for label, entry in (study.get("conditions") or {}).items()]
+        found = [Condition(arm, play=[f"{key}='{arm}'"]) for arm in arms]
+    else:
+        found = [Condition(label, **(entry or {})) for label, entry in (study.get("conditions") or {}).items()]
+    labels = [condition.label for condition in found]
+    if unknown := [label for label in wanted or () if label not in labels]:
+        raise UserError(f"conditions: this study has no '{unknown[0]}'; it has {', '.join(labels) or 'none'}")
+    if wanted is not None:
+        found = [condition for condition in found if condition.label in wanted]
     slugs = [condition.slug for condition in found]
     if twice := [slug for slug in slugs if slugs.count(slug) > 1 or not slug]:
         raise UserError(f"study conditions: two labels, or an empty one, make the folder '{twice[0]}'; rename one")
