@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench tensorboard clean
+.PHONY: help setup demo test browser lint bench tensorboard clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,10 @@ demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=sma
 
 test: $(READY)  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+browser:  ## Debian's Chromium, if there is no browser yet, for the tests of the report's page (needs root)
+	command -v chromium chromium-browser google-chrome google-chrome-stable chrome || \
+	  { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; }
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
