@@ -3,7 +3,7 @@
 import json
 
 from emodistill.evaluation.results import Cost, Played
-from emodistill.studies.costs import Costs, trained_stages
+from emodistill.studies.costs import Costs
 
 
 def stage(folder, steps=10, seconds=None, tokens=None):
@@ -12,22 +12,28 @@ def stage(folder, steps=10, seconds=None, tokens=None):
     (folder / "finished.json").write_text(json.dumps({"steps": steps, **took}))
 
 
+def costs(parts):
+    return [table.rows for table in Costs("goemotions28")(parts).tables]
+
+
 def test_playing_is_added_up_and_an_unknown_price_stays_unknown():
-    parts = [Played("a", [], cost=Cost(1.0, 10, 2, 0.5)), Played("b", [], cost=Cost(2.0, 5, 1, 0.25))]
-    rows = Costs()(parts).tables[0].rows
-    assert rows[-1]["seconds"] == 3.0 and rows[-1]["prompt_tokens"] == 15 and rows[-1]["money"] == 0.75
-    assert Costs()([*parts, Played("c", [], cost=Cost(1.0, money=None))]).tables[0].rows[-1]["money"] is None
+    parts = [Played("iql", [], cost=Cost(1.0, 10, 2, 0.5)), Played("vanilla", [], cost=Cost(2.0, 5, 1, 0.25))]
+    together = costs(parts)[0][-1]
+    assert together["seconds"] == 3.0 and together["prompt_tokens"] == 15 and together["money"] == 0.75
+    assert costs([*parts, Played("random", [], cost=Cost(1.0, money=None))])[0][-1]["money"] is None
 
 
-def test_training_is_listed_by_stage_and_a_shared_one_once(tmp_path):
+def test_training_is_that_of_the_arms_and_a_shared_stage_comes_once(tmp_path):
     run, condition = tmp_path / "run", tmp_path / "condition"
     stage(run / "iql", 20, 60.0, 0.0)
     stage(run / "sft", 5)
-    (run / "evaluation").mkdir()
-    (run / "evaluation" / "finished.json").write_text(json.dumps({"episodes": 3}))
+    stage(run / "jpo_joint", 9, 1000.0, 9.0)  # no arm plays with it
     stage(condition / "jpo", 4, 30.0, 700.0)
     (condition / "iql").symlink_to(run / "iql")
-    rows = trained_stages([run, condition])
+    (condition / "sft").symlink_to(run / "sft")
+    parts = [Played("sft", [], run_dir=str(run)), Played("emodistill", [], "c", run_dir=str(condition))]
+    rows = costs(parts)[1]
     assert [row["stage"] for row in rows] == [str(run / "iql"), str(run / "sft"), str(condition / "jpo"), "together"]
     assert [row["seconds"] for row in rows] == [60.0, None, 30.0, 90.0]
     assert [row.get("tokens") for row in rows] == [0, None, 700, None]
+    assert costs([Played("random+base", [], run_dir=str(run))])[1] == []

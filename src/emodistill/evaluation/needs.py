@@ -56,6 +56,23 @@ def is_there(name: str, run_dir: Path) -> bool:
     return all((folder / "adapter" / part).is_file() for part in (WEIGHTS, CONFIG, NOTE))
 
 
+def needed_stages(arms: Sequence[Arm]) -> list[str]:
+    """All stages whose training is in what these arms play with, each after those that it learns from."""
+    found: dict[str, None] = {}
+
+    def need(name: str) -> None:
+        for earlier in STAGES[name].after if name in STAGES else ():
+            need(earlier)
+        found[name] = None
+
+    for arm in arms:
+        if arm.emotion == "iql":
+            need("iql")
+        if arm.words not in UNTRAINED:
+            need(arm.words)
+    return list(found)
+
+
 def missing_stages(arms: Sequence[Arm], run_dir: Path) -> list[Stage]:
     """The stages that these arms need and the run does not have, each after those that it learns from.
 

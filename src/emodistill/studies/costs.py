@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.arms import Arm, parse_arm
+from emodistill.evaluation.needs import needed_stages
 from emodistill.evaluation.results import Cost, Findings, Played
 from emodistill.reporting.table import Column, Table
 
@@ -27,14 +30,21 @@ _TRAINED = [
     Column("tokens", "tokens learnt from", "count"),
 ]
 _TRAINED_NOTE = (
-    "Every finished stage of the runs that this study plays, whenever it was trained, validation included; corpus and "
-    "model are not. A dash: it was not counted. What a judge behind an endpoint was paid, the stage itself prints."
+    "The stages that the arms of this study play with, whenever they were trained, and those that these learnt from; "
+    "validation is in it, corpus and model are not. A dash: it was not counted. What a judge behind an endpoint was "
+    "paid, the stage itself prints."
 )
 
 
 @dataclass(frozen=True)
 class Costs:
-    """One row for each arm in each condition, and the sum."""
+    """One row for each arm in each condition, one for each stage that they play with, and the sums.
+
+    Attributes:
+        vocabulary: its name.
+    """
+
+    vocabulary: str
 
     def __call__(self, played: Sequence[Played]) -> Findings:
         rows = [
@@ -50,17 +60,24 @@ class Costs:
         total = total_of(played)
         episodes = sum(len(one.episodes) for one in played)
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
-        trained = trained_stages(dict.fromkeys(Path(one.run_dir) for one in played if one.run_dir))
+        trained = trained_stages(self._folders(played))
         tables = [Table("costs", "What playing took", _COLUMNS, rows, _NOTE)]
         return Findings([*tables, Table("training", "What training took", _TRAINED, trained, _TRAINED_NOTE)])
 
+    def _folders(self, played: Sequence[Played]) -> list[Path]:
+        vocabulary = load_vocabulary(self.vocabulary)
+        of_run: dict[str, list[Arm]] = {}
+        for one in (one for one in played if one.run_dir):
+            of_run.setdefault(one.run_dir, []).append(parse_arm(one.arm, vocabulary))
+        return [Path(run) / stage for run, arms in of_run.items() for stage in needed_stages(arms)]
 
-def trained_stages(runs: Iterable[Path]) -> list[dict[str, Any]]:
-    """A row for each finished stage of these runs; one that several runs share, by links, comes once."""
+
+def trained_stages(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """A row for each finished stage; one that several runs share, by links, comes once."""
     found: dict[Path, dict[str, Any]] = {}
-    for path in (path for run in runs for path in sorted(run.glob("*/finished.json"))):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if "steps" in summary:  # an evaluation of the run has episodes
+    for path in (folder / "finished.json" for folder in folders):
+        if path.is_file():
+            summary = json.loads(path.read_text(encoding="utf-8"))
             seconds, tokens = (summary.get(f"throughput/training_{name}") for name in ("seconds", "tokens"))
             stage = {"stage": str(path.parent), "steps": summary["steps"], "seconds": seconds}
             found.setdefault(path.resolve(), stage | {"tokens": None if tokens is None else int(tokens)})
