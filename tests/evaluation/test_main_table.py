@@ -78,6 +78,16 @@ def test_all_domains_together_have_a_verdict_of_their_own():
     assert [line.split(":")[0] for line in lines[1:]] == ["debt", "student", "all domains together"]
 
 
+def test_a_verdict_says_what_the_subject_is_to_each_rival():
+    means = {"iql": 0.5, "vanilla": 0.2, "table": 0.21, "sft": 0.5, "emodistill": 0.8}
+    played = [Played(name, arm([mean + 0.01 * (i % 3) for i in range(12)])) for name, mean in means.items()]
+    rivals = ("vanilla", "table", "sft", "emodistill")
+    line = main_findings(played, *WORDS, subject="iql", rivals=rivals).verdicts[1]
+    assert line == "debt: below: iql exceeds vanilla and table, is within noise of sft and is below emodistill."
+    lost = main_findings(played, *WORDS, subject="vanilla", rivals=("iql", "sft")).verdicts[1]
+    assert lost == "debt: vanilla is below iql and sft."
+
+
 def test_the_rule_in_words():
     assert "both intervals above 0" in verdict_rule() and "vanilla and above iql" in verdict_rule()
     assert "every interval above 0" in verdict_rule("a", "bcd") and "the interval above 0" in verdict_rule("a", "b")

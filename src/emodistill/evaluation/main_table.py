@@ -151,10 +151,21 @@ def sentences(report: Mapping[str, Any], subject: str = SUBJECT, rivals: Sequenc
     together = verdicts(report["comparisons"], [ALL], rivals) if len(report["verdict"]) > 1 else {}
     for domain, verdict in {**report["verdict"], **together}.items():
         rows = [row for row in report["comparisons"] if row["domain"] == domain and row["against"] in rivals]
-        phrase = f"{subject} {_PHRASES[verdict]} {(' or ' if verdict == 'below' else ' and ').join(rivals)}"
         where = "all domains together" if domain == ALL else domain
-        lines.append(f"{where}: {phrase}{_remark(rows)}.")
+        lines.append(f"{where}: {_phrase(subject, rows, verdict)}{_remark(rows)}.")
     return lines
+
+
+def _phrase(subject: str, rows: Sequence[Mapping[str, Any]], verdict: str) -> str:
+    """What the subject is to each rival; with the verdict before it, where that is not the same for all of them."""
+    names = {single: [row["against"] for row in rows if row["verdict"] == single] for single in _PHRASES}
+    parts = [f"{_PHRASES[single]} {_listed(rivals)}" for single, rivals in names.items() if rivals]
+    sentence = f"{subject} {_listed(parts)}"
+    return sentence if len(parts) == 1 else f"{verdict}: {sentence}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _remark(rows: Sequence[Mapping[str, Any]]) -> str:

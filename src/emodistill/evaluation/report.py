@@ -29,7 +29,7 @@ Arms = Mapping[str, Sequence[Episode]]  # arm -> episodes, those of all training
 
 def verdict_rule(subject: str = SUBJECT, rivals: Sequence[str] = RIVALS) -> str:
     """The rule in words, to be printed with the verdicts."""
-    each = " and above ".join(rivals)
+    each = " and above ".join(rivals) if len(rivals) < 3 else f"each of {', '.join(rivals)}"
     bounds = "both intervals" if len(rivals) == 2 else "every interval" if len(rivals) > 2 else "the interval"
     below = "one interval" if len(rivals) > 1 else "the interval"
     return (
