@@ -168,10 +168,10 @@ def _verdict(row: dict[str, Any]) -> str:
     kept, least, most = row["kept"]
     picks = ""
     if kept == kept:
-        still = "still picks emotions" if least > 0 else "picks emotions no better than chance"
+        still = "still picks emotions" if least > 0 else "picks emotions within noise of chance"
         picks = f"{still} ({kept:.2f} [{least:.2f}, {most:.2f}] of a promised advantage is realised), "
     rho, low, high = row["correlation"]
-    ordered = "orders turns" if low > 0 else "does not order turns beyond chance"
+    ordered = "orders turns" if low > 0 else "orders turns the other way round" if high < 0 else "does not order turns"
     bias, bottom, top = row["bias"]
     off = f"{'above' if bias > 0 else 'below'} what is realised by {abs(bias):.2f}"
     right = "calibrated" if bottom <= 0 <= top else off
