@@ -23,7 +23,7 @@ RETRIED = [fault for fault in MIXED if fault[:3].isdigit() and retried(int(fault
 @pytest.fixture(scope="module")
 def mixed():
     """Two thousand requests, of which 30 % of the calls meet a fault of some kind."""
-    patient = {"traffic": Traffic(32), "timeouts": Timeouts(1.0, 1.5, 10.0)}  # or a busy machine adds faults of its own
+    patient = {"traffic": Traffic(32), "timeouts": Timeouts(3.0, 4.0, 20.0)}  # or a busy machine adds faults of its own
     with FaultyServer(fault_rate=0.3, seed=1) as server, endpoint(server, price=PRICE, **patient) as client:
         arrived = []
         requests = [ask(f"request number {number}") for number in range(2000)]
@@ -34,7 +34,7 @@ def mixed():
 
 def test_every_request_is_answered_once_and_by_its_own_answer(mixed):
     server, _, answers, arrived, took_s = mixed
-    assert len(answers) == 2000 and took_s < 30
+    assert len(answers) == 2000 and took_s < 120
     assert sorted(index for index, _ in arrived) == list(range(2000))
     assert all(answers[index] is answer for index, answer in arrived)
     spoilt = (
