@@ -1,4 +1,4 @@
-"""The main table as an analysis, and the two figures that show how the arms behave."""
+"""The main table as an analysis, and how the arms behave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from emodistill.reporting.figures.intervals import Estimate, differences, interv
 from emodistill.reporting.figures.offers import offer_trajectories
 from emodistill.studies.estimates import arms_of, domains_of, mean_interval, utility
 from emodistill.studies.guard_price import guard_curve
+from emodistill.studies.readings import readings
 from emodistill.studies.safety import safety_findings
 
 
@@ -41,13 +42,15 @@ class MainTable:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Emotions over the rounds, and offers over the rounds, by arm."""
+    """Emotions and offers over the rounds, and what the emotions are read as, by arm."""
 
     vocabulary: str
 
     def __call__(self, played: Sequence[Played]) -> Findings:
-        figures = [emotion_use(played, load_vocabulary(self.vocabulary)), offer_trajectories(played)]
-        return Findings(figures=[figure for figure in figures if figure is not None])
+        vocabulary = load_vocabulary(self.vocabulary)
+        figures = [emotion_use(played, vocabulary), offer_trajectories(played)]
+        table = readings(played, load_perceiver("counterparty"), vocabulary)
+        return Findings([table] if table.rows else [], [figure for figure in figures if figure is not None])
 
 
 @dataclass(frozen=True)
