@@ -74,17 +74,16 @@ def ensure_trained(
 
     if cfg.train not in ("never", "missing"):
         raise UserError(f"train={cfg.train}: use never (stop where something is missing) or missing (train it)")
+    for part in parts:
+        share(part)  # before anything is trained: a stage of a condition starts from those that it takes over
     if cfg.train == "missing":
         for part, config in zip(parts, configs, strict=True):
             for stage, passed, run_dir in lacking(part, config, given):
                 train_missing([stage], passed, run_dir, ROOT / "train.py")
-            share(part)
         return
     needed = [entry for part, config in zip(parts, configs, strict=True) for entry in lacking(part, config, given)]
     if needed:
         raise UserError(refusal(needed))
-    for part in parts:
-        share(part)
 
 
 def lacking(part: "Part", cfg: DictConfig, given: Sequence[str]) -> "list[tuple[Stage, list[str], Path]]":
@@ -109,14 +108,17 @@ def lacking(part: "Part", cfg: DictConfig, given: Sequence[str]) -> "list[tuple[
 
 
 def share(part: "Part") -> None:
-    """Put the stages that a condition takes over from its run beside those that it trains, as links."""
+    """Put the stages that a condition takes over from its run beside those that it trains, as links.
+
+    A stage that is still to be trained gets its link as well, so that the commands of `refusal` work by hand.
+    """
     if part.run_dir == part.shared_from:
         return
     part.run_dir.mkdir(parents=True, exist_ok=True)
     for stage in part.condition.shared:
-        link, target = part.run_dir / stage, (part.shared_from / stage).resolve()
-        if target.is_dir() and not link.exists():
-            link.symlink_to(target, target_is_directory=True)
+        link = part.run_dir / stage
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to((part.shared_from / stage).resolve(), target_is_directory=True)
 
 
 def refusal(needed: "Sequence[tuple[Stage, list[str], Path]]") -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from tiny_runs import Workplace, composed, files
 
 from emodistill.errors import UserError
@@ -34,6 +35,19 @@ def test_another_training_seed_is_trained_and_its_spread_shown_apart(place):
     assert (place.folder / "run" / "seeds" / "1" / "iql" / "best.ckpt").is_file()
     assert {row["training_seed"] for row in found["seeds"]} == {0, 1}
     assert found["variance"] and found["training_ends"][0]["seeds"] == 2
+
+
+def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones(place):
+    words = ("study=sensitivity_language", 'conditions=["kappa_neg 0"]', "episodes_per_scenario=1")
+    with pytest.raises(UserError, match=r"run/sft, .*kappa_neg-0/jpo not trained yet; .*learner.negative_weight=0.0"):
+        study(place, *words)
+    study(place, *words, "train=missing")
+    run = place.folder / "run"
+    own = run / "studies" / "sensitivity_language" / "kappa_neg-0"
+    assert (own / "sft").resolve() == (run / "sft").resolve() and (own / "jpo" / "adapter").is_dir()
+    assert not (run / "jpo").exists()  # nobody asked for it
+    begun = yaml.safe_load((own / "jpo" / "config.yaml").read_text(encoding="utf-8"))
+    assert begun["learner"]["negative_weight"] == 0.0
 
 
 def test_every_arm_meets_every_arm_on_both_chairs(place):
