@@ -76,7 +76,9 @@ def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner)
     assert len(set(drawn)) == 5
     fresh = make_learner(RoundJudge()).rollouts.replies
     assert [fresh.training_seed(0, 1), fresh.training_seed(0, 1)] == drawn[2:4]
-    assert rollouts.validation_seed(0, 3) == rollouts.validation_seed(0, 3) not in drawn
+    validated = [rollouts.validation_seed(0, batch) for batch in range(4)]
+    assert validated == [rollouts.validation_seed(0, batch) for batch in range(4)]
+    assert len({*validated, *drawn}) == 9  # and no validation draws what training does
     assert fresh.training_seed(1, 2) != drawn[4]
 
 

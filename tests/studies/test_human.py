@@ -9,7 +9,7 @@ import statsmodels.api as sm
 
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
-from emodistill.studies.human import Human, compared, permutation_p, studentised
+from emodistill.studies.human import Human, compared, difference_of, permutation_p, studentised
 
 TINY = Path(__file__).parents[1] / "data" / "casino_tiny.json"
 
@@ -28,6 +28,14 @@ def test_differences_by_hand():
     assert rows["sadness", "own points"]["difference_interval"][0] == pytest.approx(23 - (153 / 11))
     pooled = np.sqrt((3 * np.var([2, 3, 2]) + 9 * np.var([5, 4, 1, 3, 2, 4, 4, 5, 4])) / 12)
     assert satisfaction["effect_size"] == pytest.approx((7 / 3 - 32 / 9) / pooled)
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(2.0, "higher"), (-2.0, "lower"), (0.0, "within noise")])
+def test_a_difference_has_the_word_of_its_side(effect, verdict):
+    did, outcomes = people(np.random.default_rng(3), 40, effect, 0.5)
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=500).astype(float)
+    found = difference_of(did[:, :, 0], outcomes[:, :, 0], weights)
+    assert found["verdict"] == verdict and found["effect_size"] == pytest.approx(found["standardised"][0])
 
 
 def test_an_interval_is_symmetric_about_its_difference_and_the_same_each_time():
@@ -58,7 +66,7 @@ def test_the_import_reproduces_the_known_signs(shared_data):
     for key, value in known.items():
         mean, low, high = rows[key]["difference_interval"]
         assert low < value < high and math.copysign(1, low) == math.copysign(1, high) == math.copysign(1, mean)
-        assert rows[key]["p_holm"] < 0.05
+        assert rows[key]["p_holm"] < 0.05 and rows[key]["verdict"] == ("higher" if value > 0 else "lower")
 
 
 def people(rng, dialogues, effect, cluster):

@@ -89,7 +89,7 @@ def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[d
     p_values = permutation_p(did, outcomes, seed, resamples)
     rows = [
         {"emotion": emotion, "outcome": outcome, "p_value": float(p_values[i, j])}
-        | _difference(did[:, :, i], outcomes[:, :, j], weights)
+        | difference_of(did[:, :, i], outcomes[:, :, j], weights)
         for i, emotion in enumerate(emotions)
         for j, outcome in enumerate(OUTCOMES)
     ]
@@ -127,7 +127,7 @@ def studentised(shown: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
     return size
 
 
-def _difference(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+def difference_of(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Both groups' difference, (D, 2) each, with its interval by resampling dialogues, (B, D), and effect size."""
     counted = {"showed": int(did.sum()), "others": int((~did).sum())}
     if did.all() or not did.any():
