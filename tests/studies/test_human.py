@@ -9,6 +9,7 @@ import statsmodels.api as sm
 
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.errors import UserError
+from emodistill.evaluation.statistics import holm
 from emodistill.studies.human import Human, compared, difference_of, permutation_p, studentised
 
 TINY = Path(__file__).parents[1] / "data" / "casino_tiny.json"
@@ -26,6 +27,7 @@ def test_differences_by_hand():
     assert satisfaction["difference_interval"][0] == pytest.approx(7 / 3 - 32 / 9)
     assert liked["difference_interval"][0] == pytest.approx(5 / 3 - 34 / 9)
     assert rows["sadness", "own points"]["difference_interval"][0] == pytest.approx(23 - (153 / 11))
+    assert [row["p_holm"] for row in rows.values()] == pytest.approx(holm([row["p_value"] for row in rows.values()]))
     pooled = np.sqrt((3 * np.var([2, 3, 2]) + 9 * np.var([5, 4, 1, 3, 2, 4, 4, 5, 4])) / 12)
     assert satisfaction["effect_size"] == pytest.approx((7 / 3 - 32 / 9) / pooled)
 
