@@ -8,7 +8,7 @@ import pytest
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
-from emodistill.evaluation.needs import STAGES, commands, is_there, missing_stages, train_missing
+from emodistill.evaluation.needs import STAGES, commands, is_there, missing_stages, needed_stages, train_missing
 
 VOCABULARY = load_vocabulary()
 PARTS = ("adapter_model.safetensors", "adapter_config.json", "emodistill.json")
@@ -135,3 +135,16 @@ def test_the_script_is_run_by_this_python(tmp_path):
     with pytest.raises(UserError, match="left nothing"):
         train_missing([STAGES["iql"]], [], tmp_path, script)
     assert Path((tmp_path / "who").read_text()) == Path(sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        (["vanilla", "phrasebook_random"], []),
+        (["random+jpo"], ["iql", "sft", "jpo"]),  # though no selector plays, one picked the turns that were learnt
+        (["joint", "iql"], ["iql", "sft_joint", "jpo_joint"]),
+        (["joy+mine"], ["mine"]),
+    ],
+)
+def test_everything_that_training_went_through(arms, expected):
+    assert needed_stages(parse_arms(arms, VOCABULARY)) == expected
