@@ -6,6 +6,7 @@ import sys
 
 from emodistill.judges.language_model import LanguageModelJudge
 from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.probed import ProbedJudge
 from emodistill.judges.request import JudgeRequest
 from emodistill.language_models.endpoint import Endpoint
 from emodistill.language_models.retries import RetryPolicy
@@ -23,9 +24,9 @@ def truth(number):
 
 
 def reply(body):
-    """What the server says of the case that is put before it last."""
-    number = int(re.findall(r"for file (\d+)", body["messages"][-1]["content"])[-1])
-    return json.dumps({"score": truth(number)})
+    """What the server says of the case that is put before it last; a probe, which has no number, gets 1."""
+    numbers = re.findall(r"for file (\d+)", body["messages"][-1]["content"])
+    return json.dumps({"score": truth(int(numbers[-1])) if numbers else 1.0})
 
 
 def judge_at(base_url, concurrency=32):
@@ -36,6 +37,6 @@ def judge_at(base_url, concurrency=32):
 
 if __name__ == "__main__":
     with Ledger(sys.argv[2]) as opened:
-        judging = LedgerJudge(judge_at(sys.argv[1], concurrency=4), opened)
+        judging = LedgerJudge(ProbedJudge(judge_at(sys.argv[1], concurrency=4)), opened)
         print("ready", flush=True)
         judging.scores(cases(int(sys.argv[3])))

@@ -1,6 +1,6 @@
 """Judges a list of utterances through a ledger, four in flight; for a test that kills it at any moment.
 
-    python killable_judging.py LEDGER DIARY
+    python killable_judging.py LEDGER DIARY [PROBES_SHARED_BY]
 
 The diary says what was asked and what was told, line by line, and outlives the process like the ledger has to.
 """
@@ -9,19 +9,24 @@ import os
 import sys
 import time
 
+from emodistill.judges.examples import probes
 from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.probed import ProbedJudge
 from emodistill.judges.request import Judgement, JudgeRequest
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.scenarios import Scenario
 
 COUNT, IN_FLIGHT, LATENCY_S = 240, 4, 0.004
+LATE = 28  # answers that a probe's is behind its turn: nearly all its batch of 32 is held until then
 SCENARIO = Scenario("debt-000", "debt", focal_target=30.0, counterparty_target=130.0)
 REQUESTS = [JudgeRequest(SCENARIO, (), "joy", f"Utterance number {i}.") for i in range(COUNT)]
 USAGE = Usage(prompt_tokens=100, completion_tokens=7, cost=0.25, latency_s=LATENCY_S, attempts=1)
 
 
 def verdict(text):
-    """A score by the number in the text; every ninth one is missing."""
+    """A score by the number in the text; every ninth one is missing; probes get 2."""
+    if text in probes():
+        return Judgement(2.0, usage=USAGE)
     number = int(text.split()[-1].rstrip("."))
     if number % 9 == 8:
         return Judgement(None, f"no score for {number}", raw="?", usage=USAGE)
@@ -35,23 +40,30 @@ class SlowJudge:
         self.diary = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def judge(self, requests, on_judgement=None):
-        found = []
-        for place in range(len(requests) + IN_FLIGHT):
-            if place < len(requests):
-                self.note("asked", requests[place])
-            if place >= IN_FLIGHT:
+        found = [verdict(request.utterance) for request in requests]
+        late = [LATE if request.utterance in probes() else 0 for request in requests]
+        turns = sorted(range(len(requests)), key=lambda place: place + late[place])
+        for step in range(len(requests) + IN_FLIGHT):
+            if step < len(requests):
+                self.note("asked", requests[step])
+            if step >= IN_FLIGHT:
                 time.sleep(LATENCY_S)
-                found.append(verdict(requests[place - IN_FLIGHT].utterance))
-                on_judgement(place - IN_FLIGHT, found[-1])
-                self.note("told", requests[place - IN_FLIGHT])
+                place = turns[step - IN_FLIGHT]
+                on_judgement(place, found[place])
+                self.note("told", requests[place])
         return found
 
     def note(self, what, request):
-        os.write(self.diary, f"{what}\t{request.utterance}\n".encode())
+        kind = " probe" if request.utterance in probes() else ""
+        os.write(self.diary, f"{what}{kind}\t{request.utterance}\n".encode())
+
+
+def judge_with(diary, every=None):
+    return SlowJudge(diary) if every is None else ProbedJudge(SlowJudge(diary), every)
 
 
 if __name__ == "__main__":
-    path, diary = sys.argv[1:]
+    path, diary, *every = sys.argv[1:]
     with Ledger(path) as ledger:
         print("ready", flush=True)
-        LedgerJudge(SlowJudge(diary), ledger).scores(REQUESTS)
+        LedgerJudge(judge_with(diary, *map(int, every)), ledger).scores(REQUESTS)

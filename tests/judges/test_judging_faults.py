@@ -13,6 +13,7 @@ from endpoint_judging import cases, judge_at, reply, truth
 from faulty_server import MIXED, FaultyServer
 
 from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.probed import ProbedJudge
 
 COUNT, KILLED_COUNT, KILLS = 2000, 600, 20
 
@@ -27,8 +28,16 @@ def rows(path):
     return numbered
 
 
+def kept(path):
+    """The numbers of the utterances whose score is paid for: those that count and those that wait for their probe."""
+    with Ledger(path) as ledger:
+        found = ledger.connection.execute("SELECT utterance FROM judgements WHERE coalesce(score, held) IS NOT NULL")
+        return {number(utterance) for (utterance,) in found}
+
+
 def number(text):
-    return int(re.findall(r"for file (\d+)", text)[-1])
+    numbers = re.findall(r"for file (\d+)", text)
+    return int(numbers[-1]) if numbers else None  # of a probe
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +88,13 @@ def test_killed_at_twenty_moments_the_union_is_the_run_without_a_fault(tmp_path)
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
-            stored = {i for i, (score, *_) in rows(path).items() if score is not None}
+            stored = kept(path)
             seen = server.calls
             time.sleep(0.1)
         assert 0 < len(stored) < KILLED_COUNT, "all kills came before the work, or after it"
         assert subprocess.run(command, capture_output=True).returncode == 0
         asked_last = {number(call.body["messages"][-1]["content"]) for call in server.log[seen:]}
-        LedgerJudge(judge_at(server.base_url), Ledger(path)).scores(cases(KILLED_COUNT))  # what faults left missing
+        probed = ProbedJudge(judge_at(server.base_url))
+        LedgerJudge(probed, Ledger(path)).scores(cases(KILLED_COUNT))  # what faults left missing
     assert not asked_last & stored
     assert {i: score for i, (score, *_) in rows(path).items()} == {i: truth(i) for i in range(KILLED_COUNT)}

@@ -87,7 +87,7 @@ def test_a_database_of_something_else_is_named_and_left_alone(tmp_path):
 def test_a_ledger_of_a_later_format_is_refused(path):
     with Ledger(path) as ledger:
         ledger.connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(UserError, match="has format 99, this code reads 2"):
+    with pytest.raises(UserError, match="has format 99, this code reads 3"):
         Ledger(path)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from killable_judging import COUNT, IN_FLIGHT, REQUESTS, USAGE, SlowJudge, verdict
+from killable_judging import COUNT, IN_FLIGHT, LATE, REQUESTS, USAGE, SlowJudge, judge_with, verdict
 
 from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
 
@@ -17,9 +17,9 @@ KILLS = 20
 CONTENT = "SELECT utterance, score, reason, raw FROM judgements"
 
 
-def start(path, diary):
+def start(path, diary, *every):
     script = Path(__file__).with_name("killable_judging.py")
-    return subprocess.Popen([sys.executable, str(script), str(path), str(diary)], stdout=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, str(script), *map(str, (path, diary, *every))], stdout=subprocess.PIPE)
 
 
 def length(diary):
@@ -42,7 +42,7 @@ def kill(process, moments, diary):
 
 def read(diary, what, since=0):
     lines = diary.read_text().splitlines()[since:] if diary.exists() else []
-    return [line.split("\t")[1] for line in lines if line.startswith(what)]
+    return [line.split("\t")[1] for line in lines if line.startswith(f"{what}\t")]
 
 
 def rows(path, query=CONTENT):
@@ -50,30 +50,34 @@ def rows(path, query=CONTENT):
         return ledger.connection.execute(query).fetchall()
 
 
-def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tmp_path):
+@pytest.mark.parametrize("every", [(), (32,)], ids=["no probes", "late probes"])
+def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tmp_path, every):
     path, diary, moments = tmp_path / "ledger.sqlite", tmp_path / "diary", random.Random(20)
-    known, lines = set(), 0
+    known, lines, held = set(), 0, 0
     for _ in range(KILLS):
-        kill(start(path, diary), moments, diary)
+        kill(start(path, diary, *every), moments, diary)
         again = known & set(read(diary, "asked", lines))
         assert not again, "a stored score was asked for again"
-        stored = rows(path)
-        assert set(read(diary, "told")) <= {row[0] for row in stored}, "what was paid for is lost"
-        known = {text for text, score, *_ in stored if score is not None}
+        stored = rows(path, "SELECT utterance, coalesce(score, held) FROM judgements")
+        assert set(read(diary, "told")) <= {text for text, _ in stored}, "what was paid for is lost"
+        known = {text for text, score in stored if score is not None}
+        held += len(rows(path, "SELECT key FROM judgements WHERE held IS NOT NULL"))
         lines = length(diary)
     assert 0 < len(known) < COUNT * 8 // 9, "all kills came before the work, or after it"
+    assert (held > LATE) == bool(every), "no kill came while scores were held"
 
-    last = start(path, diary)
+    last = start(path, diary, *every)
     assert last.stdout.read() == b"ready\n" and last.wait() == 0
     last.stdout.close()
     with Ledger(tmp_path / "whole.sqlite") as ledger:
-        LedgerJudge(SlowJudge(tmp_path / "other diary"), ledger).scores(REQUESTS)
+        LedgerJudge(judge_with(tmp_path / "other diary", *every), ledger).scores(REQUESTS)
     assert sorted(rows(path)) == sorted(rows(tmp_path / "whole.sqlite"))
     asked, told = Counter(read(diary, "asked")), Counter(read(diary, "told"))
+    probes_asked, probes_told = len(read(diary, "asked probe")), len(read(diary, "told probe"))
     lost = asked.total() - told.total()
     assert lost <= KILLS * (IN_FLIGHT + 1)  # in flight, or stored and not yet written into the diary
     stored_tries = sum(attempts for (attempts,) in rows(path, "SELECT attempts FROM judgements"))
-    assert told.total() <= stored_tries <= asked.total()
+    assert told.total() + probes_told - KILLS <= stored_tries <= asked.total() + probes_asked
     (bill,) = rows(path, "SELECT sum(prompt_tokens), sum(completion_tokens), sum(cost) FROM judgements")
     assert bill == (100 * stored_tries, 7 * stored_tries, 0.25 * stored_tries)
 

@@ -62,6 +62,8 @@ class EnsembleJudge:
         combined: dict[int, Judgement] = {}
 
         def arrived(place: int, judgement: Judgement) -> None:
+            if judgement.held is not None:
+                return  # its last word is still to come
             combined[place] = self._combined([*(verdicts[place] for verdicts in given), judgement])
             if on_judgement is not None:
                 on_judgement(first + place, combined[place])

@@ -37,6 +37,7 @@ class Intake:
         self.ledger, self.judge, self.wanted, self.batch_size = ledger, judge, wanted, batch_size
         self.on_judgement = on_judgement
         self._taken: set[int] = set()
+        self._held = {place for place, (_, request) in enumerate(wanted) if request.held is not None}
         self._waiting: list[tuple[int, Judgement]] = []
         self._stored_at = self._safe_at = time.monotonic()
 
@@ -50,22 +51,25 @@ class Intake:
         self.ledger.sync()
 
     def take(self, place: int, given: Judgement) -> None:
-        """The verdict on one request; a second one on the same request is not looked at."""
+        """The verdict on one request; a second one on the same request is not looked at, unless the first was held."""
         if place in self._taken:
             return
-        self._taken.add(place)
         judgement = valid(given)
         self._waiting.append((place, judgement))
-        paid = judgement.usage.attempts > 0
-        if paid or len(self._waiting) >= self.batch_size or time.monotonic() - self._stored_at >= _PAUSE_S:
+        at_once = judgement.usage.attempts > 0 or place in self._held or judgement.held is not None
+        (self._taken if judgement.held is None else self._held).add(place)
+        if at_once or len(self._waiting) >= self.batch_size or time.monotonic() - self._stored_at >= _PAUSE_S:
             self._store()
-        if self.on_judgement is not None:
+        if self.on_judgement is not None and judgement.held is None:
             self.on_judgement(place, judgement)
 
     def _store(self) -> None:
         now = time.monotonic()
         share_s = (now - self._stored_at) / max(len(self._waiting), 1)  # of a judge that does not say how long it took
-        rows = [Row(*self.wanted[place], self.judge, _timed(given, share_s)) for place, given in self._waiting]
+        rows = [
+            Row(*self.wanted[place], self.judge, given if place in self._held else _timed(given, share_s))
+            for place, given in self._waiting
+        ]
         self.ledger.put(rows)
         self._waiting.clear()
         self._stored_at = now
@@ -77,11 +81,12 @@ class Intake:
 def valid(given: Judgement) -> Judgement:
     """The judgement as it may be stored: a score outside 1 to 10 is missing, and what is missing has a reason."""
     if given.score is None:
-        return replace(given, reason=given.reason or "the judge gave no score and no reason")
+        held = given.held if given.held is None or LOWEST <= given.held <= HIGHEST else None
+        return replace(given, reason=given.reason or "the judge gave no score and no reason", held=held)
     if not LOWEST <= given.score <= HIGHEST:  # true of NaN too
         reason = f"the judge gave {given.score}, which is not a score from 1 to 10"
-        return replace(given, score=None, reason=reason)
-    return replace(given, score=float(given.score), reason=None)
+        return replace(given, score=None, reason=reason, held=None)
+    return replace(given, score=float(given.score), reason=None, held=None)
 
 
 def _timed(given: Judgement, share_s: float) -> Judgement:

@@ -3,7 +3,8 @@
 Scores cost money or time, so none is asked for twice, and none is ever invented: a row has a score, or no score and the
 reason why. The key is a hash of everything a judge may look at, so a changed rubric, judge or history is another row
 and old rows stay right. A row with a score is final. A row without one is asked again the next time somebody needs it,
-because the usual reason is an outage; the later answer replaces the reason, and the bills of all tries add up.
+because the usual reason is an outage; the later answer replaces the reason, and the bills of all tries add up. A score
+that is held (`probed`) is stored as it arrives and counts as missing; asked again, the judge gets it back.
 
 Several threads and processes can share a file. Within a process a judgement that one thread asks for is waited for by
 the others. Where two processes ask the same thing at the same time both pay, the first score to arrive is kept, and
@@ -12,6 +13,7 @@ both report that one.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from emodistill.judges.claims import claims_on
 from emodistill.judges.intake import Intake
@@ -80,6 +82,7 @@ class LedgerJudge:
         if not wanted:
             return
         keys = [key for key, _ in wanted]
+        wanted = [(key, replace(request, held=call.held(key))) for key, request in wanted]
 
         def arrived(place: int, judgement: Judgement) -> None:
             call.known[keys[place]] = judgement
@@ -105,9 +108,13 @@ class _Call:
     def scored(self, key: str) -> bool:
         return key in self.known and self.known[key].score is not None
 
+    def held(self, key: str) -> Judgement | None:
+        found = self.known.get(key)
+        return found if found is not None and found.held is not None else None
+
     def learn(self, stored: dict[str, Judgement]) -> set[str]:
         """Take over what the ledger has; returns the keys of which it has news."""
-        news = {key for key, judgement in stored.items() if judgement != self.known.get(key)}
+        news = {key for key, found in stored.items() if found.held is None and found != self.known.get(key)}
         self.known |= stored
         return news
 

@@ -13,7 +13,7 @@ from emodistill.judges.ledger_format import COLUMNS
 from emodistill.judges.ledger_rows import Ledger
 
 _NUMBERS = {"prompt_tokens": pa.int64(), "completion_tokens": pa.int64(), "attempts": pa.int64()}
-_NUMBERS |= {"score": pa.float64(), "cost": pa.float64(), "latency_s": pa.float64()}
+_NUMBERS |= {"score": pa.float64(), "cost": pa.float64(), "latency_s": pa.float64(), "held": pa.float64()}
 _NUMBERS |= {"judged_at": pa.timestamp("us", tz="UTC")}
 SCHEMA = pa.schema([(name, _NUMBERS.get(name, pa.string())) for name in COLUMNS])
 _AT_ONCE = 10_000

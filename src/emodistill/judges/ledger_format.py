@@ -2,12 +2,13 @@
 
 format 1  score or reason, what it is about, latency, time
 format 2  also the reply as it came, tokens, cost, attempts
+format 3  also a score that is held until the probe of its batch is there
 """
 
 import sqlite3
 
 APPLICATION_ID = 0x454D4F4A  # "EMOJ"; tells our files from other people's databases
-FORMAT = 2
+FORMAT = 3
 _FIRST = """CREATE TABLE judgements (
     key TEXT PRIMARY KEY, judge TEXT NOT NULL, judge_version TEXT NOT NULL, rubric_version TEXT NOT NULL,
     domain TEXT NOT NULL, scenario_id TEXT NOT NULL, emotion TEXT, utterance TEXT NOT NULL,
@@ -23,13 +24,15 @@ _STEPS = {
         "ALTER TABLE judgements ADD COLUMN cost REAL",
         "ALTER TABLE judgements ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
     ),
+    2: ("ALTER TABLE judgements ADD COLUMN held REAL CHECK (held BETWEEN 1 AND 10)",),
 }
 COLUMNS = (
     *("key", "judge", "judge_version", "rubric_version", "domain", "scenario_id", "emotion", "utterance"),
-    *("score", "reason", "raw", "prompt_tokens", "completion_tokens", "cost", "latency_s", "attempts", "judged_at"),
+    *("score", "reason", "raw", "held"),
+    *("prompt_tokens", "completion_tokens", "cost", "latency_s", "attempts", "judged_at"),
 )
 _IF_BETTER = "CASE WHEN judgements.score IS NULL THEN excluded.{0} ELSE judgements.{0} END"
-_VERDICT = ", ".join(f"{name} = {_IF_BETTER.format(name)}" for name in ("score", "reason", "raw", "judged_at"))
+_VERDICT = ", ".join(f"{name} = {_IF_BETTER.format(name)}" for name in ("score", "reason", "raw", "judged_at", "held"))
 _BILL = ", ".join(
     f"{name} = coalesce(judgements.{name} + excluded.{name}, judgements.{name}, excluded.{name})"
     for name in ("prompt_tokens", "completion_tokens", "cost", "latency_s", "attempts")

@@ -11,7 +11,7 @@ from emodistill.judges.ledger_format import STORE
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, rubric_version
 from emodistill.language_models.completion import Usage
 
-_GET = """SELECT score, reason, raw, prompt_tokens, completion_tokens, cost, latency_s, attempts
+_GET = """SELECT score, reason, raw, held, prompt_tokens, completion_tokens, cost, latency_s, attempts
 FROM judgements WHERE key = ?"""
 
 
@@ -28,7 +28,7 @@ class Row:
         """In the order of `ledger_format.COLUMNS`."""
         request, verdict, scenario, usage = self.request, self.judgement, self.request.scenario, self.judgement.usage
         about = (rubric_version(scenario.rules), scenario.domain, scenario.id, request.emotion)
-        given = (_text(request.utterance), verdict.score, _text(verdict.reason), _text(verdict.raw))
+        given = (_text(request.utterance), verdict.score, _text(verdict.reason), _text(verdict.raw), verdict.held)
         took = (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.latency_s, usage.attempts)
         return (self.key, self.judge.name, self.judge.version, *about, *given, *took, time.time())
 
@@ -46,7 +46,7 @@ class Ledger(LedgerFile):
         with self.explained():
             ask = self.connection.execute
             found = {key: row for key in keys if (row := ask(_GET, (key,)).fetchone()) is not None}
-        return {key: Judgement(row[0], row[1], row[2], Usage(*row[3:])) for key, row in found.items()}
+        return {key: Judgement(row[0], row[1], row[2], Usage(*row[4:]), row[3]) for key, row in found.items()}
 
     def put(self, rows: Sequence[Row]) -> None:
         """Store judgements, all or none; a score that is there already stays.

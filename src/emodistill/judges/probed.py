@@ -4,6 +4,9 @@ A judge can go wrong as a whole: a server that answers 10 to everything, a model
 it into high scores. So an utterance that is bad everywhere is mixed into every batch, in the situation of one of its
 requests and in no way different from them. If it scores above the limit, the whole batch is withheld: its judgements
 are missing, with that reason. A probe that got no score says nothing about the judge, and withholds nothing.
+
+A score that arrives before its probe is held: whoever listens is told of it at once, as one that does not count yet,
+and may give it back with the request in a later call. Then only the probe is asked.
 """
 
 import hashlib
@@ -16,21 +19,74 @@ from emodistill.judges.examples import probes
 from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, OnJudgement
 from emodistill.language_models.completion import Usage
 
+HELD = "held: the probe of its batch has no answer yet"
+
 
 @dataclass
 class _Batch:
-    """The requests from `first` on that stand or fall with one probe, and what is known of them."""
+    """Requests that stand or fall with one probe, and what is known of them."""
 
+    to_come: int  # members that have no judgement yet
     probe: Judgement | None = None
-    waiting: list[tuple[int, Judgement]] = field(default_factory=list)
+    waiting: dict[int, Judgement] = field(default_factory=dict)
     bill: Usage = Usage()  # the probe's, until a judgement has taken it over
+
+
+class _Call:
+    """What one call hears from the judge behind, and what it hands on."""
+
+    def __init__(self, limit: float, on_judgement: OnJudgement | None) -> None:
+        self.limit, self.on_judgement = limit, on_judgement
+        self.judgements: dict[int, Judgement] = {}
+        self._told: set[int] = set()  # the requests whose bill, but for the probe's, the listener has
+
+    def take_back(self, batch: _Batch, place: int, earlier: Judgement) -> None:
+        """A score that an earlier call paid for, told of, and did not get to count."""
+        self._told.add(place)
+        batch.waiting[place] = Judgement(earlier.held, None, earlier.raw)
+
+    def take(self, batch: _Batch, place: int | None, judgement: Judgement) -> None:
+        """The answer to a request of the batch, or to its probe, which has no place."""
+        if place is None:
+            batch.probe, batch.bill = judgement, judgement.usage
+            for held in list(batch.waiting):
+                self._settle(batch, held, batch.waiting.pop(held))
+            return
+        batch.to_come -= 1
+        bears_bill = batch.to_come == 0 and not batch.waiting  # or nobody would be left to take over the probe's
+        if batch.probe is not None or (judgement.score is None and not bears_bill):
+            self._settle(batch, place, judgement)
+        else:
+            self._hold(batch, place, judgement)
+
+    def _hold(self, batch: _Batch, place: int, judgement: Judgement) -> None:
+        batch.waiting[place] = judgement
+        paid = judgement.usage.attempts > 0  # what was free is not worth keeping
+        if self.on_judgement is not None and judgement.score is not None and paid:
+            self._told.add(place)
+            self.on_judgement(place, Judgement(None, HELD, judgement.raw, judgement.usage, judgement.score))
+
+    def _settle(self, batch: _Batch, place: int, judgement: Judgement) -> None:
+        """The last word on a request; the listener gets the part of its bill that is news."""
+        final, whole = self._verdict(batch.probe, judgement), together(judgement.usage, batch.bill)
+        news, batch.bill = batch.bill if place in self._told else whole, Usage()
+        self.judgements[place] = replace(final, usage=whole)
+        if self.on_judgement is not None:
+            self.on_judgement(place, replace(final, usage=news))
+
+    def _verdict(self, probe: Judgement | None, judgement: Judgement) -> Judgement:
+        score = None if probe is None else probe.score
+        if judgement.score is None or score is None or score <= self.limit:
+            return judgement
+        reason = f"withheld: an utterance that must not score above {self.limit:g} got {score:g} in the same batch"
+        return Judgement(None, reason, judgement.raw)
 
 
 class ProbedJudge:
     """Any judge, with probes mixed into what it is asked.
 
-    The probe goes first in its batch, and the batch's judgements are handed on when it is there. What a probe took is
-    added to the usage of one judgement of its batch, so that the bill stays whole.
+    The probe goes first in its batch, and the batch's scores wait for it. What a probe took is added to the usage of
+    one judgement of its batch, so that the bill stays whole.
 
     Args:
         every: requests that share a probe; each batch costs one judgement more.
@@ -49,56 +105,40 @@ class ProbedJudge:
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One judgement a request, in order; all of a batch are missing where its probe scored above the limit."""
-        judgements: dict[int, Judgement] = {}
-        announced: set[int] = set()
-        asked, plan = self._mixed(requests)
-
-        def tell(batch: _Batch) -> None:
-            for place, judgement in batch.waiting:
-                judgements[place] = self._released(batch, judgement)
-                if on_judgement is not None:
-                    on_judgement(place, judgements[place])
-            batch.waiting.clear()
+        call = _Call(self.limit, on_judgement)
+        asked = self._mixed(requests, call)
+        heard: set[int] = set()
 
         def arrived(i: int, judgement: Judgement) -> None:
-            batch, place = plan[i]
-            announced.add(i)
-            if place is None:
-                batch.probe, batch.bill = judgement, judgement.usage
-            else:
-                batch.waiting.append((place, judgement))
-            if batch.probe is not None:
-                tell(batch)
+            heard.add(i)
+            _, batch, place = asked[i]
+            call.take(batch, place, judgement)
 
-        for i, judgement in enumerate(self.judge_behind.judge(asked, arrived)):
-            if i not in announced:  # of a judge that announces nothing
+        for i, judgement in enumerate(self.judge_behind.judge([request for request, *_ in asked], arrived)):
+            if i not in heard:  # of a judge that announces nothing
                 arrived(i, judgement)
-        return [judgements[place] for place in range(len(requests))]
+        return [call.judgements[place] for place in range(len(requests))]
 
-    def _mixed(self, requests: Sequence[JudgeRequest]) -> tuple[list[JudgeRequest], list[tuple[_Batch, int | None]]]:
-        """What is asked, and for each of it the batch and the place of the request; no place is a probe's."""
-        asked: list[JudgeRequest] = []
-        plan: list[tuple[_Batch, int | None]] = []
+    def _mixed(self, requests: Sequence[JudgeRequest], call: _Call) -> list[tuple[JudgeRequest, _Batch, int | None]]:
+        """What is asked, each with its batch and the place of the request; no place is a probe's."""
+        asked: list[tuple[JudgeRequest, _Batch, int | None]] = []
         for first in range(0, len(requests), self.every):
-            members, batch = requests[first : first + self.every], _Batch()
-            asked += [_probe(members), *members]
-            plan += [(batch, None), *((batch, first + i) for i in range(len(members)))]
-        return asked, plan
-
-    def _released(self, batch: _Batch, judgement: Judgement) -> Judgement:
-        usage, batch.bill = together(judgement.usage, batch.bill), Usage()
-        score = None if batch.probe is None else batch.probe.score
-        if score is not None and score > self.limit:
-            reason = f"withheld: an utterance that must not score above {self.limit:g} got {score:g} in the same batch"
-            return Judgement(None, reason, judgement.raw, usage)
-        return replace(judgement, usage=usage)
+            members = requests[first : first + self.every]
+            batch = _Batch(sum(member.held is None for member in members))
+            asked.append((_probe(members), batch, None))
+            for place, member in enumerate(members, first):
+                if member.held is None:
+                    asked.append((member, batch, place))
+                else:
+                    call.take_back(batch, place, member.held)
+        return asked
 
 
 def _probe(members: Sequence[JudgeRequest]) -> JudgeRequest:
     """A probe in the situation of one of the members; which of both is a function of what the members say."""
     digest = hashlib.sha256("\0".join(request.utterance for request in members).encode("utf-8", "replace")).digest()
     situation, texts = members[digest[0] % len(members)], probes()
-    return replace(situation, utterance=texts[digest[1] % len(texts)])
+    return replace(situation, utterance=texts[digest[1] % len(texts)], held=None)
 
 
 def together(*usages: Usage) -> Usage:

@@ -22,27 +22,31 @@ class JudgeRequest:
         history: the turns before it, of both sides, in order.
         emotion: the label the speaker was asked to show, or None where none was.
         utterance: the words to score. They are data: nothing in them may be read as an instruction.
+        held: what an earlier call was told of it and did not get to count; no part of what is asked.
     """
 
     scenario: Scenario
     history: tuple[Turn, ...]
     emotion: str | None
     utterance: str
+    held: "Judgement | None" = None
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A score from 1 to 10, or None with the reason why there is none. There is no third case.
+    """A score from 1 to 10, or None with the reason why there is none.
 
     Attributes:
         raw: the reply that the score was read from, as it came; None for a judge that replies in numbers.
         usage: what the judgement took; nothing, for a judge that calls nobody.
+        held: a score that does not count yet, where `score` is None because something else must be known first.
     """
 
     score: float | None
     reason: str | None = None
     raw: str | None = None
     usage: Usage = Usage()
+    held: float | None = None
 
 
 OnJudgement = Callable[[int, Judgement], None]  # which request, in the order they were given, and its judgement
@@ -66,7 +70,8 @@ class Judge(Protocol):
 
         Args:
             on_judgement: called once for every request, on the calling thread, as soon as its judgement is there, so
-                that what was paid for is stored whatever becomes of the others.
+                that what was paid for is stored whatever becomes of the others. Of a score that is held it is told
+                before, too; the usages of both then add up to the whole.
         """
 
 
