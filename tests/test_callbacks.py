@@ -1,6 +1,7 @@
 """Observers only look: without any of them the weights are the same, to the last bit."""
 
 import random
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -37,6 +38,9 @@ def test_without_any_observer_the_weights_are_the_same(place, stage):
     assert seen.keys() == unseen.keys() and all(torch.equal(seen[name], unseen[name]) for name in seen)
 
 
+RANK_0 = SimpleNamespace(global_rank=0)
+
+
 def draws():
     return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
 
@@ -51,10 +55,27 @@ def test_generators_go_on_where_they_were_saved(tmp_path):
     restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     kept = torch.get_rng_state()
     assert torch.equal(kept, torch.get_rng_state())  # not yet: what is built before training may draw
-    restored.on_train_start(None, None)
+    restored.on_train_start(RANK_0, None)
     assert draws() == expected
-    restored.on_train_start(None, None)
+    restored.on_train_start(RANK_0, None)
     assert draws() != expected  # once
+
+
+def test_each_process_takes_its_own_generators_and_a_new_one_keeps_what_it_has():
+    saved = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        saved += RngState().state_dict()["ranks"]
+    firsts = []
+    for rank in (0, 1, 2):
+        torch.manual_seed(3)
+        restored = RngState()
+        restored.load_state_dict({"ranks": saved})
+        restored.on_train_start(SimpleNamespace(global_rank=rank), None)
+        firsts.append(torch.rand(1).item())
+    for seed, first in zip((1, 2, 3), firsts, strict=True):
+        torch.manual_seed(seed)
+        assert torch.rand(1).item() == first
 
 
 class Adapter:
