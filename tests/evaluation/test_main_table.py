@@ -155,5 +155,30 @@ def test_training_seeds_are_shown_apart():
     assert "seeds" not in tables(main_findings(played[:1], *WORDS))
 
 
+def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
+    """The lead is .3, .1 and .2 with the three seeds and the same in every scenario: its spread is that of training."""
+    hard = [0.02 * i for i in range(6)]
+    played = [
+        Played(name, arm([utility + lead for utility in hard]), "", seed)
+        for seed, gap in ((2, 0.2), (0, 0.3), (1, 0.1))
+        for name, lead in (("emodistill", 0.2 + gap), ("emotion_free", 0.2))
+    ]
+    given = tables(main_findings(played, *WORDS))
+    (row,) = given["seed_differences"].rows
+    assert (row["arm"], row["against"], row["each"]) == ("emodistill", "emotion_free", "+0.300, +0.100, +0.200")
+    assert row["between_seeds"] == pytest.approx(0.1) and row["between_scenarios"] == pytest.approx(0, abs=1e-6)
+    low, high = 0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5  # t with two degrees of freedom
+    assert row["mean_interval"] == pytest.approx([0.2, low, high], abs=1e-3)
+    (compared,) = [row for row in given["comparisons"].rows if row["domain"] == "debt"]
+    assert compared["difference_interval"][1] > 0  # about these three training runs, all scenarios alike
+
+
+def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():
+    lone = [Played("emodistill", arm([0.5, 0.6]), "", seed) for seed in (0, 1)]
+    assert "seed_differences" not in tables(main_findings(lone, *WORDS))
+    apart = [Played("vanilla", arm([0.5, 0.6]), "", seed) for seed in (2, 3)]
+    assert "seed_differences" not in tables(main_findings([*lone, *apart], *WORDS))
+
+
 def test_a_condition_is_part_of_the_name_of_an_arm():
     assert list(by_arm([Played("iql", [], "debt"), Played("iql", [])])) == ["iql, debt", "iql"]

@@ -35,6 +35,8 @@ def test_another_training_seed_is_trained_and_its_spread_shown_apart(place):
     assert (place.folder / "run" / "seeds" / "1" / "iql" / "best.ckpt").is_file()
     assert {row["training_seed"] for row in found["seeds"]} == {0, 1}
     assert found["variance"] and found["training_ends"][0]["seeds"] == 2
+    (apart,) = found["seed_differences"]
+    assert (apart["arm"], apart["against"]) == ("phrasebook_iql", "phrasebook_random") and apart["seeds"] == 2
 
 
 def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones(place):

@@ -84,7 +84,7 @@ def main_findings(
     rivals: Sequence[str] = RIVALS,
     seed: int = 0,
 ) -> Findings:
-    """Tables `arms`, `comparisons`, `exclusions` and, with several training seeds, `seeds` and `variance`."""
+    """Tables `arms`, `comparisons`, `exclusions` and, with several training seeds, those of `seed_tables`."""
     report = main_report(played, perceiver, vocabulary, subject, rivals, seed)
     return findings_of(report, played, subject, rivals, seed)
 
@@ -98,7 +98,8 @@ def findings_of(
 ) -> Findings:
     """The same from a report that `main_report` has made."""
     tables = [_arms(report), *([_comparisons(report)] if report["comparisons"] else [])]
-    return Findings([*tables, *seed_tables(played, seed), exclusions(played)], (), sentences(report, subject, rivals))
+    several = seed_tables(played, seed, subject)
+    return Findings([*tables, *several, exclusions(played)], (), sentences(report, subject, rivals))
 
 
 def _arms(report: Mapping[str, Any]) -> Table:

@@ -31,13 +31,19 @@ _FINAL = [
 
 @dataclass(frozen=True)
 class Stability:
-    """Tables `seeds` and `variance` of the arms, the last values of training, and its curves."""
+    """What `seed_tables` shows of the arms, the last values of training, and its curves.
+
+    Attributes:
+        curves: names of scalars in TensorBoard.
+        subject: the arm whose differences to the others are shown; None takes the last.
+    """
 
     curves: Sequence[str] = CURVES
+    subject: str | None = None
     seed: int = 0
 
     def __call__(self, played: Sequence[Played]) -> Findings:
-        tables = seed_tables(played, self.seed)
+        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1])
         if not tables:
             return Findings(verdicts=["one training seed says nothing about the next one; play several with seeds=3"])
         found = [
@@ -46,7 +52,8 @@ class Stability:
             for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
         ]
         figures = [learning_curves("training", "Training with other seeds", found)] if found else []
-        return Findings([*tables, *([_last(found)] if found else [])], figures, _verdicts(played))
+        verdicts = [*_verdicts(played), *_apart(tables)]
+        return Findings([*tables, *([_last(found)] if found else [])], figures, verdicts)
 
 
 def curves_of(run_dir: Path, label: str, names: Sequence[str]) -> list[Curve]:
@@ -92,3 +99,14 @@ def _verdicts(played: Sequence[Played]) -> list[str]:
                 f"{max(means):.3f} (standard deviation {spread:.3f})."
             )
     return lines
+
+
+def _apart(tables: Sequence[Table]) -> list[str]:
+    return [
+        f"{row['arm']} less {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and scenarios; "
+        f"with each seed {row['each']}."
+        for table in tables
+        if table.name == "seed_differences"
+        for row in table.rows
+        for mean, low, high in [row["mean_interval"]]
+    ]
