@@ -80,13 +80,13 @@ class Intake:
 
 def valid(given: Judgement) -> Judgement:
     """The judgement as it may be stored: a score outside 1 to 10 is missing, and what is missing has a reason."""
-    if given.score is None:
-        held = given.held if given.held is None or LOWEST <= given.held <= HIGHEST else None
-        return replace(given, reason=given.reason or "the judge gave no score and no reason", held=held)
-    if not LOWEST <= given.score <= HIGHEST:  # true of NaN too
-        reason = f"the judge gave {given.score}, which is not a score from 1 to 10"
+    score = given.score if given.held is None else given.held
+    if score is not None and not LOWEST <= score <= HIGHEST:  # true of NaN too
+        reason = f"the judge gave {score}, which is not a score from 1 to 10"
         return replace(given, score=None, reason=reason, held=None)
-    return replace(given, score=float(given.score), reason=None, held=None)
+    if given.score is None:
+        return replace(given, reason=given.reason or "the judge gave no score and no reason")
+    return replace(given, score=float(given.score), reason=None)
 
 
 def _timed(given: Judgement, share_s: float) -> Judgement:
