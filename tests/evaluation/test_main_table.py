@@ -159,9 +159,9 @@ def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
     """The lead is .3, .1 and .2 with the three seeds and the same in every scenario: its spread is that of training."""
     hard = [0.02 * i for i in range(6)]
     played = [
-        Played(name, arm([utility + lead for utility in hard]), "", seed)
+        Played(name, arm([*(utility + lead for utility in hard), *unpaired]), "", seed)
         for seed, gap in ((2, 0.2), (0, 0.3), (1, 0.1))
-        for name, lead in (("emodistill", 0.2 + gap), ("emotion_free", 0.2))
+        for name, lead, unpaired in (("emodistill", 0.2 + gap, [0.9]), ("emotion_free", 0.2, [None]))
     ]
     given = tables(main_findings(played, *WORDS))
     (row,) = given["seed_differences"].rows

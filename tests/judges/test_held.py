@@ -1,5 +1,7 @@
 """A score that waits for its batch's probe: kept at once, not counted, paid for once."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -80,6 +82,20 @@ def test_after_a_breakdown_only_the_probe_and_what_was_not_answered_are_asked(as
     assert sum(one.usage.attempts for one in found) == 6  # three before the breakdown, three after it
     assert sum(one.usage.cost for one in found) == pytest.approx(6 * 0.25)
     assert sum(one.usage.latency_s for one in found) <= 6 * BILL.latency_s
+
+
+def test_who_asks_through_the_ledger_is_told_of_scores_that_count_and_the_file_has_them_then(ask, path):
+    told, filed = [], []
+
+    def hear(place, score):
+        told.append((place, score))
+        with closing(sqlite3.connect(path)) as file:
+            filed.append(file.execute("SELECT count(*) FROM judgements WHERE score IS NOT NULL").fetchone()[0])
+
+    with Ledger(path) as ledger:
+        LedgerJudge(ProbedJudge(ProbesLast(), every=2), ledger).scores(ask("aa", "bbb", "cccc"), hear)
+    assert sorted(told) == [(0, 2.0), (1, 3.0), (2, 4.0)]
+    assert filed == [1, 2, 3]  # nothing that was told could be lost any more
 
 
 def test_a_held_score_counts_for_nobody_until_its_probe_is_there(ask, path):
