@@ -171,6 +171,7 @@ def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
     assert row["mean_interval"] == pytest.approx([0.2, low, high], abs=1e-3)
     (compared,) = [row for row in given["comparisons"].rows if row["domain"] == "debt"]
     assert compared["difference_interval"][1] > 0  # about these three training runs, all scenarios alike
+    assert "these trained weights" in given["comparisons"].note
 
 
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():
