@@ -137,7 +137,7 @@ def _comparisons(report: Mapping[str, Any]) -> Table:
     note = (
         f"p by flipping the signs of scenarios; Holm's correction over {report['family']}. Effect size: d_z of "
         f"scenario differences. Smallest detectable: the true difference that so many scenarios, as spread as these, "
-        f"show with {100 * POWER:.0f} % power at {ALPHA:g}. The verdict takes both, the interval and p (Holm). All of it "
+        f"show with {100 * POWER:.0f} % power at {ALPHA:g}. The verdict takes both, the interval and p (Holm). All "
         "is about other scenarios and these trained weights; study=stability shows what another training changes."
     )
     if any(row["few"] for row in rows):
