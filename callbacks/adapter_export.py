@@ -1,11 +1,12 @@
 """The best adapter as a PEFT folder, ready for the next stage and for any PEFT tool."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 
-from emodistill.reporting.model_card import write_model_card
+from emodistill.reporting.model_card import Kept, write_model_card
 
 
 class AdapterExport(L.Callback):
@@ -22,9 +23,19 @@ class AdapterExport(L.Callback):
         if trainer.interrupted or not trainer.is_global_zero:
             return
         trained = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        kept = Kept(trainer.global_step)
         if self.best.is_file():
-            pl_module.load_state_dict(torch.load(self.best, map_location="cpu", weights_only=True)["state_dict"])
+            saved = torch.load(self.best, map_location="cpu", weights_only=True)
+            pl_module.load_state_dict(saved["state_dict"])
+            kept = _kept(saved)
         pl_module.policy.save_adapter(self.folder)
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, figures)
+        write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, figures, kept)
         pl_module.load_state_dict(trained)  # the module is handed back as training left it
+
+
+def _kept(saved: dict[str, Any]) -> Kept:
+    """The step of a checkpoint, and what made it the best one."""
+    chosen = [state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint")]
+    (state,) = [one for one in chosen if one["monitor"] is not None]
+    return Kept(saved["global_step"], state["monitor"], float(state["best_model_score"]))

@@ -120,7 +120,10 @@ class Ended:
 
 @pytest.fixture
 def best(tmp_path):
-    torch.save({"state_dict": {"weight": torch.tensor(7.0)}}, tmp_path / "best.ckpt")
+    chosen = {"monitor": "val/loss", "best_model_score": torch.tensor(1.25)}
+    callbacks = {"ModelCheckpoint{...}": chosen, "LastCheckpoint": {}}
+    saved = {"state_dict": {"weight": torch.tensor(7.0)}, "global_step": 8, "callbacks": callbacks}
+    torch.save(saved, tmp_path / "best.ckpt")
     return tmp_path / "best.ckpt"
 
 
@@ -134,12 +137,14 @@ def test_the_best_adapter_is_exported_and_the_module_handed_back(tmp_path, best)
     assert exported(tmp_path / "adapter") == 7.0
     assert module.weight.item() == 3.0
     card = (tmp_path / "adapter" / "README.md").read_text()
-    assert "12 optimizer steps" in card and "| val/loss | 1.5 |" in card and "train/loss" not in card
+    assert "12 optimizer steps. The weights are those of step 8, the best validation (`val/loss` 1.25)." in card
+    assert "After 12 steps" in card and "| val/loss | 1.5 |" in card and "train/loss" not in card
 
 
 def test_without_a_best_one_the_last_is_exported(tmp_path):
     AdapterExport(str(tmp_path / "adapter"), str(tmp_path / "none.ckpt")).on_fit_end(Ended(), Module(3.0))
     assert exported(tmp_path / "adapter") == 3.0
+    assert "The weights are those of the last step." in (tmp_path / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("ended", [Ended(interrupted=True), Ended(is_global_zero=False)])

@@ -6,7 +6,7 @@ from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import Findings
-from emodistill.reporting.model_card import write_model_card
+from emodistill.reporting.model_card import Kept, write_model_card
 from emodistill.reporting.page import sort_value
 from emodistill.reporting.table import Column
 from emodistill.reporting.write import distinct
@@ -86,7 +86,7 @@ def a_card(tmp_path, base="embedded", **identity):
     learner = {"kl_coef": 0.04, "policy": {"four_bit": True}, "api_key_env": "SECRET"}
     (stage / "config.yaml").write_text(yaml.safe_dump({"learner": learner, "seed": 3}))
     known = {"base_model": base, "fingerprint": "f00d", "vocabulary": load_vocabulary().name, **identity}
-    write_model_card(adapter, known, 40, {"val/reward": 7.07458, "train/loss": 1.0})
+    write_model_card(adapter, known, 40, {"val/reward": 7.07458, "train/loss": 1.0}, Kept(20, "val/reward", 8.5))
     return (adapter / "README.md").read_text()
 
 
@@ -99,6 +99,13 @@ def test_a_model_card_says_what_it_is_and_is_not_for(tmp_path):
     assert "PeftModel.from_pretrained" in card and "python evaluate.py run=demo" in card
     assert "docs/ethics.md" in card and "no claim about people" in card and "Not for" in card
     assert "SECRET" not in card and "train/loss" not in card
+    assert "of step 20, the best validation (`val/reward` 8.5)" in card
+
+
+def test_a_card_does_not_name_the_account_that_it_was_made_under(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    card = a_card(tmp_path)
+    assert str(tmp_path / "e.parquet") not in card and "from `~/e.parquet`; its dataset card is `~/README.md`" in card
 
 
 def test_a_card_of_another_model_leaves_the_licence_to_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ tags: [negotiation, emotion, lora, simulated]
 # Expression policy: adapter of stage `{stage}`, run `{run}`
 
 A LoRA adapter that puts a chosen emotion and a decided offer into the words of a negotiator. Made by `emodistill`
-{version} ({steps} optimizer steps).
+{version} in {steps} optimizer steps. {kept}
 
 - **Base model:** {base_words}. Fingerprint `{fingerprint}`; an adapter is refused on any other.
 - **Vocabulary of emotions:** `{vocabulary}`{told}.
@@ -47,6 +48,8 @@ it with `guard=` where words or emotions must be kept out.
 described by the card beside it. No test scenario is among the training data.
 
 ## Figures at the end of training
+
+After {steps} steps, whichever were kept:
 
 {figures}
 
@@ -81,13 +84,36 @@ It was trained on a base in 4 bits (NF4) where `four_bit` is true below. `evalua
 """
 
 
-def write_model_card(adapter: Path, identity: Mapping[str, str], steps: int, figures: Mapping[str, float]) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """Which weights an adapter has.
+
+    Attributes:
+        step: optimizer steps behind them.
+        metric, score: of the validation that made them the best; None where the last ones were taken.
+    """
+
+    step: int
+    metric: str | None = None
+    score: float | None = None
+
+    def __str__(self) -> str:
+        if self.metric is None:
+            return "The weights are those of the last step."
+        return f"The weights are those of step {self.step}, the best validation (`{self.metric}` {self.score:.4g})."
+
+
+def write_model_card(
+    adapter: Path, identity: Mapping[str, str], steps: int, figures: Mapping[str, float], kept: Kept
+) -> None:
     """Write `README.md` into an adapter folder, from the stage's own records where they are there.
 
     Args:
         adapter: `checkpoints/<run>/<stage>/adapter`; `config.yaml` and `corpus.json` are beside it.
         identity: what the adapter belongs to, as in `emodistill.json`.
+        steps: of the whole training.
         figures: the last values by name; those of validation are shown.
+        kept: which of all weights the adapter has.
     """
     from emodistill import __version__
 
@@ -106,6 +132,7 @@ def write_model_card(adapter: Path, identity: Mapping[str, str], steps: int, fig
         run=stage.parent.name,
         version=__version__,
         steps=steps,
+        kept=kept,
         fingerprint=identity["fingerprint"],
         vocabulary=identity["vocabulary"],
         told=told,
@@ -126,8 +153,14 @@ def _data(file: Path) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; train this stage again in another run=...") from error
     card = episodes.parent / CARD
-    described = f"its dataset card is `{card}`" if card.is_file() else "no dataset card lies beside it"
-    return f"Episodes of {count} scenarios, from `{episodes}`; {described}."
+    described = f"its dataset card is `{_shown(card)}`" if card.is_file() else "no dataset card lies beside it"
+    return f"Episodes of {count} scenarios, from `{_shown(episodes)}`; {described}."
+
+
+def _shown(path: Path) -> str:
+    """The path without the name of the account it lies in: cards are published."""
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
 def _figures(figures: Mapping[str, float]) -> str:
