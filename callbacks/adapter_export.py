@@ -36,6 +36,5 @@ class AdapterExport(L.Callback):
 
 def _kept(saved: dict[str, Any]) -> Kept:
     """The step of a checkpoint, and what made it the best one."""
-    chosen = [state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint")]
-    (state,) = [one for one in chosen if one["monitor"] is not None]
+    (state,) = (state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint"))
     return Kept(saved["global_step"], state["monitor"], float(state["best_model_score"]))

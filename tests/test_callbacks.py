@@ -1,16 +1,12 @@
 """Observers only look: without any of them the weights are the same, to the last bit."""
 
-import random
-from types import SimpleNamespace
-
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import Workplace, scramble
+from tiny_runs import Workplace
 
-from callbacks import AdapterExport, HParamsTab, LastCheckpoint, RngState
+from callbacks import AdapterExport, HParamsTab, LastCheckpoint
 from callbacks.emotion_usage import table
 
 OBSERVERS = {
@@ -36,56 +32,6 @@ def test_without_any_observer_the_weights_are_the_same(place, stage):
     place.train(stage, run, *(f"callbacks.{name}=null" for name in OBSERVERS[stage]))
     seen, unseen = place.weights("run", stage), place.weights(run, stage)
     assert seen.keys() == unseen.keys() and all(torch.equal(seen[name], unseen[name]) for name in seen)
-
-
-RANK_0 = SimpleNamespace(global_rank=0)
-
-
-def draws():
-    return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
-
-
-def test_generators_go_on_where_they_were_saved(tmp_path):
-    scramble()
-    draws()
-    torch.save(RngState().state_dict(), tmp_path / "state")
-    expected = draws()
-    draws()
-    restored = RngState()
-    restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    kept = torch.get_rng_state()
-    assert torch.equal(kept, torch.get_rng_state())  # not yet: what is built before training may draw
-    restored.on_train_start(RANK_0, None)
-    assert draws() == expected
-    restored.on_train_start(RANK_0, None)
-    assert draws() != expected  # once
-
-
-def test_a_run_from_a_machine_with_more_gpus_goes_on_with_fewer(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    given = []
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((state, device)))
-    restored = RngState()
-    restored.load_state_dict({"ranks": [RngState().state_dict()["ranks"][0] | {"cuda": ["first", "second"]}]})
-    restored.on_train_start(RANK_0, None)
-    assert given == [("first", 0)]
-
-
-def test_each_process_takes_its_own_generators_and_a_new_one_keeps_what_it_has():
-    saved = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        saved += RngState().state_dict()["ranks"]
-    firsts = []
-    for rank in (0, 1, 2):
-        torch.manual_seed(3)
-        restored = RngState()
-        restored.load_state_dict({"ranks": saved})
-        restored.on_train_start(SimpleNamespace(global_rank=rank), None)
-        firsts.append(torch.rand(1).item())
-    for seed, first in zip((1, 2, 3), firsts, strict=True):
-        torch.manual_seed(seed)
-        assert torch.rand(1).item() == first
 
 
 class Adapter:
