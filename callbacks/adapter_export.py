@@ -36,5 +36,6 @@ class AdapterExport(L.Callback):
 
 def _kept(saved: dict[str, Any]) -> Kept:
     """The step of a checkpoint, and what made it the best one."""
-    (state,) = (state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    checkpoints = (state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    state = next(state for state in checkpoints if state["monitor"])  # a user may have added others after ours
     return Kept(saved["global_step"], state["monitor"], float(state["best_model_score"]))
