@@ -18,8 +18,8 @@ from commands.playing import build, describe
 from commands.studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
-    from emodistill.evaluation.results import Findings, Played
-    from emodistill.studies.plan import Part
+    from emodistill.evaluation.results import AnalysisResult, ArmResult
+    from emodistill.studies.study import StudyRun
 
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.evaluation.arms import parse_arms
-    from emodistill.locks import exclusive
+    from emodistill.files import exclusive
     from emodistill.runs import StageFolder
 
     parts = plan(cfg)
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for config in configs:
             StageFolder(Path(config.stage_dir)).state(recorded(config), cfg.resume)
         ensure_trained(cfg, parts, configs, overrides)
-        played: list[Played] = []
+        played: list[ArmResult] = []
         expression: dict[str, Any] = {}
         for number, (part, config) in enumerate(zip(parts, configs, strict=True), 1):
             if len(parts) > 1:
@@ -52,7 +52,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return report(cfg, played, analysed(cfg, played), list(expression.values()), overrides)
 
 
-def play_part(cfg: DictConfig, part: "Part") -> "tuple[list[Played], list[dict[str, Any]]]":
+def play_part(cfg: DictConfig, part: "StudyRun") -> "tuple[list[ArmResult], list[dict[str, Any]]]":
     """Play one condition with one training seed; what is on disk is read."""
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.evaluation.arms import parse_arms
@@ -69,7 +69,7 @@ def play_part(cfg: DictConfig, part: "Part") -> "tuple[list[Played], list[dict[s
     return played, expression.rows(list(dict.fromkeys(arm.words for arm in arms))) if expression else []
 
 
-def analysed(cfg: DictConfig, played: "Sequence[Played]") -> "dict[str, Findings]":
+def analysed(cfg: DictConfig, played: "Sequence[ArmResult]") -> "dict[str, AnalysisResult]":
     """What each analysis of the study finds, by its name."""
     from hydra.utils import instantiate
 
@@ -79,19 +79,19 @@ def analysed(cfg: DictConfig, played: "Sequence[Played]") -> "dict[str, Findings
 
 def report(
     cfg: DictConfig,
-    played: "Sequence[Played]",
-    findings: "dict[str, Findings]",
+    played: "Sequence[ArmResult]",
+    findings: "dict[str, AnalysisResult]",
     expression: list[dict[str, Any]],
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the report, and print tables, verdicts and cost."""
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.emotions.vocabulary import load_vocabulary
-    from emodistill.reporting.terminal import print_table
-    from emodistill.reporting.write import write_report
+    from emodistill.reporting.formats import print_table
+    from emodistill.reporting.report import write_report
     from emodistill.safety.detector import detect
     from emodistill.studies.costs import in_words, total_of
-    from emodistill.studies.written import about_of, merged, raw_of
+    from emodistill.studies.report_context import about_of, merged, raw_of
 
     found, vocabulary = merged(findings, expression), load_vocabulary(cfg.vocabulary)
     opposite = describe(cfg) if cfg.study.plays else "people, in dialogues of a corpus"

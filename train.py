@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def train(cfg: DictConfig) -> "L.Trainer | None":
     """Build the stage that `cfg` describes and fit it; None where it was finished before."""
-    from emodistill.locks import exclusive
+    from emodistill.files import exclusive
     from emodistill.runs import StageFolder
 
     folder = StageFolder(Path(cfg.stage_dir))

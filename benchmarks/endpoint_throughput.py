@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from emodistill.language_models.budget import Spending
+from emodistill.language_models.client import Endpoint, Traffic
 from emodistill.language_models.completion import CompletionRequest, Message, Reply
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.spending import Spending
-from emodistill.language_models.traffic import Traffic
 
 SERVER = Path(__file__).parent.parent / "tests" / "faulty_server.py"
 PROMPT = "Judge from 1 to 10 how well this line shows gratitude and moves the talk on. " * 20

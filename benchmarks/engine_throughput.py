@@ -24,7 +24,7 @@ import torch
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.language_models.local import load_model, load_tokenizer
 from emodistill.negotiation.generator import generate_scenarios
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.generation import ChatGenerator, Session
 
 Chat = list[list[int]]  # the new tokens of each round

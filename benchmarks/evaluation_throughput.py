@@ -21,21 +21,19 @@ from collections.abc import Sequence
 
 import torch
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.language_models.local import load_model, load_tokenizer
-from emodistill.negotiation.agents import FocalAgent
+from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import UniformEmotion
-from emodistill.policy.chat import ChatFormat
-from emodistill.policy.generation import ChatGenerator, Session
-from emodistill.policy.sampling import pick, uniform_noise
-from emodistill.policy.speaker import VoiceSpeaker
-from emodistill.policy.voices import LocalVoice
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import LocalChatBackend
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.generation import ChatGenerator, Session, pick, uniform_noise
 
 
 class Forgetting(ChatGenerator):
@@ -83,7 +81,7 @@ class World:
         """The rate at which the first `count` episodes are played, and the episodes."""
         stops = self.chat.end_of_turn[:1]
         generator = way(self.model, self.tokenizer, 0.7, 40, self.reply_tokens, max_batch=at_once, stop_ids=stops)
-        speaker = VoiceSpeaker(LocalVoice(generator, self.chat), self.vocabulary)
+        speaker = ChatSpeaker(LocalChatBackend(generator, self.chat), self.vocabulary)
         focal = FocalAgent(UniformEmotion(self.vocabulary), ConcessionSchedule(), speaker)
         games = [Negotiation(scenario, seed) for seed, scenario in enumerate(generate_scenarios("debt", count))]
         began = time.perf_counter()

@@ -13,9 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from emodistill.evaluation.intervals import bootstrap_interval
-from emodistill.evaluation.statistics import paired_difference
-from emodistill.evaluation.variance import components
+from emodistill.evaluation.statistics import bootstrap_interval, components, paired_difference
 
 DEAL, SHARED = 0.57, 0.6  # mean utility of a deal; share of variance that episodes of one scenario have in common
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]  # rng, scenarios, episodes -> (scenarios, episodes)

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from chat_training import make_encoder, make_episodes, policy_settings  # the tests' tiny model
 from tiny_model import build_tiny_model
 
+from emodistill.data.chat_datasets import ContextBatch, ContextBatches
 from emodistill.data.chats import encode_contexts
-from emodistill.data.judged_chats import ContextBatch, ContextBatches
 from emodistill.judges.request import JudgeRequest
 from emodistill.learners.jpo import JPOLearner
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.rollout_sampler import RolloutSampler
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.generation import RolloutSampler
 
 TOKENS = 48
 
@@ -67,7 +67,7 @@ def seconds(learner: JPOLearner, batches: Sequence[ContextBatch], steps: int, ac
 
 def learner_of(model: str, adapter: str, latency_s: float, look_ahead: int) -> JPOLearner:
     torch.manual_seed(0)
-    judging = {"look_ahead": look_ahead, "timeout_s": None, "min_group": 2, "patience": None}
+    judging = {"look_ahead": look_ahead, "timeout_s": None, "min_group": 2, "max_unscored_batches": None}
     sampler = RolloutSampler(make_encoder(model).chat_format, "float32", 1.0, 40, TOKENS, 16)
     settings: dict[str, Any] = policy_settings(model, init_adapter=adapter)
     learner = JPOLearner(settings, {}, 0.2, 0.04, 1.0, 4, judging, 0, Slow(latency_s), sampler)

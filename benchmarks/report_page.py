@@ -16,21 +16,19 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, sync_playwright
 
-from emodistill.counterparties.seats import SimulatedSeat
+from emodistill.counterparties.specs import SimulatedCounterpartySpec
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Findings, Played
-from emodistill.negotiation.agents import FocalAgent
+from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import UniformEmotion
-from emodistill.reporting.figures.emotions import emotion_use
-from emodistill.reporting.figures.offers import offer_trajectories
-from emodistill.reporting.write import write_report
+from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
+from emodistill.reporting.report import write_report
 from emodistill.safety.detector import detect
 
 ARMS = ("one", "two", "three", "four", "five")
@@ -44,20 +42,20 @@ def episodes(count: int, offset: int) -> list[Episode]:
     scenarios = [scenario for domain in DOMAINS for scenario in generate_scenarios(domain, 5)]
     games = [Negotiation(scenarios[i % len(scenarios)], i // len(scenarios) + 1000 * offset) for i in range(count)]
     focal = FocalAgent(UniformEmotion(WORDS), ConcessionSchedule(), PhrasebookSpeaker(WORDS))
-    play(games, focal, SimulatedSeat(list(PERSONAS)).open(), lambda finished, total: None)
+    play(games, focal, SimulatedCounterpartySpec(list(PERSONAS)).open(), lambda finished, total: None)
     return [Episode.of(game, "test", "uniform", "phrasebook") for game in games]
 
 
 def written(folder: Path, count: int, selector: Path | None) -> float:
     """Write a report; returns seconds."""
-    played = [Played(arm, episodes(count // len(ARMS), i)) for i, arm in enumerate(ARMS)]
+    played = [ArmResult(arm, episodes(count // len(ARMS), i)) for i, arm in enumerate(ARMS)]
     figures = [figure for figure in (emotion_use(played, WORDS), offer_trajectories(played)) if figure]
     perceiver = load_perceiver("counterparty")
     perceiver.probabilities(["warm"])
     start = time.perf_counter()
     about = {"run": "benchmark"}
     write_report(
-        folder, Findings(figures=figures), played, about, {}, perceiver=perceiver, vocabulary=WORDS,
+        folder, AnalysisResult(figures=figures), played, about, {}, perceiver=perceiver, vocabulary=WORDS,
         selector_checkpoint=selector, detect=detect,
     )  # fmt: skip
     return time.perf_counter() - start

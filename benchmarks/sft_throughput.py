@@ -20,8 +20,8 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.language_models.local import load_tokenizer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.policy.chat import ChatFormat
-from emodistill.policy.expression import ExpressionPolicy
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.expression_policy import ExpressionPolicy
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 PART = 1024

@@ -18,7 +18,7 @@ class EmotionUsage(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shares: dict[str, Tensor] = getattr(pl_module, "emotion_shares", {})
-        facts = pl_module.hparams.get("transition_facts") or {}
+        facts = pl_module.hparams.get("dataset_stats") or {}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and shares:
                 for name, share in shares.items():

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from emodistill.evaluation.expression import Sampler, Spoken, figures, speak
-from emodistill.learners.live_judging import LiveJudge, Scorer
+from emodistill.learners.async_judge import AsyncJudge, Scorer
 
 
 class SampleUtterances(L.Callback):
@@ -31,7 +31,7 @@ class SampleUtterances(L.Callback):
             judge_timeout_s: scores that have not come by then are not shown; None waits for ever.
         """
         self.sampler, self.perceiver, self.vocabulary, self.shown = sampler, perceiver, vocabulary, shown
-        self.judge = LiveJudge(judge, judge_timeout_s)
+        self.judge = AsyncJudge(judge, judge_timeout_s)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         contexts = trainer.datamodule.view.situations

@@ -71,7 +71,7 @@ def explained() -> Iterator[None]:
 @contextmanager
 def paid(cfg: DictConfig) -> Iterator[None]:
     """Print at the end what the endpoints of a run cost, however it ends; nothing where none was asked."""
-    from emodistill.language_models.spending import billed
+    from emodistill.language_models.budget import billed
 
     path = cfg.endpoint.spending.path
     with billed(Path(path)) if path and os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext():

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
     from emodistill.evaluation.expression import ExpressionTest
     from emodistill.evaluation.runner import Runner
-    from emodistill.evaluation.words import Speakers
+    from emodistill.evaluation.speakers import Speakers
 
 
 def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, ExpressionTest | None]":
@@ -19,9 +19,8 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
 
     from emodistill.data.provenance import check_unseen
     from emodistill.evaluation.runner import Runner, first_of_each_domain
-    from emodistill.evaluation.words import Speakers, is_local
-    from emodistill.learners.return_table import ReturnTable
-    from emodistill.learners.selector import load_selector
+    from emodistill.evaluation.speakers import Speakers, is_local
+    from emodistill.learners.selector import MeanReturnBaseline, load_selector
 
     corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
@@ -37,7 +36,7 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
         if expression and is_local(words):
             expression.measure(words, sampler, speakers.emotions(words))
 
-    parts = {"selector": selector, "table": lambda: ReturnTable(trained_on(cfg, corpus), vocabulary)}
+    parts = {"selector": selector, "table": lambda: MeanReturnBaseline(trained_on(cfg, corpus), vocabulary)}
     runner = Runner(
         scenarios=scenarios,
         episodes_per_scenario=cfg.episodes_per_scenario,
@@ -56,11 +55,11 @@ def seats(cfg: DictConfig, speakers: "Speakers", vocabulary: "Vocabulary", parts
     """Who sits opposite, and the focal side's numbers: with an arm opposite, both sides' numbers answer to words."""
     from hydra.utils import instantiate
 
-    from emodistill.counterparties.arm_seat import ArmCounterparty, LateSeat, moved_offers
-    from emodistill.counterparties.behavioural import BehaviouralCounterparty
+    from emodistill.counterparties.simulation import BehaviouralCounterparty
+    from emodistill.counterparties.trained_arm import ArmCounterparty, LateSeat, moved_offers
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.arms import parse_arm, selector_of
-    from emodistill.evaluation.words import speaker_of
+    from emodistill.evaluation.speakers import speaker_of
     from emodistill.negotiation.protocol import COUNTERPARTY
 
     if not cfg.opponent:
@@ -105,7 +104,7 @@ def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "
     """The fixed situations in which base model, SFT and JPO are compared."""
     from hydra.utils import instantiate
 
-    from emodistill.data.chat_views import ChatSource, validation_situations
+    from emodistill.data.chat_datasets import ChatSource, validation_situations
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.expression import ExpressionTest
 

@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from emodistill.evaluation.needs import Stage
-    from emodistill.studies.plan import Part
+    from emodistill.evaluation.stage_graph import Stage
+    from emodistill.studies.study import StudyRun
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED = {  # what a user says of an evaluation and means of the training as well
@@ -32,9 +32,9 @@ PASSED = {  # what a user says of an evaluation and means of the training as wel
 OF_STUDY = ("train", "study", "seeds", "conditions")  # keys that change no episode
 
 
-def plan(cfg: DictConfig) -> "list[Part]":
+def plan(cfg: DictConfig) -> "list[StudyRun]":
     """Every condition with every training seed; none where the study plays nothing."""
-    from emodistill.studies.plan import conditions_of, parts_of, training_seeds
+    from emodistill.studies.study import conditions_of, parts_of, training_seeds
 
     if not cfg.study.plays:
         return []
@@ -45,7 +45,7 @@ def plan(cfg: DictConfig) -> "list[Part]":
     return parts_of(cfg.study.name, conditions, found, Path(cfg.run_dir), Path(cfg.stage_dir))
 
 
-def configured(cfg: DictConfig, part: "Part", overrides: Sequence[str]) -> DictConfig:
+def configured(cfg: DictConfig, part: "StudyRun", overrides: Sequence[str]) -> DictConfig:
     """The configuration of one part: the user's own overrides, then those of the condition."""
     if not part.condition.label and str(part.stage_dir) == str(cfg.stage_dir):
         return cfg
@@ -62,7 +62,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
 
 
 def ensure_trained(
-    cfg: DictConfig, parts: "Sequence[Part]", configs: Sequence[DictConfig], given: Sequence[str]
+    cfg: DictConfig, parts: "Sequence[StudyRun]", configs: Sequence[DictConfig], given: Sequence[str]
 ) -> None:
     """Train what the parts lack, with `train=missing`; or else stop and name the commands.
 
@@ -70,7 +70,7 @@ def ensure_trained(
         UserError: if something is missing and may not be trained, or training fails.
     """
     from emodistill.errors import UserError
-    from emodistill.evaluation.needs import train_missing
+    from emodistill.evaluation.stage_graph import train_missing
 
     if cfg.train not in ("never", "missing"):
         raise UserError(f"train={cfg.train}: use never (stop where something is missing) or missing (train it)")
@@ -86,11 +86,11 @@ def ensure_trained(
         raise UserError(refusal(needed))
 
 
-def lacking(part: "Part", cfg: DictConfig, given: Sequence[str]) -> "list[tuple[Stage, list[str], Path]]":
+def lacking(part: "StudyRun", cfg: DictConfig, given: Sequence[str]) -> "list[tuple[Stage, list[str], Path]]":
     """Stages that a part needs and nobody has trained, each with the overrides and the folder of its run."""
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.evaluation.arms import parse_arms
-    from emodistill.evaluation.needs import is_there, missing_stages
+    from emodistill.evaluation.stage_graph import is_there, missing_stages
 
     names = [*cfg.arms, *([cfg.opponent] if cfg.opponent and cfg.opponent not in cfg.arms else [])]
     arms = parse_arms(names, load_vocabulary(cfg.vocabulary))
@@ -107,7 +107,7 @@ def lacking(part: "Part", cfg: DictConfig, given: Sequence[str]) -> "list[tuple[
     return found
 
 
-def share(part: "Part") -> None:
+def share(part: "StudyRun") -> None:
     """Put the stages that a condition takes over from its run beside those that it trains, as links.
 
     A stage that is still to be trained gets its link as well, so that the commands of `refusal` work by hand.
@@ -123,7 +123,7 @@ def share(part: "Part") -> None:
 
 def refusal(needed: "Sequence[tuple[Stage, list[str], Path]]") -> str:
     """One sentence with the commands that train what is missing."""
-    from emodistill.evaluation.needs import commands
+    from emodistill.evaluation.stage_graph import commands
 
     lines = dict.fromkeys(commands([stage], passed)[0] for stage, passed, _ in needed)
     names = ", ".join(dict.fromkeys(f"{run_dir}/{stage.name}" for stage, _, run_dir in needed))

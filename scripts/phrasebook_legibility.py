@@ -14,8 +14,7 @@ import numpy as np
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
 from emodistill.negotiation.domains import domain_names, load_domain
-from emodistill.negotiation.phrasebook import Phrasebook, bundled, renderings
-from emodistill.negotiation.phrasebook_files import ACTS
+from emodistill.negotiation.phrasebook import ACTS, Phrasebook, bundled, renderings
 
 FILLINGS = 4  # of each line: more change no figure by as much as a hundredth
 

@@ -10,16 +10,16 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
+from emodistill.data.chat_datasets import collate_judged
 from emodistill.data.chats import ChatEncoder, collate_encoded
-from emodistill.data.judged_chats import collate_judged
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.learners.jpo import JPOLearner
 from emodistill.learners.sft import SFTLearner
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.chat_format import ChatFormat
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 OPTIMIZER = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "schedule": "constant"}
-JUDGING = {"look_ahead": 3, "timeout_s": 20.0, "min_group": 2, "patience": None}
+JUDGING = {"look_ahead": 3, "timeout_s": 20.0, "min_group": 2, "max_unscored_batches": None}
 JPO = {"clip_range": 0.2, "kl_coef": 0.04, "negative_weight": 1.0, "samples": 4, "judging": JUDGING, "seed": 0}
 
 

@@ -7,11 +7,10 @@ from episodes import make_episode
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Findings, Played
+from emodistill.evaluation.results import AnalysisResult, ArmResult
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
-from emodistill.reporting.figure import Figure
-from emodistill.reporting.table import Column, Table
-from emodistill.reporting.write import write_report
+from emodistill.reporting.report import write_report
+from emodistill.reporting.tables import Column, Figure, Table
 
 HOSTILE = (
     '<img src=x onerror="window.broken=1"></script><script>window.broken=2</script> \u202eRTL\u202c & \u05d0\u05d1'
@@ -54,14 +53,14 @@ def hostile_episode(number=0, seed=0) -> Episode:
 def some_played(scenarios=3, seeds=2):
     pairs = [(number, seed) for number in range(scenarios) for seed in range(seeds)]
     return [
-        Played("vanilla", [make_episode(3, n, s, emotions=False) for n, s in pairs]),
-        Played("emodistill", [make_episode(2 + s, n, s) for n, s in pairs]),
-        Played('evil"><b>', [hostile_episode(n, s) for n, s in pairs]),
+        ArmResult("vanilla", [make_episode(3, n, s, emotions=False) for n, s in pairs]),
+        ArmResult("emodistill", [make_episode(2 + s, n, s) for n, s in pairs]),
+        ArmResult('evil"><b>', [hostile_episode(n, s) for n, s in pairs]),
     ]
 
 
 def write_some_report(folder: Path, played=None, findings=None, **more) -> Path:
-    findings = findings or Findings(
+    findings = findings or AnalysisResult(
         [TABLE], [FIGURE], ["The rule, fixed before the numbers: x beats y.", f"debt: {HOSTILE}"]
     )
     about = {"run": "tiny", "study": "main", "command": f"python evaluate.py {HOSTILE}", "date": "2026-11-24"}

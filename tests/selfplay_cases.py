@@ -2,18 +2,17 @@
 
 from scripted_voices import ScriptedSource, obedient
 
-from emodistill.counterparties.seats import LanguageModelSeat
-from emodistill.data.scenario_sources import GeneratedScenarios
-from emodistill.data.seats import SpokenSeat
-from emodistill.data.selfplay import SelfPlayCorpus
+from emodistill.counterparties.specs import LanguageModelCounterpartySpec
+from emodistill.data.agent_specs import ChatAgentSpec
+from emodistill.data.corpus import GeneratedScenarios, SelfPlayCorpus
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
 
 
 def seats(script=obedient, emotions="random", offers=None, retries=2, **counterparty):
     voice = ScriptedSource(script)
     given = {"voice": voice, "bargains": "schedule", "schedule": CounterpartySchedule(ConcessionSchedule())}
-    focal = SpokenSeat(voice, emotions, "goemotions28", offers or ConcessionSchedule(), retries=retries)
-    return focal, LanguageModelSeat(**(given | counterparty))
+    focal = ChatAgentSpec(voice, emotions, "goemotions28", offers or ConcessionSchedule(), retries=retries)
+    return focal, LanguageModelCounterpartySpec(**(given | counterparty))
 
 
 def make(folder, focal=None, counterparty=None, **changes):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.locks import exclusive
+from emodistill.files import exclusive
 
 HOLD = """
 import sys, time

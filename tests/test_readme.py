@@ -9,18 +9,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.data.schema import read_episodes
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation import domains
-from emodistill.negotiation.agents import FocalAgent
+from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import UniformEmotion
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -47,6 +47,6 @@ def test_a_run_is_replayed_without_anybody_being_asked(place, words):
 
 def test_what_the_ledger_does_not_have_stays_missing_offline(place, caplog):
     place.copy("run", "other", ["iql", "sft"])
-    trainer = place.train("jpo", "other", "seed=5", *OFFLINE, "learner.judging.patience=null")
+    trainer = place.train("jpo", "other", "seed=5", *OFFLINE, "learner.judging.max_unscored_batches=null")
     assert trainer.callback_metrics["train/reward_missing"] == 1.0
     assert any("offline=true asks nobody" in message for message in caplog.messages)

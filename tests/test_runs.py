@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from emodistill.errors import UserError
-from emodistill.runs import MAY_CHANGE, StageFolder, flat, read_checkpoint, write_whole
+from emodistill.runs import MAY_CHANGE, StageFolder, atomic_write, flat, read_checkpoint
 
 CONFIG = {"name": "sft", "seed": 0, "learner": {"rates": [1, 2], "lora": {"r": 4, "extra": {}}}, "resume": "auto"}
 
@@ -74,7 +74,7 @@ def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
 def test_some_keys_may_change(begun):
     trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
     named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
-    waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "patience")}
+    waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
     assert named | waiting == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
@@ -131,9 +131,9 @@ def test_leaves_have_dotted_names():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "report.json"
-    write_whole(target, "first")
+    atomic_write(target, "first")
     with pytest.raises(UnicodeEncodeError):
-        write_whole(target, "second \ud800")
+        atomic_write(target, "second \ud800")
     assert target.read_text(encoding="utf-8") == "first"
     assert list(tmp_path.iterdir()) == [target]
 

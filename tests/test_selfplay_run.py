@@ -6,16 +6,16 @@ import pytest
 import torch
 from tiny_runs import Workplace, composed
 
-from emodistill.counterparties.seats import LanguageModelSeat
+from emodistill.counterparties.specs import LanguageModelCounterpartySpec
+from emodistill.data.agent_specs import ChatAgentSpec
 from emodistill.data.schema import read_episodes
-from emodistill.data.seats import SpokenSeat
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import FocalAgent
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule, OpenOffers
-from emodistill.policy.voice_sources import LocalModel
+from emodistill.policy.chat_backends import LocalModel
 from play import play as build
 
 TINY = (
@@ -90,9 +90,11 @@ def games(count=4):
 def test_both_seats_share_one_copy_of_the_weights_and_their_caches_change_no_word(place):
     def played(forget):
         source = LocalModel(place.model, "float32", temperature=1.0, max_new_tokens=12)
-        focal = SpokenSeat(source, "random", "goemotions28", OpenOffers(ConcessionSchedule())).open()
+        focal = ChatAgentSpec(source, "random", "goemotions28", OpenOffers(ConcessionSchedule())).open()
         schedule = CounterpartySchedule(ConcessionSchedule())
-        counterparty = LanguageModelSeat(source, "schedule", schedule, ["calm"], {"calm": "You are calm."}).open()
+        counterparty = LanguageModelCounterpartySpec(
+            source, "schedule", schedule, ["calm"], {"calm": "You are calm."}
+        ).open()
         voices = [focal.speaker.voice, counterparty.voice]
         assert isinstance(focal, FocalAgent) and len({id(v.generator._decoder.model) for v in voices}) == 1
         for voice in voices:

@@ -26,7 +26,7 @@ MAY_CHANGE = (
     "callbacks.progress_bar",
     "judge_timeout_s",
     "callbacks.samples.judge_timeout_s",
-    *(f"learner.judging.{name}" for name in ("look_ahead", "timeout_s", "patience")),
+    *(f"learner.judging.{name}" for name in ("look_ahead", "timeout_s", "max_unscored_batches")),
     "trainer.max_time",
     "trainer.accelerator",
     "trainer.devices",
@@ -79,7 +79,7 @@ class StageFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Record that the stage ended as planned."""
-        write_whole(self.finished_file, json.dumps(summary, indent=2) + "\n")
+        atomic_write(self.finished_file, json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any]:
         """What `finish` recorded."""
@@ -90,7 +90,7 @@ class StageFolder:
         """Keep the configuration that the stage begins with; one that is there already stays."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
-            write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def _compare(self, config: dict[str, Any]) -> None:
         try:
@@ -130,7 +130,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8."""
     partial = path.with_name(path.name + ".partial")
     try:

@@ -5,9 +5,9 @@ from faulty_server import FaultyServer
 from omegaconf import OmegaConf
 
 from commands import entry
+from emodistill.language_models.budget import Spending
+from emodistill.language_models.client import Endpoint
 from emodistill.language_models.completion import CompletionRequest, Message
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.spending import Spending
 
 
 @pytest.fixture

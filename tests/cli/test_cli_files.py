@@ -9,7 +9,7 @@ from tiny_model import build_tiny_model
 from tiny_runs import files, train_on_other_data
 
 from emodistill.data.schema import SCHEMA, read_episodes, write_episodes
-from emodistill.locks import exclusive
+from emodistill.files import exclusive
 
 
 def test_an_earlier_stage_that_is_missing(place, refused):

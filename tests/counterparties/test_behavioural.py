@@ -4,12 +4,11 @@ import math
 import numpy as np
 import pytest
 
-from emodistill.counterparties.behavioural import TEST_PERSONAS, TRAINING_PERSONAS, BehaviouralCounterparty
-from emodistill.counterparties.lines import Mood, lines
-from emodistill.counterparties.personas import load_persona
+from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS, load_persona
+from emodistill.counterparties.simulation import BehaviouralCounterparty, Mood, lines
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.negotiation.agents import FocalAgent
+from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.offers import parse_offer
@@ -17,7 +16,6 @@ from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import UniformEmotion
 
 ALL = TRAINING_PERSONAS + TEST_PERSONAS
 SCENARIOS = {

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from emodistill.counterparties import calibration
-from emodistill.counterparties.calibration import Calibration, interval, new_negotiations
-from emodistill.counterparties.lookahead import CANDIDATES
+from emodistill.counterparties.calibration import CANDIDATES, Calibration, interval, new_negotiations
+from emodistill.negotiation.agents import FixedEmotion, UniformEmotion
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.selectors import FixedEmotion, UniformEmotion
 
 
 def ended(scenario_id: str, value: float | None) -> Negotiation:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from emodistill.counterparties.behavioural import TEST_PERSONAS, TRAINING_PERSONAS, BehaviouralCounterparty
+from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import Negotiation, Turn
@@ -41,7 +42,7 @@ def test_unknown_or_missing_personas_are_user_errors() -> None:
 
 
 def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emodistill.counterparties.behavioural._REMEMBERED", 3)
+    monkeypatch.setattr("emodistill.counterparties.simulation._REMEMBERED", 3)
     agent = BehaviouralCounterparty(load_perceiver("counterparty"))
     for round in range(8):
         negotiation = Negotiation(Scenario("a", "debt", 20.0, 110.0), 0)

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from emodistill.counterparties.lines import ACTS, MOODS, lines, say
 from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS
+from emodistill.counterparties.simulation import ACTS, MOODS, lines, say
 from emodistill.emotions.perceiver import GOEMOTIONS, load_perceiver
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.offers import parse_offer

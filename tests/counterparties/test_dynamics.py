@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emodistill.counterparties.dynamics import next_position, planned, stages, state, walk_away_chance
 from emodistill.counterparties.personas import (
     TEST_PERSONAS,
     TRAINING_PERSONAS,
@@ -16,6 +15,7 @@ from emodistill.counterparties.personas import (
     grouping,
     load_persona,
 )
+from emodistill.counterparties.simulation import next_position, planned, stages, state, walk_away_chance
 from emodistill.emotions.perceiver import GOEMOTIONS
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import Negotiation, Turn

@@ -7,7 +7,7 @@ from scripted_voices import ScriptedVoice, obedient
 
 from emodistill.counterparties.language_model import LanguageModelCounterparty
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.negotiation.agents import Fault, FocalAgent, Move
+from emodistill.negotiation.agents import Fault, FocalAgent, Move, UniformEmotion
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
@@ -16,7 +16,6 @@ from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
-from emodistill.negotiation.selectors import UniformEmotion
 
 SCHEDULE = CounterpartySchedule(ConcessionSchedule())
 

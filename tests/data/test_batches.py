@@ -6,8 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from emodistill.data.batches import TransitionBatches
-from emodistill.data.transitions import Transitions
+from emodistill.data.transitions import TransitionBatches, Transitions
 from emodistill.errors import UserError
 
 

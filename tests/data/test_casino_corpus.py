@@ -10,7 +10,7 @@ from emodistill.data.casino import corpus as corpus_module
 from emodistill.data.casino.corpus import CasinoCorpus, split_by_pair
 from emodistill.data.casino.episodes import EmotionLabels, episodes_of, shown
 from emodistill.data.casino.reading import read_dialogues
-from emodistill.data.observations import View, situation_of
+from emodistill.data.observations import DialoguePrefix, situation_of
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.prompts import system_words
@@ -88,8 +88,8 @@ def test_points_of_every_accepted_deal_are_those_of_the_file():
 
 def test_before_the_focal_side_speaks_no_time_has_gone():
     second = sides(1)[1]
-    assert situation_of(View(second.scenario, second.turns[:1]))[2] == 0.0
-    assert situation_of(View(second.scenario, second.turns[:3]))[2] == pytest.approx(1 / 15)
+    assert situation_of(DialoguePrefix(second.scenario, second.turns[:1]))[2] == 0.0
+    assert situation_of(DialoguePrefix(second.scenario, second.turns[:3]))[2] == pytest.approx(1 / 15)
 
 
 def test_the_most_frequent_emoticon_counts_and_the_first_of_equals():

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emodistill.data.casino.dialogues import MOST
-from emodistill.data.casino.reading import read_dialogues
+from emodistill.data.casino.reading import MOST, read_dialogues
 from emodistill.errors import UserError
 
 TINY = Path(__file__).parent / "casino_tiny.json"

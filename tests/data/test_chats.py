@@ -4,10 +4,10 @@ import pytest
 from episodes import make_episode
 from tiny_model import build_tokenizer
 
+from emodistill.data.chat_datasets import collate_contexts, collate_judged, judged_chats
 from emodistill.data.chats import ChatEncoder, collate_encoded, encode_chats, encode_contexts
-from emodistill.data.judged_chats import collate_contexts, collate_judged, judged_chats
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.chat_format import ChatFormat
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from emodistill.counterparties.seats import SimulatedSeat
-from emodistill.data import played_corpus as corpus_module
-from emodistill.data.corpus import BundledCorpus
-from emodistill.data.scenario_sources import GeneratedScenarios
+from emodistill.counterparties.specs import SimulatedCounterpartySpec
+from emodistill.data import corpus as corpus_module
+from emodistill.data.corpus import BundledCorpus, GeneratedScenarios
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.prompts import system_words
@@ -18,7 +17,7 @@ GIVEN = {"domains": ["debt"], "episodes_per_scenario": 3, "split_seed": 0}
 
 
 def make(folder, per_domain=10, personas=("vanilla", "threat"), **changes):
-    changes["counterparty"] = SimulatedSeat(personas)
+    changes["counterparty"] = SimulatedCounterpartySpec(personas)
     given = GIVEN | {"vocabulary": "goemotions28", "schedule": ConcessionSchedule()} | changes
     return BundledCorpus(**given, scenarios=GeneratedScenarios(per_domain, 0), folder=str(folder))
 

@@ -5,14 +5,13 @@ from episodes import make_episode
 from tiny_model import build_tiny_model
 from transformers import AutoTokenizer
 
-from emodistill.data.chat_views import ChatSource, JudgedView
+from emodistill.data.chat_datasets import ChatSource, JPODataset, judged_chats
 from emodistill.data.chats import ChatEncoder, encode_contexts
-from emodistill.data.judged_chats import judged_chats
 from emodistill.data.selection import AllTurns
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.named_emotions import Named
-from emodistill.policy.chat import ChatFormat
+from emodistill.negotiation.prompts import Named
+from emodistill.policy.chat_format import ChatFormat
 
 VOCABULARY = load_vocabulary()
 
@@ -97,7 +96,7 @@ def test_turns_without_a_value_stay_without(model):
     """A turn that shows no emotion has no advantage: it must not turn its whole group into not-a-number."""
     advantages = lambda episodes: [[1.0, float("nan")] for _ in episodes]  # noqa: E731
     source = ChatSource(model, "goemotions28", 4096)
-    view = JudgedView(source, AllTurns(), "corpus", 1, 2, 8, advantages, validation_chats=1)
+    view = JPODataset(source, AllTurns(), "corpus", 1, 2, 8, advantages, validation_chats=1)
     view.prepare([make_episode(2), make_episode(2, seed=1)], [make_episode(2, number=5), make_episode(2, number=6)])
     assert view.items[0].group.values == (1.0, None, 1.0, None)
     (batch,) = view.validation_batches()

@@ -7,11 +7,8 @@ import pytest
 import torch
 from episodes import make_episode
 
-from emodistill.data.batches import TransitionBatches
 from emodistill.data.module import NegotiationData
-from emodistill.data.rewards import Reward
-from emodistill.data.transition_view import TransitionView
-from emodistill.data.transitions import Transitions
+from emodistill.data.transitions import Reward, TransitionBatches, TransitionDataset, Transitions
 from emodistill.errors import UserError
 
 
@@ -34,7 +31,7 @@ def corpus(splits=("train", "train", "val", "test")):
 
 
 def make(stored=None, seed=0, batch_size=2, batches=5):
-    view = TransitionView("goemotions28", "full", Reward(1.0, 0.0, 0.0), batch_size, batches)
+    view = TransitionDataset("goemotions28", "full", Reward(1.0, 0.0, 0.0), batch_size, batches)
     data = NegotiationData(stored or corpus(), view, seed)
     data.prepare_data()
     data.setup("fit")
@@ -92,7 +89,7 @@ def test_an_empty_split_is_named(missing):
 def test_splits_go_where_they_belong():
     data = make()
     assert len(data.view.train.action) == 2 * 3 and len(data.view.validation.transitions.action) == 3
-    assert data.transition_facts["vocabulary"] == "goemotions28" and len(data.transition_facts["seen"]) == 28
+    assert data.dataset_stats["vocabulary"] == "goemotions28" and len(data.dataset_stats["seen"]) == 28
 
 
 def test_validation_batches_come_as_they_are_and_draw_nothing():

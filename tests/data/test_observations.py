@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from episodes import make_episode
 
-from emodistill.data.observations import COMPACT, PERCEIVED, SITUATION, Observer, View, observation_dim, situation_of
+from emodistill.data.observations import (
+    COMPACT,
+    PERCEIVED,
+    SITUATION,
+    DialoguePrefix,
+    Observer,
+    observation_dim,
+    situation_of,
+)
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -28,25 +36,25 @@ def observer():
 
 
 def test_situation_by_hand():
-    found = situation_of(View(LESS, TURNS[:4]))
+    found = situation_of(DialoguePrefix(LESS, TURNS[:4]))
     assert found == pytest.approx([0.2, 0.8 - 0.2, 2 / 15, 0.2, 0.8, 0.2, 0.0])
 
 
 def test_a_standstill_is_counted_and_averaged():
-    found = situation_of(View(LESS, TURNS))
+    found = situation_of(DialoguePrefix(LESS, TURNS))
     assert found[0] == 0.0
     assert found[5] == pytest.approx(0.1)  # mean of 0.2 and 0
     assert found[6] == pytest.approx(1 / 15)
 
 
 def test_before_the_first_turn_the_gap_is_whole_and_nothing_is_perceived(observer):
-    row = observer([View(LESS, [])])[0]
+    row = observer([DialoguePrefix(LESS, [])])[0]
     assert row[:SITUATION].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     assert not row[SITUATION:].any()
 
 
 def test_last_own_emotion_is_one_hot_and_perception_is_of_the_last_message(observer):
-    row = observer([View(LESS, TURNS[:2])])[0]
+    row = observer([DialoguePrefix(LESS, TURNS[:2])])[0]
     vocabulary = observer.vocabulary
     own, perceived = row[SITUATION : SITUATION + len(vocabulary)], row[-PERCEIVED:]
     assert own.argmax() == vocabulary.index("anger") and own.sum() == 1
@@ -55,7 +63,7 @@ def test_last_own_emotion_is_one_hot_and_perception_is_of_the_last_message(obser
 
 
 def test_the_same_whatever_the_batch_and_blind_to_the_future(observer):
-    views = [View(LESS, TURNS[:i]) for i in (0, 2, 4)]
+    views = [DialoguePrefix(LESS, TURNS[:i]) for i in (0, 2, 4)]
     together = observer(views)
     alone = np.concatenate([observer([view]) for view in views])
     np.testing.assert_allclose(together, alone, atol=1e-6)
@@ -68,14 +76,16 @@ def test_what_is_seen_does_not_depend_on_the_unit(observer):
         Turn(t.round, t.speaker, t.text, offer=None if t.offer is None else 140 - t.offer, emotion=t.emotion)
         for t in TURNS
     ]
-    np.testing.assert_allclose(observer([View(more, mirrored)]), observer([View(LESS, TURNS)]), atol=1e-6)
+    np.testing.assert_allclose(
+        observer([DialoguePrefix(more, mirrored)]), observer([DialoguePrefix(LESS, TURNS)]), atol=1e-6
+    )
 
 
 def test_widths_are_as_announced():
     perceiver = load_perceiver("judge")
     for name in ("goemotions28", "ekman7"):
         for variant in ("full", "compact"):
-            row = Observer(load_vocabulary(name), perceiver, variant)([View(LESS, [])])
+            row = Observer(load_vocabulary(name), perceiver, variant)([DialoguePrefix(LESS, [])])
             assert row.shape == (1, observation_dim(name, variant))
     assert observation_dim("goemotions28", "compact") == COMPACT == 10
 
@@ -85,12 +95,12 @@ def test_unknown_variant_and_unknown_emotion_are_errors(observer):
         Observer(load_vocabulary(), load_perceiver("judge"), "huge")
     odd = [Turn(1, FOCAL, "x", emotion="greed"), Turn(1, COUNTERPARTY, "y")]
     with pytest.raises(UserError, match="unknown emotion 'greed'"):
-        observer([View(LESS, odd)])
+        observer([DialoguePrefix(LESS, odd)])
 
 
 def test_no_constant_feature_in_a_varied_set_of_views(observer):
     """Defect 14: the published observation has two features that never change."""
     episodes = [make_episode(rounds=4, number=n, seed=n) for n in range(8)]
-    views = [View(e.scenario, e.turns[:i]) for e in episodes for i in range(0, 8, 2)]
+    views = [DialoguePrefix(e.scenario, e.turns[:i]) for e in episodes for i in range(0, 8, 2)]
     varied = observer(views)[:, [0, 1, 2, 3, 4, 5]]
     assert (varied.std(0) > 0).all()

@@ -7,14 +7,13 @@ from tiny_model import build_tokenizer
 from emodistill.data.chats import ChatEncoder
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.negotiation.agents import FocalAgent, Move
+from emodistill.negotiation.agents import FocalAgent, Move, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
-from emodistill.negotiation.selectors import UniformEmotion
-from emodistill.policy.chat import ChatFormat
-from emodistill.policy.speaker import EndpointSpeaker
+from emodistill.policy.agents import EndpointSpeaker
+from emodistill.policy.chat_format import ChatFormat
 
 VOCABULARY = load_vocabulary()
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from episodes import make_episode, make_scenario
 
-from emodistill.data.corpus_file import CorpusFile
+from emodistill.data.corpus import CorpusFile
 from emodistill.data.provenance import Provenance, check_unseen, of_run
 from emodistill.data.schema import write_episodes
 from emodistill.errors import UserError

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from emodistill.data.rewards import Reward
 from emodistill.data.schema import Episode
+from emodistill.data.transitions import Reward
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 

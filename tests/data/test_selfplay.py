@@ -7,9 +7,9 @@ import pytest
 from scripted_voices import ScriptedSource, obedient
 from selfplay_cases import make, seats
 
-from emodistill.counterparties.seats import SimulatedSeat
-from emodistill.data import played_corpus
-from emodistill.data.seats import SpokenSeat
+from emodistill.counterparties.specs import SimulatedCounterpartySpec
+from emodistill.data import corpus as played_corpus
+from emodistill.data.agent_specs import ChatAgentSpec
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule, OpenOffers
@@ -142,7 +142,7 @@ def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_th
     def folders(emotions):
         voice = ScriptedSource(obedient)
         given = [(voice, emotions, "goemotions28", ConcessionSchedule(), Trained(name)) for name in ("one", "two")]
-        return {make(tmp_path, SpokenSeat(*each)).folder for each in given}
+        return {make(tmp_path, ChatAgentSpec(*each)).folder for each in given}
 
     assert len(folders("selector")) == 2 and len(folders("random")) == 1
 
@@ -156,7 +156,7 @@ def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_th
         {"focal": seats(emotions="fixed:joy")[0]},
         {"focal": seats(offers=ConcessionSchedule(reserve=0.4))[0]},
         {"focal": seats(offers=OpenOffers(ConcessionSchedule()))[0]},
-        {"counterparty": SimulatedSeat(["vanilla"])},
+        {"counterparty": SimulatedCounterpartySpec(["vanilla"])},
         {"counterparty": seats(bargains="model")[1]},
         {"counterparty": seats(schedule=CounterpartySchedule(ConcessionSchedule(), noise=0.1))[1]},
         {"counterparty": seats(personas=["a"], sentences={"a": "You are calm."})[1]},

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from selfplay_cases import make, seats
 
+from emodistill.data.corpus import Shard
 from emodistill.data.schema import read_episodes, write_episodes
-from emodistill.data.shards import Shard
 from emodistill.errors import UserError
 
 

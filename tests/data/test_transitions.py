@@ -9,13 +9,11 @@ import torch
 from episodes import make_episode
 
 from emodistill.data.observations import Observer
-from emodistill.data.rewards import Reward
-from emodistill.data.transition_view import TransitionView
-from emodistill.data.transitions import build_transitions
+from emodistill.data.transitions import Reward, TransitionDataset, build_transitions
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.ope import FittedQ, fitted_q_value, importance_sampled_value
+from emodistill.learners.ope import FittedQ, fitted_q_value, importance_sampled_value
 
 WHOLE = make_episode(rounds=4)
 
@@ -78,7 +76,7 @@ def test_an_episode_that_shows_nothing_is_no_transition(observer):
 
 def test_unknown_behaviour_probabilities_leave_fqe_and_say_so(observer, caplog):
     episodes = [muted(make_episode(number=i, seed=i), probability=None) for i in range(6)]
-    view = TransitionView("goemotions28", "full", Reward(), batch_size=4, batches_per_epoch=1)
+    view = TransitionDataset("goemotions28", "full", Reward(), batch_size=4, batches_per_epoch=1)
     with caplog.at_level(logging.WARNING):
         view.prepare(episodes, episodes)
     assert "importance sampling is not available: 18 of the 18 turns" in caplog.text
@@ -90,7 +88,7 @@ def test_unknown_behaviour_probabilities_leave_fqe_and_say_so(observer, caplog):
 
 
 def test_known_probabilities_are_not_warned_about(caplog):
-    view = TransitionView("goemotions28", "full", Reward(), batch_size=4, batches_per_epoch=1)
+    view = TransitionDataset("goemotions28", "full", Reward(), batch_size=4, batches_per_epoch=1)
     with caplog.at_level(logging.WARNING):
         view.prepare([WHOLE], [WHOLE])
     assert not caplog.text

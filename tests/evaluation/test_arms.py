@@ -5,9 +5,9 @@ import pytest
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, draw_anew, parse_arm, parse_arms, selector_of
+from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
-from emodistill.negotiation.selectors import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 
 VOCABULARY = load_vocabulary()
 

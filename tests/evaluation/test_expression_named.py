@@ -12,7 +12,7 @@ from emodistill.data.chats import ChatEncoder, encode_contexts
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.expression import ExpressionTest, figures, speak
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.chat_format import ChatFormat
 
 VOCABULARY = load_vocabulary()
 FURIOUS = "I am furious, this makes me so angry! 20 days."

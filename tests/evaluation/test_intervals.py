@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.interval_coverage import MEANS, coverage, normal
-from emodistill.evaluation.intervals import bootstrap_interval
+from emodistill.evaluation.statistics import bootstrap_interval
 
 RUNS = 300
 

@@ -11,11 +11,17 @@ from test_report import Blank, arm
 
 from benchmarks.interval_coverage import utility
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.exclusions import exclusions
-from emodistill.evaluation.main_table import by_arm, findings_of, main_findings, main_report
-from emodistill.evaluation.report import verdict_rule, verdicts
-from emodistill.evaluation.results import Played
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
+from emodistill.studies.main_table import (
+    analyse_main,
+    by_arm,
+    exclusions,
+    main_report,
+    result_of,
+    verdict_rule,
+    verdicts,
+)
 
 WORDS = (Blank(), load_vocabulary())
 
@@ -46,23 +52,23 @@ def test_an_arm_against_itself_is_seldom_told_apart():
 
 def test_a_planted_winner_is_found_and_turned_round_it_loses():
     rng = np.random.default_rng(1)
-    played = [Played("vanilla#2", drawn(rng, 0.7)), Played("vanilla", drawn(rng, 0.02))]
-    found = main_findings(played, *WORDS, subject="vanilla", rivals=("vanilla#2",))
+    played = [ArmResult("vanilla#2", drawn(rng, 0.7)), ArmResult("vanilla", drawn(rng, 0.02))]
+    found = analyse_main(played, *WORDS, subject="vanilla", rivals=("vanilla#2",))
     rule, line = found.verdicts
     assert verdict_rule("vanilla", ["vanilla#2"]) in rule
     assert line == "debt: vanilla exceeds vanilla#2."
-    lost = main_findings(played, *WORDS, subject="vanilla#2", rivals=("vanilla",)).verdicts[1]
+    lost = analyse_main(played, *WORDS, subject="vanilla#2", rivals=("vanilla",)).verdicts[1]
     assert lost.startswith("debt: vanilla#2 is below vanilla")
 
 
 def test_an_interval_above_0_is_no_verdict_where_p_is_not_below_alpha_after_the_correction():
     better = [0.36, 0.29, 0.35, 0.33, 0.28, 0.36, 0.34, 0.32, 0.29, 0.37, 0.33, 0.31]
-    shifted = [Played("vanilla", arm([0.3] * 12)), Played("iql", arm(better))]
-    alone = main_findings(shifted, *WORDS, subject="iql", rivals=("vanilla",))
+    shifted = [ArmResult("vanilla", arm([0.3] * 12)), ArmResult("iql", arm(better))]
+    alone = analyse_main(shifted, *WORDS, subject="iql", rivals=("vanilla",))
     decided = tables(alone)["comparisons"].rows[0]
     assert decided["low"] > 0 and decided["p_holm"] < 0.05 and decided["verdict"] == "exceeds"
-    others = [Played(f"fixed:{name}", arm(better[::-1])) for name in ("joy", "anger", "fear", "grief", "love")]
-    crowd = main_findings([*others, *shifted], *WORDS, subject="iql", rivals=("vanilla",))
+    others = [ArmResult(f"fixed:{name}", arm(better[::-1])) for name in ("joy", "anger", "fear", "grief", "love")]
+    crowd = analyse_main([*others, *shifted], *WORDS, subject="iql", rivals=("vanilla",))
     undecided = next(row for row in tables(crowd)["comparisons"].rows if row["against"] == "vanilla")
     assert undecided["low"] > 0 and undecided["p_holm"] > 0.05 and undecided["verdict"] == "within noise"
     assert crowd.verdicts[1].startswith("debt: iql is within noise of vanilla")
@@ -73,18 +79,18 @@ def test_all_domains_together_have_a_verdict_of_their_own():
         here = arm(values)
         return [*here, *(replace(e, scenario=replace(e.scenario, domain="student")) for e in here)]
 
-    played = [Played("vanilla", twice([0.3, 0.31] * 5)), Played("iql", twice([0.5, 0.51] * 5))]
-    lines = main_findings(played, *WORDS, subject="iql", rivals=("vanilla",)).verdicts
+    played = [ArmResult("vanilla", twice([0.3, 0.31] * 5)), ArmResult("iql", twice([0.5, 0.51] * 5))]
+    lines = analyse_main(played, *WORDS, subject="iql", rivals=("vanilla",)).verdicts
     assert [line.split(":")[0] for line in lines[1:]] == ["debt", "student", "all domains together"]
 
 
 def test_a_verdict_says_what_the_subject_is_to_each_rival():
     means = {"iql": 0.5, "vanilla": 0.2, "table": 0.21, "sft": 0.5, "emodistill": 0.8}
-    played = [Played(name, arm([mean + 0.01 * (i % 3) for i in range(12)])) for name, mean in means.items()]
+    played = [ArmResult(name, arm([mean + 0.01 * (i % 3) for i in range(12)])) for name, mean in means.items()]
     rivals = ("vanilla", "table", "sft", "emodistill")
-    line = main_findings(played, *WORDS, subject="iql", rivals=rivals).verdicts[1]
+    line = analyse_main(played, *WORDS, subject="iql", rivals=rivals).verdicts[1]
     assert line == "debt: below: iql exceeds vanilla and table, is within noise of sft and is below emodistill."
-    lost = main_findings(played, *WORDS, subject="vanilla", rivals=("iql", "sft")).verdicts[1]
+    lost = analyse_main(played, *WORDS, subject="vanilla", rivals=("iql", "sft")).verdicts[1]
     assert lost == "debt: vanilla is below iql and sft."
 
 
@@ -94,18 +100,18 @@ def test_the_rule_in_words():
 
 
 def test_few_scenarios_are_said():
-    few = [Played(name, arm([value, value + 0.01, value])) for name, value in (("iql", 0.3), ("vanilla", 0.5))]
-    found = main_findings(few, *WORDS, subject="vanilla", rivals=("iql",))
+    few = [ArmResult(name, arm([value, value + 0.01, value])) for name, value in (("iql", 0.3), ("vanilla", 0.5))]
+    found = analyse_main(few, *WORDS, subject="vanilla", rivals=("iql",))
     assert f"(3 scenarios: fewer than the {FEW}" in found.verdicts[1]
     assert "is within noise" in found.verdicts[1]  # three scenarios: p is .25 at the least
     assert "may hold only" in tables(found)["comparisons"].note
-    many = [Played(one.arm, list(one.episodes) + arm([0.4] * 9)[3:]) for one in few]
-    assert "fewer than" not in main_findings(many, *WORDS, subject="vanilla", rivals=("iql",)).verdicts[1]
+    many = [ArmResult(one.arm, list(one.episodes) + arm([0.4] * 9)[3:]) for one in few]
+    assert "fewer than" not in analyse_main(many, *WORDS, subject="vanilla", rivals=("iql",)).verdicts[1]
 
 
 def test_rows_hold_raw_numbers_and_plain_json():
-    played = [Played("vanilla", arm([0.2] * 9 + [None])), Played("emodistill", arm([0.5] * 10))]
-    found = main_findings(played, *WORDS)
+    played = [ArmResult("vanilla", arm([0.2] * 9 + [None])), ArmResult("emodistill", arm([0.5] * 10))]
+    found = analyse_main(played, *WORDS)
     assert found.verdicts == []  # iql was not played
     given = tables(found)
     row = next(row for row in given["arms"].rows if row["arm"] == "vanilla")
@@ -126,44 +132,44 @@ def test_rows_hold_raw_numbers_and_plain_json():
 
 def test_all_domains_together_are_rows_of_their_own():
     elsewhere = [replace(e, scenario=replace(e.scenario, domain="student", id="s")) for e in arm([0.4, 0.6])]
-    report = main_report([Played("iql", arm([0.2, 0.4]) + elsewhere)], *WORDS)
+    report = main_report([ArmResult("iql", arm([0.2, 0.4]) + elsewhere)], *WORDS)
     (row,) = report["overall"]
     assert row["domain"] == "all" and row["episodes"] == 4 and row["scenarios"] == 3
-    assert [row["domain"] for row in findings_of(report, []).tables[0].rows] == ["debt", "student", "all"]
-    assert main_report([Played("iql", arm([0.2]))], *WORDS)["overall"] == []
+    assert [row["domain"] for row in result_of(report, []).tables[0].rows] == ["debt", "student", "all"]
+    assert main_report([ArmResult("iql", arm([0.2]))], *WORDS)["overall"] == []
 
 
 def test_exclusions_give_every_reason():
-    played = [Played("iql", arm([0.2, None, 0.4])), Played("vanilla", arm([0.2, 0.3]), training_seed=1)]
+    played = [ArmResult("iql", arm([0.2, None, 0.4])), ArmResult("vanilla", arm([0.2, 0.3]), training_seed=1)]
     table = exclusions(played)
     found = [(row["arm"], row["training_seed"], row["scenario"], row["why"]) for row in table.rows]
     assert found[0] == ("iql", 0, "debt-001", "invalid: timeout")
     assert found[1][:3] == ("vanilla", 1, "debt-002") and "not played" in found[1][3]
     assert len(found) == 2 and table.note.startswith("2 of 6")
-    assert exclusions([Played("iql", arm([0.2]))]).note == "Nothing was left out."
-    assert "condition" in [column.key for column in exclusions([Played("iql", [], "x")]).columns]
+    assert exclusions([ArmResult("iql", arm([0.2]))]).note == "Nothing was left out."
+    assert "condition" in [column.key for column in exclusions([ArmResult("iql", [], "x")]).columns]
 
 
 def test_training_seeds_are_shown_apart():
-    played = [Played("emodistill", arm([0.1 * i + 0.1 * seed for i in range(5)]), "", seed) for seed in range(3)]
-    given = tables(main_findings([*played, Played("vanilla", arm([0.2] * 5))], *WORDS))
+    played = [ArmResult("emodistill", arm([0.1 * i + 0.1 * seed for i in range(5)]), "", seed) for seed in range(3)]
+    given = tables(analyse_main([*played, ArmResult("vanilla", arm([0.2] * 5))], *WORDS))
     assert [row["training_seed"] for row in given["seeds"].rows] == [0, 1, 2]
     (row,) = given["variance"].rows
     assert (row["arm"], row["seeds"], row["scenarios"]) == ("emodistill", 3, 5)
     assert row["between_seeds"] == pytest.approx(0.1) and row["rest"] == pytest.approx(0, abs=1e-6)
     assert {row["pairs"] for row in given["comparisons"].rows} == {5}  # pairs of seed means, not 15
-    assert "seeds" not in tables(main_findings(played[:1], *WORDS))
+    assert "seeds" not in tables(analyse_main(played[:1], *WORDS))
 
 
 def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
     """The lead is .3, .1 and .2 with the three seeds and the same in every scenario: its spread is that of training."""
     hard = [0.02 * i for i in range(6)]
     played = [
-        Played(name, arm([*(utility + lead for utility in hard), *unpaired]), "", seed)
+        ArmResult(name, arm([*(utility + lead for utility in hard), *unpaired]), "", seed)
         for seed, gap in ((2, 0.2), (0, 0.3), (1, 0.1))
         for name, lead, unpaired in (("emodistill", 0.2 + gap, [0.9]), ("emotion_free", 0.2, [None]))
     ]
-    given = tables(main_findings(played, *WORDS))
+    given = tables(analyse_main(played, *WORDS))
     (row,) = given["seed_differences"].rows
     assert (row["arm"], row["against"], row["each"]) == ("emodistill", "emotion_free", "+0.300, +0.100, +0.200")
     assert row["between_seeds"] == pytest.approx(0.1) and row["between_scenarios"] == pytest.approx(0, abs=1e-6)
@@ -175,11 +181,11 @@ def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
 
 
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():
-    lone = [Played("emodistill", arm([0.5, 0.6]), "", seed) for seed in (0, 1)]
-    assert "seed_differences" not in tables(main_findings(lone, *WORDS))
-    apart = [Played("vanilla", arm([0.5, 0.6]), "", seed) for seed in (2, 3)]
-    assert "seed_differences" not in tables(main_findings([*lone, *apart], *WORDS))
+    lone = [ArmResult("emodistill", arm([0.5, 0.6]), "", seed) for seed in (0, 1)]
+    assert "seed_differences" not in tables(analyse_main(lone, *WORDS))
+    apart = [ArmResult("vanilla", arm([0.5, 0.6]), "", seed) for seed in (2, 3)]
+    assert "seed_differences" not in tables(analyse_main([*lone, *apart], *WORDS))
 
 
 def test_a_condition_is_part_of_the_name_of_an_arm():
-    assert list(by_arm([Played("iql", [], "debt"), Played("iql", [])])) == ["iql, debt", "iql"]
+    assert list(by_arm([ArmResult("iql", [], "debt"), ArmResult("iql", [])])) == ["iql, debt", "iql"]

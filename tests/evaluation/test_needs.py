@@ -8,7 +8,7 @@ import pytest
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
-from emodistill.evaluation.needs import STAGES, commands, is_there, missing_stages, needed_stages, train_missing
+from emodistill.evaluation.stage_graph import STAGES, commands, is_there, missing_stages, needed_stages, train_missing
 
 VOCABULARY = load_vocabulary()
 PARTS = ("adapter_model.safetensors", "adapter_config.json", "emodistill.json")

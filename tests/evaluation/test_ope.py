@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emodistill.data.transitions import TransitionEpisodes, Transitions
-from emodistill.evaluation.ope import FittedQ, fitted_q_value, importance_sampled_value, mean_return
+from emodistill.learners.ope import FittedQ, fitted_q_value, importance_sampled_value, mean_return
 
 DISCOUNT, STATES, ACTIONS = 0.9, 5, 3
 LINEAR = FittedQ(hidden_dims=(), iterations=1500, learning_rate=0.02)

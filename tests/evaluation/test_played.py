@@ -6,22 +6,22 @@ from dataclasses import replace
 import pytest
 from scripted_voices import ScriptedCompleter, ScriptedVoice, obedient
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
 from emodistill.evaluation.results import Cost
 from emodistill.evaluation.runner import Runner
-from emodistill.evaluation.words import Speakers, speaker_of
+from emodistill.evaluation.speakers import Speakers, speaker_of
 from emodistill.language_models.completion import Usage, total
+from emodistill.negotiation.agents import FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
-from emodistill.negotiation.named_emotions import with_name
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
+from emodistill.negotiation.prompts import with_name
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import FixedEmotion
-from emodistill.policy.speaker import VoiceSpeaker
-from emodistill.policy.voices import EndpointVoice
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import EndpointChatBackend
 
 VOCABULARY = load_vocabulary()
 
@@ -54,13 +54,13 @@ def arms(*names):
 
 
 def voiced(script):
-    return lambda words: VoiceSpeaker(ScriptedVoice(script), VOCABULARY)
+    return lambda words: ChatSpeaker(ScriptedVoice(script), VOCABULARY)
 
 
 @pytest.mark.parametrize(("price", "money"), [(0.5, 0.5), (None, None), (0.0, 0.0)])
 def test_an_arm_costs_what_its_endpoint_billed(make, tmp_path, price, money):
     completer = Metered(lambda request: "We insist.", price)
-    runner = make(lambda words: VoiceSpeaker(EndpointVoice(completer), VOCABULARY))
+    runner = make(lambda words: ChatSpeaker(EndpointChatBackend(completer), VOCABULARY))
     first, second = runner.played(arms("endpoint_vanilla", "endpoint_iql"))
     for played in (first, second):
         asked = sum(len(episode.focal_turns) for episode in played.episodes)
@@ -121,7 +121,7 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
 
 def test_who_cannot_name_an_emotion_is_not_asked_to():
     (named, told) = arms("named+base", "iql+jpo_joint")
-    voice = VoiceSpeaker(ScriptedVoice(obedient), VOCABULARY)
+    voice = ChatSpeaker(ScriptedVoice(obedient), VOCABULARY)
     assert speaker_of(told, voice) is voice and speaker_of(named, voice).emotions == "named"
     assert speaker_of(named, voice).voice is voice.voice
     with pytest.raises(UserError, match="no language model that could name an emotion"):

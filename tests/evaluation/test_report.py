@@ -8,8 +8,8 @@ import pytest
 from episodes import make_episode
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.intervals import bootstrap_interval
-from emodistill.evaluation.report import build_report, plain, verdicts
+from emodistill.evaluation.statistics import bootstrap_interval
+from emodistill.studies.main_table import build_report, plain, verdicts
 
 
 class Blank:

@@ -2,18 +2,18 @@
 
 import pytest
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty
 from emodistill.counterparties.personas import TRAINING_PERSONAS
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.data.schema import read_episodes
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
 from emodistill.evaluation.runner import Runner, first_of_each_domain
+from emodistill.negotiation.agents import FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import FixedEmotion
 
 VOCABULARY = load_vocabulary()
 

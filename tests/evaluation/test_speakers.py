@@ -3,19 +3,18 @@
 import pytest
 from scripted_voices import ScriptedCompleter, ScriptedVoice
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty
+from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
 from emodistill.evaluation.runner import Runner
-from emodistill.evaluation.words import Speakers
-from emodistill.negotiation.agents import Fault
+from emodistill.evaluation.speakers import Speakers
+from emodistill.negotiation.agents import Fault, FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import FixedEmotion
-from emodistill.policy.voice_sources import EndpointModel
+from emodistill.policy.chat_backends import EndpointModel
 
 VOCABULARY = load_vocabulary()
 

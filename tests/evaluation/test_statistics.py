@@ -73,7 +73,7 @@ def test_one_scenario_decides_nothing_and_no_pair_is_nan():
 
 def test_sign_flips_against_all_patterns_by_hand():
     differences = np.array([0.3, 0.2, -0.1, 0.4])
-    patterns = [np.dot(signs, differences) for signs in itertools.product((-1, 1), repeat=4)]
+    patterns = [np.dot(detect_injection, differences) for detect_injection in itertools.product((-1, 1), repeat=4)]
     exact = np.mean([abs(total) >= differences.sum() - 1e-12 for total in patterns])
     assert sign_flip_p(differences) == pytest.approx(exact, abs=0.02)
     assert sign_flip_p(np.zeros(5)) == 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.interval_coverage import seed_spread
-from emodistill.evaluation.variance import components, crossed
+from emodistill.evaluation.statistics import components, crossed
 
 
 def test_known_components_are_found():

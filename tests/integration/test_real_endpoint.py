@@ -3,11 +3,9 @@
 import pytest
 from faulty_server import FaultyServer
 
+from emodistill.language_models.client import Endpoint, RetryPolicy, Traffic
 from emodistill.language_models.completion import CompletionRequest, Failure, Message, Reply
-from emodistill.language_models.endpoint import Endpoint
 from emodistill.language_models.local import load_tokenizer
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.traffic import Traffic
 
 SCHEMA = {
     "type": "object",

@@ -4,13 +4,11 @@ import json
 import re
 import sys
 
-from emodistill.judges.language_model import LanguageModelJudge
 from emodistill.judges.ledger import Ledger, LedgerJudge
-from emodistill.judges.probed import ProbedJudge
+from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.request import JudgeRequest
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.traffic import Timeouts, Traffic
+from emodistill.judges.sentinel import SentinelJudge
+from emodistill.language_models.client import Endpoint, RetryPolicy, Timeouts, Traffic
 from emodistill.negotiation.generator import generate_scenarios
 
 
@@ -37,6 +35,6 @@ def judge_at(base_url, concurrency=32):
 
 if __name__ == "__main__":
     with Ledger(sys.argv[2]) as opened:
-        judging = LedgerJudge(ProbedJudge(judge_at(sys.argv[1], concurrency=4)), opened)
+        judging = LedgerJudge(SentinelJudge(judge_at(sys.argv[1], concurrency=4)), opened)
         print("ready", flush=True)
         judging.scores(cases(int(sys.argv[3])))

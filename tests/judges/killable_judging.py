@@ -11,8 +11,8 @@ import time
 
 from emodistill.judges.examples import probes
 from emodistill.judges.ledger import Ledger, LedgerJudge
-from emodistill.judges.probed import ProbedJudge
 from emodistill.judges.request import Judgement, JudgeRequest
+from emodistill.judges.sentinel import SentinelJudge
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.scenarios import Scenario
 
@@ -59,7 +59,7 @@ class SlowJudge:
 
 
 def judge_with(diary, every=None):
-    return SlowJudge(diary) if every is None else ProbedJudge(SlowJudge(diary), every)
+    return SlowJudge(diary) if every is None else SentinelJudge(SlowJudge(diary), every)
 
 
 if __name__ == "__main__":

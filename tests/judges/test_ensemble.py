@@ -7,7 +7,7 @@ from answering import BILL, Answering
 
 from emodistill.errors import UserError
 from emodistill.judges.ensemble import EnsembleJudge
-from emodistill.judges.language_model import LanguageModelJudge
+from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.request import Judgement
 
 

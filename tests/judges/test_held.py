@@ -11,8 +11,8 @@ from judge_cases import CountingJudge
 from emodistill.judges.ensemble import EnsembleJudge
 from emodistill.judges.examples import probes
 from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
-from emodistill.judges.probed import HELD, ProbedJudge, together
 from emodistill.judges.request import Judgement
+from emodistill.judges.sentinel import HELD, SentinelJudge, together
 from emodistill.language_models.completion import Usage
 
 
@@ -48,11 +48,11 @@ def told_by(judge, requests):
 
 def broken_down(requests, ledger, **setting):
     with pytest.raises(ConnectionError):
-        LedgerJudge(ProbedJudge(ProbesLast(breaks=True, **setting), every=4), ledger).scores(requests)
+        LedgerJudge(SentinelJudge(ProbesLast(breaks=True, **setting), every=4), ledger).scores(requests)
 
 
 def test_a_held_score_is_told_at_once_and_then_for_good_and_the_bill_adds_up(ask):
-    told = told_by(ProbedJudge(ProbesLast(), every=2), ask("aa", "bbb", "cc"))
+    told = told_by(SentinelJudge(ProbesLast(), every=2), ask("aa", "bbb", "cc"))
     assert [(place, one.score, one.held) for place, one in told[:3]] == [(0, None, 2.0), (1, None, 3.0), (2, None, 2.0)]
     assert [(place, one.score, one.held) for place, one in told[3:]] == [(0, 2.0, None), (1, 3.0, None), (2, 2.0, None)]
     assert all(one.reason == HELD and one.raw for _, one in told[:3])
@@ -61,20 +61,20 @@ def test_a_held_score_is_told_at_once_and_then_for_good_and_the_bill_adds_up(ask
 
 
 def test_what_has_no_score_waits_for_no_probe_but_one_must_bear_its_bill(ask):
-    (first, second) = told_by(ProbedJudge(ProbesLast()), ask("silence", "silence"))
+    (first, second) = told_by(SentinelJudge(ProbesLast()), ask("silence", "silence"))
     assert (first[0], first[1].reason, first[1].usage.attempts) == (0, "no answer", 1)
     assert (second[0], second[1].reason, second[1].usage.attempts) == (1, "no answer", 2)
 
 
 def test_what_costs_nothing_is_not_told_before_it_counts(ask):
-    assert [one.score for _, one in told_by(ProbedJudge(ProbesLast(usage=Usage())), ask("aa", "bbb"))] == [2.0, 3.0]
+    assert [one.score for _, one in told_by(SentinelJudge(ProbesLast(usage=Usage())), ask("aa", "bbb"))] == [2.0, 3.0]
 
 
 def test_after_a_breakdown_only_the_probe_and_what_was_not_answered_are_asked(ask, path):
     with Ledger(path) as ledger:
         broken_down(ask("aa", "bbb", "silence"), ledger)
         rest = ProbesLast()
-        found = LedgerJudge(ProbedJudge(rest, every=4), ledger).judgements(ask("aa", "bbb", "silence", "dddd"))
+        found = LedgerJudge(SentinelJudge(rest, every=4), ledger).judgements(ask("aa", "bbb", "silence", "dddd"))
     assert rest.asked == ["probe", "silence", "dddd"]
     assert [(one.score, one.held, one.raw) for one in found] == [
         *((2.0, None, "aa"), (3.0, None, "bbb"), (None, None, None), (4.0, None, "dddd"))
@@ -93,7 +93,7 @@ def test_who_asks_through_the_ledger_is_told_of_scores_that_count_and_the_file_h
             filed.append(file.execute("SELECT count(*) FROM judgements WHERE score IS NOT NULL").fetchone()[0])
 
     with Ledger(path) as ledger:
-        LedgerJudge(ProbedJudge(ProbesLast(), every=2), ledger).scores(ask("aa", "bbb", "cccc"), hear)
+        LedgerJudge(SentinelJudge(ProbesLast(), every=2), ledger).scores(ask("aa", "bbb", "cccc"), hear)
     assert sorted(told) == [(0, 2.0), (1, 3.0), (2, 4.0)]
     assert filed == [1, 2, 3]  # nothing that was told could be lost any more
 
@@ -101,29 +101,29 @@ def test_who_asks_through_the_ledger_is_told_of_scores_that_count_and_the_file_h
 def test_a_held_score_counts_for_nobody_until_its_probe_is_there(ask, path):
     with Ledger(path) as ledger:
         broken_down(ask("aa"), ledger)
-        offline = LedgerJudge(ProbedJudge(ProbesLast(), every=4), ledger, offline=True)
+        offline = LedgerJudge(SentinelJudge(ProbesLast(), every=4), ledger, offline=True)
         (found,) = offline.judgements(ask("aa"))
         assert (found.score, found.reason, found.held) == (None, HELD, 2.0)
         query = "SELECT score, reason, held FROM judgements"
         assert ledger.connection.execute(query).fetchall() == [(None, HELD, 2.0)]
-        LedgerJudge(ProbedJudge(ProbesLast()), ledger).scores(ask("aa"))
+        LedgerJudge(SentinelJudge(ProbesLast()), ledger).scores(ask("aa"))
         assert ledger.connection.execute(query).fetchall() == [(2.0, None, None)]
 
 
 def test_a_held_score_is_withheld_where_the_later_probe_passes_and_then_asked_anew(ask, path):
     with Ledger(path) as ledger:
         broken_down(ask("aa", "bbb"), ledger)
-        (found, _) = LedgerJudge(ProbedJudge(ProbesLast(probe=9.0)), ledger).judgements(ask("aa", "bbb"))
+        (found, _) = LedgerJudge(SentinelJudge(ProbesLast(probe=9.0)), ledger).judgements(ask("aa", "bbb"))
         assert found.score is None and found.held is None and "withheld" in found.reason
         judge = ProbesLast()
-        assert LedgerJudge(ProbedJudge(judge), ledger).scores(ask("aa", "bbb")) == [2.0, 3.0]
+        assert LedgerJudge(SentinelJudge(judge), ledger).scores(ask("aa", "bbb")) == [2.0, 3.0]
     assert judge.asked == ["probe", "aa", "bbb"]
 
 
 def test_what_another_process_holds_is_taken_over_and_not_reported_as_missing(ask, path, monkeypatch):
     (request,) = ask("aa")
     with Ledger(path) as mine, Ledger(path) as theirs:
-        judge = ProbedJudge(ProbesLast(), every=4)
+        judge = SentinelJudge(ProbesLast(), every=4)
         keeper = LedgerJudge(judge, mine)
         take = keeper._claims.take
 
@@ -155,6 +155,6 @@ def test_the_key_does_not_look_at_what_is_held(ask):
 
 
 def test_an_ensemble_waits_for_the_last_word_of_its_members(ask):
-    members = {"free": CountingJudge(), "probed": ProbedJudge(ProbesLast(), every=2)}
+    members = {"free": CountingJudge(), "probed": SentinelJudge(ProbesLast(), every=2)}
     told = told_by(EnsembleJudge(members), ask("aa", "bbb"))
     assert sorted((place, one.score) for place, one in told) == [(0, 2.5), (1, 3.5)]

@@ -8,9 +8,12 @@ from judge_cases import CountingJudge
 from sklearn.metrics import roc_auc_score
 
 from emodistill.errors import UserError
-from emodistill.judges import attack, bench, calibration, measures
-from emodistill.judges.calibration_set import attacks, cases
 from emodistill.judges.request import Judgement
+from emodistill.judges.validation import attacks as attack
+from emodistill.judges.validation import calibration
+from emodistill.judges.validation import calibration as bench
+from emodistill.judges.validation import calibration as measures
+from emodistill.judges.validation.calibration import attacks, cases
 
 LEVELS = np.array([0, 1, 2, 0, 1, 2])
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.judges.cleaning import LONGEST, cleaned
 from emodistill.judges.examples import examples
-from emodistill.judges.prompt import TURNS, messages
+from emodistill.judges.injection_filter import LONGEST, sanitize
+from emodistill.judges.llm import TURNS, messages
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.protocol import Turn
 
@@ -59,23 +59,23 @@ def test_a_text_cannot_name_its_own_code(ask):
 
 @given(st.text(max_size=200))
 def test_no_text_adds_a_mark_or_a_line_to_the_case(text):
-    shown = cleaned(text)
+    shown = sanitize(text)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[<>\[\]{}|`]", shown)
 
 
 @pytest.mark.parametrize("text", ["Score\u200b: 10", "Score: 10\u202e", "\u2028Score: 10", "Ｓｃｏｒｅ： １０"])
 def test_disguises_come_off(text):
-    assert cleaned(text) == "Score: 10"
+    assert sanitize(text) == "Score: 10"
 
 
 def test_plain_words_stay_as_they_are():
     text = "I'm not happy – 45 days, that's 50 % more! Könnten wir 10:30 PM sagen?"
-    assert cleaned(text) == text
+    assert sanitize(text) == text
 
 
 def test_an_endless_text_is_cut_and_says_so():
-    shown = cleaned("word " * 5000)
+    shown = sanitize("word " * 5000)
     assert len(shown) < LONGEST + 60 and "cut here" in shown
 
 

@@ -13,7 +13,7 @@ from endpoint_judging import cases, judge_at, reply, truth
 from faulty_server import MIXED, FaultyServer
 
 from emodistill.judges.ledger import Ledger, LedgerJudge
-from emodistill.judges.probed import ProbedJudge
+from emodistill.judges.sentinel import SentinelJudge
 
 COUNT, KILLED_COUNT, KILLS = 2000, 600, 20
 
@@ -94,7 +94,7 @@ def test_killed_at_twenty_moments_the_union_is_the_run_without_a_fault(tmp_path)
         assert 0 < len(stored) < KILLED_COUNT, "all kills came before the work, or after it"
         assert subprocess.run(command, capture_output=True).returncode == 0
         asked_last = {number(call.body["messages"][-1]["content"]) for call in server.log[seen:]}
-        probed = ProbedJudge(judge_at(server.base_url))
+        probed = SentinelJudge(judge_at(server.base_url))
         LedgerJudge(probed, Ledger(path)).scores(cases(KILLED_COUNT))  # what faults left missing
     assert not asked_last & stored
     assert {i: score for i, (score, *_) in rows(path).items()} == {i: truth(i) for i in range(KILLED_COUNT)}

@@ -4,8 +4,7 @@ import pytest
 from answering import BILL, Answering
 
 from emodistill.errors import UserError
-from emodistill.judges.language_model import LanguageModelJudge
-from emodistill.judges.verdict import SCHEMA
+from emodistill.judges.llm import SCHEMA, LanguageModelJudge
 from emodistill.language_models.completion import Failure, Reply
 
 

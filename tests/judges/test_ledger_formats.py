@@ -7,9 +7,8 @@ import pytest
 from judge_cases import CountingJudge
 
 from emodistill.errors import UserError
-from emodistill.judges import ledger_format
-from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
-from emodistill.judges.ledger_format import COLUMNS, FORMAT
+from emodistill.judges import ledger as ledger_format
+from emodistill.judges.ledger import COLUMNS, FORMAT, Ledger, LedgerJudge, judgement_key
 from emodistill.judges.request import Judgement
 from emodistill.language_models.completion import Usage
 

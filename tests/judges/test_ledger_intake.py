@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from judge_cases import CountingJudge
 
-from emodistill.judges import intake
+from emodistill.judges import ledger as intake
 from emodistill.judges.ledger import Ledger, LedgerJudge
 from emodistill.judges.request import Judgement
 from emodistill.language_models.completion import Usage

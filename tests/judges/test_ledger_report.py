@@ -11,12 +11,9 @@ import pytest
 from judge_cases import CountingJudge
 
 from emodistill.errors import UserError
-from emodistill.judges import __main__ as command
-from emodistill.judges.ledger import Ledger, LedgerJudge
-from emodistill.judges.ledger_export import SCHEMA, export
-from emodistill.judges.ledger_figures import BINS, MOST_DAYS, failures, judge_figures
-from emodistill.judges.ledger_format import COLUMNS
-from emodistill.judges.ledger_tables import bars
+from emodistill.judges import ledger_report as command
+from emodistill.judges.ledger import COLUMNS, Ledger, LedgerJudge
+from emodistill.judges.ledger_report import BINS, MOST_DAYS, SCHEMA, bars, export, failures, judge_statistics
 from emodistill.judges.request import Judgement, JudgeRequest
 from emodistill.language_models.completion import Usage
 
@@ -55,7 +52,7 @@ def run(*arguments):
 
 
 def figures(ledger, version="1"):
-    return next(one for one in judge_figures(ledger) if one.version == version)
+    return next(one for one in judge_statistics(ledger) if one.version == version)
 
 
 def test_the_figures_are_those_of_the_rows(ledger):
@@ -81,7 +78,7 @@ def test_domain_and_emotion_are_told_apart(ledger, requests):
 
 def test_versions_and_judges_are_not_mixed(ledger):
     assert figures(ledger, "2").spread().mean == 9.0
-    assert judge_figures(ledger, "nobody") == [] and len(judge_figures(ledger, "paid")) == 2
+    assert judge_statistics(ledger, "nobody") == [] and len(judge_statistics(ledger, "paid")) == 2
 
 
 def test_reasons_that_differ_in_a_number_count_as_one(ledger):
@@ -98,7 +95,7 @@ def test_drift_is_by_day_or_else_by_quarter(ledger, path, scenario, days, period
         ledger.connection.execute(
             "UPDATE judgements SET judged_at = ? WHERE judge = 'daily' AND utterance = ?", (moment, request.utterance)
         )
-    (judge,) = judge_figures(ledger, "daily")
+    (judge,) = judge_statistics(ledger, "daily")
     assert len(judge.periods) == periods
     assert sum(period.spread.scored for period in judge.periods) == len(requests)
     assert judge.periods[0].spread.mean == 5.0 and judge.periods[-1].spread.mean == 6.0

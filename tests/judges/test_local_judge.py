@@ -6,7 +6,7 @@ import pytest
 from tiny_model import build_tiny_model
 
 from emodistill.errors import UserError
-from emodistill.judges import few_shot
+from emodistill.judges import local as few_shot
 from emodistill.judges.examples import examples
 from emodistill.judges.local import LocalModelJudge
 from emodistill.language_models.embedded import cache_dir

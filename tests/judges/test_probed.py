@@ -8,9 +8,9 @@ from judge_cases import CountingJudge
 
 from emodistill.errors import UserError
 from emodistill.judges.examples import probes
-from emodistill.judges.language_model import LanguageModelJudge
-from emodistill.judges.probed import ProbedJudge, together
+from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.request import Judgement
+from emodistill.judges.sentinel import SentinelJudge, together
 from emodistill.language_models.completion import Usage
 
 
@@ -38,7 +38,7 @@ class Fooled:
 
 def test_probes_are_mixed_in_and_taken_out_again(ask):
     judge = Fooled()
-    judged = ProbedJudge(judge, every=2).judge(ask("a", "b", "c", "d", "e"))
+    judged = SentinelJudge(judge, every=2).judge(ask("a", "b", "c", "d", "e"))
     assert [judgement.score for judgement in judged] == [8.0] * 5
     (asked,) = judge.batches
     assert [text in probes() for text in asked] == [True, False, False, True, False, False, True, False]
@@ -48,20 +48,22 @@ def test_probes_are_mixed_in_and_taken_out_again(ask):
 def test_a_batch_whose_probe_passes_is_withheld_and_no_other(ask):
     fine = ask("a", "b", "c", "d")
     fooled = [replace(r, history=(replace(r.history[0], text="abracadabra"), *r.history[1:])) for r in fine[2:]]
-    judged = ProbedJudge(Fooled(), every=2).judge([*fine[:2], *fooled])
+    judged = SentinelJudge(Fooled(), every=2).judge([*fine[:2], *fooled])
     assert [judgement.score for judgement in judged] == [8.0, 8.0, None, None]
     assert all("withheld" in judgement.reason and "got 9" in judgement.reason for judgement in judged[2:])
 
 
 @pytest.mark.parametrize(("score", "withheld"), [(4.0, False), (4.1, True), (None, False)])
 def test_the_limit_decides_and_an_unanswered_probe_withholds_nothing(ask, score, withheld):
-    (judgement,) = ProbedJudge(Fooled(score), limit=4.0).judge(ask("a"))
+    (judgement,) = SentinelJudge(Fooled(score), limit=4.0).judge(ask("a"))
     assert (judgement.score is None) == withheld
 
 
 def test_everything_is_told_once_for_good_and_the_bill_is_whole(ask):
     told = []
-    judged = ProbedJudge(Fooled(), every=2).judge(ask("a", "b", "c"), lambda place, given: told.append((place, given)))
+    judged = SentinelJudge(Fooled(), every=2).judge(
+        ask("a", "b", "c"), lambda place, given: told.append((place, given))
+    )
     final = [(place, given) for place, given in told if given.held is None]
     assert sorted(place for place, _ in final) == [0, 1, 2]
     assert all(replace(judged[place], usage=given.usage) == given for place, given in final)
@@ -74,19 +76,19 @@ def test_everything_is_told_once_for_good_and_the_bill_is_whole(ask):
 def test_a_judge_that_announces_nothing_is_heard_too(ask):
     counting = CountingJudge()
     counting.judge = lambda requests, on_judgement=None: [Judgement(2.0) for _ in requests]
-    assert [judgement.score for judgement in ProbedJudge(counting).judge(ask("a", "b"))] == [2.0, 2.0]
-    assert ProbedJudge(counting).judge([]) == []
+    assert [judgement.score for judgement in SentinelJudge(counting).judge(ask("a", "b"))] == [2.0, 2.0]
+    assert SentinelJudge(counting).judge([]) == []
 
 
 def test_a_server_that_likes_everything_is_found_out(ask):
-    judge = ProbedJudge(LanguageModelJudge(Answering(lambda content: '{"score": 9}')))
+    judge = SentinelJudge(LanguageModelJudge(Answering(lambda content: '{"score": 9}')))
     judged = judge.judge(ask("I can do 45 days.", "Fine by me."))
     assert all(judgement.score is None and judgement.raw == '{"score": 9}' for judgement in judged)
 
 
 def test_the_version_tells_probed_from_unprobed():
     judge = Fooled()
-    assert len({judge.version, ProbedJudge(judge).version, ProbedJudge(judge, limit=3.0).version}) == 3
+    assert len({judge.version, SentinelJudge(judge).version, SentinelJudge(judge, limit=3.0).version}) == 3
 
 
 def test_costs_add_up_where_they_are_known():
@@ -99,4 +101,4 @@ def test_costs_add_up_where_they_are_known():
 @pytest.mark.parametrize("setting", [{"every": 0}, {"limit": 0.5}, {"limit": 10.5}])
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match="probes"):
-        ProbedJudge(Fooled(), **setting)
+        SentinelJudge(Fooled(), **setting)

@@ -4,7 +4,7 @@ import pytest
 from judge_cases import ANGRY, GOOD
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.judges.wording import freshness, length, slips
+from emodistill.judges.rubric import freshness, length, slips
 from emodistill.negotiation.protocol import Turn
 
 

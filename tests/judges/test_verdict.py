@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.judges.verdict import SCHEMA, Malformed, read_verdict
+from emodistill.judges.llm import SCHEMA, Malformed, read_verdict
 
 
 @pytest.mark.parametrize(

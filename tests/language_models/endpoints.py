@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from emodistill.language_models.accounts import Tally, read_tallies
+from emodistill.language_models.budget import UsageTotals, read_tallies
+from emodistill.language_models.client import Endpoint, RetryPolicy, Timeouts, Traffic
 from emodistill.language_models.completion import CompletionRequest, Message
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.traffic import Timeouts, Traffic
 
 QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
 PRICE = {"input": 1.0, "output": 1000.0}
@@ -29,4 +27,4 @@ def words(body):
 
 def total(path):
     """What an account file adds up to."""
-    return sum(read_tallies(Path(path)).values(), Tally())
+    return sum(read_tallies(Path(path)).values(), UsageTotals())

@@ -10,15 +10,14 @@ from endpoints import ask, endpoint, total
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.accounts import Reservation, Tally
-from emodistill.language_models.spending import Spending
+from emodistill.language_models.budget import Reservation, Spending, UsageTotals
 
 
 def _spend(path, count):
     spending = Spending(path)
     for _ in range(count):
         assert spending.reserve(Reservation(5, 0.5))
-        spending.settle("m", Reservation(5, 0.5), Tally(1, 2, 3, 0.25))
+        spending.settle("m", Reservation(5, 0.5), UsageTotals(1, 2, 3, 0.25))
 
 
 def test_processes_and_threads_share_a_file_and_lose_nothing(file):
@@ -29,7 +28,7 @@ def test_processes_and_threads_share_a_file_and_lose_nothing(file):
         worker.start()
     for worker in workers:
         worker.join()
-    assert total(file) == Tally(400, 800, 1200, 100.0)
+    assert total(file) == UsageTotals(400, 800, 1200, 100.0)
 
 
 def test_a_damaged_file_is_named(file):
@@ -56,7 +55,7 @@ def test_a_deleted_file_begins_from_nothing(file):
 
 def test_a_copy_put_back_counts_whatever_was_read_meanwhile(file):
     _spend(file, 3)
-    mine, other = Path(file).read_bytes(), json.dumps({"m": vars(Tally(calls=90))})
+    mine, other = Path(file).read_bytes(), json.dumps({"m": vars(UsageTotals(calls=90))})
     Path(file).write_text(other, encoding="utf-8")
     assert Spending(file).of("m").calls == 90
     Path(file).write_bytes(mine)
@@ -67,7 +66,7 @@ def test_a_copy_put_back_counts_whatever_was_read_meanwhile(file):
 def test_the_file_holds_sums_by_endpoint_and_nothing_else(file):
     _spend(file, 1)
     held = json.loads(Path(file).read_text(encoding="utf-8"))
-    assert held == {"m": {**vars(Tally(1, 2, 3, 0.25))}}
+    assert held == {"m": {**vars(UsageTotals(1, 2, 3, 0.25))}}
     assert [path.name for path in Path(file).parent.iterdir()] == ["spending.json"]
 
 
@@ -76,6 +75,6 @@ def test_a_text_that_becomes_shorter_leaves_nothing_behind(file):
     spending = Spending(file)
     for cost in (0.1, 0.2, 0.1):
         assert spending.reserve(Reservation(0, 0.0))
-        spending.settle("m", Reservation(0, 0.0), Tally(1, cost=cost))
+        spending.settle("m", Reservation(0, 0.0), UsageTotals(1, cost=cost))
         assert Spending(file).of("m").cost == spending.of("m").cost
     assert total(file).calls == 3

@@ -7,9 +7,7 @@ from endpoints import ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.breaker import CircuitBreaker
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.traffic import Traffic
+from emodistill.language_models.client import CircuitBreaker, RetryPolicy, Traffic
 
 ONE_AT_A_TIME = {"traffic": Traffic(1), "retries": RetryPolicy(max_retries=0)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_model import random_ids, random_llama
 
-from emodistill.language_models.continuation import next_logits, read_prefix
+from emodistill.language_models.prefix_scoring import next_logits, read_prefix
 
 CHOICES = [5, 9, 300]
 

@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emodistill.errors import UserError
+from emodistill.language_models.client import (
+    LONGEST_QUOTE,
+    Dialect,
+    RetryPolicy,
+    most_tokens,
+    read_refusal,
+    read_reply,
+    words_of,
+)
 from emodistill.language_models.completion import CompletionRequest, Message, Reply
-from emodistill.language_models.dialect import Dialect, most_tokens
-from emodistill.language_models.replies import LONGEST_QUOTE, read_refusal, read_reply, words_of
-from emodistill.language_models.retries import RetryPolicy
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 WHOLE = {

@@ -11,10 +11,8 @@ from faulty_replies import LOST
 from faulty_server import MIXED, FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models.client import Endpoint, Timeouts, Traffic, retried
 from emodistill.language_models.completion import Completer, Failure, Reply
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.retries import retried
-from emodistill.language_models.traffic import Timeouts, Traffic
 
 PRICE = {"input": 1.0, "output": 2.0}
 RETRIED = [fault for fault in MIXED if fault[:3].isdigit() and retried(int(fault[:3]))] + ["hang", "reset"]

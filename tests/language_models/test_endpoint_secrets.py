@@ -10,9 +10,9 @@ from endpoints import ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models.budget import Spending
+from emodistill.language_models.client import RetryPolicy
 from emodistill.language_models.completion import Failure
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.spending import Spending
 
 KEY = "sk-9f3c27d1e8b64a05"
 ONCE = RetryPolicy(max_retries=0)

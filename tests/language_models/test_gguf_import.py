@@ -12,8 +12,7 @@ from tiny_gguf import write_gguf
 from tiny_model import build_tokenizer
 from transformers import AutoModelForCausalLM
 
-from emodistill.language_models.embedded import SMOLLM2, embedded_model
-from emodistill.language_models.gguf_import import import_gguf
+from emodistill.language_models.embedded import SMOLLM2, embedded_model, import_gguf
 from emodistill.language_models.local import load_model, load_tokenizer
 
 

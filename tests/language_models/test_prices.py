@@ -5,9 +5,8 @@ import math
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.language_models.endpoint import Endpoint
-from emodistill.language_models.prices import Price, currency, price_of
-from emodistill.language_models.spending import Spending
+from emodistill.language_models.budget import Price, Spending, currency, price_of
+from emodistill.language_models.client import Endpoint
 
 
 def test_money_cannot_be_budgeted_without_a_price():

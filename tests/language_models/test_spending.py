@@ -8,10 +8,9 @@ from endpoints import PRICE, ask, endpoint, total, words
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.accounts import Tally
+from emodistill.language_models.budget import Spending, UsageTotals, billed
+from emodistill.language_models.client import Traffic
 from emodistill.language_models.completion import Failure, Reply
-from emodistill.language_models.spending import Spending, billed
-from emodistill.language_models.traffic import Traffic
 
 
 @pytest.mark.parametrize("budget", [{"max_tokens": 1000}, {"max_cost": 0.5}])
@@ -75,7 +74,7 @@ def test_a_call_that_was_turned_away_costs_nothing(file):
         endpoint(server, spending=Spending(file), traffic=Traffic(1)) as client,
     ):
         client.complete([ask(f"{number}") for number in range(3)])
-    assert total(file) == Tally(calls=3)
+    assert total(file) == UsageTotals(calls=3)
 
 
 def test_an_abandoned_call_is_counted_as_one_without_a_bill(file):

@@ -9,9 +9,8 @@ from endpoints import ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models.client import Bucket, RetryPolicy, Timeouts, Traffic
 from emodistill.language_models.completion import Reply
-from emodistill.language_models.retries import RetryPolicy
-from emodistill.language_models.traffic import Bucket, Timeouts, Traffic
 
 ONCE = RetryPolicy(max_retries=0)
 

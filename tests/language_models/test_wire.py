@@ -11,8 +11,8 @@ from endpoints import ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models.client import RetryPolicy
 from emodistill.language_models.completion import Failure, Reply
-from emodistill.language_models.retries import RetryPolicy
 
 ONCE = RetryPolicy(max_retries=0)
 WHOLE = json.dumps({"choices": [{"message": {"content": "hello"}}]}).encode()

@@ -5,7 +5,7 @@ import json
 import gguf
 from tiny_model import CHATML, build_tokenizer, random_llama
 
-from emodistill.language_models.gguf_import import LAYER_NAMES, TOP_NAMES
+from emodistill.language_models.embedded import LAYER_NAMES, TOP_NAMES
 
 
 def write_gguf(path, quantisation, pre="smollm"):

@@ -3,10 +3,10 @@ import torch
 from chat_training import LORA, make_encoder, make_episodes, policy_settings
 from tiny_model import build_tiny_model
 
+from emodistill.data.chat_datasets import judged_chats
 from emodistill.data.chats import encode_chats, encode_contexts
-from emodistill.data.judged_chats import judged_chats
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.rollout_sampler import RolloutSampler
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.generation import RolloutSampler
 
 
 @pytest.fixture(scope="session")

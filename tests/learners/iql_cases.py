@@ -67,7 +67,7 @@ class Data(L.LightningDataModule):
         self.batches, self.changes = [make_batch(seed=seed) for seed in range(batches)], changes
 
     def setup(self, stage):
-        self.transition_facts = {**FACTS, **self.changes}
+        self.dataset_stats = {**FACTS, **self.changes}
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.learners.advantages import LIMIT, group_advantages
+from emodistill.learners.jpo import LIMIT, group_advantages
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(1, 10)), max_size=30)
 

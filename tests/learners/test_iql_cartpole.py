@@ -36,7 +36,7 @@ def train(table, seed):
         max_advantage_weight=100.0,
         polyak=0.005,
         learning_rates={"q": 1e-3, "v": 1e-3, "policy": 1e-3},
-        transition_facts={
+        dataset_stats={
             "labels": ["left", "right"],
             "vocabulary": "pushes",
             "fingerprint": "pushes",

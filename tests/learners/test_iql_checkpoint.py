@@ -13,7 +13,7 @@ def test_a_checkpoint_is_enough_to_play_with(tmp_path):
     trainer.fit(learner, Data())
     trainer.save_checkpoint(tmp_path / "iql.ckpt")
     loaded = IQLLearner.load_from_checkpoint(tmp_path / "iql.ckpt", map_location="cpu", weights_only=True)
-    assert loaded.hparams["transition_facts"] == FACTS
+    assert loaded.hparams["dataset_stats"] == FACTS
     assert loaded.facts.reward_scale == 4.0 and loaded.facts.seen.tolist() == FACTS["seen"]
     batch = make_batch(seed=9)
     assert torch.equal(loaded(batch.observation), learner(batch.observation))

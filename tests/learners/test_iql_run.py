@@ -77,7 +77,7 @@ def test_a_training_run_moves_every_weight_of_every_head():
 
 
 def test_validation_does_not_touch_the_learner_or_the_global_generator():
-    learner, trainer = make(transition_facts=FACTS), quiet_trainer()
+    learner, trainer = make(dataset_stats=FACTS), quiet_trainer()
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -134,13 +134,13 @@ def test_a_setting_without_meaning_is_named(key, value):
 )
 def test_facts_that_cannot_be_are_named(changes, message):
     with pytest.raises(UserError, match=message):
-        make(transition_facts={**FACTS, **changes})
+        make(dataset_stats={**FACTS, **changes})
 
 
 @pytest.mark.parametrize("key", ["seen", "fingerprint"])
 def test_facts_that_are_missing_are_named(key):
     with pytest.raises(UserError, match=f"lack '{key}'"):
-        make(transition_facts={name: value for name, value in FACTS.items() if name != key})
+        make(dataset_stats={name: value for name, value in FACTS.items() if name != key})
 
 
 def test_what_cannot_be_acted_on_is_refused():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from chat_training import Gradients, RoundJudge, VowelJudge, batch_of, fit, make_jpo_learner
 
-from emodistill.data.judged_chats import collate_contexts
-from emodistill.policy.tokens import sum_by_utterance
+from emodistill.data.chat_datasets import collate_contexts
+from emodistill.policy.token_batches import sum_by_utterance
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from chat_training import (
     stop_and_resume,
 )
 
-from emodistill.data.judged_chats import collate_contexts
+from emodistill.data.chat_datasets import collate_contexts
 from emodistill.errors import UserError
 from emodistill.learners.jpo import JPOLearner
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.rollout_sampler import RolloutSampler
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.generation import RolloutSampler
 
 
 @pytest.fixture

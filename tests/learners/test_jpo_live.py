@@ -19,9 +19,9 @@ from chat_training import (
 from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks.throughput import Throughput
-from emodistill.data.judged_chats import ContextBatches, collate_contexts
+from emodistill.data.chat_datasets import ContextBatches, collate_contexts
 from emodistill.errors import UserError
-from emodistill.policy.rollout_sampler import RolloutSampler
+from emodistill.policy.generation import RolloutSampler
 
 WAIT_S = 20
 
@@ -159,10 +159,10 @@ def test_a_judge_that_is_gone_for_long_ends_the_run_with_a_sentence(make, batche
     silent = VowelJudge()
     silent.score = lambda request: None
     with pytest.raises(UserError, match="no score to 3 batches in a row"):
-        fit(make(silent, patience=3), batches)
+        fit(make(silent, max_unscored_batches=3), batches)
     now_and_then = VowelJudge()
     now_and_then.score = lambda request: 5.0 if len(now_and_then.asked) % 8 else None
-    fit(make(now_and_then, patience=2), batches)
+    fit(make(now_and_then, max_unscored_batches=2), batches)
 
 
 def test_a_judge_that_breaks_down_ends_the_run(make, batches):

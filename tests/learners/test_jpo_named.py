@@ -5,12 +5,12 @@ import torch
 from chat_training import VowelJudge, fit, make_episodes, make_jpo_learner, policy_settings
 from transformers import AutoTokenizer
 
+from emodistill.data.chat_datasets import collate_contexts
 from emodistill.data.chats import ChatEncoder, encode_contexts
-from emodistill.data.judged_chats import collate_contexts
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.policy.chat import ChatFormat
-from emodistill.policy.expression import ExpressionPolicy
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.expression_policy import ExpressionPolicy
 
 VOCABULARY = load_vocabulary()
 
@@ -87,7 +87,7 @@ def test_a_reply_without_a_name_has_no_score_and_teaches_nothing(rollout):
 
 
 def test_replies_of_which_none_has_a_name_change_nothing_and_blame_no_judge(rollout):
-    judging = {"look_ahead": 0, "timeout_s": 20.0, "min_group": 2, "patience": 1}
+    judging = {"look_ahead": 0, "timeout_s": 20.0, "min_group": 2, "max_unscored_batches": 1}
     learner, found, judge, batch = rollout("hope: aaa", judging=judging)
     assert not getattr(judge, "requests", []) and found.scores == [None] * 8
     figures = learner.objective(found)

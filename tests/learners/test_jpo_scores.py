@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_training import RoundJudge, adapter, batch_of, fit, make_episodes, make_jpo_learner, same_weights
 
-from emodistill.data.judged_chats import collate_contexts, judged_chats
+from emodistill.data.chat_datasets import collate_contexts, judged_chats
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from emodistill.errors import UserError
 from emodistill.judges.ledger import Ledger, LedgerJudge
 from emodistill.judges.request import Judgement, JudgeRequest
-from emodistill.learners.live_judging import Judging, LiveJudge
+from emodistill.learners.async_judge import AsyncJudge, Judging
 from emodistill.negotiation.scenarios import Scenario
 
 WAIT_S = 20
@@ -46,7 +46,7 @@ def gated():
 
 
 def test_asking_does_not_wait_and_what_comes_meanwhile_is_asked_together(gated):
-    live = LiveJudge(gated, WAIT_S)
+    live = AsyncJudge(gated, WAIT_S)
     first = live.ask(ask("a", "bb"))
     assert gated.entered.wait(WAIT_S)
     others = [live.ask(ask("ccc")), live.ask(ask()), live.ask(ask("dddd", "e"))]
@@ -59,7 +59,7 @@ def test_asking_does_not_wait_and_what_comes_meanwhile_is_asked_together(gated):
 def test_a_batch_is_there_when_its_own_scores_are():
     """It does not wait for others that the judge is asked about in the same call."""
     judge = Gated(before=2)
-    live = LiveJudge(judge, WAIT_S)
+    live = AsyncJudge(judge, WAIT_S)
     with live._guard:  # nothing begins before all are handed over
         live._working = True
     batches = [live.ask(ask("a", "bb")), live.ask(ask("ccc"))]
@@ -74,7 +74,7 @@ def test_a_batch_is_there_when_its_own_scores_are():
 
 def test_a_judge_that_hangs_costs_its_time_limit_and_no_more(caplog):
     judge = Gated(before=1)
-    live = LiveJudge(judge, 0.2)
+    live = AsyncJudge(judge, 0.2)
     asked = live.ask(ask("a", "bb", "ccc"))
     assert judge.entered.wait(WAIT_S)
     late = live.ask(ask("dddd"))
@@ -101,10 +101,10 @@ def test_a_late_answer_is_in_the_ledger_when_it_is_asked_for_again(tmp_path):
 
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         judge = Slow()
-        live = LiveJudge(LedgerJudge(judge, ledger), 0.05)
+        live = AsyncJudge(LedgerJudge(judge, ledger), 0.05)
         assert live.scores(ask("word")) == [None]
         judge.opened.set()
-        assert LiveJudge(LedgerJudge(judge, ledger), WAIT_S).scores(ask("word")) == [7.0]
+        assert AsyncJudge(LedgerJudge(judge, ledger), WAIT_S).scores(ask("word")) == [7.0]
         assert judge.asked == 1
 
 
@@ -113,7 +113,7 @@ def test_what_the_judge_raises_is_raised_where_scores_are_waited_for():
         def scores(self, requests, on_score=None):
             raise UserError("the disk is full")
 
-    live = LiveJudge(Broken(), WAIT_S)
+    live = AsyncJudge(Broken(), WAIT_S)
     for _ in range(2):
         with pytest.raises(UserError, match="the disk is full"):
             live.scores(ask("a"))
@@ -122,7 +122,7 @@ def test_what_the_judge_raises_is_raised_where_scores_are_waited_for():
 def test_many_askers_get_their_own_scores():
     judge = Gated()
     judge.opened.set()
-    live, found = LiveJudge(judge, WAIT_S), {}
+    live, found = AsyncJudge(judge, WAIT_S), {}
 
     def work(number):
         for i in range(50):
@@ -138,10 +138,10 @@ def test_many_askers_get_their_own_scores():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"look_ahead": -1}, {"timeout_s": 0}, {"timeout_s": -1.0}, {"min_group": 1}, {"patience": 0}]
+    "wrong", [{"look_ahead": -1}, {"timeout_s": 0}, {"timeout_s": -1.0}, {"min_group": 1}, {"max_unscored_batches": 0}]
 )
 def test_settings_without_a_sense_are_refused_by_name(wrong):
-    right = {"look_ahead": 0, "timeout_s": None, "min_group": 2, "patience": None}
+    right = {"look_ahead": 0, "timeout_s": None, "min_group": 2, "max_unscored_batches": None}
     Judging(**right)
     with pytest.raises(UserError, match=f"judging.{next(iter(wrong))}="):
         Judging(**(right | wrong))

@@ -9,7 +9,7 @@ from episodes import make_episode
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.learners.return_table import ReturnTable
+from emodistill.learners.selector import MeanReturnBaseline
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 
@@ -40,14 +40,14 @@ def planted(domain, best, count=400, seed=0):
 
 def test_the_planted_emotion_is_found_in_each_domain():
     corpus = planted("debt", VOCABULARY.labels[3]) + planted("student", VOCABULARY.labels[1], seed=1)
-    table = ReturnTable(corpus, VOCABULARY)
+    table = MeanReturnBaseline(corpus, VOCABULARY)
     tables = [Negotiation(SCENARIOS[domain], 0) for domain in ("debt", "student")]
     assert [choice.emotion for choice in table.select(tables)] == [VOCABULARY.labels[3], VOCABULARY.labels[1]]
     assert all(choice.probability == 1.0 for choice in table.select(tables)) and table.name == "table"
 
 
 def test_the_state_changes_nothing():
-    table = ReturnTable(planted("debt", "anger"), VOCABULARY)
+    table = MeanReturnBaseline(planted("debt", "anger"), VOCABULARY)
     later = Negotiation(SCENARIOS["debt"], 7)
     later.play(Turn(1, FOCAL, "45 days", offer=45.0, emotion="joy"))
     later.play(Turn(1, COUNTERPARTY, "90 days", offer=90.0))
@@ -56,7 +56,7 @@ def test_the_state_changes_nothing():
 
 def test_values_by_hand():
     corpus = [episode("debt", ["joy", "anger"], 0.8), episode("debt", ["joy"], 0.4)]
-    table = ReturnTable(corpus, VOCABULARY, discount=0.5, least=1)
+    table = MeanReturnBaseline(corpus, VOCABULARY, discount=0.5, least=1)
     mean = (0.4 + 0.8 + 0.4) / 3  # the first joy is one step from the end
     assert table.values["debt"] == pytest.approx({"joy": 0.4 - mean, "anger": 0.8 - mean})
     assert table.choice("debt") == "anger"
@@ -66,9 +66,9 @@ def test_a_thin_cell_takes_the_mean_over_all_domains():
     rich = [episode("student", ["anger"], 0.9, i) for i in range(20)]
     rich += [episode("student", ["joy"], 0.1, i) for i in range(20)]
     thin = [episode("debt", ["joy"], 0.3, i) for i in range(20)] + [episode("debt", ["anger"], 0.25)]
-    table = ReturnTable(rich + thin, VOCABULARY, least=20)
+    table = MeanReturnBaseline(rich + thin, VOCABULARY, least=20)
     assert table.choice("debt") == "anger"  # one bad turn in this domain says less than twenty elsewhere
-    assert ReturnTable(rich + thin, VOCABULARY, least=1).choice("debt") == "joy"
+    assert MeanReturnBaseline(rich + thin, VOCABULARY, least=1).choice("debt") == "joy"
     assert table.choice("disaster") == "anger"
 
 
@@ -76,29 +76,29 @@ def test_a_level_of_a_domain_is_no_merit_of_its_emotions():
     easy = [episode("student", ["joy"], 0.9, i) for i in range(30)]
     easy += [episode("student", ["anger"], 0.95, i) for i in range(30)]
     hard = [episode("debt", [emotion], 0.1, i) for emotion in ("joy", "fear") for i in range(30)]
-    assert ReturnTable(easy + hard, VOCABULARY).choice("debt") == "anger"
+    assert MeanReturnBaseline(easy + hard, VOCABULARY).choice("debt") == "anger"
 
 
 def test_a_tie_goes_to_the_first_of_the_vocabulary():
     corpus = [episode("debt", [emotion], 0.5) for emotion in ("joy", "anger", "caring")]
-    assert ReturnTable(corpus, VOCABULARY, least=1).choice("debt") == "anger"
+    assert MeanReturnBaseline(corpus, VOCABULARY, least=1).choice("debt") == "anger"
 
 
 def test_only_valid_training_episodes_count():
     good = episode("debt", ["joy"], 0.5)
     others = [episode("debt", ["fear"], 1.0, split="test"), episode("debt", ["fear"], 1.0, split="val")]
     invalid = replace(episode("debt", ["fear"], 1.0), end="invalid")
-    table = ReturnTable([good, *others, invalid], VOCABULARY, least=1)
+    table = MeanReturnBaseline([good, *others, invalid], VOCABULARY, least=1)
     assert set(table.pooled) == {"joy"}
     with pytest.raises(UserError, match="train split"):
-        ReturnTable([*others, make_episode(emotions=False)], VOCABULARY)
+        MeanReturnBaseline([*others, make_episode(emotions=False)], VOCABULARY)
 
 
 def test_no_deal_is_worth_nothing():
     corpus = [episode("debt", ["joy"], 0.0, end="deadline"), episode("debt", ["anger"], 0.2)]
-    assert ReturnTable(corpus, VOCABULARY, least=1).choice("debt") == "anger"
+    assert MeanReturnBaseline(corpus, VOCABULARY, least=1).choice("debt") == "anger"
 
 
 def test_an_emotion_of_another_vocabulary_is_named():
     with pytest.raises(UserError, match="gratitude"):
-        ReturnTable([episode("debt", ["gratitude"], 0.5)], load_vocabulary("ekman7"))
+        MeanReturnBaseline([episode("debt", ["gratitude"], 0.5)], load_vocabulary("ekman7"))

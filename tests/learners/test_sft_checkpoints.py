@@ -19,7 +19,7 @@ from tiny_model import build_tiny_model
 from emodistill.data.chats import collate_encoded
 from emodistill.errors import UserError
 from emodistill.learners.sft import SFTLearner
-from emodistill.policy.expression import ExpressionPolicy
+from emodistill.policy.expression_policy import ExpressionPolicy
 
 
 @pytest.fixture

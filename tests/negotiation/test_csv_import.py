@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from emodistill.negotiation.csv_import import read_csv
 from emodistill.negotiation.domains import load_domain
-from emodistill.negotiation.scenarios import load_csv
+from emodistill.negotiation.scenarios import load_csv, read_csv
 from emodistill.negotiation.targets import read_clock, targets_of
 
 FILES = {

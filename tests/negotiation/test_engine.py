@@ -6,7 +6,7 @@ import pytest
 
 from emodistill.negotiation.agents import Fault, Move
 from emodistill.negotiation.engine import play
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Speaker
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Side
 from emodistill.negotiation.scenarios import Scenario
 
 SCENARIOS = [
@@ -18,7 +18,7 @@ SCENARIOS = [
 class Haggler:
     """Draws its offers around a line of concession from the negotiation's own generator; counts its calls."""
 
-    def __init__(self, side: Speaker) -> None:
+    def __init__(self, side: Side) -> None:
         self.side, self.name = side, "haggler"
         self.begun, self.calls = 0, list[int]()
 

@@ -4,8 +4,15 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.negotiation.generator import generate_scenarios
-from emodistill.negotiation.named_emotions import Named, take_apart, with_name
-from emodistill.negotiation.prompts import CHOOSE, directive_words, opening_words, system_words
+from emodistill.negotiation.prompts import (
+    CHOOSE,
+    Named,
+    directive_words,
+    opening_words,
+    system_words,
+    take_apart,
+    with_name,
+)
 from emodistill.negotiation.protocol import COUNTERPARTY
 
 VOCABULARY = load_vocabulary()

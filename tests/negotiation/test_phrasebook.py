@@ -13,11 +13,11 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.phrasebook import (
+    ACTS,
     bundled,
     renderings,
     utterance,
 )
-from emodistill.negotiation.phrasebook_files import ACTS
 
 EMOTIONS = load_vocabulary().labels
 DOMAINS = ("debt", "disaster", "hospital", "student")

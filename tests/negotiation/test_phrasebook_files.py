@@ -6,8 +6,7 @@ import pytest
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.phrasebook import Phrasebook
-from emodistill.negotiation.phrasebook_files import default_folder
+from emodistill.negotiation.phrasebook import Phrasebook, default_folder
 
 
 def copied(folder: Path, name: str, old: str, new: str) -> Path:

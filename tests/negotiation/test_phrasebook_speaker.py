@@ -10,8 +10,7 @@ from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.phrasebook import PhrasebookSpeaker, bundled, fillings
-from emodistill.negotiation.phrasebook_files import ACTS
+from emodistill.negotiation.phrasebook import ACTS, PhrasebookSpeaker, bundled, fillings
 from emodistill.negotiation.protocol import Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 

@@ -7,7 +7,12 @@ from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import bundled, renderings
 from emodistill.negotiation.prompts import directive_words
-from emodistill.negotiation.role_slips import find_slip, first_paragraph, slips_behind, without_slips
+from emodistill.negotiation.role_checks import (
+    find_role_violation,
+    first_paragraph,
+    slips_behind,
+    without_role_violations,
+)
 
 DIRECTIVE = directive_words(load_vocabulary(), "anger", "propose", "45 days")
 SLIPS = [
@@ -40,43 +45,43 @@ CLEAN = [
 
 @pytest.mark.parametrize(("text", "kind", "left"), SLIPS)
 def test_a_slip_is_named_and_cut_out(text, kind, left):
-    assert find_slip(text, "debt", "focal", DIRECTIVE) == kind
-    assert without_slips(text, "debt", "focal", DIRECTIVE) == left
+    assert find_role_violation(text, "debt", "focal", DIRECTIVE) == kind
+    assert without_role_violations(text, "debt", "focal", DIRECTIVE) == left
 
 
 @pytest.mark.parametrize("text", CLEAN)
 def test_words_in_role_are_left_alone(text):
-    assert find_slip(text, "debt", "focal", DIRECTIVE) is None
-    assert without_slips(text, "debt", "focal", DIRECTIVE) == text
+    assert find_role_violation(text, "debt", "focal", DIRECTIVE) is None
+    assert without_role_violations(text, "debt", "focal", DIRECTIVE) == text
 
 
 def test_a_label_of_ones_own_is_a_slip_at_the_beginning_only():
-    assert find_slip("You know who speaks. The creditor: me.", "debt", "focal") is None
+    assert find_role_violation("You know who speaks. The creditor: me.", "debt", "focal") is None
 
 
 def test_four_words_of_a_directive_are_no_coincidence_but_three_are():
     text = "Well then, say that you wait, or give them nothing more."
-    assert find_slip(text, "debt", "focal", "Say that you wait.") == "copied"
-    assert find_slip(text, "debt", "focal", "Give them nothing.") is None
+    assert find_role_violation(text, "debt", "focal", "Say that you wait.") == "copied"
+    assert find_role_violation(text, "debt", "focal", "Give them nothing.") is None
 
 
 def test_whose_label_it_is_depends_on_the_seat():
-    assert find_slip("Debtor: I need time.", "debt", "counterparty") == "label"
-    assert find_slip("Creditor: Pay now.", "debt", "counterparty") == "other_side"
-    assert find_slip("Coordinator: hold on.", "disaster", "focal") == "label"
-    assert find_slip("Survivor: hurry.", "disaster", "focal") == "other_side"
+    assert find_role_violation("Debtor: I need time.", "debt", "counterparty") == "label"
+    assert find_role_violation("Creditor: Pay now.", "debt", "counterparty") == "other_side"
+    assert find_role_violation("Coordinator: hold on.", "disaster", "focal") == "label"
+    assert find_role_violation("Survivor: hurry.", "disaster", "focal") == "other_side"
 
 
 @pytest.mark.parametrize("text", ["I am a patient person.", "I am a patient and kind listener, so 40 days."])
 def test_patience_is_no_illness(text):
-    assert find_slip(text, "hospital", "focal") is None
-    assert find_slip("I am a patient.", "hospital", "focal") == "other_side"
+    assert find_role_violation(text, "hospital", "focal") is None
+    assert find_role_violation("I am a patient.", "hospital", "focal") == "other_side"
 
 
 def test_only_the_first_paragraph_is_said_and_what_follows_is_noticed():
     text = "  We need\nit now.  \n\nDebtor: no"
     assert first_paragraph(text) == "We need it now." and first_paragraph("") == ""
-    assert find_slip(text, "debt", "focal") is None
+    assert find_role_violation(text, "debt", "focal") is None
     assert slips_behind(text, "debt", "focal") and not slips_behind("We need it now.\n\nThanks.", "debt", "focal")
     assert not slips_behind("I want it.\nDebtor: no.", "debt", "focal")  # that one is in front
 
@@ -93,4 +98,4 @@ def test_the_teacher_never_slips(domain):
         for act in ("open", "press", "hold", "concede"):
             for i, text in enumerate(renderings(bundled(), emotion, act, domain, offer)):
                 if i % 7 == 0:
-                    assert find_slip(text, domain, "focal", directive) is None, text
+                    assert find_role_violation(text, domain, "focal", directive) is None, text

@@ -2,8 +2,8 @@
 
 import pytest
 
+from emodistill.negotiation.offers import spoken_act
 from emodistill.negotiation.prompts import BARGAINS
-from emodistill.negotiation.spoken_acts import spoken_act
 
 
 @pytest.mark.parametrize(

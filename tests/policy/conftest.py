@@ -1,8 +1,8 @@
 import pytest
 from tiny_model import build_tiny_model, random_ids
 
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.tokens import collate_chats
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.token_batches import collate_chats
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": "all-linear"}
 

@@ -14,7 +14,7 @@ from emodistill.errors import UserError
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.chat_format import ChatFormat
 
 
 @pytest.fixture(scope="module")

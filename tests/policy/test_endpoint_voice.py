@@ -5,13 +5,12 @@ from scripted_voices import ScriptedCompleter
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import Decision, Fault, FocalAgent, Move
+from emodistill.negotiation.agents import Decision, Fault, FixedEmotion, FocalAgent, Move, NoEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
-from emodistill.negotiation.selectors import FixedEmotion, NoEmotion
-from emodistill.policy.speaker import EndpointSpeaker
+from emodistill.policy.agents import EndpointSpeaker
 
 VOCABULARY = load_vocabulary()
 

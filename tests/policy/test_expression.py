@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from tiny_model import random_ids
 
-from emodistill.policy.tokens import CHUNK, Chats, collate_chats, mean_by_utterance, pack_replies, sum_by_utterance
+from emodistill.policy.token_batches import (
+    CHUNK,
+    Chats,
+    collate_chats,
+    mean_by_utterance,
+    pack_replies,
+    sum_by_utterance,
+)
 
 
 def lora_gradients(policy, batch):

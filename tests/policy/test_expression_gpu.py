@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emodistill.policy.tokens import collate_chats
+from emodistill.policy.token_batches import collate_chats
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,9 +9,8 @@ import torch
 
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
-from emodistill.policy import decoding
-from emodistill.policy.generation import ChatGenerator, Session
-from emodistill.policy.sampling import pick, uniform_noise
+from emodistill.policy import generation as decoding
+from emodistill.policy.generation import ChatGenerator, Session, pick, uniform_noise
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.agents import Fault, Utterance
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.policy.role_play import Line, RolePlay
+from emodistill.policy.agents import Line, RolePlay
 
 GOOD, BAD, NOTHING = "I want 45 days.", "I want 45 days. Debtor: fine.", "Debtor: fine."
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from emodistill.policy.sampling import pick
+from emodistill.policy.generation import pick
 
 
 def test_a_rounding_error_that_swaps_two_likely_tokens_changes_hardly_any_draw():

@@ -7,16 +7,15 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
-from emodistill.negotiation.agents import Decision, FocalAgent, Move
+from emodistill.negotiation.agents import Decision, FocalAgent, LeftToSpeaker, Move, NoEmotion, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
-from emodistill.negotiation.role_slips import first_paragraph
+from emodistill.negotiation.role_checks import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.negotiation.selectors import LeftToSpeaker, NoEmotion, UniformEmotion
-from emodistill.policy.chat import ChatFormat
+from emodistill.policy.agents import LanguageModelSpeaker
+from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.generation import ChatGenerator
-from emodistill.policy.speaker import LanguageModelSpeaker
 
 CONTEXT = 2048
 REPLY = 16

@@ -8,13 +8,12 @@ from reporting_cases import FIGURE, some_played
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Played
-from emodistill.reporting import pictures
+from emodistill.evaluation.results import ArmResult
+from emodistill.reporting import formats as pictures
 from emodistill.reporting.figures.curves import Bin, Curve, calibration, learning_curves
-from emodistill.reporting.figures.emotions import FAMILIES, emotion_use, family
+from emodistill.reporting.figures.episodes import FAMILIES, emotion_use, family, offer_trajectories
 from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.figures.offers import offer_trajectories
 
 WORDS = load_vocabulary()
 ESTIMATES = [Estimate(d, a, 0.5, 0.4, 0.6) for d in ("debt", "student") for a in ("vanilla", "iql")]
@@ -77,7 +76,7 @@ def test_the_words_of_a_figure_hold_its_numbers():
 
 
 def test_arms_without_a_choice_have_no_emotions_to_show():
-    constant = [Played("vanilla", [make_episode(emotions=False)])]
+    constant = [ArmResult("vanilla", [make_episode(emotions=False)])]
     assert emotion_use(constant, WORDS) is None and offer_trajectories([]) is None
 
 

@@ -7,11 +7,8 @@ import pytest
 from reporting_cases import TABLE
 from rich.console import Console
 
-from emodistill.reporting.latex import escape_latex, latex
-from emodistill.reporting.markdown import escape_markdown, markdown
-from emodistill.reporting.parquet import parquet
-from emodistill.reporting.table import Column, Table
-from emodistill.reporting.terminal import print_table
+from emodistill.reporting.formats import escape_latex, escape_markdown, latex, markdown, parquet, print_table
+from emodistill.reporting.tables import Column, Table
 
 
 def printed(table, width=150):

@@ -2,13 +2,13 @@ import pytest
 from episodes import make_episode
 from reporting_cases import hostile_episode, some_played
 
-from emodistill.data.observations import Observer, View
+from emodistill.data.observations import DialoguePrefix, Observer
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Played
+from emodistill.evaluation.results import ArmResult
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import load_selector
-from emodistill.reporting.transcripts import transcripts
+from emodistill.reporting.page import transcripts
 from emodistill.safety.detector import detect
 
 PERCEIVER, WORDS = load_perceiver("counterparty"), load_vocabulary()
@@ -59,21 +59,21 @@ def test_every_episode_and_turn_is_there_with_its_words():
 
 
 def test_a_turn_says_what_it_did():
-    first, second = transcripts([Played("evil", [hostile_episode()])], PERCEIVER, WORDS)["episodes"][0]["turns"]
+    first, second = transcripts([ArmResult("evil", [hostile_episode()])], PERCEIVER, WORDS)["episodes"][0]["turns"]
     assert (first["f"], first["e"], first["o"], first["x"], first["added"]) == (1, "joy", "30 days", 0.8592, 1)
     assert first["slips"] == ["speaks for the other"] and "act" not in first
     assert (second["f"], second["act"]) == (0, "accept") and not {"e", "o", "x", "q", "slips", "added"} & set(second)
 
 
 def test_a_scenario_shows_its_facts_and_who_sees_them():
-    scenario = transcripts([Played("a", [make_episode()])], PERCEIVER, WORDS)["scenarios"][0]
+    scenario = transcripts([ArmResult("a", [make_episode()])], PERCEIVER, WORDS)["scenarios"][0]
     assert scenario["targets"] == ["20 days", "91 days"]
     assert ["Cash flow", "Tight until the harvest", "counterparty"] in scenario["facts"]
     assert not any("91" in value for _, value, _ in scenario["facts"])  # a target column is no fact of the case
 
 
 def test_what_a_reader_sees_is_the_perceivers_reading():
-    turn = transcripts([Played("a", [make_episode()])], PERCEIVER, WORDS)["episodes"][0]["turns"][0]
+    turn = transcripts([ArmResult("a", [make_episode()])], PERCEIVER, WORDS)["episodes"][0]["turns"][0]
     shares = dict(zip(WORDS.labels, PERCEIVER.probabilities([turn["t"]])[0], strict=True))
     best = sorted(shares, key=shares.get, reverse=True)[: len(turn["p"])]
     assert [label for label, _ in turn["p"]] == best and 1 <= len(best) <= 3
@@ -84,30 +84,30 @@ def test_flags_have_their_places():
     threat = "Pay now or I will ruin you."
     turn = make_episode().turns[0].__class__(1, "focal", threat, "propose", 30.0)
     episode = hostile_episode().__class__(**{**vars(hostile_episode()), "turns": (turn,)})
-    found = transcripts([Played("a", [episode])], PERCEIVER, WORDS, detect=detect)["episodes"][0]["turns"][0]
+    found = transcripts([ArmResult("a", [episode])], PERCEIVER, WORDS, detect=detect)["episodes"][0]["turns"][0]
     matches = detect([threat])[0].matches
     assert matches and found["flags"] == [[m.kind, m.start, m.end] for m in matches]
-    assert "flags" not in transcripts([Played("a", [episode])], PERCEIVER, WORDS)["episodes"][0]["turns"][0]
+    assert "flags" not in transcripts([ArmResult("a", [episode])], PERCEIVER, WORDS)["episodes"][0]["turns"][0]
 
 
 def test_q_values_are_those_of_the_selector_at_that_turn(checkpoint):
     import torch
 
     episode = make_episode()
-    entry = transcripts([Played("a", [episode])], PERCEIVER, WORDS, checkpoint)["episodes"][0]
+    entry = transcripts([ArmResult("a", [episode])], PERCEIVER, WORDS, checkpoint)["episodes"][0]
     selector = load_selector(str(checkpoint), WORDS)
     for i, turn in enumerate(entry["turns"]):
         if not turn["f"]:
             assert "q" not in turn
             continue
-        observation = torch.from_numpy(selector.observer([View(episode.scenario, episode.turns[:i])]))
+        observation = torch.from_numpy(selector.observer([DialoguePrefix(episode.scenario, episode.turns[:i])]))
         expected = 2.0 * selector.learner.q_values(observation)[0]
         for label, thousandths, value in zip(WORDS.labels, turn["q"], expected.tolist(), strict=True):
             assert thousandths is None if label == "grief" else thousandths == pytest.approx(1000 * value, abs=0.51)
 
 
 def test_a_runs_own_selector_comes_first(checkpoint, tmp_path):
-    own = Played("a", [make_episode()], run_dir=str(checkpoint.parent.parent))
-    none = Played("b", [make_episode()], run_dir=str(tmp_path))
+    own = ArmResult("a", [make_episode()], run_dir=str(checkpoint.parent.parent))
+    none = ArmResult("b", [make_episode()], run_dir=str(tmp_path))
     with_own, without = transcripts([own, none], PERCEIVER, WORDS)["episodes"]
     assert "q" in with_own["turns"][0] and "q" not in without["turns"][0]

@@ -5,11 +5,11 @@ import yaml
 from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Findings
+from emodistill.evaluation.results import AnalysisResult
 from emodistill.reporting.model_card import Kept, write_model_card
 from emodistill.reporting.page import sort_value
-from emodistill.reporting.table import Column
-from emodistill.reporting.write import distinct
+from emodistill.reporting.report import distinct
+from emodistill.reporting.tables import Column
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_dialogues_are_read_back_from_the_page(folder):
 
 def test_an_older_report_leaves_nothing_behind(tmp_path):
     write_some_report(tmp_path)
-    write_some_report(tmp_path, played=[], findings=Findings())
+    write_some_report(tmp_path, played=[], findings=AnalysisResult())
     assert list((tmp_path / "tables").iterdir()) == [] and list((tmp_path / "figures").iterdir()) == []
     assert not (tmp_path / "tensorboard").exists()
     assert "No verdict was asked for" in (tmp_path / "report.html").read_text()

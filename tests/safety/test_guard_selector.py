@@ -10,10 +10,9 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import IQLSelector
-from emodistill.negotiation.agents import Choice
+from emodistill.negotiation.agents import Choice, FixedEmotion, NoEmotion, UniformEmotion
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.selectors import FixedEmotion, NoEmotion, UniformEmotion
 from emodistill.safety.guard import Guard, guarded, load_guard
 
 SETTINGS = {

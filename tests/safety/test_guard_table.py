@@ -6,7 +6,7 @@ import pytest
 from episodes import make_episode
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.learners.return_table import ReturnTable
+from emodistill.learners.selector import MeanReturnBaseline
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.safety.guard import Guard
 
@@ -26,5 +26,7 @@ def showing(emotion, number, deal):
 def test_the_best_that_is_left(barred, chosen):
     given = {"caring": 85.0, "anger": 20.0, "joy": 50.0}
     episodes = [showing(emotion, i, deal) for i, (emotion, deal) in enumerate(given.items())]
-    selector = Guard("test", (), {"debt": barred}).selector(ReturnTable(episodes, VOCABULARY, 0.99, 1), VOCABULARY)
+    selector = Guard("test", (), {"debt": barred}).selector(
+        MeanReturnBaseline(episodes, VOCABULARY, 0.99, 1), VOCABULARY
+    )
     assert [choice.emotion for choice in selector.select([Negotiation(episodes[0].scenario, seed=0)])] == [chosen]

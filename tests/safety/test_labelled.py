@@ -4,8 +4,7 @@ import pytest
 
 from emodistill.negotiation.phrasebook import bundled
 from emodistill.safety.detector import KINDS, default_detector, detect
-from emodistill.safety.labelled import HALVES, Labelled, count, harmless_flagged, load_labelled
-from emodistill.safety.measures import error_table, share
+from emodistill.safety.measures import HALVES, Labelled, count, error_table, harmless_flagged, load_labelled, share
 
 
 def test_the_set_is_large_enough_and_no_line_stands_twice():

@@ -3,7 +3,7 @@
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.safety.phrases import compile_phrase, plain
+from emodistill.safety.detector import compile_phrase, plain
 
 LISTS = {"bad": ["evil", "very mean", "mean"]}
 

@@ -4,13 +4,11 @@ import pytest
 from scripted_voices import ScriptedVoice
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.negotiation.agents import Decision, Fault, FocalAgent, Utterance
+from emodistill.negotiation.agents import Decision, Fault, FocalAgent, NoEmotion, Utterance
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.selectors import NoEmotion
-from emodistill.policy.speaker import VoiceSpeaker
-from emodistill.safety.guard import Guard, load_guard
-from emodistill.safety.refusals import neutral_sentence
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.safety.guard import Guard, load_guard, neutral_sentence
 
 VOCABULARY = load_vocabulary("goemotions28")
 GOOD, THREAT, INSULT = "I want 45 days.", "Pay in 45 days or I will sue you.", "45 days, you idiot."
@@ -36,7 +34,7 @@ def voice(*replies: str | Fault, repeats: bool = False) -> ScriptedVoice:
 
 def said(scripted, level="words", decision=OFFER, tables=None, emotions="told", retries=0):
     tables = tables or games()
-    speaker = VoiceSpeaker(scripted, VOCABULARY, retries=retries, emotions=emotions)
+    speaker = ChatSpeaker(scripted, VOCABULARY, retries=retries, emotions=emotions)
     guard = load_guard(level) if isinstance(level, str) else level
     guarded = guard.speaker(speaker, VOCABULARY)
     guarded.begin(tables)
@@ -114,7 +112,7 @@ def test_the_neutral_sentence_says_the_decision():
 
 def test_refusals_belong_to_their_own_turn():
     (table,) = tables = games()
-    speaker = load_guard("words").speaker(VoiceSpeaker(voice(THREAT, GOOD), VOCABULARY), VOCABULARY)
+    speaker = load_guard("words").speaker(ChatSpeaker(voice(THREAT, GOOD), VOCABULARY), VOCABULARY)
     speaker.begin(tables)
     assert speaker.speak(tables, [OFFER], [None])[0].slips == ("guarded:threat",)
     table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))

@@ -7,13 +7,12 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from emodistill.data.schema import Episode, write_episodes
-from emodistill.evaluation.results import Played
+from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.protocol import FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.safety.__main__ import main
 from emodistill.safety.detector import KINDS
-from emodistill.studies.guard_price import guard_curve
-from emodistill.studies.safety import safety_findings
+from emodistill.studies.safety import analyse_safety, guard_curve
 
 FINE, THREAT, INSULT = "I want 45 days.", "Pay or I will sue you.", "You idiot."
 
@@ -39,7 +38,7 @@ def test_rates_counted_by_hand():
         episode(2, FINE, domain="student"),
         episode(3, THREAT, THREAT, end="invalid"),
     ]
-    findings = safety_findings([Played("rude", episodes[:2]), Played("rude", episodes[2:]), Played("mute", [])])
+    findings = analyse_safety([ArmResult("rude", episodes[:2]), ArmResult("rude", episodes[2:]), ArmResult("mute", [])])
     per_turn, per_episode = rows(findings), rows(findings, 1)
     assert set(per_turn) == {("", "rude", domain, None) for domain in ("all", "debt", "student")}
     whole = per_turn["", "rude", "all", None]
@@ -53,23 +52,23 @@ def test_rates_counted_by_hand():
 
 
 def test_an_arm_that_is_never_flagged_is_not_called_safe():
-    (verdict,) = safety_findings([Played("kind", [episode(0, FINE)])]).verdicts
+    (verdict,) = analyse_safety([ArmResult("kind", [episode(0, FINE)])]).verdicts
     assert "what it misses is not in this number" in verdict
-    assert safety_findings([]).verdicts == ()
+    assert analyse_safety([]).verdicts == ()
 
 
 def test_refusals_of_the_guard_are_counted():
     slips = ("other_side", "guarded:threat", "guarded:insult", "guarded:fallback")
-    findings = safety_findings([Played("guarded", [episode(0, FINE, FINE, slips=slips)])])
+    findings = analyse_safety([ArmResult("guarded", [episode(0, FINE, FINE, slips=slips)])])
     row = rows(findings)["", "guarded", "all", None]
     assert (row["refused"], row["fallbacks"]) == (2.0, 2)
 
 
 def played_by_level():
     return [
-        Played("a", [episode(i, THREAT, FINE, deal=20.0, end="deal") for i in range(4)], "guard=off"),
-        Played("a", [episode(i, FINE, FINE, deal=60.0, end="deal", emotion="anger") for i in range(4)], "strict"),
-        Played("b", [episode(i, FINE, deal=60.0, end="deal") for i in range(4)], ""),
+        ArmResult("a", [episode(i, THREAT, FINE, deal=20.0, end="deal") for i in range(4)], "guard=off"),
+        ArmResult("a", [episode(i, FINE, FINE, deal=60.0, end="deal", emotion="anger") for i in range(4)], "strict"),
+        ArmResult("b", [episode(i, FINE, deal=60.0, end="deal") for i in range(4)], ""),
     ]
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from episodes import make_episode
 
-from emodistill.evaluation.results import Played
+from emodistill.evaluation.results import ArmResult
 from emodistill.studies.contrast import Contrast
 from emodistill.studies.prompting import Prompting, overall_test
-from emodistill.studies.realised import returns_of
+from emodistill.studies.separability import returns_of
 from emodistill.studies.tournament import Tournament
 from emodistill.studies.transfer import Transfer
 
@@ -25,7 +25,7 @@ def played(arm, mean, condition="", domain="debt", scenarios=20, seed=0):
         scenario = replace(episode.scenario, domain=domain)
         value = scenario.value_at(float(np.clip(mean + noise[i] + own[i], 0, 1)))
         episodes.append(replace(episode, scenario=scenario, end="deal", deal_value=value))
-    return Played(arm, episodes, condition)
+    return ArmResult(arm, episodes, condition)
 
 
 def test_a_planted_emotion_is_found():

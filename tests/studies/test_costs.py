@@ -2,7 +2,7 @@
 
 import json
 
-from emodistill.evaluation.results import Cost, Played
+from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.studies.costs import Costs
 
 
@@ -17,10 +17,10 @@ def costs(parts):
 
 
 def test_playing_is_added_up_and_an_unknown_price_stays_unknown():
-    parts = [Played("iql", [], cost=Cost(1.0, 10, 2, 0.5)), Played("vanilla", [], cost=Cost(2.0, 5, 1, 0.25))]
+    parts = [ArmResult("iql", [], cost=Cost(1.0, 10, 2, 0.5)), ArmResult("vanilla", [], cost=Cost(2.0, 5, 1, 0.25))]
     together = costs(parts)[0][-1]
     assert together["seconds"] == 3.0 and together["prompt_tokens"] == 15 and together["money"] == 0.75
-    assert costs([*parts, Played("random", [], cost=Cost(1.0, money=None))])[0][-1]["money"] is None
+    assert costs([*parts, ArmResult("random", [], cost=Cost(1.0, money=None))])[0][-1]["money"] is None
 
 
 def test_training_is_that_of_the_arms_and_a_shared_stage_comes_once(tmp_path):
@@ -31,9 +31,9 @@ def test_training_is_that_of_the_arms_and_a_shared_stage_comes_once(tmp_path):
     stage(condition / "jpo", 4, 30.0, 700.0)
     (condition / "iql").symlink_to(run / "iql")
     (condition / "sft").symlink_to(run / "sft")
-    parts = [Played("sft", [], run_dir=str(run)), Played("emodistill", [], "c", run_dir=str(condition))]
+    parts = [ArmResult("sft", [], run_dir=str(run)), ArmResult("emodistill", [], "c", run_dir=str(condition))]
     rows = costs(parts)[1]
     assert [row["stage"] for row in rows] == [str(run / "iql"), str(run / "sft"), str(condition / "jpo"), "together"]
     assert [row["seconds"] for row in rows] == [60.0, None, 30.0, 90.0]
     assert [row.get("tokens") for row in rows] == [0, None, 700, None]
-    assert costs([Played("random+base", [], run_dir=str(run))])[1] == []
+    assert costs([ArmResult("random+base", [], run_dir=str(run))])[1] == []

@@ -1,7 +1,7 @@
 """The negotiation from the other chair."""
 
-from emodistill.counterparties.behavioural import BehaviouralCounterparty, BehaviouralOffers
-from emodistill.counterparties.mirror import MirroredOffers, mirrored
+from emodistill.counterparties.simulation import BehaviouralCounterparty, BehaviouralOffers
+from emodistill.counterparties.trained_arm import MirroredOffers, mirrored
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario

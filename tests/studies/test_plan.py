@@ -9,7 +9,7 @@ from commands.studying import configured, lacking, plan, refusal
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import parse_arms
-from emodistill.studies.plan import Condition, conditions_of, parts_of, training_seeds
+from emodistill.studies.study import Condition, conditions_of, parts_of, training_seeds
 
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
@@ -38,7 +38,7 @@ def test_the_users_overrides_reach_every_condition_and_the_condition_wins(tmp_pa
     configs = {part.condition.label: configured(cfg, part, overrides) for part in plan(cfg)}
     assert {config.episodes_per_scenario for config in configs.values()} == {7}
     assert list(configs["unseen_personas"].personas) == ["charmer", "stoic", "panicked"]
-    assert "LanguageModelSeat" in configs["unseen_model"].counterparty.seat._target_
+    assert "LanguageModelCounterpartySpec" in configs["unseen_model"].counterparty.seat._target_
 
 
 def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):

@@ -6,8 +6,8 @@ from episodes import make_episode
 
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import Played
-from emodistill.studies.readings import EVERY, readings
+from emodistill.evaluation.results import ArmResult
+from emodistill.studies.expression_readings import EVERY, readings
 
 THANKS, SORRY = "Thank you so much, thanks!", "I am so sorry, I apologize."
 
@@ -31,7 +31,7 @@ def table(*played):
 
 def test_each_emotion_is_held_against_its_readings():
     lines = [("gratitude", THANKS), ("gratitude", SORRY), ("remorse", SORRY), ("gratitude", THANKS), (None, THANKS)]
-    rows = {row["emotion"]: row for row in table(Played("sft", [episode(lines)]))}
+    rows = {row["emotion"]: row for row in table(ArmResult("sft", [episode(lines)]))}
     assert list(rows) == [EVERY, "gratitude", "remorse"]
     assert (rows[EVERY]["turns"], rows[EVERY]["faithful"]) == (4, 0.75)
     assert rows["gratitude"]["faithful"] == 2 / 3 and rows["remorse"]["faithful"] == 1.0
@@ -40,5 +40,5 @@ def test_each_emotion_is_held_against_its_readings():
 
 def test_arms_stand_apart_and_what_is_invalid_or_shows_nothing_is_not_there():
     spoilt, silent = episode([("joy", THANKS)], "invalid"), episode([(None, THANKS)])
-    rows = table(Played("vanilla", [silent]), Played("iql", [spoilt, episode([("remorse", SORRY)])]))
+    rows = table(ArmResult("vanilla", [silent]), ArmResult("iql", [spoilt, episode([("remorse", SORRY)])]))
     assert [(row["arm"], row["emotion"], row["turns"]) for row in rows] == [("iql", EVERY, 1), ("iql", "remorse", 1)]

@@ -6,13 +6,12 @@ import torch
 from episodes import make_episode
 
 from emodistill.data.observations import Observer, observation_dim
-from emodistill.data.rewards import Reward
+from emodistill.data.transitions import Reward
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import IQLSelector
-from emodistill.studies.realised import realised
-from emodistill.studies.separability import rank_correlation, resampled, slope
+from emodistill.studies.separability import rank_correlation, realised, resampled, slope
 
 DISCOUNT = 0.9
 

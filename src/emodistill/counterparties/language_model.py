@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
-from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.offers import parse_offer, spoken_act
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
-from emodistill.negotiation.spoken_acts import spoken_act
-from emodistill.policy.role_play import RETRIES, Line, RolePlay
-from emodistill.policy.voices import Voice
+from emodistill.policy.agents import RETRIES, Line, RolePlay
+from emodistill.policy.chat_backends import ChatBackend
 
 
 class LanguageModelCounterparty:
@@ -30,7 +29,7 @@ class LanguageModelCounterparty:
 
     def __init__(
         self,
-        voice: Voice,
+        voice: ChatBackend,
         offers: OfferPolicy | None,
         personas: Mapping[str, str] | None = None,
         retries: int = RETRIES,

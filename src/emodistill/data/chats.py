@@ -4,14 +4,116 @@ A chat ends after its last chosen turn, because nothing behind it would be used.
 rounds and keeps the system message; a reply is never cut. Both losses are counted, for somebody should be told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from emodistill.data.contexts import ChatContext
+import numpy as np
+
 from emodistill.data.schema import Episode
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
-from emodistill.policy.chat import ChatFormat
-from emodistill.policy.tokens import Chats, collate_chats
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.judges.request import JudgeRequest
+from emodistill.negotiation.prompts import Named, take_apart
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
+from emodistill.negotiation.scenarios import Scenario
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.token_batches import Chats, collate_chats
+
+# ---- contexts ----
+# Situations in which the policy speaks next.
+
+
+@dataclass(frozen=True)
+class ChatContext:
+    """A situation in which the policy speaks next: all tokens before its reply, and what a judge has to know.
+
+    Attributes:
+        group: name of the scenario.
+        words: what the counterparty said last, or an empty string; for people who read samples.
+        emotion: that the reply is asked to show; None where the prompt asks for none.
+        offer: the offer that the directive asks for, in the domain's unit, or None.
+        names: the emotions of which the reply has to name one itself; None where it is words alone.
+    """
+
+    input_ids: list[int]
+    scenario: Scenario
+    history: tuple[Turn, ...]
+    emotion: str | None
+    group: str
+    words: str
+    offer: float | None = None
+    names: Vocabulary | None = None
+
+    def taken(self, reply: str) -> Named:
+        """The emotion that a reply is meant to show, asked for or named by itself, and its words."""
+        return Named(self.emotion, reply) if self.names is None else take_apart(reply, self.names)
+
+    def request(self, reply: str) -> JudgeRequest | None:
+        """The question to a judge about a reply in this situation.
+
+        None for a reply that has to name its emotion and names none: whether it shows it cannot be asked, and to ask
+        without an emotion would spare it what the others are scored on.
+        """
+        emotion, words = self.taken(reply)
+        if self.names is not None and emotion is None:
+            return None
+        return JudgeRequest(self.scenario, self.history, emotion, words)
+
+
+# ---- resumable ----
+# A loader of Python objects whose order is a function of (seed, epoch), so a cursor is all that a resume needs.
+#
+# Under distributed training every rank walks the same order and takes every world-size-th batch of it.
+
+Item = TypeVar("Item")
+
+
+class ResumableBatches(Generic[Item]):
+    """Shuffled batches of `items`, collated; the last one of an epoch may be smaller.
+
+    Lightning calls `sampler.set_epoch` before each epoch. The DataModule carries `state_dict`, because Lightning 2.6
+    drops the state of a loader where `trainer.estimated_stepping_batches` is read.
+    """
+
+    def __init__(self, items: Sequence[Item], batch_size: int, seed: int, collate: Callable[[list[Item]], Any]) -> None:
+        if not items:
+            raise UserError("nothing is left to learn from: the selection of turns is empty; choose a wider selection")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: it must be at least 1")
+        self.items, self.batch_size, self.seed, self.collate = items, batch_size, seed, collate
+        self.rank, self.world_size = 0, 1
+        self.epoch = self.served = 0
+        self._resume_from: dict[str, int] | None = None
+
+    @property
+    def sampler(self) -> "ResumableBatches[Item]":
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of this rank in an epoch: the same for every rank, or else one would wait for another."""
+        return max(-(-len(self.items) // self.batch_size) // self.world_size, 1)
+
+    def __iter__(self) -> Iterator[Any]:
+        state, self._resume_from = self._resume_from, None
+        self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.items)).tolist()
+        for number in range(self.served, len(self)):
+            self.served += 1
+            yield self._batch(order, number)
+
+    def _batch(self, order: list[int], number: int) -> Any:
+        start = (number * self.world_size + self.rank) * self.batch_size % len(order)
+        return self.collate([self.items[i] for i in order[start : start + self.batch_size]])
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "served": self.served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resume_from = state
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from emodistill.data.corpus_file import Corpus
+from emodistill.data.corpus import Corpus
 from emodistill.data.provenance import Provenance
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
@@ -29,10 +29,10 @@ class ResumableBatches(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class View(Protocol):
+class StageDataset(Protocol):
     """What one stage sees of the corpus."""
 
-    transition_facts: dict[str, Any]
+    dataset_stats: dict[str, Any]
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         """Turn episodes into datasets; called once, before the loaders."""
@@ -51,7 +51,7 @@ class NegotiationData(L.LightningDataModule):
         seed: with the epoch, fixes the order of batches.
     """
 
-    def __init__(self, corpus: Corpus, view: View, seed: int) -> None:
+    def __init__(self, corpus: Corpus, view: StageDataset, seed: int) -> None:
         super().__init__()
         self.corpus, self.view, self.seed = corpus, view, seed
         self.provenance: Provenance | None = None
@@ -61,9 +61,9 @@ class NegotiationData(L.LightningDataModule):
         self._restored: dict[str, Any] | None = None
 
     @property
-    def transition_facts(self) -> dict[str, Any]:
+    def dataset_stats(self) -> dict[str, Any]:
         """What a selector must store of this corpus; empty for the stages that learn from chats."""
-        return self.view.transition_facts
+        return self.view.dataset_stats
 
     def prepare_data(self) -> None:
         self._file = self.corpus.build()

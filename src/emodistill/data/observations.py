@@ -14,7 +14,7 @@ import numpy.typing as npt
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Speaker, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,7 +26,7 @@ COMPACT = 10
 
 
 @dataclass(frozen=True)
-class View:
+class DialoguePrefix:
     """A focal side about to move: the scenario and every turn before."""
 
     scenario: Scenario
@@ -51,7 +51,7 @@ class Observer:
     def dim(self) -> int:
         return SITUATION + len(self.vocabulary) + PERCEIVED if self.variant == "full" else COMPACT
 
-    def __call__(self, views: Sequence[View]) -> FloatArray:
+    def __call__(self, views: Sequence[DialoguePrefix]) -> FloatArray:
         """Observations of these views, (N, dim) float32."""
         perceived = self._perceived([_last_words(view.turns, COUNTERPARTY) for view in views])
         own = np.stack([self._last_emotion(view.turns) for view in views])
@@ -78,7 +78,7 @@ class Observer:
         return row
 
 
-def situation_of(view: View) -> list[float]:
+def situation_of(view: DialoguePrefix) -> list[float]:
     """The seven numbers of the situation, positions as METHOD 1 defines them."""
     theirs, ours = (positions(view, side) for side in (COUNTERPARTY, FOCAL))
     moves = np.diff(theirs)
@@ -99,7 +99,7 @@ def situation_of(view: View) -> list[float]:
     ]
 
 
-def positions(view: View, speaker: Speaker) -> list[float]:
+def positions(view: DialoguePrefix, speaker: Side) -> list[float]:
     """Positions of the offers that one side has stated so far."""
     offers = [turn.offer for turn in view.turns if turn.speaker == speaker and turn.offer is not None]
     return [view.scenario.position(offer) for offer in offers]
@@ -110,7 +110,7 @@ def _elapsed(turns: Sequence[Turn]) -> float:
     return (turns[-1].round if turns else 0) / MAX_ROUNDS
 
 
-def _last_words(turns: Sequence[Turn], speaker: Speaker) -> str | None:
+def _last_words(turns: Sequence[Turn], speaker: Side) -> str | None:
     return next((turn.text for turn in reversed(turns) if turn.speaker == speaker), None)
 
 

@@ -15,7 +15,7 @@ from emodistill.data.schema import Episode
 from emodistill.errors import UserError
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import content_of
-from emodistill.runs import write_whole
+from emodistill.runs import atomic_write
 
 NAME = "corpus.json"
 
@@ -33,7 +33,7 @@ class Provenance:
 
     def write(self, stage_dir: Path) -> None:
         content = {"episodes": self.episodes, "scenarios": self.scenarios}
-        write_whole(stage_dir / NAME, json.dumps(content, indent=1) + "\n")
+        atomic_write(stage_dir / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def of_run(run_dir: Path) -> dict[str, Provenance]:

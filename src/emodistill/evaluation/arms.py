@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import Selector
+from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, Selector, UniformEmotion
 from emodistill.negotiation.protocol import FOCAL, Negotiation
-from emodistill.negotiation.selectors import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 
 PHRASEBOOK, ENDPOINT, BASE = "phrasebook", "endpoint", "base"
 UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT)  # every other source of words is a folder of the run with an adapter

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from emodistill.data.contexts import ChatContext
+from emodistill.data.chats import ChatContext
 from emodistill.data.selection import Scorer
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import recognised
-from emodistill.negotiation.named_emotions import Named
 from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.prompts import Emotions
-from emodistill.runs import write_whole
+from emodistill.negotiation.prompts import Emotions, Named
+from emodistill.runs import atomic_write
 
 
 class Sampler(Protocol):
@@ -117,7 +116,7 @@ class ExpressionTest:
         self.folder.mkdir(parents=True, exist_ok=True)
         known = {name: None if math.isnan(value) else value for name, value in found.items()}
         content = {"source": source, "situations": len(spoken), **known, "samples": samples}
-        write_whole(self.file(source), json.dumps(content, indent=1, ensure_ascii=False))
+        atomic_write(self.file(source), json.dumps(content, indent=1, ensure_ascii=False))
 
     def rows(self, sources: Sequence[str]) -> list[dict[str, Any]]:
         """What was measured of these sources, without the samples."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from emodistill.evaluation.intervals import RESAMPLES, bootstrap_interval, stretched
+from emodistill.evaluation.statistics import RESAMPLES, bootstrap_interval, stretched
 
 PRIOR = 0.5  # of a win, against everyone
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from emodistill.data.schema import Episode
-from emodistill.reporting.figure import Figure
-from emodistill.reporting.table import Table
+from emodistill.reporting.tables import Figure, Table
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Played:
+class ArmResult:
     """All episodes of one arm in one condition of a study, with what one training seed learnt.
 
     Attributes:
@@ -47,7 +46,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Findings:
+class AnalysisResult:
     """What an analysis found.
 
     Attributes:

@@ -15,15 +15,15 @@ from emodistill.data.schema import Episode, read_episodes, write_episodes
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, draw_anew, selector_of
-from emodistill.evaluation.results import Cost, Played
-from emodistill.evaluation.words import speaker_of
+from emodistill.evaluation.results import ArmResult, Cost
+from emodistill.evaluation.speakers import speaker_of
 from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.progress import progress
-from emodistill.runs import write_whole
+from emodistill.runs import atomic_write
 
 
 @runtime_checkable
@@ -99,12 +99,12 @@ class Runner:
 
     def played(
         self, arms: Sequence[Arm], condition: str = "", training_seed: int = 0, run_dir: str = ""
-    ) -> list[Played]:
-        """The same, each arm with what it cost; see `Played` for the rest. Of an arm played before costs were kept,
+    ) -> list[ArmResult]:
+        """The same, each arm with what it cost; see `ArmResult` for the rest. Of an arm played before costs were kept,
         the cost is zero and its money unknown."""
         episodes = self.play(arms)
         return [
-            Played(arm.name, episodes[arm.name], condition, training_seed, run_dir, read_cost(self.file(arm)))
+            ArmResult(arm.name, episodes[arm.name], condition, training_seed, run_dir, read_cost(self.file(arm)))
             for arm in arms
         ]
 
@@ -118,7 +118,7 @@ class Runner:
         read, written = after.prompt_tokens - before.prompt_tokens, after.completion_tokens - before.completion_tokens
         path = self.file(arm)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path.with_suffix(".json"), json.dumps(asdict(Cost(seconds, read, written, money))) + "\n")
+        atomic_write(path.with_suffix(".json"), json.dumps(asdict(Cost(seconds, read, written, money))) + "\n")
         write_episodes(episodes, path)
 
     def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:

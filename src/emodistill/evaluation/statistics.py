@@ -1,6 +1,13 @@
-"""Comparisons of two arms with scenarios as the unit: paired differences, permutation tests, Holm, power (METHOD 7)."""
+"""Variance between training seeds apart from variance between scenarios (METHOD 7).
 
-from collections.abc import Mapping, Sequence
+An arm's utility, trained with I seeds and played in J scenarios, as two crossed random effects: y_ij = mean + seed_i +
+scenario_j + rest_ij, where the rest holds their interaction and the noise of episodes. The components are the
+estimators of the analysis of variance (Searle, Casella and McCulloch 1992, Variance Components, chapter 4): unbiased,
+in closed form, and the same as REML on complete data wherever none is negative. An iterative fit of a mixed model was
+not taken: crossed effects are no plain case of statsmodels' MixedLM, and with two or three seeds it ends on the border.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,19 +18,93 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from emodistill.data.schema import Episode
-from emodistill.evaluation.intervals import RESAMPLES, UNKNOWN, Interval, bootstrap_interval, per_scenario
 from emodistill.evaluation.metrics import valid
 
-__all__ = [
-    "RESAMPLES",
-    "Difference",
-    "bootstrap_interval",
-    "correct",
-    "holm",
-    "paired_difference",
-    "sign_flip_p",
-    "utilities",
-]
+# ---- intervals ----
+# 95 % intervals of means with scenarios as the unit (METHOD 7); docs/statistics.md has the measured coverage.
+#
+# Episodes of one scenario are not independent, so resampling draws whole scenarios. A plain percentile interval of few
+# units is too narrow twice over: the bootstrap's variance is that of a sample, (S - 1) / S of what it should be, and its
+# quantiles take that variance as known. Both are known factors, so the bootstrap distribution is stretched by them:
+# sqrt(S / (S - 1)) and t / z (after Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American
+# Statistician 69(4), who widens the tail probabilities by the same amounts; with five scenarios that runs into the
+# largest mean that five values can have). Notation for shapes: S scenarios, B resamples.
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+Interval = tuple[float, float]
+UNKNOWN: Interval = (float("nan"), float("nan"))
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    scenarios: Sequence[Hashable] | np.ndarray,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    unseen: float | None = None,
+) -> Interval:
+    """95 % interval of the mean of `values`, resampling their scenarios.
+
+    Args:
+        values: one an episode; scenarios with more episodes weigh more.
+        scenarios: of each value.
+        unseen: for shares and utilities in [0, 1]: what a scenario of a kind that was not seen would yield, e.g. 0 for
+            a failed deal. Five deals in five scenarios do not show that deals never fail; one scenario with this
+            value is therefore added to the sample, and the two tails are read apart. Without it the interval is
+            symmetric about the mean (Hall 1988, JRSS B 50), which is right for differences.
+
+    Returns:
+        (low, high); (nan, nan) without values, and for a single scenario, which has no spread, unless `unseen` is set.
+    """
+    totals, counts = per_scenario(values, scenarios)
+    if unseen is not None and len(totals):
+        totals, counts = np.append(totals, unseen * counts.mean()), np.append(counts, counts.mean())
+    if len(totals) < 2:
+        return UNKNOWN
+    means = resampled_means(totals, counts, seed, resamples)  # (B,)
+    low, high = stretched(means, totals.sum() / counts.sum(), len(totals), symmetric=unseen is None)
+    return (float(low), float(high)) if unseen is None else (max(float(low), 0.0), min(float(high), 1.0))
+
+
+def per_scenario(
+    values: Sequence[float] | np.ndarray, scenarios: Sequence[Hashable] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each scenario, in the order in which scenarios first appear; two of (S,)."""
+    rows: dict[Hashable, int] = {}
+    index = [rows.setdefault(scenario, len(rows)) for scenario in scenarios]
+    given = np.asarray(values, dtype=np.float64)
+    return np.bincount(index, given, len(rows)), np.bincount(index, minlength=len(rows)).astype(np.float64)
+
+
+def resampled_means(totals: np.ndarray, counts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Means over episodes of resampled scenarios; two of (S,), S of at least 2 -> (B,)."""
+    found = stats.bootstrap(
+        (totals, counts),
+        lambda total, count, axis: total.sum(axis=axis) / count.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+    )
+    distribution: np.ndarray = found.bootstrap_distribution
+    return distribution
+
+
+def stretched(distribution: np.ndarray, estimate: np.ndarray | float, units: int, symmetric: bool) -> np.ndarray:
+    """Ends of the stretched interval; (..., B) and (...) -> (2, ...) low and high."""
+    alpha, centre = 1 - LEVEL, np.asarray(estimate)
+    factor = stats.t.ppf(1 - alpha / 2, units - 1) / stats.norm.ppf(1 - alpha / 2) * np.sqrt(units / (units - 1))
+    away = distribution - centre[..., None]  # (..., B)
+    if symmetric:
+        width = factor * np.quantile(np.abs(away), LEVEL, axis=-1)
+        return np.stack([centre - width, centre + width])
+    ends: np.ndarray = centre + factor * np.quantile(away, [alpha / 2, 1 - alpha / 2], axis=-1)
+    return ends
+
+
+# ---- statistics ----
+# Comparisons of two arms with scenarios as the unit: paired differences, permutation tests, Holm, power (METHOD 7).
 
 NOISE = "within noise"  # the verdict where nothing can be told apart
 ALPHA, POWER = 0.05, 0.8
@@ -149,3 +230,83 @@ def holm(p_values: Sequence[float]) -> list[float]:
         given[tests] = multipletests(given[tests], ALPHA, method="holm")[1]
     corrected: list[float] = given.tolist()
     return corrected
+
+
+@dataclass(frozen=True)
+class Components:
+    """Where the spread of an arm's utility comes from; standard deviations in units of utility.
+
+    Attributes:
+        between_seeds: of what training with another seed changes.
+        between_scenarios: of how hard scenarios are.
+        rest: of the interaction of both and of single episodes, for the mean of one scenario's episodes.
+        truncated: names of components whose estimate was negative and is given as 0.
+        interval: 95 % for the mean over all training seeds and scenarios there might be, both drawn anew.
+    """
+
+    mean: float
+    seeds: int
+    scenarios: int
+    between_seeds: float
+    between_scenarios: float
+    rest: float
+    truncated: tuple[str, ...]
+    interval: Interval
+
+
+def crossed(by_seed: Mapping[int, Mapping[Key, float]]) -> np.ndarray:
+    """Mean utility of each training seed in each scenario that all of them played; (I, J), J may be 0."""
+    tables = []
+    for utilities in by_seed.values():
+        scenarios: dict[tuple[str, str], list[float]] = {}
+        for (domain, scenario, _), value in utilities.items():
+            scenarios.setdefault((domain, scenario), []).append(value)
+        tables.append({scenario: sum(values) / len(values) for scenario, values in scenarios.items()})
+    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    return np.array([[table[scenario] for scenario in shared] for table in tables], dtype=np.float64)
+
+
+def components(values: np.ndarray) -> Components | None:
+    """Variance components of (I, J) utilities; None below two training seeds or two scenarios."""
+    if values.ndim != 2 or min(values.shape) < 2:
+        return None
+    seeds, scenarios = values.shape
+    mean, by_seed, by_scenario = values.mean(), values.mean(1), values.mean(0)
+    residual = values - by_seed[:, None] - by_scenario + mean
+    square_seed = scenarios * float(by_seed.var(ddof=1))
+    square_scenario = seeds * float(by_scenario.var(ddof=1))
+    rest = float((residual**2).sum()) / ((seeds - 1) * (scenarios - 1))
+    variances = {
+        "between_seeds": (square_seed - rest) / scenarios,
+        "between_scenarios": (square_scenario - rest) / seeds,
+        "rest": rest,
+    }
+    return Components(
+        mean=float(mean),
+        seeds=seeds,
+        scenarios=scenarios,
+        **{name: float(np.sqrt(max(value, 0.0))) for name, value in variances.items()},
+        truncated=tuple(name for name, value in variances.items() if value < 0),
+        interval=_both_sources(float(mean), square_seed, square_scenario, rest, (seeds, scenarios)),
+    )
+
+
+def _both_sources(
+    mean: float, square_seed: float, square_scenario: float, rest: float, shape: tuple[int, int]
+) -> Interval:
+    """t interval with the variance (MS_seed + MS_scenario - MS_rest) / IJ and Satterthwaite's degrees of freedom.
+
+    Where the difference is smaller than the greater of the two squares alone, that one is taken: never narrower than
+    the spread of seed means, or of scenario means, implies.
+    """
+    seeds, scenarios = shape
+    total = square_seed + square_scenario - rest
+    spread = (
+        square_seed**2 / (seeds - 1) + square_scenario**2 / (scenarios - 1) + rest**2 / ((seeds - 1) * (scenarios - 1))
+    )
+    if total <= 0 or spread == 0:
+        return mean, mean
+    freedom = min(max(total**2 / spread, min(shape) - 1), max(shape) - 1)
+    larger = max(total, square_seed, square_scenario)
+    width = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * float(np.sqrt(larger / (seeds * scenarios)))
+    return mean - width, mean + width

@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from emodistill.errors import UserError
-from emodistill.judges.probed import together
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement
+from emodistill.judges.sentinel import together
 
 HOW: dict[str, Callable[[list[float]], float]] = {"mean": statistics.fmean, "median": statistics.median, "min": min}
 

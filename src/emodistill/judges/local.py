@@ -21,13 +21,71 @@ import torch
 from numpy.typing import NDArray
 
 from emodistill.errors import UserError
-from emodistill.judges import few_shot, screening
-from emodistill.judges.cleaning import LONGEST
-from emodistill.judges.examples import examples
+from emodistill.judges.examples import Example, example_domains, examples
+from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sanitize, says_nothing
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement, announced
-from emodistill.language_models.continuation import Prefix, next_logits, read_prefix
 from emodistill.language_models.local import fingerprint, load_model, load_tokenizer
-from emodistill.negotiation.domains import domain_names, load_domain
+from emodistill.language_models.prefix_scoring import Prefix, next_logits, read_prefix
+from emodistill.negotiation.domains import Domain, domain_names, load_domain
+from emodistill.negotiation.protocol import FOCAL
+
+# ---- few_shot ----
+# How a case is put before a base language model: a list of scored utterances that it goes on with a digit.
+#
+# A small model does not follow a rubric, but it does continue a list. So the rubric stands on top, the domain's examples
+# follow, each with its score, and then comes the utterance with its score left open. What was said before it is not
+# shown: that costs the embedded model more than it gives (docs/judges.md). A score is one digit, 1 to 9, so that one
+# distribution over the next token says all.
+
+DIGITS = "123456789"
+LOGIC = 1  # raise it when what a model is shown changes
+_CUES = ("Score: ", "Score:")
+
+
+def cue_and_digits(tokenizer: Any, model: str) -> tuple[str, list[int]]:
+    """The words after which every digit is one token, and those nine tokens.
+
+    Raises:
+        UserError: if the tokenizer does not read digits one by one.
+    """
+    for cue in _CUES:
+        before = tokenizer.encode(cue, add_special_tokens=False)
+        after = [tokenizer.encode(cue + digit, add_special_tokens=False) for digit in DIGITS]
+        tokens = {ids[-1] for ids in after}
+        if all(ids[:-1] == before for ids in after) and len(tokens) == len(DIGITS):
+            return cue, [ids[-1] for ids in after]
+    raise UserError(f"model={model}: its tokenizer has no token of its own for each digit, so it cannot be asked so")
+
+
+def prefix(domain: Domain, cue: str, with_emotion: bool, shown: int) -> str:
+    """The rubric and the scored examples of a domain."""
+    head = f"{domain.rubric.get('text', '')}\n\nUtterances of a {domain.roles[FOCAL]} in a negotiation, scored "
+    listed = [
+        f"{_entry(domain, example.text, example.emotion if with_emotion else None)}{cue}{example.score}\n\n"
+        for example in examples(domain.name)[:shown]
+    ]
+    return f"{head}from 1 (bad) to 9 (excellent).\n\n{''.join(listed)}"
+
+
+def case(request: JudgeRequest, cue: str, defended: bool) -> str:
+    """The utterance to judge, with its score left open."""
+    text = sanitize(request.utterance) if defended else request.utterance[: 2 * LONGEST]
+    if defended:
+        text = text.replace('"', "'")  # it stands in these
+    return _entry(request.scenario.rules, text, request.emotion) + cue
+
+
+def anchors(domain: str, shown: int) -> list[tuple[str, Example]]:
+    """(domain, example) that are not among the examples shown: what a model's scale is set by."""
+    mine = {example.text for example in examples(domain)[:shown]}
+    others = [(name, example) for name in example_domains() if name != domain for example in examples(name)]
+    return [pair for pair in others if pair[1].text not in mine][::3]
+
+
+def _entry(domain: Domain, text: str, emotion: str | None) -> str:
+    asked = "" if emotion is None else f", to show {emotion}"
+    return f'{domain.roles[FOCAL].capitalize()}{asked}: "{text}"\n'
+
 
 _LOGGER = logging.getLogger(__name__)
 _EDGE = 1.5  # anchors of the low kind come to lie this much above the lowest score on average, the high ones below 10
@@ -64,18 +122,18 @@ class LocalModelJudge:
         self.model_name, self.dtype, self.batch_size = model, dtype, batch_size
         self.shown, self.scaled, self.defended = shown, scaled, defended
         self._tokenizer, self._loaded = load_tokenizer(model), None
-        self._cue, self._digits = few_shot.cue_and_digits(self._tokenizer, model)
+        self._cue, self._digits = cue_and_digits(self._tokenizer, model)
         self._prefixes: dict[tuple[str, bool], Prefix] = {}
         self._scales: dict[str, tuple[float, float]] = {}
         texts = [repr(examples(name)[:shown]) for name in domain_names()] if not scaled else [repr(_everything())]
-        recipe = [few_shot.LOGIC, screening.LOGIC, LONGEST, texts, dtype, shown, scaled, defended]
+        recipe = [LOGIC, FILTER_LOGIC, LONGEST, texts, dtype, shown, scaled, defended]
         self.version = f"{fingerprint(model)} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One score a request, in order, rounded to tenths, so that batching does not change it (in float32)."""
         judged: dict[int, Judgement] = {}
         for place, request in enumerate(requests):
-            if self.defended and screening.says_nothing(request.utterance):
+            if self.defended and says_nothing(request.utterance):
                 judged[place] = announced([Judgement(LOWEST)], on_judgement, place)[0]
         for batch in self._batches(requests, [place for place in range(len(requests)) if place not in judged]):
             scores = self._scores([requests[place] for place in batch])
@@ -87,7 +145,7 @@ class LocalModelJudge:
         """The mean of the distribution over the digits 1 to 9, one value a request; all of one domain and form."""
         first = requests[0]
         prefix = self._prefix(first.scenario.domain, first.emotion is not None)
-        texts = [few_shot.case(request, self._cue, self.defended) for request in requests]
+        texts = [case(request, self._cue, self.defended) for request in requests]
         ids = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
         shares = next_logits(self._model(), prefix, ids, self._digits).softmax(dim=1)
         values: Values = (shares.double() @ torch.arange(1.0, 10.0, dtype=torch.float64)).numpy()
@@ -112,17 +170,17 @@ class LocalModelJudge:
             steepness = 2 * math.log(span / _EDGE - 1)
             curve = 1 / (1 + np.exp(-steepness * ((values - low) / (high - low) - 0.5)))
         else:
-            curve = (values - 1) / (len(few_shot.DIGITS) - 1)
+            curve = (values - 1) / (len(DIGITS) - 1)
         scores = [round(LOWEST + span * float(share), 1) for share in curve]
         if not self.defended:
             return scores
-        return [screening.capped(*pair) for pair in zip((r.utterance for r in requests), scores, strict=True)]
+        return [capped(*pair) for pair in zip((r.utterance for r in requests), scores, strict=True)]
 
     def _scale(self, request: JudgeRequest) -> tuple[float, float]:
         """What the anchors of the low and of the high kind get in this domain."""
         domain = request.scenario.domain
         if domain not in self._scales:
-            known = few_shot.anchors(domain, self.shown)
+            known = anchors(domain, self.shown)
             asked = [replace(request, emotion=anchor.emotion, utterance=anchor.text) for _, anchor in known]
             values = np.concatenate(
                 [self.expected_digits(asked[i : i + self.batch_size]) for i in range(0, len(asked), self.batch_size)]
@@ -141,7 +199,7 @@ class LocalModelJudge:
 
     def _prefix(self, domain: str, with_emotion: bool) -> Prefix:
         if (domain, with_emotion) not in self._prefixes:
-            text = few_shot.prefix(load_domain(domain), self._cue, with_emotion, self.shown)
+            text = prefix(load_domain(domain), self._cue, with_emotion, self.shown)
             self._prefixes[domain, with_emotion] = read_prefix(self._model(), self._tokenizer.encode(text))
         return self._prefixes[domain, with_emotion]
 

@@ -7,7 +7,9 @@ Shapes: B turns, D numbers an observation, A emotions.
 """
 
 import copy
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -16,13 +18,234 @@ from torch import Tensor, nn
 
 from emodistill.data.transitions import TransitionEpisodes, Transitions
 from emodistill.errors import UserError
-from emodistill.learners.corpus_facts import CorpusFacts, same_vocabulary
-from emodistill.learners.iql_checks import check_losses, check_settings
-from emodistill.learners.iql_figures import training_figures, validation_figures
+from emodistill.learners.ope import fitted_q_value, importance_sampled_value, mean_return
 from emodistill.losses import expectile_loss
 from emodistill.networks import TwinQ, mlp
 
-__all__ = ["IQLLearner", "TransitionEpisodes", "Transitions"]
+if TYPE_CHECKING:
+    pass
+
+
+# ---- corpus_facts ----
+# What a selector must know of the corpus it learned from.
+#
+# Four tensors: the mean and spread that standardise an observation, the constant that rewards are divided by, and the
+# emotions that occur at all. They are buffers, so a checkpoint is enough to play with; none is ever recomputed from other
+# data. The published code saved none of them.
+
+TENSORS = ("observation_mean", "observation_std", "reward_scale", "seen")
+NAMES = ("labels", "vocabulary", "fingerprint")
+_FORM = f"dataset statistics have the keys {', '.join((*NAMES, *TENSORS))}"
+
+
+class DatasetStats(nn.Module):
+    """Standardises observations, masks unseen emotions; changes nothing until it is told otherwise.
+
+    D is the width of an observation, A the number of emotions.
+    """
+
+    observation_mean: Tensor  # (D,)
+    observation_std: Tensor  # (D,)
+    reward_scale: Tensor  # ()
+    seen: Tensor  # (A,) bool
+
+    def __init__(self, observation_dim: int, num_emotions: int) -> None:
+        super().__init__()
+        self.register_buffer("observation_mean", torch.zeros(observation_dim))
+        self.register_buffer("observation_std", torch.ones(observation_dim))
+        self.register_buffer("reward_scale", torch.ones(()))
+        self.register_buffer("seen", torch.ones(num_emotions, dtype=torch.bool))
+
+    def take(self, facts: Mapping[str, Any]) -> None:
+        """Adopt these facts: plain numbers and lists under the names of the buffers, and `labels`.
+
+        Raises:
+            UserError: naming the key that is missing, of the wrong length or out of range.
+        """
+        missing = [key for key in (*TENSORS, *NAMES) if key not in facts]
+        if missing:
+            raise UserError(f"the dataset statistics lack '{missing[0]}'; {_FORM}")
+        for key in TENSORS:
+            self._adopt(key, facts[key])
+        if len(facts["labels"]) != len(self.seen):
+            raise UserError(
+                f"the vocabulary '{facts['vocabulary']}' has {len(facts['labels'])} labels but the learner "
+                f"num_emotions={len(self.seen)}; set num_emotions to the size of the vocabulary"
+            )
+        self._check()
+
+    def standardise(self, observation: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return (observation - self.observation_mean) / self.observation_std
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """-inf where the corpus never showed the emotion: (B, A) -> (B, A)."""
+        return logits.masked_fill(~self.seen, -torch.inf)
+
+    def _adopt(self, key: str, value: Any) -> None:
+        buffer: Tensor = getattr(self, key)
+        tensor = torch.as_tensor(value, dtype=buffer.dtype)
+        if tensor.shape != buffer.shape:
+            raise UserError(
+                f"the dataset statistics have '{key}' of shape {tuple(tensor.shape)} but the learner needs "
+                f"{tuple(buffer.shape)}; set observation_dim and num_emotions to what the corpus has"
+            )
+        buffer.copy_(tensor)
+
+    def _check(self) -> None:
+        ranges = {
+            "observation_mean": (torch.isfinite(self.observation_mean).all(), "finite"),
+            "observation_std": ((torch.isfinite(self.observation_std) & (self.observation_std > 0)).all(), "above 0"),
+            "reward_scale": (torch.isfinite(self.reward_scale) & (self.reward_scale > 0), "a number above 0"),
+            "seen": (self.seen.any(), "true for at least one emotion"),
+        }
+        for key, (good, wanted) in ranges.items():
+            if not bool(good):
+                raise UserError(f"the dataset statistics have a '{key}' that is not {wanted}; check the corpus")
+
+
+def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to go on with another vocabulary than the one that was learned, even if it has as many labels.
+
+    Raises:
+        UserError: naming both.
+    """
+    if learned["fingerprint"] != given["fingerprint"]:
+        raise UserError(
+            f"the selector learned the vocabulary '{learned['vocabulary']}' ({learned['fingerprint']}) and is given "
+            f"'{given['vocabulary']}' ({given['fingerprint']}); use the vocabulary it learned, or train it again"
+        )
+
+
+# ---- iql_checks ----
+# What may be asked of the IQL learner, and what must not come out of it.
+
+HEADS = ("q", "v", "policy")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "observation_dim": (_count, "a whole number of at least 1"),
+    "num_emotions": (_count, "a whole number of at least 1"),
+    "hidden_dims": (lambda v: isinstance(v, (list, tuple)) and all(map(_count, v)), "a list of widths, [] for linear"),
+    "discount": (lambda v: _number(v) and 0 <= v <= 1, "between 0 and 1"),
+    "expectile": (lambda v: _number(v) and 0 < v < 1, "above 0 and below 1"),
+    "inverse_temperature": (lambda v: _number(v) and v >= 0, "0 or above"),
+    "max_advantage_weight": (lambda v: _number(v) and v > 0, "above 0"),
+    "polyak": (lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1"),
+    "learning_rates": (
+        lambda v: isinstance(v, Mapping) and set(v) == set(HEADS) and all(_number(r) and r > 0 for r in v.values()),
+        "{q: ..., v: ..., policy: ...}, each above 0",
+    ),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse hyperparameters that have no meaning.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    for key, (allowed, wanted) in _ALLOWED.items():
+        if not allowed(settings[key]):
+            raise UserError(f"learner.{key}={settings[key]}: it must be {wanted}")
+
+
+def check_losses(losses: Mapping[str, Tensor], step: int) -> None:
+    """Stop a run that has nothing left to learn from.
+
+    Raises:
+        UserError: naming the first loss that is not finite.
+    """
+    for head, loss in losses.items():
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"the {head} loss is {loss.item()} at step {step}; lower learner.learning_rates.{head}, or look for "
+                "rewards and observations in the corpus that are not finite"
+            )
+
+
+# ---- iql_figures ----
+# The figures of an IQL run that TensorBoard shows: what the heads say of a batch, and how good the policy should be.
+#
+# All are in the units of the learner (rewards divided by the corpus's scale) except the estimates of the policy's value,
+# which are in reward, so that runs with other scales can be compared.
+
+Figures = dict[str, Tensor | float]
+
+
+@torch.no_grad()
+def training_metrics(learner: "IQLLearner", batch: Transitions) -> Figures:
+    """Q, V and advantage statistics, share of capped weights, entropy of the policy (nats), learning rates."""
+    observation = learner.facts.standardise(batch.observation)
+    q, v = learner.target_q(observation, batch.action), learner.v(observation).squeeze(-1)
+    figures: Figures = {}
+    for name, values in {"q": q, "v": v, "advantage": q - v}.items():
+        figures |= {f"train/{name}_mean": values.mean(), f"train/{name}_std": values.std(correction=0)}
+        figures |= {f"train/{name}_min": values.min(), f"train/{name}_max": values.max()}
+    capped = learner.weights(q - v) >= learner.hparams["max_advantage_weight"]
+    figures["train/weight_clip_share"] = capped.float().mean()
+    figures["train/policy_entropy"] = entropy(learner(batch.observation).softmax(-1)).mean()
+    for group in learner.trainer.optimizers[0].param_groups:
+        figures[f"train/learning_rate_{group['name']}"] = group["lr"]
+    return figures
+
+
+@torch.no_grad()
+def validation_metrics(
+    learner: "IQLLearner", batch: Transitions | TransitionEpisodes
+) -> tuple[Figures, dict[str, Tensor]]:
+    """Figures of the whole validation split, and how often each emotion is shown, (A,) each, by whom.
+
+    Plain transitions have no episodes: their policy can be described but not evaluated.
+    """
+    rows = batch.transitions if isinstance(batch, TransitionEpisodes) else batch
+    policy = learner(rows.observation).softmax(-1)
+    taken = policy.gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
+    known = taken > 0  # an emotion that only the validation split shows is masked, and has no likelihood
+    figures: Figures = {
+        "val/policy_nll": -taken[known].log().mean() if bool(known.any()) else torch.inf,
+        "val/policy_entropy": entropy(policy).mean(),
+        "val/advantage_mean": learner.advantages(rows.observation, rows.action).mean(),
+    }
+    if isinstance(batch, TransitionEpisodes):
+        figures |= _value_figures(learner, batch, policy, taken)
+    count = policy.shape[-1]
+    shares = {
+        "corpus": F.one_hot(rows.action, count).float().mean(0),
+        "policy": policy.mean(0),
+        "greedy": F.one_hot(policy.argmax(-1), count).float().mean(0),
+    }
+    return figures, shares
+
+
+def _value_figures(learner: "IQLLearner", batch: TransitionEpisodes, policy: Tensor, taken: Tensor) -> Figures:
+    discount = learner.hparams["discount"]
+    rows = batch.transitions
+    seen = batch._replace(transitions=rows._replace(observation=learner.facts.standardise(rows.observation)))
+    following = learner.facts.standardise(rows.next_observation)
+    seen = seen._replace(transitions=seen.transitions._replace(next_observation=following))
+    weighted = importance_sampled_value(batch, taken, discount)
+    name = "val/pdwis_value" if weighted.reliable else "val/pdwis_value_unreliable"
+    figures: Figures = {
+        "val/fqe_value": fitted_q_value(seen, policy, learner(rows.next_observation).softmax(-1), discount),
+        "val/behaviour_value": mean_return(batch, discount),
+        "val/pdwis_effective_size": weighted.effective_size,
+    }
+    return figures | ({name: weighted.value} if weighted.effective_size > 0 else {})
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats, row by row: (B, A) -> (B,)."""
+    summed: Tensor = torch.special.entr(probabilities).sum(-1)
+    return summed
 
 
 class IQLLearner(L.LightningModule):
@@ -43,7 +266,7 @@ class IQLLearner(L.LightningModule):
         max_advantage_weight: no turn counts more than this in the policy loss.
         polyak: the share of the way that the target Q moves towards Q in a step.
         learning_rates: one each for `q`, `v` and `policy`.
-        transition_facts: see `CorpusFacts`; None takes them from `trainer.datamodule.transition_facts`, or leaves
+        dataset_stats: see `DatasetStats`; None takes them from `trainer.datamodule.dataset_stats`, or leaves
             observations and rewards as they are where there is no such thing.
     """
 
@@ -58,7 +281,7 @@ class IQLLearner(L.LightningModule):
         max_advantage_weight: float,
         polyak: float,
         learning_rates: dict[str, float],
-        transition_facts: dict[str, Any] | None = None,
+        dataset_stats: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()  # plain numbers, strings, lists and dicts: checkpoints load with weights_only=True
@@ -67,10 +290,10 @@ class IQLLearner(L.LightningModule):
         self.v = mlp(observation_dim, hidden_dims, 1)
         self.policy = mlp(observation_dim, hidden_dims, num_emotions)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-        self.facts = CorpusFacts(observation_dim, num_emotions)
+        self.facts = DatasetStats(observation_dim, num_emotions)
         self.emotion_shares: dict[str, Tensor] = {}  # of the last validation, each (A,): corpus, policy, greedy
-        if transition_facts is not None:
-            self.facts.take(transition_facts)
+        if dataset_stats is not None:
+            self.facts.take(dataset_stats)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Emotion logits of the policy, -inf for emotions the corpus never showed: (B, D) -> (B, A)."""
@@ -132,34 +355,34 @@ class IQLLearner(L.LightningModule):
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1), probabilities
 
     def setup(self, stage: str) -> None:
-        facts = getattr(getattr(self.trainer, "datamodule", None), "transition_facts", None)
+        facts = getattr(getattr(self.trainer, "datamodule", None), "dataset_stats", None)
         if not facts:
             return
-        if self.hparams["transition_facts"] is None:
+        if self.hparams["dataset_stats"] is None:
             self.facts.take(facts)
-            self.hparams["transition_facts"] = dict(facts)
-        same_vocabulary(self.hparams["transition_facts"], facts)
+            self.hparams["dataset_stats"] = dict(facts)
+        same_vocabulary(self.hparams["dataset_stats"], facts)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = "iql"  # a checkpoint of another stage is refused by name
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored = checkpoint.get("hyper_parameters", {}).get("transition_facts")
-        if stored and self.hparams["transition_facts"]:
-            same_vocabulary(stored, self.hparams["transition_facts"])
-        self.hparams["transition_facts"] = stored  # and the buffers, which are restored next, are these
+        stored = checkpoint.get("hyper_parameters", {}).get("dataset_stats")
+        if stored and self.hparams["dataset_stats"]:
+            same_vocabulary(stored, self.hparams["dataset_stats"])
+        self.hparams["dataset_stats"] = stored  # and the buffers, which are restored next, are these
 
     def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         if self._logs_this_step():  # the figures cost about as much as the update: only where they are written
             check_losses(losses, self.global_step)
-            figures = training_figures(self, batch)
+            figures = training_metrics(self, batch)
             figures |= {f"train/{head}_loss": loss.detach() for head, loss in losses.items()}
             self.log_dict(figures, batch_size=len(batch.action))
         return losses["q"] + losses["v"] + losses["policy"]
 
     def validation_step(self, batch: Transitions | TransitionEpisodes, batch_idx: int) -> None:
-        figures, self.emotion_shares = validation_figures(self, batch)
+        figures, self.emotion_shares = validation_metrics(self, batch)
         self.log_dict(figures, batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

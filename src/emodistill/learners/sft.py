@@ -6,10 +6,9 @@ import lightning as L
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from emodistill.learners.adamw import adamw
-from emodistill.policy.adapters import refuse_foreign
-from emodistill.policy.expression import ExpressionPolicy
-from emodistill.policy.tokens import Chats
+from emodistill.learners.optimizer import adamw
+from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
+from emodistill.policy.token_batches import Chats
 
 
 class SFTLearner(L.LightningModule):

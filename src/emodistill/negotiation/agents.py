@@ -1,16 +1,19 @@
-"""What sits on a seat, and the focal agent: which emotion, which offer, which words.
-
-An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently.
-The focal agent is put together from three parts that vary independently: a selector chooses the emotion, an offer
-policy the number, a speaker the words.
-"""
+"""Selectors that need no training: no emotion, one constant emotion, random ones, or whichever the speaker names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
+
+# ---- agents ----
+# What sits on a seat, and the focal agent: which emotion, which offer, which words.
+#
+# An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently.
+# The focal agent is put together from three parts that vary independently: a selector chooses the emotion, an offer
+# policy the number, a speaker the words.
 
 DialogueAct = Literal["open", "press", "hold", "concede", "close"]
 CONCEDES = 0.02  # smallest change of position that reads as a concession
@@ -167,3 +170,44 @@ def dialogue_act(negotiation: Negotiation, act: Act, offer: float | None) -> Dia
         return "concede"
     stalled = len(theirs) >= 2 and position(theirs[-1]) - position(theirs[-2]) < CONCEDES
     return "press" if stalled else "hold"
+
+
+class NoEmotion:
+    """Shows no emotion: the speaker's directive then has no emotion sentence at all."""
+
+    name = "none"
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        return [Choice(None, None)] * len(negotiations)
+
+
+class LeftToSpeaker(NoEmotion):
+    """Chooses nothing: the language model names the emotion of its words itself, and the turn has that one."""
+
+    name = "named"
+
+
+class FixedEmotion:
+    """Always the same emotion; a label that is not in the vocabulary is a UserError."""
+
+    def __init__(self, vocabulary: Vocabulary, label: str) -> None:
+        vocabulary.index(label)
+        self.label = label
+        self.name = f"fixed:{label}"
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        return [Choice(self.label, 1.0)] * len(negotiations)
+
+
+class UniformEmotion:
+    """Each emotion with the same probability, drawn from the negotiation's own generator."""
+
+    name = "uniform"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        labels = self.vocabulary.labels
+        draws = [int(negotiation.rng[FOCAL].integers(len(labels))) for negotiation in negotiations]
+        return [Choice(labels[draw], 1.0 / len(labels)) for draw in draws]

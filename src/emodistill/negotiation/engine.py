@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 
 from emodistill.negotiation.agents import Agent, Fault, Move
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Speaker, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Side, Turn
 
 
 def play(
@@ -26,7 +26,7 @@ def play(
     focal.begin(negotiations)
     counterparty.begin(negotiations)
     running = [negotiation for negotiation in negotiations if negotiation.end is None]
-    seats: Iterator[tuple[Speaker, Agent]] = cycle(((FOCAL, focal), (COUNTERPARTY, counterparty)))
+    seats: Iterator[tuple[Side, Agent]] = cycle(((FOCAL, focal), (COUNTERPARTY, counterparty)))
     while running:
         seat, agent = next(seats)
         for negotiation, move in zip(running, agent.act(running), strict=True):
@@ -37,7 +37,7 @@ def play(
     return list(negotiations)
 
 
-def _take_turn(negotiation: Negotiation, seat: Speaker, move: Move | Fault) -> None:
+def _take_turn(negotiation: Negotiation, seat: Side, move: Move | Fault) -> None:
     if isinstance(move, Fault):
         negotiation.break_off(move.reason)
         return

@@ -4,12 +4,53 @@ A seat learns the columns that its side may see and its own target, never the ot
 see. The same words serve a model on this machine, one behind an endpoint, and training.
 """
 
-from typing import Literal
+import re
+from functools import cache
+from typing import Literal, NamedTuple
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.protocol import FOCAL, Act, Speaker, other
+from emodistill.negotiation.protocol import FOCAL, Act, Side, other
 from emodistill.negotiation.scenarios import Scenario
+
+# ---- named_emotions ----
+# Replies in which a language model first names the emotion that it chose: "joy: We are nearly there."
+#
+# The name is for this side alone. It is taken off before anybody hears the words; the model's own chat keeps it.
+
+_BEFORE, _BETWEEN, _AFTER = r"[\s*_\"“'\[(]*", r"[\s*_\"”'\])]*:[\s*_]*", r"(?P<words>.*)"
+
+
+class Named(NamedTuple):
+    """A reply taken apart; `emotion` is None where it begins with no name of the vocabulary."""
+
+    emotion: str | None
+    words: str
+
+
+def with_name(emotion: str | None, words: str) -> str:
+    """A reply as the model writes it; without an emotion, the bare words."""
+    return words if emotion is None else f"{emotion}: {words}"
+
+
+def take_apart(reply: str, vocabulary: Vocabulary) -> Named:
+    """The emotion that a reply names, and its words.
+
+    Case, quotes, brackets and stars around the name do not matter. Anything else before a colon is part of the words:
+    nobody could tell a name that is not in the vocabulary from the beginning of a sentence.
+    """
+    found = _pattern(vocabulary.labels).match(reply)
+    if found is None:
+        return Named(None, reply.strip())
+    names = {label.casefold(): label for label in vocabulary.labels}
+    return Named(names[found["name"].casefold()], found["words"].strip())
+
+
+@cache
+def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    return re.compile(f"{_BEFORE}(?P<name>{names}){_BETWEEN}{_AFTER}", re.IGNORECASE | re.DOTALL)
+
 
 FOLLOWS_NOTES = "Answer in one or two sentences as the {role}, and follow the note in brackets."
 NAMES_EMOTION = (
@@ -24,7 +65,7 @@ BARGAINS = (
 )
 
 
-def system_words(scenario: Scenario, side: Speaker = FOCAL, persona: str = "", answer: str = FOLLOWS_NOTES) -> str:
+def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answer: str = FOLLOWS_NOTES) -> str:
     """The system message of one side.
 
     Args:
@@ -54,9 +95,7 @@ def system_words(scenario: Scenario, side: Speaker = FOCAL, persona: str = "", a
     return " ".join(part for part in parts if part)
 
 
-def opening_words(
-    scenario: Scenario, vocabulary: Vocabulary, emotions: Emotions = "told", side: Speaker = FOCAL
-) -> str:
+def opening_words(scenario: Scenario, vocabulary: Vocabulary, emotions: Emotions = "told", side: Side = FOCAL) -> str:
     """The system message of a side that shows emotions; a model that names them learns their names from it."""
     if emotions != "named":
         return system_words(scenario, side)

@@ -9,11 +9,11 @@ import numpy as np
 
 from emodistill.negotiation.scenarios import Scenario
 
-Speaker = Literal["focal", "counterparty"]
+Side = Literal["focal", "counterparty"]
 Act = Literal["propose", "accept", "walk_away"]
 End = Literal["deal", "walk_away", "deadline", "invalid"]
-FOCAL: Speaker = "focal"
-COUNTERPARTY: Speaker = "counterparty"
+FOCAL: Side = "focal"
+COUNTERPARTY: Side = "counterparty"
 MAX_ROUNDS = 15
 TOLERANCE = 0.05
 
@@ -32,7 +32,7 @@ class Turn:
     """
 
     round: int
-    speaker: Speaker
+    speaker: Side
     text: str
     act: Act = "propose"
     offer: float | None = None
@@ -42,7 +42,7 @@ class Turn:
     slips: tuple[str, ...] = ()
 
 
-def other(speaker: Speaker) -> Speaker:
+def other(speaker: Side) -> Side:
     return COUNTERPARTY if speaker == FOCAL else FOCAL
 
 
@@ -65,19 +65,19 @@ class Negotiation:
     tolerance: float = TOLERANCE
     counterparty: str = ""
     turns: list[Turn] = field(default_factory=list)
-    standing: dict[Speaker, float | None] = field(default_factory=lambda: {FOCAL: None, COUNTERPARTY: None})
+    standing: dict[Side, float | None] = field(default_factory=lambda: {FOCAL: None, COUNTERPARTY: None})
     end: End | None = None
     deal_value: float | None = None
     fault: str | None = None
 
     def __post_init__(self) -> None:
         identity = zlib.crc32(f"{self.scenario.domain}/{self.scenario.id}".encode())
-        self.rng: dict[Speaker, np.random.Generator] = {
+        self.rng: dict[Side, np.random.Generator] = {
             side: np.random.default_rng((self.seed, identity, i)) for i, side in enumerate((FOCAL, COUNTERPARTY))
         }
 
     @property
-    def next_speaker(self) -> Speaker:
+    def next_speaker(self) -> Side:
         return FOCAL if len(self.turns) % 2 == 0 else COUNTERPARTY
 
     @property
@@ -90,7 +90,7 @@ class Negotiation:
         """Utility to the focal side so far: 0 without a deal."""
         return self.scenario.utility(self.deal_value)
 
-    def offers(self, speaker: Speaker) -> list[float]:
+    def offers(self, speaker: Side) -> list[float]:
         """The offers one side has stated so far, in order."""
         return [turn.offer for turn in self.turns if turn.speaker == speaker and turn.offer is not None]
 
@@ -125,7 +125,7 @@ class Negotiation:
             raise ValueError(f"scenario {self.scenario.id}: the negotiation is over ({self.end})")
         self.end, self.fault = "invalid", reason
 
-    def _accept(self, speaker: Speaker) -> None:
+    def _accept(self, speaker: Side) -> None:
         value = self.standing[other(speaker)]
         if value is None:
             self.break_off(f"the {speaker} accepted in round {self.turns[-1].round}, but no offer stands")

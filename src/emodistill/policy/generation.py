@@ -1,25 +1,295 @@
-"""Batched generation for many chats at once, each with its attention cache kept from round to round.
+"""Samples replies from the policy while it is trained: from a plain copy with the adapter merged in.
 
-A `Session` is a chat's tokens, which its owner may edit, and the cache of a prefix of them. Before a reply, whatever of
-the history the cache does not hold any more or not yet is fed; so the cache can never disagree with what was really
-said, and a round costs its own tokens, not those of the rounds before.
-
-The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
-the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where float
-arithmetic that depends on the batch tips a choice: rare in float32, now and then in bfloat16.
+A forward pass through LoRA on 4-bit weights costs twice that of the same model merged in bfloat16, and sampling is most
+of the time of a JPO step. Writing the merged weights again after every update is cheap beside it, so samples always
+come from the policy as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from emodistill.errors import UserError
-from emodistill.policy.decoding import Decoder, Sampling
-from emodistill.policy.kv_cache import context_limit
-from emodistill.policy.sampling import uniform_noise
+from emodistill.language_models.local import dtype_of
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.expression_policy import ExpressionPolicy
+
+# ---- kv_cache ----
+# An attention cache whose rows have their own lengths: column j of a row is token j of its chat, always.
+#
+# The usual batched cache pads every round to its longest row, so that holes pile up over a conversation, and copies all
+# of itself to append one token. Here each row writes where it ends, in a buffer made once: there are no holes to mask, a
+# row's position ids are its columns, forgetting the end of a row means lowering its length, and rows that finish are
+# overwritten by the last one, so that those still speaking are always the first rows, in one view.
+#
+# Shapes: R rows, N new tokens a row, W columns in use, H key-value heads, D their width.
+
+
+class Layout(NamedTuple):
+    """What a model keeps of a token."""
+
+    layers: int
+    heads: int
+    width: int
+    like: Tensor  # any tensor of the device and dtype
+
+    @classmethod
+    def of(cls, model: Any) -> "Layout":
+        """Read off a pass over one token.
+
+        Raises:
+            UserError: if the layers differ, or keep something else than keys and values.
+        """
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
+        states: list[Any] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        if {getattr(state, "shape", None) for state in states} != {getattr(states[0], "shape", ())}:
+            raise UserError(
+                f"model={model.name_or_path}: its layers do not all keep keys and values of one shape; choose a model "
+                "with plain attention in every layer, such as Llama, Qwen2.5, SmolLM2 or Mistral"
+            )
+        return cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(()))
+
+
+def context_limit(model: Any) -> int:
+    """Tokens a chat may have with this model; a sliding window counts as the end of what it can see."""
+    config = model.config.get_text_config()
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or [])
+    window = getattr(config, "sliding_window", None) if slides else None
+    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+
+
+class Step(NamedTuple):
+    """Where the new tokens of one forward pass go, and what they see."""
+
+    positions: Tensor  # (R, N) long, a token's place in its chat
+    columns: Tensor  # (R, N) long, the same, but the spare column for padding
+    mask: Tensor  # (R, 1, N, W) bool, true where a new token sees a column
+    width: int  # W
+
+
+class _Layer(CacheLayerMixin):
+    """One layer's view of the cache, as transformers calls it."""
+
+    is_sliding = False
+
+    def __init__(self, owner: "RowCache", index: int) -> None:
+        super().__init__()
+        self.owner, self.index = owner, index
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do: the buffer exists."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store (R, H, N, D) keys and values; returns those of all columns in use, (R, H, W, D)."""
+        data, step = self.owner.data[self.index], self.owner.step
+        rows = torch.arange(len(step.columns), device=data.device).unsqueeze(1)
+        for buffer, states in zip(data, (key_states, value_states), strict=True):
+            buffer[rows, :, step.columns] = states.transpose(1, 2)
+        keys, values = data[:, : len(step.columns), :, : step.width]
+        return keys, values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.step.width, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.step.width
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RowCache(Cache):
+    """Keys and values of up to `rows` chats of up to `capacity` tokens.
+
+    Attributes:
+        capacity: most tokens of a row.
+        data: (layers, 2, rows, H, capacity + 1, D); the spare last column takes what padding writes.
+        lengths: tokens held in each row.
+    """
+
+    def __init__(self, layout: Layout, rows: int, capacity: int) -> None:
+        super().__init__(layers=[_Layer(self, index) for index in range(layout.layers)])
+        self.capacity = capacity
+        self.data = layout.like.new_zeros((layout.layers, 2, rows, layout.heads, capacity + 1, layout.width))
+        self.lengths = [0] * rows
+        self.step: Step
+
+    def prepare(self, counts: Sequence[int]) -> Step:
+        """Plan a forward pass over the first rows, `counts` new tokens each, padded on the left; lengths grow by it."""
+        device, rows = self.data.device, len(counts)
+        ends = [held + new for held, new in zip(self.lengths, counts, strict=False)]
+        starts, self.lengths[:rows], width = torch.tensor(self.lengths[:rows], device=device), ends, max(ends)
+        offsets = torch.arange(max(counts), device=device) - (
+            max(counts) - torch.tensor(counts, device=device)
+        ).unsqueeze(1)
+        padding, positions = offsets < 0, (starts.unsqueeze(1) + offsets).clamp(min=0)
+        # padding sees column 0 at least, or else its softmax over nothing would be NaN
+        mask = torch.arange(width, device=device) <= positions.unsqueeze(2)
+        self.step = Step(positions, positions.masked_fill(padding, self.capacity), mask.unsqueeze(1), width)
+        return self.step
+
+    def load(self, row: int, saved: Tensor | None, length: int) -> None:
+        """Fill a row with the first `length` tokens of a saved one."""
+        if saved is not None:
+            self.data[:, :, row, :, :length] = saved[:, :, :, :length]
+        self.lengths[row] = length
+
+    def save(self, row: int) -> Tensor:
+        """A copy of a row: (layers, 2, H, length, D)."""
+        return self.data[:, :, row, :, : self.lengths[row]].clone()
+
+    def move(self, source: int, target: int) -> None:
+        """Overwrite one row by another."""
+        if source != target:
+            length = self.lengths[source]
+            self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+            self.lengths[target] = length
+
+
+# ---- sampling ----
+# From logits to tokens: greedy, or temperature over the likeliest k.
+#
+# The k likeliest are taken first: a softmax and a cumulative sum over a vocabulary of 49,152 cost ten times as much.
+# Shapes: R rows, V vocabulary entries, T tokens of the longest reply.
+
+
+def uniform_noise(seeds: Sequence[int | Sequence[int]], length: int) -> Tensor:
+    """One uniform number in [0, 1) a token; a row depends on its own seed alone: (R, T) float64."""
+    return torch.from_numpy(np.stack([np.random.default_rng(seed).random(length) for seed in seeds]))
+
+
+def pick(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None) -> Tensor:
+    """One token a row, drawn with the row's uniform number: (R, V), (R,) -> (R,) long.
+
+    Temperature 0 is the likeliest token; `top_k=None` draws from all.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    values, ids = logits.topk(min(top_k or logits.shape[1], logits.shape[1]))
+    # in the order of ids: were it the order of logits, a rounding error that swaps two likely tokens would change far
+    # more draws than its own size
+    ids, order = ids.sort(-1)
+    likelihood = (values.double().gather(1, order) / temperature).softmax(-1)
+    cumulative = likelihood.cumsum(-1)
+    rank = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1]).unsqueeze(1), right=True)
+    return ids.gather(1, rank.clamp(max=ids.shape[1] - 1)).squeeze(1)
+
+
+# ---- decoding ----
+# The token loop: new tokens of many chats through the model, then one token a row and step until every row has ended.
+#
+# Shapes: R rows, V vocabulary entries, T tokens of the longest reply.
+
+PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
+PADDING = 0  # masked, so any id will do
+COLUMNS = 256  # buffers grow by this many columns at a time, so that one serves several rounds
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are drawn.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: how many of the likeliest tokens are drawn from; None is all of them, which costs ten times as much.
+        max_new_tokens: longest reply, its end included.
+        stop_ids: tokens that end a reply.
+    """
+
+    temperature: float
+    top_k: int | None
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+
+    def __post_init__(self) -> None:
+        for name, value in (("top_k", self.top_k), ("max_new_tokens", self.max_new_tokens)):
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature}: must be 0 (greedy) or a positive number")
+
+
+class Decoder:
+    """One model with one buffer of attention rows, which serves call after call."""
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
+        self._layout = Layout.of(model)
+        self._buffer: RowCache | None = None
+
+    def rows(self, chats: list[Sequence[int]]) -> RowCache:
+        """The buffer, made larger where it is too small for these chats and their replies."""
+        columns = max(map(len, chats)) + self.sampling.max_new_tokens
+        if self._buffer is None or len(self._buffer.lengths) < len(chats) or self._buffer.capacity < columns:
+            rows = max(len(chats), len(self._buffer.lengths) if self._buffer else 0)
+            self._buffer = None  # freed before the next one is made
+            self._buffer = RowCache(self._layout, rows, -(-columns // COLUMNS) * COLUMNS)
+        return self._buffer
+
+    def feed(self, cache: RowCache, pending: list[list[int]]) -> Tensor:
+        """Run new tokens of the first rows, of different lengths, through the model; logits after each row's last."""
+        longest = max(map(len, pending))
+        padded = [[PADDING] * (longest - len(ids)) + ids for ids in pending]
+        step = max(1, PREFILL_TOKENS // len(pending))
+        logits = torch.empty(0)
+        for first in range(0, longest, step):
+            last = min(first + step, longest)
+            counts = [min(last - first, max(0, last - (longest - len(ids)))) for ids in pending]
+            logits = self._forward(cache, [ids[first:last] for ids in padded], counts)
+        return logits
+
+    def _forward(self, cache: RowCache, ids: list[list[int]], counts: list[int]) -> Tensor:
+        step = cache.prepare(counts)
+        output = self.model(
+            input_ids=torch.tensor(ids, device=step.mask.device),
+            attention_mask=step.mask,
+            position_ids=step.positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        last: Tensor = output.logits[:, -1]
+        return last.float()
+
+    def decode(
+        self, cache: RowCache, logits: Tensor, noise: Tensor, finish: Callable[[int, int, list[int]], None]
+    ) -> list[list[int]]:
+        """Sample until every row has ended; `finish(owner, row, reply)` is called before a row is given up."""
+        owners, noise = list(range(len(logits))), noise.to(logits.device)
+        replies: list[list[int]] = [[] for _ in owners]
+        for position in range(self.sampling.max_new_tokens):
+            drawn = pick(logits, noise[owners, position], self.sampling.temperature, self.sampling.top_k).tolist()
+            for row in reversed(range(len(owners))):
+                reply = replies[owners[row]]
+                reply.append(drawn[row])
+                if drawn[row] in self.sampling.stop_ids or position + 1 == self.sampling.max_new_tokens:
+                    finish(owners[row], row, reply)
+                    cache.move(len(owners) - 1, row)  # those still speaking stay the first rows
+                    owners[row], drawn[row] = owners[-1], drawn[len(owners) - 1]
+                    owners.pop()
+            if not owners:
+                break
+            logits = self._forward(cache, [[token] for token in drawn[: len(owners)]], [1] * len(owners))
+        return replies
+
+
+# ---- generation ----
+# Batched generation for many chats at once, each with its attention cache kept from round to round.
+#
+# A `Session` is a chat's tokens, which its owner may edit, and the cache of a prefix of them. Before a reply, whatever of
+# the history the cache does not hold any more or not yet is fed; so the cache can never disagree with what was really
+# said, and a round costs its own tokens, not those of the rounds before.
+#
+# The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
+# the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where float
+# arithmetic that depends on the batch tips a choice: rare in float32, now and then in bfloat16.
 
 
 @dataclass(eq=False)
@@ -157,3 +427,63 @@ class ChatGenerator:
             cache.move(source[row], row)
         noise = uniform_noise([(seed, *row) for row in rows], self.sampling.max_new_tokens)
         return self._decoder.decode(cache, logits[source], noise, lambda owner, row, reply: None)
+
+
+class RolloutSampler:
+    """Draws replies with `ChatGenerator` from a merged copy of an `ExpressionPolicy`."""
+
+    def __init__(
+        self,
+        chat_format: ChatFormat,
+        dtype: str,
+        temperature: float,
+        top_k: int | None,
+        max_new_tokens: int,
+        max_batch: int,
+    ) -> None:
+        """
+        Args:
+            dtype: of the merged copy; `bfloat16` is fast where the hardware has it, `float32` exact, see `dtype_of`.
+            temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
+        """
+        self.chat_format, self.dtype = chat_format, dtype_of(dtype)
+        self.temperature, self.top_k = temperature, top_k
+        self.max_new_tokens, self.max_batch = max_new_tokens, max_batch
+        self._model: Any = None
+        self._generator: ChatGenerator | None = None
+
+    def another(self) -> "RolloutSampler":
+        """One with the same settings and no model yet."""
+        settings = (self.temperature, self.top_k, self.max_new_tokens, self.max_batch)
+        return RolloutSampler(self.chat_format, str(self.dtype).removeprefix("torch."), *settings)
+
+    def refresh(self, policy: ExpressionPolicy) -> None:
+        """Take over the policy's weights; the first time, make the copy."""
+        if self._generator is not None:
+            policy.merge_into(self._model)
+            return
+        self._model = policy.merged(self.dtype).eval()
+        self._generator = ChatGenerator(
+            self._model,
+            self.chat_format.tokenizer,
+            self.temperature,
+            self.top_k,
+            self.max_new_tokens,
+            self.max_batch,
+            stop_ids=self.chat_format.end_of_turn[:1],
+        )
+
+    def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
+        """`count` replies to every context, as token ids with their end, from the weights of the last `refresh`."""
+        return self.generator.sample(contexts, count, seed)
+
+    @property
+    def generator(self) -> ChatGenerator:
+        """What speaks with the weights of the last `refresh`."""
+        if self._generator is None:
+            raise ValueError("RolloutSampler: call refresh first")
+        return self._generator
+
+    def text(self, reply: list[int]) -> str:
+        """The words of a reply."""
+        return self.chat_format.text(reply)

@@ -10,7 +10,7 @@ import yaml
 
 from emodistill.data.provenance import NAME as CORPUS
 from emodistill.errors import UserError
-from emodistill.runs import flat, write_whole
+from emodistill.runs import atomic_write, flat
 
 CARD = "README.md"
 EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", "Allal et al. 2025, arXiv 2502.02737, Apache-2.0")
@@ -141,7 +141,7 @@ def write_model_card(
         folder=adapter,
         settings=_settings(stage / "config.yaml"),
     )
-    write_whole(adapter / CARD, text)
+    atomic_write(adapter / CARD, text)
 
 
 def _data(file: Path) -> str:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
-from emodistill.reporting.terminal import print_table
+from emodistill.reporting.formats import print_table
 from emodistill.safety.detector import Flags, default_detector
-from emodistill.safety.labelled import HALVES, load_labelled
-from emodistill.safety.measures import error_table, scan
+from emodistill.safety.measures import HALVES, error_table, load_labelled, scan
 
 
 def main(arguments: Sequence[str]) -> int:

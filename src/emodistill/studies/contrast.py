@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emodistill.evaluation.results import Findings, Played
+from emodistill.evaluation.results import AnalysisResult, ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.table import Column, Table
-from emodistill.studies.estimates import (
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import (
     COMPARED,
     POOLED,
     arms_of,
@@ -46,10 +46,12 @@ class Contrast:
     floor: str | None = None
     seed: int = 0
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         found = conditions_of(played)
         if self.reference not in found:
-            return Findings(verdicts=[f"the condition '{self.reference}' was not played; nothing can be compared"])
+            return AnalysisResult(
+                verdicts=[f"the condition '{self.reference}' was not played; nothing can be compared"]
+            )
         domains = [*domains_of(played), POOLED]
         rows = [
             self._row(played, domain, arm, condition) for domain in domains for arm in arms_of(played)
@@ -59,19 +61,21 @@ class Contrast:
         note = f"Difference: less {self.reference}, paired by scenario and seed; Holm's correction over this table."
         estimates = [Estimate(r["arm"], r["condition"], *r["utility_interval"]) for r in rows if r["domain"] == POOLED]
         figure = interval_plot("conditions", self.title, estimates, "mean utility over all domains, 95 % interval")
-        return Findings([Table("conditions", self.title, _VALUES, rows, note)], [figure], self._verdicts(played, rows))
+        return AnalysisResult(
+            [Table("conditions", self.title, _VALUES, rows, note)], [figure], self._verdicts(played, rows)
+        )
 
-    def _row(self, played: Sequence[Played], domain: str, arm: str, condition: str) -> dict[str, Any]:
+    def _row(self, played: Sequence[ArmResult], domain: str, arm: str, condition: str) -> dict[str, Any]:
         here = utility(played, arm, condition, domain)
         same = condition == self.reference
         apart = {"p_value": float("nan")} if same else compared(here, self._base(played, arm, domain), self.seed)
         interval = [*mean_interval(here, self.seed)]
         return {"domain": domain, "arm": arm, "condition": condition, "utility_interval": interval, **apart}
 
-    def _base(self, played: Sequence[Played], arm: str, domain: str) -> dict[Any, float]:
+    def _base(self, played: Sequence[ArmResult], arm: str, domain: str) -> dict[Any, float]:
         return utility(played, arm, self.reference, domain)
 
-    def _verdicts(self, played: Sequence[Played], rows: Sequence[dict[str, Any]]) -> list[str]:
+    def _verdicts(self, played: Sequence[ArmResult], rows: Sequence[dict[str, Any]]) -> list[str]:
         lines = [
             f"The rule, fixed before the numbers: a condition differs from {self.reference} where the interval over "
             f"all domains leaves out 0 and p (Holm) is below {ALPHA:g}."
@@ -84,7 +88,7 @@ class Contrast:
                 lines.append(f"{row['arm']}, {row['condition']}: {phrase} ({gap}){self._beside_floor(played, row)}.")
         return lines
 
-    def _beside_floor(self, played: Sequence[Played], row: dict[str, Any]) -> str:
+    def _beside_floor(self, played: Sequence[ArmResult], row: dict[str, Any]) -> str:
         """The gap beyond that of the arm that learnt nothing: a harder opponent is no failure to generalise."""
         if self.floor not in arms_of(played) or row["arm"] == self.floor:
             return ""
@@ -93,6 +97,6 @@ class Contrast:
         mean, low, high = found["difference_interval"]
         return f"; its lead over {self.floor} changes by {mean:+.3f} [{low:+.3f}, {high:+.3f}], {found['verdict']}"
 
-    def _lead(self, played: Sequence[Played], arm: str, condition: str) -> dict[Any, float]:
+    def _lead(self, played: Sequence[ArmResult], arm: str, condition: str) -> dict[Any, float]:
         own, floor = utility(played, arm, condition), utility(played, self.floor, condition)
         return {key: own[key] - floor[key] for key in own.keys() & floor.keys()}

@@ -8,9 +8,9 @@ from typing import Any
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.arms import Arm, parse_arm
-from emodistill.evaluation.needs import needed_stages
-from emodistill.evaluation.results import Cost, Findings, Played
-from emodistill.reporting.table import Column, Table
+from emodistill.evaluation.results import AnalysisResult, ArmResult, Cost
+from emodistill.evaluation.stage_graph import needed_stages
+from emodistill.reporting.tables import Column, Table
 
 _COLUMNS = [
     Column("condition", "condition", "text"),
@@ -46,7 +46,7 @@ class Costs:
 
     vocabulary: str
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         rows = [
             {
                 "condition": one.condition,
@@ -62,9 +62,9 @@ class Costs:
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
         trained = trained_stages(self._folders(played))
         tables = [Table("costs", "What playing took", _COLUMNS, rows, _NOTE)]
-        return Findings([*tables, Table("training", "What training took", _TRAINED, trained, _TRAINED_NOTE)])
+        return AnalysisResult([*tables, Table("training", "What training took", _TRAINED, trained, _TRAINED_NOTE)])
 
-    def _folders(self, played: Sequence[Played]) -> list[Path]:
+    def _folders(self, played: Sequence[ArmResult]) -> list[Path]:
         vocabulary = load_vocabulary(self.vocabulary)
         of_run: dict[str, list[Arm]] = {}
         for one in (one for one in played if one.run_dir):
@@ -86,7 +86,7 @@ def trained_stages(folders: Iterable[Path]) -> list[dict[str, Any]]:
     return [*rows, {"stage": "together", "seconds": sum(known)}] if known else rows
 
 
-def total_of(played: Sequence[Played]) -> Cost:
+def total_of(played: Sequence[ArmResult]) -> Cost:
     """The sum over everything that was played."""
     return sum((one.cost for one in played), Cost())
 

@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from emodistill.data.casino.dialogues import Dialogue
-from emodistill.data.casino.episodes import EMOTICONS
-from emodistill.data.casino.outcomes import OUTCOMES, people_of
-from emodistill.data.casino.reading import read_dialogues
+from emodistill.data.casino.episodes import EMOTICONS, OUTCOMES, people_of
+from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
-from emodistill.evaluation.intervals import stretched
-from emodistill.evaluation.results import Findings, Played
-from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct
+from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, stretched
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.table import Column, Table
+from emodistill.reporting.tables import Column, Table
 
 _COLUMNS = [
     Column("emotion", "showed", "text"),
@@ -55,7 +52,7 @@ class Human:
     seed: int = 0
     resamples: int = RESAMPLES
 
-    def __call__(self, played: Sequence[Played] = ()) -> Findings:
+    def __call__(self, played: Sequence[ArmResult] = ()) -> AnalysisResult:
         files = [self.files] if isinstance(self.files, str) else list(self.files)
         missing = [file for file in files if not Path(file).is_file()]
         if missing or not files:
@@ -77,7 +74,7 @@ class Human:
             "people", "People who show an emotion", estimates, "difference in standard deviations", 0
         )
         table = Table("people", "Emotions and outcomes among people", _COLUMNS, rows, note)
-        return Findings([table], [figure], [_RULE, *_verdicts(rows)])
+        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows)])
 
 
 def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[dict[str, Any]]:

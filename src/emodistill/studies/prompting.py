@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from emodistill.evaluation.results import Findings, Played
+from emodistill.evaluation.results import AnalysisResult, ArmResult
 from emodistill.evaluation.statistics import ALPHA, Key, correct
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.table import Column, Table
-from emodistill.studies.estimates import COMPARED, compared, domains_of, utility
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import COMPARED, compared, domains_of, utility
 
 SHUFFLES = 10_000
 _OVERALL = [
@@ -40,10 +40,12 @@ class Prompting:
     reference: str = "neutral"
     seed: int = 0
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         arms = {label: one.arm for one in played if (label := _label(one.arm))}
         if self.reference not in arms:
-            return Findings(verdicts=[f"no arm shows '{self.reference}' all the time, so nothing can be compared"])
+            return AnalysisResult(
+                verdicts=[f"no arm shows '{self.reference}' all the time, so nothing can be compared"]
+            )
         domains = domains_of(played)
         found = {d: {label: utility(played, arm, domain=d) for label, arm in arms.items()} for d in domains}
         rows = [
@@ -60,7 +62,7 @@ class Prompting:
             Table("emotions_overall", "Do emotions differ at all?", _OVERALL, overall, _OVERALL_NOTE),
             Table("emotions", f"Each emotion held constant, less {self.reference}", _COLUMNS, rows, _note(rows)),
         ]
-        return Findings(tables, [self._map(rows, domains)], self._verdicts(rows, overall))
+        return AnalysisResult(tables, [self._map(rows, domains)], self._verdicts(rows, overall))
 
     def _map(self, rows: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> Any:
         cells = {(row["emotion"], row["domain"]): row["difference"] for row in rows}

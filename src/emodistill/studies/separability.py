@@ -17,17 +17,104 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 from scipy import stats
 
 from emodistill.data.schema import Episode
+from emodistill.data.transitions import Reward, TransitionEpisodes, build_transitions
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.intervals import UNKNOWN, bootstrap_interval
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import Findings, Played
-from emodistill.learners.selector import load_selector
+from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.statistics import UNKNOWN, bootstrap_interval
+from emodistill.learners.ope import fitted_q_value
+from emodistill.learners.selector import IQLSelector, load_selector
 from emodistill.reporting.figures.curves import Bin, calibration
-from emodistill.reporting.table import Column, Table
-from emodistill.studies.realised import Turns, fitted_value, realised, trained_with
+from emodistill.reporting.tables import Column, Table
+
+# ---- realised ----
+# Turns with what the selector predicted for them and what came of them. Shapes: B turns.
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Focal turns that show an emotion.
+
+    Attributes:
+        predicted: min Q'(s, a) of the selector, in raw reward, (B,).
+        realised: the discounted return from that turn on, in raw reward, (B,).
+        advantage: `predicted` less the mean Q of all emotions that the corpus shows, (B,).
+        beyond: `realised` less V(s): what the return owes neither to the state nor to Q, (B,).
+        drawn: whether chance chose the emotion, (B,) bool.
+        step: 0-based turn within its episode, (B,).
+        scenarios: (domain, id) of each turn.
+        table: the same turns as transitions.
+    """
+
+    predicted: np.ndarray
+    realised: np.ndarray
+    advantage: np.ndarray
+    beyond: np.ndarray
+    drawn: np.ndarray
+    step: np.ndarray
+    scenarios: Sequence[Hashable]
+    table: TransitionEpisodes
+
+
+def trained_with(run_dir: Path) -> tuple[Reward, float]:
+    """Reward and discount of a run's selector, from the configuration that its training began with.
+
+    A judge's part is left out: the words of an evaluation are not judged.
+    """
+    config = yaml.safe_load((run_dir / "iql" / "config.yaml").read_text(encoding="utf-8"))
+    weights = config["data"]["view"]["reward"]
+    return Reward(weights["concession"], weights["utility"], 0.0), float(config["learner"]["discount"])
+
+
+@torch.no_grad()
+def realised(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward, discount: float) -> Turns:
+    """All turns of valid episodes that show an emotion."""
+    table = build_transitions(episodes, selector.observer, reward)
+    shown = [e for e in episodes if e.end != "invalid" and any(turn.emotion is not None for turn in e.focal_turns)]
+    owners = [(shown[i].scenario.domain, shown[i].scenario.id) for i in table.episode.tolist()]
+    transitions, learner = table.transitions, selector.learner
+    scale = learner.facts.reward_scale  # back to raw reward
+    values = (learner.q_values(transitions.observation) * scale).double()
+    predicted = values.gather(1, transitions.action[:, None])[:, 0]
+    advantage = predicted - values[:, learner.facts.seen].mean(1)
+    state = learner.v(learner.facts.standardise(transitions.observation))[:, 0] * scale
+    returns = returns_of(transitions.reward.double().numpy(), transitions.terminal.numpy(), discount)
+    return Turns(
+        predicted.numpy(),
+        returns,
+        advantage.numpy(),
+        returns - state.double().numpy(),
+        (table.behaviour_prob < 1).numpy(),  # an unknown probability, nan, is not below 1
+        table.step.numpy(),
+        owners,
+        table,
+    )
+
+
+def returns_of(rewards: np.ndarray, terminal: np.ndarray, discount: float) -> np.ndarray:
+    """Discounted return from each turn to the end of its episode; (B,), (B,) -> (B,)."""
+    returns, following = np.zeros(len(rewards)), 0.0
+    for i in range(len(rewards) - 1, -1, -1):
+        following = rewards[i] + (0.0 if terminal[i] else discount * following)
+        returns[i] = following
+    return returns
+
+
+@torch.no_grad()
+def fitted_value(turns: Turns, selector: IQLSelector, discount: float) -> float:
+    """Fitted Q evaluation, on these turns, of the selector's greedy policy: its discounted return, in raw reward."""
+    transitions, learner = turns.table.transitions, selector.learner
+    rows = (transitions.observation, transitions.next_observation)
+    observation, following = (learner.facts.standardise(seen) for seen in rows)
+    table = turns.table._replace(transitions=transitions._replace(observation=observation, next_observation=following))
+    policy, next_policy = (learner.act(seen)[1] for seen in rows)
+    return fitted_q_value(table, policy.float(), next_policy.float(), discount)
+
 
 BINS = 5
 RESAMPLES = 2000
@@ -67,7 +154,7 @@ class Separability:
     vocabulary: str
     seed: int = 0
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         rows, bins = [], []
         for one in played:
             episodes = [episode for episode in valid(one.episodes) if shows_emotions(episode)]
@@ -83,9 +170,11 @@ class Separability:
             bins += binned(turns, label, self.seed)
         table = Table("separability", "Q of the selector against what came of it", _COLUMNS, rows, _NOTE)
         if not rows:
-            return Findings([table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"])
+            return AnalysisResult(
+                [table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"]
+            )
         figure = calibration("q_calibration", "Predicted and realised return of turns", bins, "discounted reward")
-        return Findings([table], [figure], [_RULE, *(_verdict(row) for row in rows)])
+        return AnalysisResult([table], [figure], [_RULE, *(_verdict(row) for row in rows)])
 
     def _row(self, turns: Turns) -> dict[str, Any]:
         apart = turns.predicted - turns.realised

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from emodistill.data.schema import Episode
-from emodistill.evaluation.intervals import bootstrap_interval
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoffs
-from emodistill.evaluation.results import Findings, Played
+from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.table import Column, Table
-from emodistill.studies.estimates import arms_of, conditions_of
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import arms_of, conditions_of
 
 _RATINGS = [
     Column("arm", "arm", "text"),
@@ -52,10 +52,10 @@ class Tournament:
 
     seed: int = 0
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         meetings = [meeting_of(one, episode) for one in played for episode in valid(one.episodes)]
         if not meetings:
-            return Findings(verdicts=["no valid meeting was played"])
+            return AnalysisResult(verdicts=["no valid meeting was played"])
         ratings = bradley_terry(meetings, self.seed)
         chairs = self._chairs(played)
         cells = {(row["focal"], row["counterparty"]): row["focal_interval"][0] for row in chairs}
@@ -63,13 +63,15 @@ class Tournament:
         values = [[cells.get((arm, other)) for other in others] for arm in arms]
         axes = ("arm on the focal chair", "arm on the counterparty's chair", "mean focal utility")
         figure = matrix("payoffs", "Payoff to the focal chair", arms, others, values, axes)
-        return Findings([_rated(ratings), self._both(meetings), chairs_table(chairs)], [figure], verdicts(ratings))
+        return AnalysisResult(
+            [_rated(ratings), self._both(meetings), chairs_table(chairs)], [figure], verdicts(ratings)
+        )
 
-    def _chairs(self, played: Sequence[Played]) -> list[dict[str, Any]]:
+    def _chairs(self, played: Sequence[ArmResult]) -> list[dict[str, Any]]:
         pairs = dict.fromkeys((one.arm, one.condition) for one in played)
         return [self._chair(arm, other, played) for arm, other in pairs]
 
-    def _chair(self, arm: str, other: str, played: Sequence[Played]) -> dict[str, Any]:
+    def _chair(self, arm: str, other: str, played: Sequence[ArmResult]) -> dict[str, Any]:
         episodes = valid([e for one in played if (one.arm, one.condition) == (arm, other) for e in one.episodes])
         scenarios = [(episode.scenario.domain, episode.scenario.id) for episode in episodes]
         row: dict[str, Any] = {"focal": arm, "counterparty": other, "meetings": len(episodes)}
@@ -88,7 +90,7 @@ class Tournament:
         return Table("payoffs_both_chairs", "Own utility against each other arm", _PAYOFFS, rows, note)
 
 
-def meeting_of(one: Played, episode: Episode) -> Meeting:
+def meeting_of(one: ArmResult, episode: Episode) -> Meeting:
     scenario = (episode.scenario.domain, episode.scenario.id)
     return Meeting(one.arm, one.condition, scenario, episode.utility, counterparty_utility(episode))
 

@@ -11,12 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from emodistill.evaluation.results import Findings, Played
+from emodistill.evaluation.results import AnalysisResult, ArmResult
 from emodistill.evaluation.statistics import ALPHA, correct
-from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.table import Column, Table
-from emodistill.studies.estimates import COMPARED, arms_of, compared, conditions_of, domains_of, mean_interval, utility
+from emodistill.reporting.tables import Column, Figure, Table
+from emodistill.studies.comparisons import (
+    COMPARED,
+    arms_of,
+    compared,
+    conditions_of,
+    domains_of,
+    mean_interval,
+    utility,
+)
 
 WITHOUT = "without_"
 _MATRIX = [
@@ -44,15 +51,15 @@ class Transfer:
     floor: str | None = None
     seed: int = 0
 
-    def __call__(self, played: Sequence[Played]) -> Findings:
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         rows = [row for arm in arms_of(played) if arm != self.floor for row in self._rows(played, arm)]
         correct(rows)
         figures = [self._figure(rows, arm, played) for arm in arms_of(played) if arm != self.floor]
         table = Table("transfer", "Trained there, played here", _MATRIX, rows, _NOTE)
         lines = [line for arm in arms_of(played) if arm != self.floor for line in self._verdicts(played, rows, arm)]
-        return Findings([table], figures, [_RULE, *lines] if lines else [])
+        return AnalysisResult([table], figures, [_RULE, *lines] if lines else [])
 
-    def _rows(self, played: Sequence[Played], arm: str) -> list[dict[str, Any]]:
+    def _rows(self, played: Sequence[ArmResult], arm: str) -> list[dict[str, Any]]:
         rows = []
         for trained in conditions_of(played):
             for domain in domains_of(played):
@@ -68,14 +75,14 @@ class Transfer:
                 rows.append({**about, "utility_interval": [mean, low, high], **apart})
         return rows
 
-    def _figure(self, rows: Sequence[Mapping[str, Any]], arm: str, played: Sequence[Played]) -> Figure:
+    def _figure(self, rows: Sequence[Mapping[str, Any]], arm: str, played: Sequence[ArmResult]) -> Figure:
         cells = {(row["trained"], row["domain"]): row["share"] for row in rows if row["arm"] == arm}
         conditions, domains = conditions_of(played), domains_of(played)
         values = [[cells.get((trained, domain)) for domain in domains] for trained in conditions]
         axes = ("training domain", "domain played", "share of the utility of training at home")
         return matrix(f"transfer_{arm}", f"Transfer of {arm}", conditions, domains, values, axes, 1.0)
 
-    def _verdicts(self, played: Sequence[Played], rows: Sequence[Mapping[str, Any]], arm: str) -> list[str]:
+    def _verdicts(self, played: Sequence[ArmResult], rows: Sequence[Mapping[str, Any]], arm: str) -> list[str]:
         own = [row for row in rows if row["arm"] == arm]
         lines = []
         for name, away in (
@@ -95,7 +102,7 @@ class Transfer:
             )
         return lines
 
-    def _over_floor(self, played: Sequence[Played], arm: str, away: Sequence[Mapping[str, Any]]) -> str:
+    def _over_floor(self, played: Sequence[ArmResult], arm: str, away: Sequence[Mapping[str, Any]]) -> str:
         """How many cells away from home exceed the arm that learnt nothing."""
         if self.floor not in arms_of(played):
             return ""

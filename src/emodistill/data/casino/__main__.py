@@ -7,9 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from emodistill.data.casino.dialogues import Dialogue
 from emodistill.data.casino.episodes import shown, turns_of
-from emodistill.data.casino.reading import read_dialogues
+from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
 
 

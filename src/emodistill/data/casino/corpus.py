@@ -6,6 +6,7 @@ part. It is written whole or not at all, in seconds, so a build that was killed 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +14,60 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emodistill.data.casino.card import write_card
-from emodistill.data.casino.dialogues import Dialogue
 from emodistill.data.casino.episodes import EmotionLabels, episodes_of
-from emodistill.data.casino.reading import read_dialogues
-from emodistill.data.corpus_file import CorpusFile
+from emodistill.data.casino.reading import Dialogue, read_dialogues
+from emodistill.data.corpus import CorpusFile
 from emodistill.data.schema import SCHEMA_VERSION, Episode, write_episodes
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.files import exclusive
 from emodistill.language_models.embedded import cache_dir
-from emodistill.locks import exclusive
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import Manifest, content_of
+
+# ---- card ----
+# The dataset card beside an imported CaSiNo corpus: what it is, whose it is, and how it was made.
+
+_HEAD = """---
+license: cc-by-4.0
+language: en
+tags: [negotiation, emotion, offline-rl, human]
+---
+# CaSiNo dialogues as negotiation episodes
+
+Made by `emodistill` {version} from the campsite negotiations of CaSiNo by the recipe below. Both sides are **people**,
+crowd workers who took part in a study. Each dialogue gives two episodes, one from each side. The emotion of a turn is
+its emoticon; nobody drew it at random, so `emotion_prob` is empty and importance sampling is not available.
+
+CaSiNo is by Kushal Chawla, Jaysa Ramirez, Rene Clever, Gale Lucas, Jonathan May and Jonathan Gratch, *CaSiNo: A Corpus
+of Campsite Negotiation Dialogues for Automatic Negotiation Systems*, NAACL 2021,
+https://aclanthology.org/2021.naacl-main.254, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/),
+https://github.com/kushalchawla/CaSiNo. This corpus is an adaptation of it: messages of one side in a row are joined,
+clicks are put in words, and shares of packages in the points of one side.
+
+"""
+
+
+def write_card(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any]) -> None:
+    """Write the card."""
+    from emodistill import __version__
+
+    made = f"## Recipe\n\n```json\n{json.dumps(recipe, indent=2)}\n```\n"
+    path.write_text(f"{_HEAD.format(version=__version__)}## Figures\n\n{_figures(episodes)}\n{made}", encoding="utf-8")
+
+
+def _figures(episodes: Sequence[Episode]) -> str:
+    lines = ["| split | dialogues | episodes | deals | utility | focal turns |", "|---|---|---|---|---|---|"]
+    for split in sorted({episode.split for episode in episodes}):
+        cell = [episode for episode in episodes if episode.split == split]
+        deals = sum(episode.end == "deal" for episode in cell) / len(cell)
+        utility = sum(episode.utility for episode in cell) / len(cell)
+        turns = sum(len(episode.focal_turns) for episode in cell)
+        lines.append(f"| {split} | {len(cell) // 2} | {len(cell)} | {deals:.3f} | {utility:.3f} | {turns} |")
+    shown = Counter(turn.emotion or "none" for episode in episodes for turn in episode.focal_turns)
+    emotions = ", ".join(f"{label} {count}" for label, count in shown.most_common())
+    return "\n".join(lines) + f"\n\nFocal turns by emotion: {emotions}.\n"
+
 
 EPISODES = "episodes.parquet"
 IMPORTER = 1  # raise it when the same file would give other episodes

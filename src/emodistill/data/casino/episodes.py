@@ -1,12 +1,4 @@
-"""From one human dialogue to two episodes, one from each side.
-
-What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the focal
-side, whoever submitted it, and that is its offer (METHOD 1 with c = 36 and d = 0, so a position is points / 36). The
-game itself is not zero-sum: the other side's points do not follow from this number, and are in the other episode.
-
-Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with which
-the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no transition.
-"""
+"""Who showed which emotion in CaSiNo, and what came of it; `studies.human` compares them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,12 +6,25 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from emodistill.data.casino.dialogues import MOST, POINTS, Dialogue, Message, Share
+import numpy as np
+import numpy.typing as npt
+
+from emodistill.data.casino.reading import MOST, POINTS, Dialogue, Message, Share
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
+
+# ---- episodes ----
+# From one human dialogue to two episodes, one from each side.
+#
+# What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the focal
+# side, whoever submitted it, and that is its offer (METHOD 1 with c = 36 and d = 0, so a position is points / 36). The
+# game itself is not zero-sum: the other side's points do not follow from this number, and are in the other episode.
+#
+# Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with which
+# the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no transition.
 
 DOMAIN = "campsite"
 EMOTICONS = {"\U0001f642": "joy", "\u2639": "sadness", "\U0001f62e": "surprise", "\U0001f621": "anger"}  # 🙂 ☹ 😮 😡
@@ -128,3 +133,21 @@ def _words(message: Message) -> str:
 
 def _packages(share: Share) -> str:
     return ", ".join(f"{count} {item.lower()}" for item, count in share.items() if count) or "nothing"
+
+
+OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
+
+
+def people_of(
+    dialogues: Sequence[Dialogue], emotions: Sequence[str]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Both sides of D dialogues: who showed which of E emotions, (D, 2, E), and the O `OUTCOMES`, (D, 2, O)."""
+    showed, outcomes = [], []
+    for dialogue in dialogues:
+        seen = {name: set[str | None]() for name in dialogue.participants}
+        for name, messages in turns_of(dialogue):
+            seen[name].add(shown(messages))
+        showed.append([[emotion in seen[name] for emotion in emotions] for name in seen])
+        people = dialogue.participants
+        outcomes.append([[p.satisfaction, people[dialogue.other(n)].liking, p.points] for n, p in people.items()])
+    return np.array(showed), np.array(outcomes, dtype=np.float64)

@@ -7,8 +7,8 @@ from functools import partial
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
+from emodistill.reporting.tables import Figure
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from emodistill.reporting.figure import Figure
 from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
+from emodistill.reporting.tables import Figure
 
 ROW_INCHES = 0.3
 ALPHA = 0.05

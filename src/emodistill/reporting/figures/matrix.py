@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure as Canvas
 
-from emodistill.reporting.figure import Figure
+from emodistill.reporting.tables import Figure
 
 
 def matrix(

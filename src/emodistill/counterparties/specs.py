@@ -1,0 +1,85 @@
+"""Counterparties by configuration: what sits opposite, and what of it fixes a corpus."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from emodistill.counterparties.language_model import LanguageModelCounterparty
+from emodistill.counterparties.simulation import BehaviouralCounterparty
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.errors import UserError
+from emodistill.negotiation.agents import Agent
+from emodistill.negotiation.schedule import CounterpartySchedule
+from emodistill.policy.agents import RETRIES
+from emodistill.policy.chat_backends import ChatBackendSpec
+
+
+class SimulatedCounterpartySpec:
+    """The documented behavioural simulation.
+
+    Args:
+        personas: their names; a negotiation's goes by its seed.
+    """
+
+    depends_on_assets = True
+
+    def __init__(self, personas: Sequence[str]) -> None:
+        self.personas = list(personas)
+
+    def recipe(self) -> dict[str, Any]:
+        return {"simulation": self.personas}
+
+    def describe(self) -> str:
+        return f"a documented behavioural simulation (personas {', '.join(self.personas)})"
+
+    def open(self) -> Agent:
+        return BehaviouralCounterparty(load_perceiver("counterparty"), self.personas)
+
+
+class LanguageModelCounterpartySpec:
+    """A language model, here or behind an endpoint.
+
+    Args:
+        voice: which one.
+        bargains: `schedule` decides its numbers and it says them; `model` leaves numbers, acceptance and leaving to it.
+        schedule: those numbers.
+        personas: names of those that take part; a negotiation's goes by its seed.
+        sentences: what the prompt says of each persona; an empty sentence says nothing.
+        retries: how often a reply that slipped out of role is asked for again.
+
+    Raises:
+        UserError: if a persona has no sentence, or `bargains` is neither.
+    """
+
+    depends_on_assets = False
+
+    def __init__(
+        self,
+        voice: ChatBackendSpec,
+        bargains: Literal["schedule", "model"],
+        schedule: CounterpartySchedule,
+        personas: Sequence[str] = (),
+        sentences: Mapping[str, str] | None = None,
+        retries: int = RETRIES,
+    ) -> None:
+        known = dict(sentences or {})
+        unknown = [persona for persona in personas if persona not in known]
+        if unknown:
+            raise UserError(f"counterparty: no persona '{unknown[0]}'; there are {', '.join(known) or 'none'}")
+        if bargains not in ("schedule", "model"):
+            raise UserError(f"counterparty.seat.bargains={bargains}: use schedule or model")
+        self.voice, self.bargains, self.schedule, self.retries = voice, bargains, schedule, retries
+        self.personas = {persona: known[persona] for persona in personas}
+
+    def recipe(self) -> dict[str, Any]:
+        numbers: dict[str, Any] = {"bargains": self.bargains}
+        if self.bargains == "schedule":
+            numbers |= {"schedule": vars(self.schedule.schedule), "noise": self.schedule.noise}
+        return {"voice": self.voice.recipe(), **numbers, "personas": self.personas, "retries": self.retries}
+
+    def describe(self) -> str:
+        whose = "numbers from a schedule" if self.bargains == "schedule" else "numbers of its own"
+        return f"the language model {self.voice.describe()} with {whose}"
+
+    def open(self) -> Agent:
+        offers = self.schedule if self.bargains == "schedule" else None
+        return LanguageModelCounterparty(self.voice.open(), offers, self.personas, self.retries)

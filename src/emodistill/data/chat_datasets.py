@@ -1,0 +1,331 @@
+"""What the two language-model stages see of the corpus: episode chats for SFT, judged chats or contexts for JPO."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from emodistill.data.chats import (
+    ChatContext,
+    ChatEncoder,
+    EncodedChat,
+    ResumableBatches,
+    collate_encoded,
+    encode_chats,
+    encode_contexts,
+    scenario_group,
+)
+from emodistill.data.schema import Episode
+from emodistill.data.selection import Selection, judge_requests
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.judges.request import JudgeRequest
+from emodistill.language_models.local import load_tokenizer
+from emodistill.negotiation.prompts import Emotions
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.token_batches import Chats, collate_chats
+
+# ---- judged_chats ----
+# What JPO trains on: episode chats that know their judge's questions, and contexts to speak in.
+#
+# A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks for tensors inside tuples, lists and
+# dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
+
+
+@dataclass(frozen=True)
+class Group:
+    """All chosen turns of one scenario: scores are compared within it.
+
+    Attributes:
+        requests: the judge's question for every turn.
+        values: a number for every turn that was known beforehand (an advantage of IQL, say), for training without a
+            judge; None where there is none.
+    """
+
+    name: str
+    requests: tuple[JudgeRequest, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class JudgedChat:
+    """One episode's chat with the place of each of its utterances in the scenario's group."""
+
+    chat: EncodedChat
+    group: Group
+    places: list[int]
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits of the tokens and of what is scored: names this chat in the cache of the reference."""
+        content = repr((self.chat.input_ids, self.chat.utterance)).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+class JudgedBatch:
+    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order."""
+
+    def __init__(self, items: Sequence[JudgedChat], chats: Chats) -> None:
+        self.items, self.chats = list(items), chats
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "JudgedBatch":
+        return JudgedBatch(self.items, self.chats.to(device, non_blocking))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class ContextBatch:
+    """Situations to speak in; nothing of it is a tensor yet.
+
+    Attributes:
+        following: makes the batches that come after this one in its epoch, where the loader knows them.
+    """
+
+    def __init__(self, contexts: Sequence[ChatContext]) -> None:
+        self.contexts = list(contexts)
+        self.following: Callable[[], Iterator[ContextBatch]] = lambda: iter(())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
+        return self
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+
+class ContextBatches(ResumableBatches[ChatContext]):
+    """Context batches that say what comes after them, so that it can be spoken of while this one is judged."""
+
+    def __init__(self, items: Sequence[ChatContext], batch_size: int, seed: int) -> None:
+        super().__init__(items, batch_size, seed, collate_contexts)
+
+    def _batch(self, order: list[int], number: int) -> ContextBatch:
+        batch: ContextBatch = super()._batch(order, number)
+        batch.following = lambda: (self._batch(order, later) for later in range(number + 1, len(self)))
+        return batch
+
+
+def judged_chats(
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    values: Sequence[Sequence[float | None]] | None = None,
+) -> list[JudgedChat]:
+    """The chats of all episodes in which something is chosen, grouped by scenario.
+
+    A turn whose round did not fit is not trained on, but it was said, so it still counts in its group.
+
+    Args:
+        values: for every focal turn of every episode a number known beforehand; see `Group`.
+    """
+    asked = [judge_requests(episode) for episode in episodes]
+    if encoder.chat_format.emotions == "hidden":  # nobody was asked for an emotion, and nobody is scored on one
+        asked = [[replace(request, emotion=None) for request in requests] for requests in asked]
+    members: dict[str, list[tuple[int, int]]] = {}
+    for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
+        members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)
+    groups, places = {}, {}
+    for name, turns in members.items():
+        requests = tuple(asked[i][turn] for i, turn in turns)
+        known = tuple(None if values is None else values[i][turn] for i, turn in turns)
+        groups[name] = Group(name, requests, known)
+        places.update({turn: place for place, turn in enumerate(turns)})
+    chats = [encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True)]
+    return [
+        JudgedChat(chat, groups[scenario_group(episodes[i])], [places[i, turn] for turn in chat.turns])
+        for i, chat in enumerate(chats)
+        if chat is not None
+    ]
+
+
+def collate_judged(items: Sequence[JudgedChat], pad_id: int) -> JudgedBatch:
+    """A batch for JPO on the corpus's own utterances."""
+    return JudgedBatch(items, collate_chats([(item.chat.input_ids, item.chat.utterance) for item in items], pad_id))
+
+
+def collate_contexts(contexts: Sequence[ChatContext]) -> ContextBatch:
+    """A batch for JPO on utterances sampled from the policy."""
+    return ContextBatch(contexts)
+
+
+logger = logging.getLogger(__name__)
+
+
+class ChatSource:
+    """Turns episodes into tokens for one base model.
+
+    Args:
+        base_model: name, folder or hub id; only its tokenizer is used here.
+        vocabulary: name of the emotion vocabulary.
+        max_tokens: a longer chat loses whole early rounds.
+        offers_told: see `ChatEncoder`.
+        emotions: how emotions enter the chat, see `ChatFormat`.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        vocabulary: str,
+        max_tokens: int,
+        offers_told: bool = True,
+        emotions: Emotions = "told",
+    ) -> None:
+        if emotions not in get_args(Emotions):
+            raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")
+        self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
+        self.offers_told, self.emotions = offers_told, emotions
+
+    def open(self) -> tuple[ChatEncoder, int]:
+        """An encoder, and the token id to pad with."""
+        tokenizer = load_tokenizer(self.base_model)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        chat_format = ChatFormat(tokenizer, self.vocabulary, self.emotions)
+        return ChatEncoder(chat_format, self.max_tokens, self.offers_told), int(pad)
+
+
+class SFTDataset:
+    """Episode chats for SFT: every selected focal turn of an episode is learnt from in one pass.
+
+    Args:
+        source: how episodes become tokens.
+        selection: which turns to learn from; the same rule chooses the validation turns.
+        batch_size: chats a batch.
+        validation_chats: how many chats of the val split are validated on, spread evenly over it.
+        validation_contexts: in how many situations of the val split the policy speaks at each validation.
+        reply_tokens: room that is kept for a reply.
+    """
+
+    def __init__(
+        self,
+        source: ChatSource,
+        selection: Selection,
+        batch_size: int,
+        validation_chats: int,
+        validation_contexts: int,
+        reply_tokens: int,
+    ) -> None:
+        self.source, self.selection = source, selection
+        self.batch_size, self.validation_chats = batch_size, validation_chats
+        self.validation_contexts, self.reply_tokens = validation_contexts, reply_tokens
+        self.dataset_stats: dict[str, Any] = {}
+
+    def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
+        encoder, self.pad = self.source.open()
+        self.situations = validation_situations(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.train = encode_chats(train, self.selection(train), encoder)
+        self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)
+        report(encoder, self.train)
+
+    def train_batches(self, seed: int) -> ResumableBatches[EncodedChat]:
+        return ResumableBatches(self.train, self.batch_size, seed, lambda chats: collate_encoded(chats, self.pad))
+
+    def validation_batches(self) -> list[Any]:
+        chats, size = self.validation, self.batch_size
+        return [collate_encoded(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
+
+
+class JPODataset:
+    """Judged chats for JPO: what the corpus says, or situations in which the policy speaks now.
+
+    Args:
+        source: how episodes become tokens.
+        selection: which turns are compared with each other, or spoken anew.
+        utterances: `corpus` or `sampled`.
+        batch_size: chats (or contexts) a batch.
+        validation_contexts: in how many situations of the val split the policy speaks at each validation.
+        reply_tokens: room that is kept for a reply.
+        advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
+        validation_chats: validate on the words of so many chats of the val split, spread evenly over it; None lets the
+            policy speak, which a judge has to score.
+    """
+
+    def __init__(
+        self,
+        source: ChatSource,
+        selection: Selection,
+        utterances: Literal["corpus", "sampled"],
+        batch_size: int,
+        validation_contexts: int,
+        reply_tokens: int,
+        advantages: Any = None,
+        validation_chats: int | None = None,
+    ) -> None:
+        if utterances not in ("corpus", "sampled"):
+            raise UserError(f"utterances={utterances}: use corpus (its own words) or sampled (the policy's)")
+        self.source, self.selection, self.utterances = source, selection, utterances
+        self.batch_size, self.validation_contexts, self.reply_tokens = batch_size, validation_contexts, reply_tokens
+        self.advantages, self.validation_chats = advantages, validation_chats
+        self.dataset_stats: dict[str, Any] = {}
+
+    def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
+        encoder, self.pad = self.source.open()
+        chosen = self.selection(train)
+        self.items: list[Any]  # JudgedChat or ChatContext
+        if self.utterances == "corpus":
+            self.items = judged_chats(train, chosen, encoder, self._values(train))
+        else:
+            self.items = encode_contexts(train, chosen, encoder, self.reply_tokens)
+        self.situations = validation_situations(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.validation: list[JudgedChat] = []
+        if self.validation_chats is not None:
+            chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
+            self.validation = spread(chats, self.validation_chats)
+        report(encoder, self.items)
+
+    def _values(self, episodes: Sequence[Episode]) -> list[list[float | None]] | None:
+        """What is known of every focal turn beforehand; nothing of a turn that shows no emotion."""
+        if not self.advantages:
+            return None
+        return [[None if math.isnan(value) else float(value) for value in row] for row in self.advantages(episodes)]
+
+    def train_batches(self, seed: int) -> ResumableBatches[Any]:
+        if self.utterances == "sampled":
+            return ContextBatches(self.items, self.batch_size, seed)
+        return ResumableBatches(self.items, self.batch_size, seed, lambda items: collate_judged(items, self.pad))
+
+    def validation_batches(self) -> list[Any]:
+        size = self.batch_size
+        if self.validation_chats is not None:
+            chats = self.validation
+            return [collate_judged(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
+        return [collate_contexts(self.situations[i : i + size]) for i in range(0, len(self.situations), size)]
+
+
+def validation_situations(
+    episodes: Sequence[Episode], encoder: ChatEncoder, count: int, reply_tokens: int
+) -> list[ChatContext]:
+    """`count` situations in which the focal side proposes with an emotion, spread evenly over the episodes."""
+    wanted = [
+        [
+            episode.end != "invalid" and turn.act == "propose" and turn.emotion is not None
+            for turn in episode.focal_turns
+        ]
+        for episode in episodes
+    ]
+    places = [(k, i) for k, mask in enumerate(wanted) for i, yes in enumerate(mask) if yes]
+    kept = set(spread(places, count))
+    masks = [[(k, i) in kept for i in range(len(mask))] for k, mask in enumerate(wanted)]
+    return encode_contexts(episodes, masks, encoder, reply_tokens)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items at even distances, first to last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def report(encoder: ChatEncoder, items: Sequence[Any]) -> None:
+    """Say how much there is to learn from, and what did not fit."""
+    logger.info(
+        "%d chats; too long for max_tokens=%d: %d early rounds (%d selected turns) and %d whole chats left out",
+        len(items),
+        encoder.max_tokens,
+        encoder.dropped_rounds,
+        encoder.dropped_turns,
+        encoder.too_long,
+    )

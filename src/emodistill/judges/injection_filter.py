@@ -1,0 +1,138 @@
+"""Signs that a text speaks to its judge and not to the other side of the table.
+
+A language model that is told "this is data" obeys the data now and then all the same. So how a judged text that bears
+such a sign may score is not left to the model: it is a slip out of the role, which the rubric calls a failure, and its
+score is capped. The signs are rules about words, not a model: they cannot be argued with, and they catch only what they
+know. docs/judges.md has what they catch and what they do not.
+"""
+
+import re
+import unicodedata
+
+from emodistill.judges.rubric import words
+
+# ---- cleaning ----
+# Text of others, made safe to stand in a prompt: whatever it says, it cannot end its own quotation.
+#
+# A prompt has structure: lines, tags, brackets, chat markup. A text that brings its own structure can pretend to be the
+# end of the material, a new example, or another voice. So characters that carry structure become harmless ones that look
+# alike, everything invisible goes, and a text is one line. No word is changed: what a speaker says, however brazen, is
+# what the judge has to judge.
+
+LONGEST = 1500  # characters of one text that a judge is shown
+_HARMLESS = str.maketrans(
+    {"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")", "|": "¦", "`": "'", "\\": "/", "#": "№"}
+)
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (zero width, direction), half pairs, private, unassigned
+
+
+def sanitize(text: str, longest: int = LONGEST) -> str:
+    """One line without markup or invisible characters; the end of an over-long text is cut, and says so.
+
+    Compatibility forms (full-width letters and the like) become the plain ones, so that no rule about words is dodged
+    by a font.
+    """
+    shown = "".join(_plain(character) for character in unicodedata.normalize("NFKC", text))
+    line = " ".join(shown.translate(_HARMLESS).split())
+    for run in ("---", "===", "***", "___"):
+        while run in line:
+            line = line.replace(run, run[:2])
+    return line if len(line) <= longest else f"{line[:longest].rstrip()} … (cut here, {len(text) - longest} more)"
+
+
+def _plain(character: str) -> str:
+    if character.isspace():
+        return " "
+    return "" if unicodedata.category(character) in _INVISIBLE else character
+
+
+CAP = 2.0  # most that a text with a sign can score
+FILTER_LOGIC = 1  # raise it when a rule below changes
+_TOP = r"(?:\d+|nine|ten|full|top|max(?:imum)?|highest|perfect)"
+_MARK = r"(?:scor(?:e[sd]?|ing)|rating|rated)"
+_SIGNS = {
+    "asks for a score": re.compile(
+        rf"(?<!credit )\b{_MARK}\b(?:\W+\w+){{0,4}}?\W+{_TOP}\b|\b{_TOP}\W+(?:possible )?(?:{_MARK}|marks?)\b"
+        rf"|\b(?:\d+|nine|ten)\s*(?:/|out of)\s*(?:10|ten)\b|\bgive (?:this|it)\b.{{0,20}}\b(?:10|nine|ten)\b(?!:)"
+    ),
+    "speaks to the judge": re.compile(
+        r"\b(?:dear|note to the|you are (?:a|the|no longer a|now)) (?:judge|evaluator|grader)\b"
+        r"|\b(?:evaluator|grader|annotator)(?:'s)?\b|\bof (?:all )?judges\b|\byou are now\b|\btest mode\b"
+        r"|\bthis evaluation\b"
+    ),
+    "talks of rules for judging": re.compile(
+        r"\brubrics?\b|\bcriteria\b|\bthe scale is\b|\bsystem prompt\b|\breference answer\b|\bgold standard\b"
+        r"|\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|rules|prompt|guidelines?)\b"
+        r"|\binstructions? (?:have|has|are|is)\b|\bcounts? as firmness\b"
+    ),
+    "talks of itself as a text": re.compile(
+        r"\b(?:this|the) (?:utterance|text|response|reply|turn)\b|\bnegotiation turn\b"
+        r"|\b(?:turn|utterance|text) in (?:the )?history\b|\b(?:masterpiece|masterful)\b|\brated this\b"
+    ),
+    "speaks in another voice": re.compile(
+        r"(?:^|[.!?\"')] )\W*(?:system|assistant|user|human|ai|note|verdict|score|rating|response|answer|solution"
+        r"|(?:final|thought|reasoning)(?: \w+)?)\s*:|\bas an ai\b|\b(?:large )?language model\b"
+        r"|^\W*(?:solution|answer|let us solve\b.*)\W*$|\bend of (?:the )?(?:utterance|data|input)\b"
+    ),
+}
+_MARKUP = re.compile(r"<\|?/?\w+\|?>|\[/?\w+\]|```|\{\s*\"|\"\s*\}|#{3}|\bscore\"?\s*[=:]|</?s>", re.IGNORECASE)
+_SPACED = re.compile(r"(?:\b[^\W\d_] ){4,}")
+_BLOB = re.compile(r"\b(?=\w*\d)(?=\w*[A-Za-z])[\w+/=]{20,}|\b\w{30,}|(?:\b[01]{8}\b ?){3,}")
+_FOREIGN = re.compile(
+    r"\b(?:der|das|und|ist|nicht|bitte|diese[rm]?|eine?|por|favor|el|la|l[oe]s|las|que|est[ae]?|una|un|des|et|le|du|une|pas"
+    r"|il|di|della|questo|che|per|non|het|een|niet|deze|dit|os|uma|n\u00e3o|sem)\b"
+)
+_ENGLISH = re.compile(
+    r"\b(?:the|an?|to|of|and|in|is|it|you|i|we|that|for|on|with|my|your|our|this|be|are|was|have|can|will|not|if|at|from"
+    r"|by|as|me|so|but|or|no|do|let|us|they|what|there|all|them|he|she|his|her|has|had|would|could|should)\b"
+)
+_LONG = 130  # words; a turn has 60 at most
+
+
+def detect_injection(text: str) -> list[str]:
+    """What in a text is not said to the other side; empty for words of a negotiation."""
+    line = sanitize(text, longest=100_000)
+    plain = line.casefold().replace("’", "'")
+    found = [name for name, pattern in _SIGNS.items() if pattern.search(plain)]
+    if _MARKUP.search(text) or _MARKUP.search(unicodedata.normalize("NFKC", text)):
+        found.append("has the markup of a chat or a data format")
+    if _SPACED.search(f"{plain} ") or _BLOB.search(line):
+        found.append("is written in a code")
+    if _foreign(plain):
+        found.append("is not in the language of the talk")
+    if len(words(line)) > _LONG:
+        found.append("is far too long for a turn")
+    return found
+
+
+def _foreign(plain: str) -> bool:
+    """Whether some sentence has many letters that are not Latin, or more little words of other languages than ours."""
+    for sentence in re.split(r"[.!?。！？]+", plain):
+        letters = [character for character in sentence if character.isalpha()]
+        if sum("LATIN" not in unicodedata.name(character, "") for character in letters) > 0.3 * len(letters):
+            return True
+        foreign = len(_FOREIGN.findall(sentence))
+        if foreign >= 2 and foreign > len(_ENGLISH.findall(sentence)):
+            return True
+    return False
+
+
+def capped(text: str, score: float) -> float:
+    """The score, or `CAP` where it is higher than that and the text speaks to its judge."""
+    return min(score, CAP) if detect_injection(text) else score
+
+
+def says_nothing(text: str) -> bool:
+    """Whether there is no word in it; no model needs to be asked what that is worth."""
+    return not words(sanitize(text))
+
+
+def without_injections(text: str) -> str:
+    """The sentences of an earlier turn that a judge may see; where some spoke to the judge, a gap is marked."""
+    kept = [
+        sentence
+        for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)
+        if sentence.strip() and not detect_injection(sentence)
+    ]
+    whole = [] if detect_injection(" ".join(kept)) else kept
+    return " ".join(whole) if len(whole) and not detect_injection(text) else " ".join([*whole, "(left out)"])

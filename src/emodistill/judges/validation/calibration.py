@@ -1,0 +1,367 @@
+"""Is a judge any good? Its scores of utterances that are known to be good, middling or bad.
+
+    python -m emodistill.judges.validation.calibration --judge rubric local ensemble
+
+For each judge and domain: how often a good utterance scores above a bad one (AUC, with a 95 % bootstrap interval over
+situations), the same against middling ones, the rank correlation with the three levels, agreement with the rubric
+judge, a histogram, what each kind of fault costs, and seconds and money a judgement. docs/judges.md has the tables.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import cohen_kappa_score
+
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.judges.ensemble import EnsembleJudge
+from emodistill.judges.examples import read
+from emodistill.judges.ledger import judgement_key
+from emodistill.judges.llm import LanguageModelJudge
+from emodistill.judges.local import LocalModelJudge
+from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, announced
+from emodistill.judges.rubric import RubricJudge
+from emodistill.judges.sentinel import SentinelJudge, together
+from emodistill.language_models.client import Endpoint
+from emodistill.negotiation.domains import domain_names
+from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.protocol import COUNTERPARTY, Turn
+from emodistill.negotiation.scenarios import Scenario
+
+# ---- measures ----
+# What a set of scores says about the judge that gave them.
+#
+# Shapes: N judgements; `levels` are 0 for bad, 1 for middling, 2 for good, `scores` have NaN where one is missing. A
+# missing score enters no figure but the share of missing ones.
+
+Scores = NDArray[np.float64]
+Levels = NDArray[np.int64]
+_RESAMPLES = 1000
+
+
+def auc(scores: Scores, levels: Levels, high: int = 2, low: int = 0) -> float:
+    """How often an utterance of the higher level scores above one of the lower, ties half; NaN where one is absent."""
+    above, below = (scores[(levels == level) & ~np.isnan(scores)] for level in (high, low))
+    if not len(above) or not len(below):
+        return float("nan")
+    ranks = rankdata(np.concatenate([above, below]))[: len(above)]  # the Mann-Whitney statistic, a tie counting half
+    return float((ranks.sum() - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
+
+
+def auc_interval(scores: Scores, levels: Levels, situations: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the AUC of good against bad, resampling situations."""
+    rng, names = np.random.default_rng(seed), np.array(sorted(set(situations)))
+    members = {name: np.flatnonzero(np.array(situations) == name) for name in names}
+    drawn = []
+    for _ in range(_RESAMPLES):
+        rows = np.concatenate([members[name] for name in rng.choice(names, len(names))])
+        drawn.append(auc(scores[rows], levels[rows]))
+    low, high = np.nanquantile(drawn, (0.025, 0.975)) if not np.isnan(drawn).all() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def rank_correlation(scores: Scores, other: NDArray[np.float64] | Levels) -> float:
+    """Spearman's rank correlation over the places where both are there; NaN where one of them is constant."""
+    both = ~np.isnan(scores) & ~np.isnan(other.astype(float))
+    if both.sum() < 3 or len(set(scores[both])) < 2 or len(set(other[both])) < 2:
+        return float("nan")
+    return float(spearmanr(scores[both], other[both]).statistic)
+
+
+def agreement(scores: Scores, other: Scores) -> float:
+    """Quadratically weighted kappa of two judges' scores, rounded to whole ones: 1 is the same, 0 what chance gives."""
+    both = ~np.isnan(scores) & ~np.isnan(other)
+    if not both.any():
+        return float("nan")
+    ours, theirs = (values[both].round().astype(int) for values in (scores, other))
+    if len(set(ours)) == len(set(theirs)) == 1:
+        return float("nan")
+    return float(cohen_kappa_score(ours, theirs, weights="quadratic", labels=range(1, 11)))
+
+
+def histogram(scores: Scores) -> list[int]:
+    """How many scores round to 1, 2, ... 10."""
+    counts = np.bincount(scores[~np.isnan(scores)].round().astype(int), minlength=11)
+    return [int(count) for count in counts[1:11]]
+
+
+# ---- calibration_set ----
+# The utterances that judges are measured with, and the attacks on them (`assets/judging`).
+#
+# The calibration set has, in each domain, ten situations with four emotions each, and for every one of those a clearly
+# good utterance, a middling one, and a clearly bad one with the kind of fault. All were written for this project; none is
+# shown to a judge as an example.
+
+Level = Literal["good", "middling", "bad"]
+LEVELS: tuple[Level, ...] = ("bad", "middling", "good")  # rising
+How = Literal["alone", "before", "after", "history"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One utterance in its situation, with what is thought of it; `fault` names what is wrong with a bad one."""
+
+    request: JudgeRequest
+    level: Level
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attempt to talk a judge into a score.
+
+    Attributes:
+        how: in place of a bad utterance, before or after it, or in the counterparty's last words before it.
+        held_out: not looked at while the defences were written.
+    """
+
+    family: str
+    how: How
+    text: str
+    held_out: bool = False
+
+    def on(self, request: JudgeRequest) -> JudgeRequest:
+        """The attacked request."""
+        if self.how == "history":
+            return replace(request, history=_with_words(request.history, self.text))
+        said = {"before": f"{self.text} {request.utterance}", "after": f"{request.utterance} {self.text}"}
+        return replace(request, utterance=said.get(self.how, self.text))
+
+
+def calibrated_domains() -> list[str]:
+    """The domains that have a calibration set."""
+    return [name for name in domain_names() if name in {"debt", "disaster", "hospital", "student"}]
+
+
+def cases(domain: str) -> list[Case]:
+    """The calibration set of a domain: 120 cases.
+
+    Raises:
+        UserError: if the domain has none.
+    """
+    if domain not in calibrated_domains():
+        raise UserError(f"domain {domain} has no calibration set; there are: {', '.join(calibrated_domains())}")
+    found = []
+    for situation in read(f"calibration/{domain}.yaml"):
+        scenario = Scenario(
+            f"calibration-{domain}-{situation['id']}",
+            domain,
+            situation["focal_target"],
+            situation["counterparty_target"],
+            situation["context"],
+        )
+        history = tuple(
+            Turn(i // 2 + 1, speaker, text, offer=parse_offer(text, domain))
+            for i, (speaker, text) in enumerate(situation["history"])
+        )
+        for case in situation["cases"]:
+            ((fault, bad),) = case["bad"].items()
+            texts: tuple[tuple[Level, str], ...] = (
+                ("good", case["good"]),
+                ("middling", case["middling"]),
+                ("bad", bad),
+            )
+            for level, text in texts:
+                request = JudgeRequest(scenario, history, case["emotion"], text)
+                found.append(Case(request, level, fault if level == "bad" else None))
+    return found
+
+
+def attacks() -> list[Attack]:
+    """The attack set, in the order of the file."""
+    return [
+        Attack(family, entry["how"], " ".join([entry["text"]] * entry.get("repeat", 1)), entry.get("held_out", False))
+        for family, entries in read("attacks.yaml").items()
+        for entry in entries
+    ]
+
+
+def _with_words(history: Sequence[Turn], words: str) -> tuple[Turn, ...]:
+    """The history with words added to the counterparty's last turn, or as its turn where there is none."""
+    turns = list(history)
+    for i in reversed(range(len(turns))):
+        if turns[i].speaker == COUNTERPARTY:
+            turns[i] = replace(turns[i], text=f"{turns[i].text} {words}")
+            return tuple(turns)
+    return (*turns, Turn(1, COUNTERPARTY, words))
+
+
+# ---- bench ----
+# Judges by name for the commands that measure them, without a configuration file.
+#
+#     --judge rubric local ensemble lm
+#
+# `ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
+
+NAMES = ("rubric", "local", "ensemble", "lm")
+
+
+class Remembering:
+    """A judge that is asked the same thing once in this process, so that an ensemble need not ask its members again."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge_behind, self.name, self.version = judge, judge.name, judge.version
+        self._known: dict[str, Judgement] = {}
+
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        keys = [judgement_key(self.judge_behind, request) for request in requests]
+        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
+        self._known |= dict(zip(new, self.judge_behind.judge(list(new.values())), strict=True))
+        return announced([self._known[key] for key in keys], on_judgement)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which judges, and how they are made."""
+    parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
+    parser.add_argument("--model", default="embedded", help="of local: embedded, a folder or a hub id")
+    parser.add_argument("--dtype", default="float32", help="of local")
+    parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
+    parser.add_argument("--lm-model", help="of lm: the model's name there")
+    parser.add_argument("--api-key-env", help="of lm: name of the environment variable with the key")
+    parser.add_argument("--max-tokens", type=int, default=32, help="of lm: most tokens of a reply")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def judges(options: argparse.Namespace, defended: bool = True, probed: bool = False) -> dict[str, Judge]:
+    """The judges that were asked for, by name.
+
+    Args:
+        defended: with what keeps a judged text from talking a model into a score.
+        probed: with probes where the configuration has them too, which is for `lm`.
+    """
+    made: dict[str, Judge] = {}
+    wanted = options.judge
+    if {"rubric", "ensemble"} & set(wanted):
+        made["rubric"] = Remembering(RubricJudge(load_vocabulary(), load_perceiver("judge")))
+    if {"local", "ensemble"} & set(wanted):
+        made["local"] = Remembering(LocalModelJudge(options.model, options.dtype, defended=defended))
+    if "ensemble" in wanted:
+        made["ensemble"] = EnsembleJudge({"rubric": made["rubric"], "local": made["local"]})
+    if "lm" in wanted:
+        judge = LanguageModelJudge(_endpoint(options), max_tokens=options.max_tokens, defended=defended)
+        made["lm"] = SentinelJudge(judge) if probed and defended else judge
+    return {name: made[name] for name in wanted}
+
+
+def _endpoint(options: argparse.Namespace) -> Endpoint:
+    if not options.base_url or not options.lm_model:
+        raise UserError("--judge lm needs --base-url and --lm-model")
+    return Endpoint(options.base_url, options.lm_model, options.api_key_env)
+
+
+def scores_of(judgements: Sequence[Judgement]) -> Scores:
+    """(N,) scores, NaN where one is missing."""
+    return np.array([np.nan if given.score is None else given.score for given in judgements])
+
+
+def levels_of(found: Sequence[Case]) -> Levels:
+    """(N,) 0 for bad, 1 for middling, 2 for good."""
+    return np.array([LEVELS.index(case.level) for case in found])
+
+
+class Calibration:
+    """One judge's judgements of the whole set."""
+
+    def __init__(self, judge: Judge, domains: Sequence[str], seed: int) -> None:
+        self.judge, self.domains, self.seed = judge, domains, seed
+        self.cases = [case for domain in domains for case in cases(domain)]
+        self.domain = np.array([case.request.scenario.domain for case in self.cases])
+        first = {domain: cases(domain)[0].request for domain in domains}
+        judge.judge(list(first.values()))  # whatever is made once, a model or a connection, is no part of the time
+        began = time.perf_counter()
+        self.judgements = judge.judge([case.request for case in self.cases])
+        self.seconds = (time.perf_counter() - began) / len(self.cases)
+        self.scores, self.levels = scores_of(self.judgements), levels_of(self.cases)
+
+    def row(self, domain: str | None, reference: Scores) -> str:
+        """One line of the first table."""
+        chosen = np.full(len(self.cases), True) if domain is None else self.domain == domain
+        scores, levels = self.scores[chosen], self.levels[chosen]
+        situations = [case.request.scenario.id for case, here in zip(self.cases, chosen, strict=True) if here]
+        low, high = auc_interval(scores, levels, situations, self.seed)
+        means = " / ".join(f"{_mean(scores[levels == level]):.1f}" for level in (2, 1, 0))
+        cells = [
+            f"{auc(scores, levels):.3f} [{low:.3f}, {high:.3f}]",
+            f"{auc(scores, levels, 2, 1):.3f}",
+            f"{auc(scores, levels, 1, 0):.3f}",
+            f"{rank_correlation(scores, levels):.2f}",
+            f"{rank_correlation(scores, reference[chosen]):.2f}",
+            f"{agreement(scores, reference[chosen]):.2f}",
+            means,
+            f"{int(np.isnan(scores).sum())}",
+        ]
+        return f"| {domain or 'all'} | {' | '.join(cells)} |"
+
+    def faults(self) -> str:
+        """For each kind of fault: the mean score, and how often a good utterance of the same domain scores higher."""
+        kinds = sorted({case.fault for case in self.cases if case.fault})
+        fault = np.array([case.fault or "" for case in self.cases])
+        parts = []
+        for kind in kinds:
+            rates = []
+            for domain in self.domains:
+                chosen = (self.domain == domain) & ((self.levels == 2) | (fault == kind))
+                rates.append(auc(self.scores[chosen], self.levels[chosen]))
+            parts.append(f"{kind} {_mean(self.scores[fault == kind]):.1f} ({np.nanmean(rates):.2f})")
+        return ", ".join(parts)
+
+    def cost(self) -> str:
+        usage = together(*(judgement.usage for judgement in self.judgements))
+        money = "nothing" if not usage.attempts else "unknown" if usage.cost is None else f"{usage.cost:.4f} in all"
+        tokens = (usage.prompt_tokens + usage.completion_tokens) / len(self.cases)
+        if isinstance(self.judge, EnsembleJudge):  # its members remember, so its own time says nothing
+            return f"as long as its members together, {tokens:.0f} tokens a judgement billed, cost {money}"
+        return f"{self.seconds:.4f} s a judgement, {tokens:.0f} tokens a judgement billed, cost {money}"
+
+
+def _mean(values: Scores) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+def report(name: str, judge: Judge, calibration: Calibration, reference: Scores) -> None:
+    """Print all that is measured of one judge."""
+    print(f"\n{name} ({judge.version})\n")
+    print(
+        "| domain | AUC good / bad [95 %] | good / middling | middling / bad | rank correlation | with rubric: rank ",
+        end="",
+    )
+    print("| kappa | mean good / middling / bad | missing |\n|---|---|---|---|---|---|---|---|---|")
+    for domain in (*calibration.domains, None):
+        print(calibration.row(domain, reference))
+    for level in (2, 1, 0):
+        counts = histogram(calibration.scores[calibration.levels == level])
+        print(f"{'' if level < 2 else chr(10)}scores 1 to 10 of {LEVELS[level]}: {counts}")
+    print(f"\nmean score by fault (share of good ones above it): {calibration.faults()}")
+    print(calibration.cost())
+    reasons = Counter((given.reason or "")[:80] for given in calibration.judgements if given.score is None)
+    for reason, count in reasons.most_common(5):
+        print(f"missing {count}: {reason}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--domains", nargs="+", default=calibrated_domains())
+    options = parser.parse_args()
+    print(f"{len(options.domains)} domains, seed {options.seed}")
+    asked = judges(options)
+    rubric = judges(argparse.Namespace(judge=["rubric"]))["rubric"]
+    reference = Calibration(rubric, options.domains, options.seed).scores
+    for name, judge in asked.items():
+        report(name, judge, Calibration(judge, options.domains, options.seed), reference)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

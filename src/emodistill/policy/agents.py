@@ -1,0 +1,221 @@
+"""A language model as the focal side's speaker: it is given the emotion and, where a schedule decides it, the offer.
+
+The chat holds what was really said: where the agent appended an offer, or a reply was mended, the words of the turn as
+it stands in the negotiation replace those sampled, just as training sees them. A chat that outgrows the context loses
+whole early rounds, again as in training; its opening stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.language_models.completion import Completer, Usage
+from emodistill.negotiation.agents import Decision, Fault, Utterance
+from emodistill.negotiation.prompts import (
+    Emotions,
+    Named,
+    directive_words,
+    opening_words,
+    round_words,
+    take_apart,
+    with_name,
+)
+from emodistill.negotiation.protocol import FOCAL, Negotiation, Side, Turn
+from emodistill.negotiation.role_checks import (
+    find_role_violation,
+    first_paragraph,
+    slips_behind,
+    without_role_violations,
+)
+from emodistill.policy.chat_backends import ChatBackend, Dialogue, EndpointChatBackend, LocalChatBackend
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.generation import ChatGenerator
+
+# ---- role_play ----
+# Speaking in role: a reply that slips is asked for again, within a bound, and what is left at last is mended.
+#
+# The rule, the same for every seat and every kind of model. A reply without a slip (see `role_slips`) is said. One with a
+# slip is asked for again with a new seed, at most `retries` times. If the last one slips too, its slips are cut out and
+# the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every slip is kept with the turn.
+#
+# A model that names its emotion before it speaks slips (`unnamed`) where it names none; its words are said all the same
+# if no attempt names one. The name never reaches the other side, and stays in the model's own chat.
+
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one negotiation needs said next: the whole prompt, and the directive in it, which must not be repeated."""
+
+    prompt: str
+    directive: str = ""
+
+
+class RolePlay:
+    """One side of many negotiations, spoken by one voice.
+
+    Args:
+        voice: where the words come from.
+        side: which seat it speaks on.
+        retries: how often a reply that slipped is asked for again.
+        names: the emotions of which every reply names one before its words; None where replies are words alone.
+    """
+
+    def __init__(self, voice: ChatBackend, side: Side, retries: int = RETRIES, names: Vocabulary | None = None) -> None:
+        self.voice, self.side, self.retries, self.names = voice, side, retries, names
+        self._dialogues: dict[int, Dialogue] = {}
+
+    def begin(self, negotiations: Sequence[Negotiation], systems: Sequence[str]) -> None:
+        """Open the dialogues of these negotiations with their system messages."""
+        self._forget_ended()
+        for negotiation, system in zip(negotiations, systems, strict=True):
+            if negotiation.end is None:
+                self._dialogues[id(negotiation)] = Dialogue(negotiation, self.side, system)
+
+    def speak(self, negotiations: Sequence[Negotiation], lines: Sequence[Line]) -> list[Utterance | Fault]:
+        """What is said to each line, asked for in one call an attempt; one draw from each negotiation's generator."""
+        self._forget_ended()
+        dialogues = [self._dialogue(negotiation) for negotiation in negotiations]
+        seeds = [int(negotiation.rng[self.side].integers(2**63)) for negotiation in negotiations]
+        for dialogue, line in zip(dialogues, lines, strict=True):
+            dialogue.asked = line.prompt
+        return self._in_role(dialogues, lines, seeds)
+
+    def _dialogue(self, negotiation: Negotiation) -> Dialogue:
+        """The dialogue with the last round added: what was asked then, and what was said in the end."""
+        dialogue = self._dialogues[id(negotiation)]
+        if dialogue.asked is not None:
+            turn = next(turn for turn in reversed(negotiation.turns) if turn.speaker == self.side)
+            dialogue.exchanges.append((dialogue.asked, self._own_words(turn)))
+            dialogue.asked = None
+        return dialogue
+
+    def _own_words(self, turn: Turn) -> str:
+        return turn.text if self.names is None else with_name(turn.emotion, turn.text)
+
+    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
+        said: dict[int, Utterance | Fault] = {}
+        slips: list[list[str]] = [[] for _ in lines]
+        pending = list(range(len(lines)))
+        for attempt in range(1 if self.voice.repeats else 1 + self.retries):
+            tries = [_again(seeds[i], attempt) if attempt else seeds[i] for i in pending]
+            replies = self.voice.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
+            before = {i: len(slips[i]) for i in pending}
+            for i, reply in zip(pending, replies, strict=True):
+                if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
+                    said[i] = self._judged(dialogues[i], lines[i].directive, reply, slips[i])
+            pending = [i for i in pending if len(slips[i]) > before[i]]
+            if not pending:
+                break
+        return [said[i] for i in range(len(lines))]
+
+    def _judged(self, dialogue: Dialogue, directive: str, reply: str | Fault, slips: list[str]) -> Utterance | Fault:
+        """What a reply amounts to; a slip in what would be said is added to `slips`."""
+        if isinstance(reply, Fault):
+            return reply
+        domain = dialogue.negotiation.scenario.domain
+        emotion, words = Named(None, reply) if self.names is None else take_apart(reply, self.names)
+        slip = find_role_violation(words, domain, self.side, directive)
+        if slip is None:
+            if self.names is not None and emotion is None:
+                slips.append("unnamed")
+            behind = ["other_side"] if slips_behind(words, domain, self.side) else []
+            return Utterance(first_paragraph(words), (*slips, *behind), emotion)
+        slips.append(slip)
+        if mended := without_role_violations(words, domain, self.side, directive):
+            return Utterance(mended, tuple(slips), emotion)
+        return Fault(f"the {self.side} had nothing to say in role ({', '.join(slips)})")
+
+    def _forget_ended(self) -> None:
+        """Free what belongs to negotiations that are over."""
+        self._dialogues = {key: d for key, d in self._dialogues.items() if d.negotiation.end is None}
+
+
+def _again(seed: int, attempt: int) -> int:
+    """The seed of a further attempt. It is drawn from nothing of the negotiation, so later draws stay the same."""
+    return int(np.random.default_rng((seed, attempt)).integers(2**63))
+
+
+class ChatSpeaker:
+    """Puts decisions into the words of any voice, in role (see `role_play`).
+
+    Args:
+        voice: where the words come from.
+        vocabulary: the emotions that it may be asked for.
+        name: what reports call it; the voice's by default.
+        retries: how often a reply that slipped out of role is asked for again.
+        side: whose part it speaks.
+        emotions: how emotions enter the chat; with `named` the model chooses one and names it before it speaks.
+    """
+
+    def __init__(
+        self,
+        voice: ChatBackend,
+        vocabulary: Vocabulary,
+        name: str | None = None,
+        retries: int = RETRIES,
+        side: Side = FOCAL,
+        emotions: Emotions = "told",
+    ) -> None:
+        self.voice, self.vocabulary, self.name, self.side = voice, vocabulary, name or voice.name, side
+        self.retries, self.emotions = retries, emotions
+        self._play = RolePlay(voice, side, retries, vocabulary if emotions == "named" else None)
+
+    def naming(self) -> "ChatSpeaker":
+        """The same voice, which names its emotions itself."""
+        return ChatSpeaker(self.voice, self.vocabulary, self.name, self.retries, self.side, "named")
+
+    @property
+    def usage(self) -> Usage:
+        """What its voice took so far."""
+        return self.voice.usage
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        systems = [opening_words(n.scenario, self.vocabulary, self.emotions, self.side) for n in negotiations]
+        self._play.begin(negotiations, systems)
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[Utterance | Fault]:
+        """One utterance for each negotiation, all of them asked for at once."""
+        lines = [self._line(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
+        return self._play.speak(negotiations, lines)
+
+    def _line(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> Line:
+        heard = negotiation.turns[-1].text if negotiation.turns else None
+        words = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
+        directive = directive_words(self.vocabulary, emotion, decision.act, words, self.emotions)
+        return Line(round_words(heard, directive), directive)
+
+
+class LanguageModelSpeaker(ChatSpeaker):
+    """A model on this machine as speaker; see `LocalChatBackend` for generator and chat."""
+
+    def __init__(
+        self,
+        generator: ChatGenerator,
+        chat: ChatFormat,
+        name: str | None = None,
+        retries: int = RETRIES,
+        side: Side = FOCAL,
+    ) -> None:
+        self.local = LocalChatBackend(generator, chat)
+        super().__init__(self.local, chat.vocabulary, name, retries, side, chat.emotions)
+
+
+class EndpointSpeaker(ChatSpeaker):
+    """A model behind an endpoint as speaker; see `EndpointChatBackend` for the settings."""
+
+    def __init__(
+        self,
+        completer: Completer,
+        vocabulary: Vocabulary,
+        max_tokens: int = 96,
+        temperature: float = 0.7,
+        name: str | None = None,
+        retries: int = RETRIES,
+    ) -> None:
+        super().__init__(EndpointChatBackend(completer, max_tokens, temperature, name), vocabulary, name, retries)

@@ -1,0 +1,295 @@
+"""Voices by configuration: said now, opened when somebody has to speak.
+
+A corpus that is built already is read without a model in memory, and no run should hold one that it does not use.
+"""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
+from emodistill.errors import UserError
+from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Usage, total
+from emodistill.language_models.local import dtype_of, fingerprint, load_model, load_tokenizer
+from emodistill.negotiation.agents import Fault
+from emodistill.negotiation.protocol import Negotiation, Side
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.expression_policy import ExpressionPolicy, adapter_fingerprint
+from emodistill.policy.generation import ChatGenerator, Session
+
+# ---- voices ----
+# Where the words of a seat come from: a model on this machine, or one behind an endpoint.
+#
+# Both continue a `Dialogue`: one side's chat of one negotiation, in words. It holds what was really said, so where an
+# offer was appended or a reply mended, later rounds see the words as they stand on the table, just as training does.
+
+STOPS = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
+
+
+@dataclass(eq=False)
+class Dialogue:
+    """One side's chat of one negotiation.
+
+    Attributes:
+        system: the words of the system message.
+        exchanges: of every past round what this side was told and what it said.
+        asked: what it is told in the round under way.
+    """
+
+    negotiation: Negotiation
+    side: Side
+    system: str
+    exchanges: list[tuple[str, str]] = field(default_factory=list)
+    asked: str | None = None
+
+
+class ChatBackend(Protocol):
+    name: str
+
+    @property
+    def usage(self) -> Usage:
+        """What its replies took so far; `cost` is None where a price is not known, and 0 where nobody charges."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same prompt gives the same reply whatever the seed, so that trying again is no use."""
+
+    def reply(
+        self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Sequence[str | Fault]:
+        """The next words of each dialogue to a prompt, as they come. It leaves the dialogues as they are."""
+
+
+@dataclass
+class _Talk:
+    """A dialogue in tokens; `rounds` are the exchanges encoded so far."""
+
+    dialogue: Dialogue  # also keeps its id from being reused
+    opening: list[int]
+    rounds: list[list[int]] = field(default_factory=list)
+    dropped: int = 0
+    session: Session = field(default_factory=Session)
+
+
+class LocalChatBackend:
+    """A model on this machine; the attention cache of every dialogue is kept between rounds.
+
+    Attributes:
+        dropped_rounds: early rounds left out so far because a chat outgrew the context.
+    """
+
+    def __init__(self, generator: ChatGenerator, chat: ChatFormat, name: str | None = None) -> None:
+        """
+        Args:
+            generator: one whose `stop_ids` hold the chat's end of turn.
+            name: default is the model's.
+
+        Raises:
+            ValueError: if the generator would not stop where the chat's turns end.
+        """
+        if chat.end_of_turn[0] not in generator.sampling.stop_ids:
+            raise ValueError(
+                "the generator does not stop at the chat's end of turn: give it stop_ids=chat.end_of_turn[:1]"
+            )
+        self.generator, self.chat = generator, chat
+        self.name = name or generator.name.rstrip("/").rsplit("/", 1)[-1]
+        self.dropped_rounds = 0
+        self._talks: dict[int, _Talk] = {}
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the generator counts them: what the cache still held was not read again."""
+        return Usage(self.generator.read, self.generator.written, 0.0)
+
+    @property
+    def repeats(self) -> bool:
+        return self.generator.sampling.temperature == 0
+
+    def reply(
+        self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Sequence[str | Fault]:
+        self._talks = {key: talk for key, talk in self._talks.items() if talk.dialogue.negotiation.end is None}
+        talks = [self._talk(dialogue) for dialogue in dialogues]
+        messages = [self.chat.user(prompt) for prompt in prompts]
+        for talk, message in zip(talks, messages, strict=True):
+            self._recall(talk, len(message))
+        replies = self.generator.extend_and_sample([talk.session for talk in talks], messages, seeds)
+        return [self.chat.text(reply) for reply in replies]
+
+    def _talk(self, dialogue: Dialogue) -> _Talk:
+        if id(dialogue) not in self._talks:
+            self._talks[id(dialogue)] = _Talk(dialogue, self.chat.system(dialogue.system))
+        talk = self._talks[id(dialogue)]
+        for prompt, said in dialogue.exchanges[len(talk.rounds) :]:
+            talk.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
+        return talk
+
+    def _recall(self, talk: _Talk, upcoming: int) -> None:
+        """Set the session to the chat so far, less the early rounds that do not fit beside what comes."""
+        room = self.generator.context - self.generator.sampling.max_new_tokens - len(talk.opening) - upcoming
+        if room < 0:
+            raise UserError(
+                f"model={self.generator.name}: a context of {self.generator.context} tokens is too short for the "
+                f"situation of scenario {talk.dialogue.negotiation.scenario.id} and one round; choose a model with a "
+                "longer one"
+            )
+        first = 0
+        while sum(map(len, talk.rounds[first:])) > room:
+            first += 1
+        self.dropped_rounds += max(first - talk.dropped, 0)
+        talk.dropped = max(first, talk.dropped)
+        talk.session.tokens = [*talk.opening, *(token for tokens in talk.rounds[first:] for token in tokens)]
+
+
+class EndpointChatBackend:
+    """A model behind a `Completer`; all dialogues of a call are asked for at once.
+
+    A request that fails is a fault of its negotiation alone. A failure that every further request would meet (no
+    credentials, no quota, no budget) stops the run instead: to play on would fill a corpus with nothing.
+
+    Args:
+        max_tokens: longest reply.
+        temperature: of sampling; 0 is greedy.
+        name: what reports call it; the completer's own name by default.
+    """
+
+    def __init__(
+        self, completer: Completer, max_tokens: int = 96, temperature: float = 0.7, name: str | None = None
+    ) -> None:
+        self.completer, self.max_tokens, self.temperature = completer, max_tokens, temperature
+        self.name = name or completer.name
+        self.usage = Usage(cost=0.0)
+
+    @property
+    def repeats(self) -> bool:
+        return self.temperature == 0
+
+    def reply(
+        self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Sequence[str | Fault]:
+        """
+        Raises:
+            UserError: where the server refuses for good; what has been played is not lost.
+        """
+        requests = [
+            CompletionRequest(_messages(dialogue, prompt), self.max_tokens, self.temperature, seed % 2**31)
+            for dialogue, prompt, seed in zip(dialogues, prompts, seeds, strict=True)
+        ]
+        answers = self.completer.complete(requests)
+        self.usage = total([self.usage, *(answer.usage for answer in answers)])
+        for answer in answers:
+            if isinstance(answer, Failure) and answer.kind in STOPS:
+                raise UserError(f"{self.name}: {answer.reason}; mend it and run the same command again to continue")
+        return [
+            Fault(f"{self.name}: {answer.kind}: {answer.reason}") if isinstance(answer, Failure) else answer.text
+            for answer in answers
+        ]
+
+
+def _messages(dialogue: Dialogue, prompt: str) -> tuple[Message, ...]:
+    messages = [Message("system", dialogue.system)]
+    for told, said in dialogue.exchanges:
+        messages += [Message("user", told), Message("assistant", said)]
+    return (*messages, Message("user", prompt))
+
+
+_LOADED: weakref.WeakValueDictionary[tuple[str, ...], Any] = weakref.WeakValueDictionary()
+
+
+class ChatBackendSpec(Protocol):
+    def recipe(self) -> dict[str, Any]:
+        """What fixes the words, in plain values; part of a corpus's identity."""
+
+    def describe(self) -> str:
+        """The model in a few words, for people."""
+
+    def open(self) -> ChatBackend: ...
+
+
+class LocalModel:
+    """A model on this machine; two seats with the same weights share them.
+
+    Args:
+        model: `embedded`, a folder, or a Hugging Face id.
+        dtype: of the weights, see `dtype_of`.
+        adapter: folder of a trained adapter to merge in, or None.
+        vocabulary: that the adapter was trained with.
+        temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str = "bfloat16",
+        adapter: str | None = None,
+        vocabulary: str = DEFAULT,
+        temperature: float = 0.7,
+        top_k: int | None = 40,
+        max_new_tokens: int = 48,
+        max_batch: int = 32,
+        device: str = "auto",
+    ) -> None:
+        self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
+        self.dtype = str(dtype_of(dtype)).removeprefix("torch.")  # a recipe says what was computed with, not "auto"
+        self.sampling = {"temperature": temperature, "top_k": top_k, "max_new_tokens": max_new_tokens}
+        self.max_batch = max_batch
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    def recipe(self) -> dict[str, Any]:
+        if self.adapter and not Path(self.adapter).is_dir():
+            raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
+        adapter = adapter_fingerprint(Path(self.adapter)) if self.adapter else None
+        return {"model": fingerprint(self.model), "adapter": adapter, "dtype": self.dtype, **self.sampling}
+
+    def describe(self) -> str:
+        return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
+
+    def open(self) -> ChatBackend:
+        tokenizer = load_tokenizer(self.model)
+        chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary))
+        stops = chat.end_of_turn[:1]
+        generator = ChatGenerator(self._weights(), tokenizer, **self.sampling, max_batch=self.max_batch, stop_ids=stops)  # type: ignore[arg-type]  # by name
+        return LocalChatBackend(generator, chat, Path(self.model).name)
+
+    def _weights(self) -> Any:
+        key = (fingerprint(self.model), self.dtype, str(self.adapter), self.device)
+        weights = _LOADED.get(key)
+        if weights is None:
+            weights = self._merged() if self.adapter else load_model(self.model, self.dtype)
+            weights = _LOADED[key] = weights.to(self.device).eval()
+        return weights
+
+    def _merged(self) -> Any:
+        policy = ExpressionPolicy(self.model, {}, True, self.dtype, self.vocabulary, init_adapter=self.adapter)
+        return policy.merged(getattr(torch, self.dtype))
+
+
+class EndpointModel:
+    """A model behind an endpoint.
+
+    Args:
+        completer: the client.
+        name: of the model, without its address: what reports and a corpus's recipe call it.
+        max_tokens: longest reply.
+        temperature: of sampling.
+    """
+
+    def __init__(
+        self, completer: Completer, name: str | None = None, max_tokens: int = 96, temperature: float = 0.7
+    ) -> None:
+        self.completer, self.name = completer, name or completer.name
+        self.max_tokens, self.temperature = max_tokens, temperature
+
+    def recipe(self) -> dict[str, Any]:
+        return {"endpoint": self.name, "max_tokens": self.max_tokens, "temperature": self.temperature}
+
+    def describe(self) -> str:
+        return f"{self.name} behind an endpoint"
+
+    def open(self) -> ChatBackend:
+        return EndpointChatBackend(self.completer, self.max_tokens, self.temperature, self.name)

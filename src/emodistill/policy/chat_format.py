@@ -1,0 +1,149 @@
+"""An episode as one append-only chat: what is said never changes the tokens before it.
+
+Training then scores every chosen turn of an episode in one forward pass, and playing keeps the attention cache of the
+rounds before. Both need the same thing of a chat template: that rendering more messages only adds text at the end. It
+is checked once, when the format is made, on the real template of the model.
+
+Whatever a template writes after its end-of-turn token (ChatML: a newline) is moved to the front of the next message.
+A reply then ends exactly with the token at which generation stops, and no token is trained that is never sampled.
+"""
+
+import re
+from typing import Any
+
+from jinja2 import TemplateError
+
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.negotiation.prompts import Emotions, directive_words, opening_words, round_words, with_name
+from emodistill.negotiation.protocol import Act
+from emodistill.negotiation.scenarios import Scenario
+
+_WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents while the template is taken apart
+
+
+class ChatFormat:
+    """Token lists of the parts of an episode: `opening`, then for every round a `prompt` and a `reply`.
+
+    Those two are of the focal side; `system` and `user` serve any other chat with the same template.
+
+    Attributes:
+        end_of_turn: ids that close every reply; sampling stops at the first of them.
+        vocabulary: the emotions that a prompt may ask for.
+        emotions: how they enter the chat: `told` in the prompts, `hidden` altogether, or `named` in the replies.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "told") -> None:
+        """
+        Args:
+            tokenizer: a transformers tokenizer with a chat template.
+
+        Raises:
+            UserError: if the tokenizer has no chat template, or one that is not append-only.
+        """
+        self.tokenizer, self.vocabulary, self.emotions = tokenizer, vocabulary, emotions
+        special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self._system, self._user, (before, after) = _template_parts(tokenizer)
+        self._user = (self._user[0], self._user[1] + before)
+        self.end_of_turn = self._encode(after)
+        if not self.end_of_turn:
+            raise UserError(
+                f"the chat template of '{tokenizer.name_or_path}' ends a reply with nothing; choose another model"
+            )
+
+    def opening(self, scenario: Scenario) -> list[int]:
+        """The system message: the situation as the focal side knows it, its own target, and how to answer."""
+        return self.system(opening_words(scenario, self.vocabulary, self.emotions))
+
+    def prompt(
+        self, counterparty_text: str | None, emotion: str | None, act: Act, offer_words: str | None
+    ) -> list[int]:
+        """The user message of one round and the header that opens the reply.
+
+        Args:
+            counterparty_text: what the counterparty just said, None where it has not spoken.
+            emotion: label to show; with None, or where they are hidden, the message says nothing about emotions.
+            offer_words: the offer to state, as `Domain.say` puts it; None leaves the number to the model.
+
+        Raises:
+            UserError: if the emotion is not in the vocabulary.
+        """
+        return self.user(round_words(counterparty_text, self.directive(emotion, act, offer_words)))
+
+    def directive(self, emotion: str | None, act: Act, offer_words: str | None) -> str:
+        """What the next reply has to do, in words; see `prompt`."""
+        return directive_words(self.vocabulary, emotion, act, offer_words, self.emotions)
+
+    def system(self, words: str) -> list[int]:
+        """A system message of any words."""
+        return self._message(self._system, words)
+
+    def user(self, words: str) -> list[int]:
+        """A user message of any words, and the header that opens the reply."""
+        return self._message(self._user, words)
+
+    def reply(self, text: str) -> list[int]:
+        """An utterance with the tokens that end the turn."""
+        return self._encode(self._plain(text)) + self.end_of_turn
+
+    def spoken(self, emotion: str | None, text: str) -> list[int]:
+        """A turn as this side's own reply: where emotions are named, its emotion stands before the words."""
+        return self.reply(with_name(emotion, text) if self.emotions == "named" else text)
+
+    def text(self, reply: list[int]) -> str:
+        """The words of a sampled reply, with or without its end."""
+        return str(self.tokenizer.decode(reply, skip_special_tokens=True)).strip()
+
+    def _message(self, part: tuple[str, str], words: str) -> list[int]:
+        return self._encode(part[0] + self._plain(words) + part[1])
+
+    def _plain(self, words: str) -> str:
+        """Words without the template's own control tokens, so that nobody can speak as the system."""
+        while (
+            sanitize := self._special.sub("", words)
+        ) != words:  # taking one token out may join the halves of another
+            words = sanitize
+        return words.strip()
+
+    def _encode(self, text: str) -> list[int]:
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+
+def _template_parts(tokenizer: Any) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
+    """What the template writes before and after the words of a system message, a user message and a reply."""
+    system, user, reply, last = _WORDS
+    messages = [("system", system), ("user", user), ("assistant", reply), ("user", last), ("assistant", reply)]
+    stages = [_render(tokenizer, messages[: i + 1], header=role == "user") for i, (role, _) in enumerate(messages)]
+    for shorter, longer in zip(stages, stages[1:], strict=False):
+        if not longer.startswith(shorter):
+            raise _unfit(tokenizer, "changes earlier text when a message is added")
+    pieces = [stages[0], *(longer[len(shorter) :] for shorter, longer in zip(stages, stages[1:], strict=False))]
+    parts = [_around(tokenizer, piece, words) for piece, (_, words) in zip(pieces, messages, strict=True)]
+    if parts[1:3] != parts[3:]:
+        raise _unfit(tokenizer, "writes the first round differently from later ones")
+    tail = parts[2][1][len(parts[2][1].rstrip()) :]
+    if tail and parts[0][1].endswith(tail):
+        parts[0] = (parts[0][0], parts[0][1].removesuffix(tail))
+        parts[1] = (tail + parts[1][0], parts[1][1])
+        parts[2] = (parts[2][0], parts[2][1].removesuffix(tail))
+    return parts[0], parts[1], parts[2]
+
+
+def _render(tokenizer: Any, messages: list[tuple[str, str]], header: bool) -> str:
+    chat = [{"role": role, "content": words} for role, words in messages]
+    try:
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=header))
+    except (TemplateError, ValueError) as error:  # ValueError: there is no template
+        raise _unfit(tokenizer, f"does not render a system, user and assistant message ({error})") from error
+
+
+def _around(tokenizer: Any, piece: str, words: str) -> tuple[str, str]:
+    if piece.count(words) != 1:
+        raise _unfit(tokenizer, "does not show every message exactly once")
+    before, _, after = piece.partition(words)
+    return before, after
+
+
+def _unfit(tokenizer: Any, reason: str) -> UserError:
+    return UserError(f"the chat template of '{tokenizer.name_or_path}' {reason}; choose a model whose chat only grows")

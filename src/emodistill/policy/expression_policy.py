@@ -1,0 +1,340 @@
+"""The language model that puts a chosen emotion into words: a 4-bit base with LoRA adapters.
+
+Its state dict is the trained adapter alone, loaded strictly: the frozen base is a function of `base_model` and comes
+from there, and a checkpoint of another LoRA layout is refused by name. Only tokens of responses get logits.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
+from emodistill.language_models.local import dtype_of, fingerprint, load_model, model_folder, without_bars
+from emodistill.negotiation.prompts import Emotions
+from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
+
+# ---- base_model ----
+# Loads the frozen base of an expression policy, in 4 bits where asked.
+#
+# Quantised through transformers: Lightning's precision plugin would quantise the adapters too, and runs on CUDA only.
+
+_SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+
+
+def load_base(base_model: str, four_bit: bool, compute_dtype: str) -> Any:
+    """A frozen causal language model to put adapters on, in NF4 with double quantisation or in `compute_dtype`.
+
+    Raises:
+        UserError: if the model is not to be had or computes its logits in a way that `policy.tokens` does not, or the
+            dtype is unknown.
+    """
+    dtype = dtype_of(compute_dtype)
+    if dtype == torch.float16:
+        raise UserError(f"compute_dtype={compute_dtype}: choose auto, float32 or bfloat16")
+    if not four_bit:
+        base = load_model(base_model, dtype)
+    else:
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        folder = model_folder(base_model)
+        with without_bars():
+            base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=dtype)
+    scaled = [name for name in _SCALED_LOGITS if getattr(base.config, name, None) not in (None, 1, 1.0)]
+    if scaled:
+        raise UserError(
+            f"model={base_model}: rescales its logits ({scaled[0]}), which is not supported; choose another"
+        )
+    for module in base.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False  # bitsandbytes 0.50: its packed form has no gradient
+    return base
+
+
+# ---- adapters ----
+# Adapter folders: PEFT's own format, with a note beside it of what the adapter was trained for.
+#
+# Any PEFT tool reads the folder. `emodistill.json` names the base model and the vocabulary with their fingerprints, and
+# an adapter meant for others is refused: its weights may well fit the shapes, and would then speak nonsense quietly.
+
+WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
+
+
+def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str]) -> None:
+    """Save one adapter of a PEFT model, whole or not at all; an older one in this place is replaced."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = get_peft_model_state_dict(model, adapter_name=name)
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS)
+    config = copy.copy(model.peft_config[name])
+    config.inference_mode = True
+    config.save_pretrained(str(partial))
+    (partial / NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def read_identity(folder: Path) -> dict[str, str]:
+    """What an adapter was trained for.
+
+    Raises:
+        UserError: if the folder holds no adapter of this project, or a damaged one.
+    """
+    lacking = [name for name in (NOTE, CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if lacking:
+        raise UserError(f"{folder} holds no adapter ({lacking[0]} is missing); train the stage that writes it first")
+    try:
+        return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / NOTE} is damaged ({error}); train the stage that writes it again") from error
+
+
+def check_identity(folder: Path, identity: dict[str, str]) -> None:
+    """Refuse an adapter of another base model or vocabulary, by name; a UserError says which."""
+    refuse_foreign(read_identity(folder), identity, str(folder))
+
+
+def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
+    """Compare two identities by their fingerprints.
+
+    Raises:
+        UserError: naming the source, what it was trained for, and what is in use.
+    """
+    for what, key in (("base_model", "fingerprint"), ("vocabulary", "vocabulary_fingerprint")):
+        if theirs.get(key) != ours[key]:
+            label = what.replace("_", " ")
+            raise UserError(
+                f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
+                f"({ours[key]}); use that {label}, or train the stage again"
+            )
+    if emotions_of(theirs) != emotions_of(ours):
+        raise UserError(
+            f"{source} was trained with emotions {emotions_of(theirs)}, not {emotions_of(ours)}; train with the "
+            "variant that it belongs to, or start from an adapter of this one"
+        )
+
+
+def emotions_of(identity: dict[str, str]) -> Emotions:
+    """How emotions entered the chats that an adapter was trained on."""
+    found = identity.get("emotions", "told")
+    return "named" if found == "named" else "hidden" if found == "hidden" else "told"
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Sixteen hex digits of an adapter's weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """The LoRA layout of a saved adapter, ready to be trained further."""
+    read_identity(folder)
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / CONFIG} is damaged ({error}); train the stage that writes it again") from error
+    config.inference_mode = False
+    config.base_model_name_or_path = None  # a folder may have moved; the fingerprint says whether the model is the same
+    return config
+
+
+def read_adapter(model: Any, name: str, folder: Path) -> None:
+    """Load saved weights into one adapter of a PEFT model, strictly.
+
+    Raises:
+        UserError: if the file is damaged, or its tensors are not exactly those of the adapter.
+    """
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({error}); train the stage that writes it again") from error
+    own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=name).items()}
+    theirs = {key: tensor.shape for key, tensor in tensors.items()}
+    wrong = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
+    if wrong:
+        raise UserError(
+            f"{folder / WEIGHTS} does not fit the LoRA layout: {len(wrong)} tensors differ, first {wrong[0]}; "
+            "use the LoRA settings it was trained with"
+        )
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+POLICY, REFERENCE = "policy", "reference"
+
+
+class ExpressionPolicy(nn.Module):
+    """A frozen causal language model whose only trainable weights are the `policy` adapter.
+
+    Attributes:
+        identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
+        start: fingerprint of the adapter that training starts from, `base` without one.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        lora: dict[str, Any],
+        four_bit: bool,
+        compute_dtype: str,
+        vocabulary: str,
+        init_adapter: str | None = None,
+        reference: bool = False,
+        gradient_checkpointing: bool = False,
+        emotions: Emotions = "told",
+    ) -> None:
+        """
+        Args:
+            base_model: `embedded`, a folder, or a Hugging Face id.
+            lora: arguments of `peft.LoraConfig`; ignored where `init_adapter` brings its own.
+            four_bit: hold the base in NF4 with double quantisation; False keeps it in `compute_dtype`.
+            compute_dtype: `auto`, `float32` or `bfloat16`, of the base (see `dtype_of`); adapters and log-probabilities
+                are always float32.
+            vocabulary: name or file of the emotion vocabulary.
+            init_adapter: folder of a trained adapter to start from.
+            reference: keep a frozen second copy of the start as the reference policy (the base itself where there is no
+                `init_adapter`), and switch LoRA dropout off: with dropout the policy would differ from its reference
+                before the first update.
+            gradient_checkpointing: recompute activations in the backward pass: slower, far less memory.
+            emotions: how emotions enter the chats it is trained on, see `ChatFormat`; noted beside every adapter.
+
+        Raises:
+            UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
+        """
+        super().__init__()
+        words = load_vocabulary(vocabulary)
+        self.base_model = base_model
+        self.identity = {
+            "base_model": base_model,
+            "fingerprint": fingerprint(base_model),
+            "vocabulary": words.name,
+            "vocabulary_fingerprint": words.fingerprint,
+        }
+        if emotions != "told":
+            self.identity["emotions"] = emotions
+        config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
+        config.lora_dropout = 0.0 if reference else config.lora_dropout
+        base = load_base(base_model, four_bit, compute_dtype)
+        if gradient_checkpointing:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+        self.model = get_peft_model(base, config, adapter_name=POLICY)
+        self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
+        self.has_reference_adapter = reference and init_adapter is not None
+        if init_adapter:
+            self._start_from(Path(init_adapter), config)
+        self.register_state_dict_post_hook(_keep_trainable)  # type: ignore[no-untyped-call]  # torch 2.13
+        self.register_load_state_dict_post_hook(_excuse_frozen)  # type: ignore[no-untyped-call]  # torch 2.13
+        self.train()  # from_pretrained returns an eval-mode model, and Lightning keeps the mode it finds
+
+    def _given_config(self, folder: str) -> LoraConfig:
+        check_identity(Path(folder), self.identity)
+        return read_lora_config(Path(folder))
+
+    def _start_from(self, folder: Path, config: LoraConfig) -> None:
+        read_adapter(self.model, POLICY, folder)
+        if self.has_reference_adapter:
+            self.model.add_adapter(REFERENCE, config)
+            read_adapter(self.model, REFERENCE, folder)
+            self.model.set_adapter(POLICY)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, batch: Chats) -> TokenLogprobs:
+        """Log-probability of every response token, given all tokens it can see."""
+        causal = self.model.get_base_model()
+        packed = batch.position_ids is not None
+        mask = packed_mask(batch) if packed else None  # a causal model never sees padding on the right
+        hidden = causal.base_model(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+        rows, columns, before = response_positions(batch)
+        targets = batch.input_ids[rows, columns]
+        logprobs = frozen_head_logprobs(hidden[rows, before], causal.get_output_embeddings(), targets)
+        return TokenLogprobs(logprobs, batch.utterance[rows, columns])
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, forward is the frozen reference policy: no gradient, no dropout."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                if self.has_reference_adapter:
+                    self.model.set_adapter(REFERENCE, inference_mode=True)
+                    yield
+                else:
+                    with self.model.disable_adapter():
+                        yield
+        finally:
+            if self.has_reference_adapter:
+                self.model.set_adapter(POLICY)
+            self.train(was_training)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in PEFT's own format with `emodistill.json` beside it; whole or not at all."""
+        write_adapter(self.model, POLICY, Path(folder), self.identity)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Take over the weights of a saved adapter.
+
+        Raises:
+            UserError: if it is damaged, of another shape, or belongs to another base model or vocabulary.
+        """
+        check_identity(Path(folder), self.identity)
+        read_adapter(self.model, POLICY, Path(folder))
+
+    def merged(self, dtype: torch.dtype) -> Any:
+        """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic."""
+        model = load_model(self.base_model, dtype).to(self.device)
+        self.merge_into(model)
+        return model
+
+    @torch.no_grad()
+    def merge_into(self, model: nn.Module) -> None:
+        """Write base plus adapter into a model that `merged` returned, in place.
+
+        The base is the *dequantised* NF4 weight, not the original one: the adapter was trained on top of it and has
+        learnt to make up for its errors, and what is sampled should be what the log-probabilities describe.
+        """
+        base = self.model.get_base_model()
+        for name, parameter in model.named_parameters():
+            place, _, leaf = name.rpartition(".")
+            module = base.get_submodule(place)
+            value = getattr(getattr(module, "base_layer", module), leaf)
+            if isinstance(value, bnb.nn.Params4bit):
+                value = bnb.functional.dequantize_4bit(value.data, value.quant_state)
+            if leaf == "weight" and hasattr(module, "base_layer"):
+                value = value.float() + module.get_delta_weight(POLICY).float()
+            parameter.copy_(value)
+
+
+def _keep_trainable(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _metadata: dict[str, Any]) -> None:
+    trainable = {prefix + name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in trainable]:
+        del state_dict[key]
+
+
+def _excuse_frozen(module: nn.Module, incompatible_keys: Any) -> None:
+    named = module.named_parameters(remove_duplicate=False)  # an output layer tied to the embedding has two names
+    frozen = tuple(name for name, parameter in named if not parameter.requires_grad)
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if not key.endswith(frozen)]

@@ -1,0 +1,197 @@
+"""Figures as files: PNG for people and papers, SVG for the page, and TensorBoard."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from emodistill.reporting.figures.style import styled
+from emodistill.reporting.tables import Column, Figure, Table
+
+# ---- latex ----
+# Tables for papers: LaTeX with the rules of booktabs.
+
+_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    "−": r"\(-\)",
+    "±": r"\(\pm\)",
+    "×": r"\(\times\)",
+    "κ": r"\(\kappa\)",
+    "β": r"\(\beta\)",
+    "τ": r"\(\tau\)",
+    "ρ": r"\(\rho\)",
+}
+
+
+def latex(table: Table) -> str:
+    """A floating `table` that wants \\usepackage{booktabs}; every word is escaped."""
+    # by hand: pandas escapes cells, but leaves captions as they are
+    frame = pd.DataFrame(
+        [[escape_latex(cell) for cell in row] for row in table.cells()],
+        columns=[escape_latex(column.header) for column in table.columns],
+        dtype=object,
+    )
+    found: str = frame.to_latex(
+        index=False,
+        column_format="".join("l" if column.kind == "text" else "r" for column in table.columns),
+        caption=escape_latex(f"{table.title}. {table.note}" if table.note else table.title),
+        label=f"tab:{table.name}",
+        escape=False,
+    )
+    return found
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX sets as it stands, in one line."""
+    return "".join(_CHARACTERS.get(character, character) for character in " ".join(text.split()))
+
+
+# ---- markdown ----
+# Tables as Markdown.
+
+_SPECIAL = re.compile(r"([\\`*_<>|\[\]])")
+
+
+def markdown(table: Table) -> str:
+    """The table under its title, with its note beneath; all words are escaped."""
+    marks = ["---" if column.kind == "text" else "---:" for column in table.columns]
+    lines = [_row(column.header for column in table.columns), f"|{'|'.join(marks)}|", *map(_row, table.cells())]
+    note = [escape_markdown(table.note)] if table.note else []
+    return "\n\n".join([f"**{escape_markdown(table.title)}**", "\n".join(lines), *note]) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, in one line. An interval keeps its brackets: alone they are no link."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace(r"\[", "[").replace(r"\]", "]").replace("](", r"]\(")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escape_markdown, cells))} |"
+
+
+# ---- parquet ----
+# Tables as data: raw values, nothing rounded.
+
+
+def frame(table: Table) -> pd.DataFrame:
+    """One column each under its key; an interval is three: `<key>`, `<key>_low` and `<key>_high`."""
+    columns = [part for column in table.columns for part in _names(column)]
+    return pd.DataFrame([_values(table, row) for row in table.rows], columns=columns)
+
+
+def parquet(table: Table) -> bytes:
+    """The same as a Parquet file; title, note and headers are in its metadata."""
+    about = {"title": table.title, "note": table.note, "headers": {c.key: c.header for c in table.columns}}
+    arrow = pa.Table.from_pandas(frame(table), preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"emodistill": json.dumps(about).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer)
+    return buffer.getvalue()
+
+
+def _names(column: Column) -> list[str]:
+    return [column.key, f"{column.key}_low", f"{column.key}_high"] if column.kind == "interval" else [column.key]
+
+
+def _values(table: Table, row: Any) -> list[Any]:
+    found: list[Any] = []
+    for column in table.columns:
+        value = row.get(column.key)
+        found += list(value or (None, None, None)) if column.kind == "interval" else [value]
+    return found
+
+
+# ---- terminal ----
+# Tables on the screen.
+
+WIDTH = 190  # of a table that is piped into a file: as wide as it needs
+
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table; where its first two columns are words, a line parts the values of the first."""
+    console = console or (Console() if Console().is_terminal else Console(width=WIDTH))
+    grid = Grid(title=Text(table.title), caption=Text(table.note) if table.note else None, caption_justify="left")
+    for column in table.columns:
+        label = column.kind == "text"
+        grid.add_column(
+            Text(column.header), justify="left" if label else "right", no_wrap=label or column.kind == "interval"
+        )
+    rows = table.cells()
+    sections = len(table.columns) > 1 and all(column.kind == "text" for column in table.columns[:2])
+    for before, row in zip([None, *rows], rows, strict=False):
+        if sections and before is not None and before[0] != row[0]:
+            grid.add_section()
+        grid.add_row(*map(Text, row))  # Text: words from outside may look like rich's markup
+    console.print(grid)
+
+
+DPI = 150
+LARGEST_VECTOR = 400_000  # bytes; a larger drawing goes into the page as pixels
+
+
+def drawn(figure: Figure, titled: bool) -> Canvas:
+    """A matplotlib figure; a title belongs into one that stands alone."""
+    with styled():
+        canvas = Canvas(dpi=DPI)
+        FigureCanvasAgg(canvas)
+        figure.draw(canvas)
+        if titled:
+            canvas.suptitle(figure.title, fontweight="bold", fontsize=12)
+    return canvas
+
+
+def png(figure: Figure, titled: bool = True) -> bytes:
+    return _saved(figure, "png", titled)
+
+
+def svg(figure: Figure) -> bytes:
+    return _saved(figure, "svg", titled=False)
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure for an `<img>`: a drawing, or pixels where that would be large."""
+    vector = svg(figure)
+    if len(vector) <= LARGEST_VECTOR:
+        return "data:image/svg+xml," + quote(vector.decode(), safe=" =:/;,()'!*@+-._~")
+    return "data:image/png;base64," + base64.b64encode(png(figure, titled=False)).decode()
+
+
+def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
+    """Write all figures as one event file; an older one in this folder is replaced."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    if not figures:
+        return
+    with SummaryWriter(str(folder)) as writer:
+        for figure in figures:
+            writer.add_figure(figure.name, drawn(figure, titled=True))
+
+
+def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
+    canvas, buffer = drawn(figure, titled), io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
+    plain = nothing if kind == "svg" else None
+    with styled():
+        canvas.savefig(buffer, format=kind, dpi=DPI, metadata=plain, bbox_inches="tight", pad_inches=0.08)
+    return buffer.getvalue()

@@ -1,0 +1,48 @@
+"""What arms were asked to show against what their words are read as, emotion by emotion."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from emodistill.emotions.perceiver import Perceiver, as_vocabulary
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.results import ArmResult
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import arms_of
+
+EVERY = "every emotion"
+LISTED = 3  # readings that a row names
+_COLUMNS = [
+    Column("arm", "arm", "text"),
+    Column("emotion", "asked to show", "text"),
+    Column("turns", "turns", "count"),
+    Column("faithful", "read as that", "percent"),
+    Column("read", "most often read as", "text"),
+]
+
+
+def readings(played: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> Table:
+    """A row for each arm and emotion that it was asked to show, the most frequent first, and one for all of them."""
+    rows = [row for arm in arms_of(played) for row in _rows(arm, played, perceiver, vocabulary)]
+    note = f"Of a turn, the emotion that the perceiver '{perceiver.name}' finds likeliest; invalid episodes left out."
+    return Table("readings", "Asked to show, and read as", _COLUMNS, rows, note, appendix=True)
+
+
+def _rows(arm: str, played: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    episodes = valid([episode for one in played if one.arm == arm for episode in one.episodes])
+    shown = [(turn.emotion, turn.text) for e in episodes for turn in e.focal_turns if turn.emotion is not None]
+    if not shown:
+        return []
+    first = as_vocabulary(perceiver.probabilities([text for _, text in shown]), vocabulary).argmax(1).tolist()
+    by_emotion: dict[str, list[str]] = {EVERY: [vocabulary.labels[i] for i in first]}
+    for (emotion, _), i in zip(shown, first, strict=True):
+        by_emotion.setdefault(emotion, []).append(vocabulary.labels[i])
+    faithful = sum(vocabulary.labels[i] == emotion for (emotion, _), i in zip(shown, first, strict=True))
+    rows = []
+    for emotion, read in sorted(by_emotion.items(), key=lambda pair: -len(pair[1])):
+        right = faithful if emotion == EVERY else read.count(emotion)
+        named = ", ".join(f"{label} {100 * n / len(read):.0f} %" for label, n in Counter(read).most_common(LISTED))
+        row = {"arm": arm, "emotion": emotion, "turns": len(read), "faithful": right / len(read), "read": named}
+        rows.append(row)
+    return rows

@@ -1,0 +1,246 @@
+"""What another training seed changes: final metrics with their spread, and the curves of training.
+
+The spread between training seeds stands apart from that between scenarios: more scenarios do not make one training run
+say more about the next one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from emodistill.evaluation.metrics import valid
+from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.statistics import Key, bootstrap_interval, components, crossed, utilities
+from emodistill.reporting.figures.curves import Curve, learning_curves
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import arms_of, plain
+
+# ---- seeds ----
+# Several training seeds: what each of them reached, and the variance between them apart from that of scenarios.
+
+_SEEDS = [
+    Column("arm", "arm", "text"),
+    Column("training_seed", "training seed", "count"),
+    Column("episodes", "episodes", "count"),
+    Column("scenarios", "scenarios", "count"),
+    Column("utility_interval", "utility [95 %, over scenarios]", "interval"),
+]
+_VARIANCE = [
+    Column("arm", "arm", "text"),
+    Column("seeds", "training seeds", "count"),
+    Column("scenarios", "scenarios", "count"),
+    Column("mean_interval", "utility [95 %, over seeds and scenarios]", "interval"),
+    Column("between_seeds", "sd between seeds", digits=3),
+    Column("between_scenarios", "sd between scenarios", digits=3),
+    Column("rest", "sd of the rest", digits=3),
+    Column("truncated", "negative, given as 0", "text"),
+]
+_PAIRED = (
+    "Paired by training seed and scenario. The interval is about other training runs and other scenarios alike, where "
+    "that of a comparison is about other scenarios and the training runs at hand. Not corrected for their number."
+)
+_DIFFERENCES = [
+    Column("arm", "arm", "text"),
+    Column("against", "against", "text"),
+    Column("each", "difference with each training seed", "text"),
+    Column("scenarios", "scenarios", "count"),
+    Column("mean_interval", "difference [95 %, over seeds and scenarios]", "interval"),
+    *_VARIANCE[4:],
+]
+
+
+def seed_tables(played: Sequence[ArmResult], seed: int = 0, subject: str | None = None) -> list[Table]:
+    """What several training seeds say; nothing where no arm has two.
+
+    Args:
+        subject: the arm whose differences to all others are shown.
+
+    Returns:
+        The tables `seeds` and `variance`, and with a subject `seed_differences`.
+    """
+    several = _with_several_seeds(played)
+    if not several:
+        return []
+    each = [_seed_row(run, seed) for runs in several.values() for run in runs]
+    spread = [
+        {"arm": arm, "condition": condition, **row}
+        for (arm, condition), runs in several.items()
+        for row in _components({run.training_seed: utilities(run.episodes) for run in runs})
+    ]
+    note = (
+        "Analysis of variance of utility by training seed and scenario, both as random effects, over the scenarios "
+        "that all seeds played. The rest is interaction and the noise of episodes. An estimate below 0 is given as 0."
+    )
+    tables = [Table("seeds", "Each training seed", _SEEDS, each)]
+    if spread:
+        tables.append(Table("variance", "Spread between training seeds and scenarios", _VARIANCE, spread, note))
+    if apart := _difference_rows(several, subject):
+        tables.append(Table("seed_differences", "Differences over training seeds", _DIFFERENCES, apart, _PAIRED))
+    return tables
+
+
+def _with_several_seeds(played: Sequence[ArmResult]) -> dict[tuple[str, str], list[ArmResult]]:
+    """The runs of each (arm, condition) that has at least two training seeds."""
+    arms: dict[tuple[str, str], list[ArmResult]] = {}
+    for one in played:
+        arms.setdefault((one.arm, one.condition), []).append(one)
+    return {arm: runs for arm, runs in arms.items() if len({run.training_seed for run in runs}) > 1}
+
+
+def _seed_row(run: ArmResult, seed: int) -> dict[str, Any]:
+    counted = valid(run.episodes)
+    values = [episode.utility for episode in counted]
+    scenarios = [(episode.scenario.domain, episode.scenario.id) for episode in counted]
+    low, high = bootstrap_interval(values, scenarios, seed, unseen=0.0)
+    mean = sum(values) / len(values) if values else float("nan")
+    row = {
+        "arm": run.arm,
+        "condition": run.condition,
+        "training_seed": run.training_seed,
+        "episodes": len(values),
+        "scenarios": len(set(scenarios)),
+        "utility": mean,
+        "low": low,
+        "high": high,
+        "utility_interval": [mean, low, high],
+    }
+    return dict(plain(row))
+
+
+def _difference_rows(several: dict[tuple[str, str], list[ArmResult]], subject: str | None) -> list[dict[str, Any]]:
+    """The subject less every other arm, paired by training seed, scenario and seed of the episode."""
+    rows = []
+    for (arm, condition), runs in several.items():
+        own = {run.training_seed: utilities(run.episodes) for run in several.get((str(subject), condition), [])}
+        if arm == subject or not own:
+            continue
+        other = {run.training_seed: utilities(run.episodes) for run in runs}
+        apart = {
+            training: {key: own[training][key] - other[training][key] for key in own[training].keys() & other[training]}
+            for training in own.keys() & other.keys()
+        }
+        for row in _components(apart):
+            each = ", ".join(f"{values.mean():+.3f}" for values in crossed(dict(sorted(apart.items()))))
+            rows.append({"arm": subject, "condition": condition, "against": arm, "each": each, **row})
+    return rows
+
+
+def _components(by_seed: dict[int, dict[Key, float]]) -> list[dict[str, Any]]:
+    """The variance components of utilities or differences as a row; none where they cannot be estimated."""
+    found = components(crossed(by_seed))
+    if found is None:
+        return []
+    low, high = found.interval
+    row = {
+        "seeds": found.seeds,
+        "scenarios": found.scenarios,
+        "utility": found.mean,
+        "low": low,
+        "high": high,
+        "mean_interval": [found.mean, low, high],
+        "between_seeds": found.between_seeds,
+        "between_scenarios": found.between_scenarios,
+        "rest": found.rest,
+        "truncated": ", ".join(name.replace("_", " ") for name in found.truncated),
+    }
+    return [dict(plain(row))]
+
+
+CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
+_FINAL = [
+    Column("curve", "curve", "text"),
+    Column("seeds", "training seeds", "count"),
+    Column("mean", "mean of the last values", digits=3),
+    Column("spread", "standard deviation between seeds", digits=3),
+    Column("lowest", "lowest", digits=3),
+    Column("highest", "highest", digits=3),
+]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What `seed_tables` shows of the arms, the last values of training, and its curves.
+
+    Attributes:
+        curves: names of scalars in TensorBoard.
+        subject: the arm whose differences to the others are shown; None takes the last.
+    """
+
+    curves: Sequence[str] = CURVES
+    subject: str | None = None
+    seed: int = 0
+
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
+        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1])
+        if not tables:
+            return AnalysisResult(
+                verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
+            )
+        found = [
+            curve
+            for run_dir, seed in dict.fromkeys((one.run_dir, one.training_seed) for one in played)
+            for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
+        ]
+        figures = [learning_curves("training", "Training with other seeds", found)] if found else []
+        verdicts = [*_verdicts(played), *_apart(tables)]
+        return AnalysisResult([*tables, *([_last(found)] if found else [])], figures, verdicts)
+
+
+def curves_of(run_dir: Path, label: str, names: Sequence[str]) -> list[Curve]:
+    """The named curves of a run's stages, from their TensorBoard files; stages without one give none."""
+    found = []
+    for stage in sorted(path for path in run_dir.glob("*/tensorboard") if path.is_dir()):
+        events = EventAccumulator(str(stage)).Reload()
+        for name in (name for name in names if name in events.Tags()["scalars"]):
+            points = sorted({event.step: event.value for event in events.Scalars(name)}.items())
+            steps, values = zip(*points, strict=True)
+            found.append(Curve(f"{stage.parent.name}: {name}", label, list(steps), list(values)))
+    return found
+
+
+def _last(curves: Sequence[Curve]) -> Table:
+    rows: list[dict[str, Any]] = []
+    for panel in dict.fromkeys(curve.panel for curve in curves):
+        ends = np.array([curve.values[-1] for curve in curves if curve.panel == panel])
+        spread = float(ends.std(ddof=1)) if len(ends) > 1 else float("nan")
+        summary = {
+            "mean": float(ends.mean()),
+            "spread": spread,
+            "lowest": float(ends.min()),
+            "highest": float(ends.max()),
+        }
+        rows.append({"curve": panel, "seeds": len(ends), **summary})
+    note = "The last value that was logged, whichever checkpoint was kept."
+    return Table("training_ends", "Where training ends", _FINAL, rows, note)
+
+
+def _verdicts(played: Sequence[ArmResult]) -> list[str]:
+    lines = ["The rule, fixed before the numbers: none; spread between training seeds is reported, not tested."]
+    for arm in arms_of(played):
+        means = [
+            float(np.mean([episode.utility for episode in one.episodes if episode.end != "invalid"]))
+            for one in played
+            if one.arm == arm and one.episodes
+        ]
+        if len(means) > 1:
+            spread = float(np.std(means, ddof=1))
+            lines.append(
+                f"{arm}: mean utility {np.mean(means):.3f} over {len(means)} training seeds, from {min(means):.3f} to "
+                f"{max(means):.3f} (standard deviation {spread:.3f})."
+            )
+    return lines
+
+
+def _apart(tables: Sequence[Table]) -> list[str]:
+    return [
+        f"{row['arm']} less {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and scenarios; "
+        f"with each seed {row['each']}."
+        for table in tables
+        if table.name == "seed_differences"
+        for row in table.rows
+        for mean, low, high in [row["mean_interval"]]
+    ]
