@@ -18,7 +18,8 @@ from commands.playing import build, describe
 from commands.studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
-    from emodistill.evaluation.results import AnalysisResult, ArmResult
+    from emodistill.evaluation.results import ArmResult
+    from emodistill.reporting.tables import AnalysisResult
     from emodistill.studies.study import StudyRun
 
 

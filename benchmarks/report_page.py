@@ -20,7 +20,7 @@ from emodistill.counterparties.specs import SimulatedCounterpartySpec
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
@@ -29,6 +29,7 @@ from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.report import write_report
+from emodistill.reporting.tables import AnalysisResult
 from emodistill.safety.detector import detect
 
 ARMS = ("one", "two", "three", "four", "five")

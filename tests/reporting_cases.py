@@ -7,10 +7,10 @@ from episodes import make_episode
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.reporting.report import write_report
-from emodistill.reporting.tables import Column, Figure, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
 
 HOSTILE = (
     '<img src=x onerror="window.broken=1"></script><script>window.broken=2</script> \u202eRTL\u202c & \u05d0\u05d1'

@@ -5,11 +5,9 @@ import yaml
 from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.results import AnalysisResult
 from emodistill.reporting.model_card import Kept, write_model_card
 from emodistill.reporting.page import sort_value
-from emodistill.reporting.report import distinct
-from emodistill.reporting.tables import Column
+from emodistill.reporting.tables import AnalysisResult, Column, distinct
 
 
 @pytest.fixture(scope="module")

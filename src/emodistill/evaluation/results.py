@@ -1,10 +1,9 @@
-"""What was played, and what an analysis found in it: the objects that every report is made from."""
+"""What was played: the episodes of each arm, which every analysis and report is made from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from emodistill.data.schema import Episode
-from emodistill.reporting.tables import Figure, Table
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,3 @@ class ArmResult:
     training_seed: int = 0
     run_dir: str = ""
     cost: Cost = Cost()
-
-
-@dataclass(frozen=True)
-class AnalysisResult:
-    """What an analysis found.
-
-    Attributes:
-        verdicts: one plain sentence each, the most important first.
-    """
-
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
-    verdicts: Sequence[str] = field(default_factory=tuple)

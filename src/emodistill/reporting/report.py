@@ -2,27 +2,19 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.reporting.formats import escape_markdown, latex, markdown, parquet, png, to_tensorboard
 from emodistill.reporting.page import Detect, page, transcripts
-from emodistill.reporting.tables import Figure, Table
+from emodistill.reporting.tables import RULE, AnalysisResult, Figure, Table, distinct
 from emodistill.runs import atomic_write
 
 if TYPE_CHECKING:
-    from emodistill.evaluation.results import AnalysisResult, ArmResult
-
-    pass
-
-
-RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
-Named = TypeVar("Named", Table, Figure)
+    from emodistill.evaluation.results import ArmResult
 
 
 def write_report(
@@ -65,17 +57,6 @@ def write_report(
     rule, said = _rule(findings.verdicts)
     atomic_write(folder / "report.html", page(title, said, rule, tables, figures, about, dialogues))
     return report
-
-
-def distinct(named: Sequence[Named]) -> list[Named]:
-    """The same with names that are fit for files and come once: a second `arms` is `arms_2`."""
-    found: dict[str, Named] = {}
-    for entry in named:
-        base: str = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "unnamed"
-        names = [base, *(f"{base}_{i}" for i in range(2, len(named) + 2))]
-        name = next(name for name in names if name not in found)
-        found[name] = entry if name == entry.name else replace(entry, name=name)
-    return list(found.values())
 
 
 def _rule(verdicts: Sequence[str]) -> tuple[str | None, list[str]]:

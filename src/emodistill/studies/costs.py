@@ -8,9 +8,9 @@ from typing import Any
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.arms import Arm, parse_arm
-from emodistill.evaluation.results import AnalysisResult, ArmResult, Cost
+from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.stage_graph import needed_stages
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 
 _COLUMNS = [
     Column("condition", "condition", "text"),

@@ -17,10 +17,10 @@ import numpy as np
 from emodistill.data.casino.episodes import EMOTICONS, OUTCOMES, people_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, stretched
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 
 _COLUMNS = [
     Column("emotion", "showed", "text"),

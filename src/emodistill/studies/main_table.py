@@ -10,7 +10,7 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver, load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.evaluation.metrics import episode_metrics, valid
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import (
     ALPHA,
     FEW,
@@ -26,7 +26,7 @@ from emodistill.evaluation.statistics import (
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
-from emodistill.reporting.tables import Column, Figure, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
 from emodistill.studies.comparisons import arms_of, domains_of, mean_interval, plain, utility
 from emodistill.studies.expression_readings import readings
 from emodistill.studies.safety import analyse_safety, guard_curve

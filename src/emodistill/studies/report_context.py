@@ -9,8 +9,8 @@ import torch
 
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.evaluation.results import AnalysisResult, ArmResult
-from emodistill.reporting.tables import Column, Table
+from emodistill.evaluation.results import ArmResult
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 from emodistill.studies.comparisons import plain
 from emodistill.studies.main_table import main_report
 

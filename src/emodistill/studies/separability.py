@@ -25,12 +25,12 @@ from emodistill.data.schema import Episode
 from emodistill.data.transitions import Reward, TransitionEpisodes, build_transitions
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import UNKNOWN, bootstrap_interval
 from emodistill.learners.ope import fitted_q_value
 from emodistill.learners.selector import IQLSelector, load_selector
 from emodistill.reporting.figures.curves import Bin, calibration
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 
 # ---- realised ----
 # Turns with what the selector predicted for them and what came of them. Shapes: B turns.

@@ -11,10 +11,10 @@ from typing import Any
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoffs
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 from emodistill.studies.comparisons import arms_of, conditions_of
 
 _RATINGS = [

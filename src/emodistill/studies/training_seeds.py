@@ -13,10 +13,10 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import AnalysisResult, ArmResult
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import Key, bootstrap_interval, components, crossed, utilities
 from emodistill.reporting.figures.curves import Curve, learning_curves
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import AnalysisResult, Column, Table
 from emodistill.studies.comparisons import arms_of, plain
 
 # ---- seeds ----
