@@ -81,7 +81,7 @@ def through_command(batch_size: int, updates: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         steps = WARM_UP + updates
         options = [f"run_dir={folder}", f"size.iql_steps={steps}", f"size.iql_val_every={steps}"]
-        command = [sys.executable, "train.py", "stage=iql", *options, f"data.view.batch_size={batch_size}"]
+        command = [sys.executable, "train.py", "stage=iql", *options, f"data.dataset.batch_size={batch_size}"]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         curves = EventAccumulator(f"{folder}/iql/tensorboard")
         curves.Reload()

@@ -10,7 +10,7 @@ from emodistill.learners.async_judge import AsyncJudge, Scorer
 
 
 class SampleUtterances(L.Callback):
-    """At each validation the policy speaks in the view's fixed situations; figures as curves, words as text.
+    """At each validation the policy speaks in the dataset's fixed contexts; metrics as curves, words as text.
 
     The judge and the perceiver only look: neither changes what is learned. The seed is fixed, so that a change of words
     is a change of the policy.
@@ -34,7 +34,7 @@ class SampleUtterances(L.Callback):
         self.judge = AsyncJudge(judge, judge_timeout_s)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        contexts = trainer.datamodule.view.situations
+        contexts = trainer.datamodule.dataset.contexts
         if trainer.sanity_checking or not contexts or not trainer.is_global_zero:
             return
         self.sampler.refresh(pl_module.policy)
@@ -47,7 +47,7 @@ class SampleUtterances(L.Callback):
 
 
 def table(spoken: list[Spoken]) -> str:
-    """A Markdown table of situations and replies."""
+    """A Markdown table of contexts and replies."""
     head = ["| they said | asked for | the policy says | judge |", "|---|---|---|---|"]
     rows = [
         (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, ExpressionTest | None]":
-    """Everything that plays one condition; where the study asks for it, what measures words in fixed situations."""
+    """Everything that plays one condition; where the study asks for it, what measures words in fixed contexts."""
     from hydra.utils import instantiate
 
     from emodistill.data.provenance import check_unseen
@@ -101,21 +101,23 @@ def opponent(cfg: DictConfig) -> Any:
 
 
 def expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "ExpressionTest":
-    """The fixed situations in which base model, SFT and JPO are compared."""
+    """The fixed contexts in which base model, SFT and JPO are compared."""
     from hydra.utils import instantiate
 
-    from emodistill.data.chat_datasets import ChatSource, validation_situations
+    from emodistill.data.chat_datasets import ChatSource, validation_contexts
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.expression import ExpressionTest
 
     validation = [episode for episode in trained_on(cfg, corpus) if episode.split == "val"]
 
-    def situations(emotions: Any) -> Any:
+    def contexts(emotions: Any) -> Any:
         source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions)
-        return validation_situations(validation, source.open()[0], cfg.size.situations, cfg.sampler.max_new_tokens)
+        return validation_contexts(
+            validation, source.open()[0], cfg.size.expression_contexts, cfg.sampler.max_new_tokens
+        )
 
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
-    return ExpressionTest(situations, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
+    return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
 
 
 def trained_on(cfg: DictConfig, corpus: Any) -> list[Any]:

@@ -152,7 +152,7 @@ def test_a_variant_changes_its_own_stages_and_shares_the_others(stage, variant):
 @pytest.mark.parametrize("stage", ["sft", "jpo"])
 def test_a_variant_differs_in_how_emotions_enter_and_in_nothing_else(stage, variant, way):
     cfg = plain(composed("train", f"stage={stage}", f"variant={variant}"))
-    assert cfg["data"]["view"]["source"].pop("emotions") == cfg["learner"]["policy"].pop("emotions") == way
+    assert cfg["data"]["dataset"]["source"].pop("emotions") == cfg["learner"]["policy"].pop("emotions") == way
     same = str(cfg).replace(f"{stage}_{variant}", stage).replace(f"sft_{variant}", "sft")
     assert same == str(plain(composed("train", f"stage={stage}")))
 

@@ -10,7 +10,7 @@ from test_resume import ROOT, assert_same_end
 from tiny_runs import QUIET, Workplace, forget_cut
 
 pytestmark = pytest.mark.slow
-TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "data.view.batch_size=1")
+TWO = ("trainer.devices=2", "+trainer.strategy=ddp", "data.dataset.batch_size=1")
 
 
 def train(place, stage, run, *overrides):
@@ -46,7 +46,7 @@ def test_the_generators_of_both_processes_are_saved(place):
 
 def test_two_processes_see_twice_the_data_of_one(place):
     place.copy("run", "alone", ["iql"])
-    place.train("sft", "alone", "data.view.batch_size=1")
+    place.train("sft", "alone", "data.dataset.batch_size=1")
     states = [torch.load(place.folder / run / "sft" / "last.ckpt", weights_only=True) for run in ("run", "alone")]
     assert states[0]["global_step"] == states[1]["global_step"]
     assert not all(

@@ -7,7 +7,7 @@ from tiny_runs import Workplace
 from emodistill.judges.ledger import Ledger
 from emodistill.judges.rubric import RubricJudge
 
-RUNS = {"sampled": (), "corpus": ("data.view.utterances=corpus",)}
+RUNS = {"sampled": (), "corpus": ("data.dataset.utterances=corpus",)}
 
 
 class Unreachable(RubricJudge):

@@ -14,7 +14,7 @@ from tiny_runs import Workplace, cut_and_resume
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"iql": 8, "sft": 6, "jpo": 4}  # steps; validations after every 4, 2 and 2 of them
-ON_CORPUS = ("data.view.utterances=corpus",)
+ON_CORPUS = ("data.dataset.utterances=corpus",)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_resume_on_corpus_words_is_exact(place, step, when):
 
 def test_epochs_that_end_between_cuts_are_gone_on_with(place):
     """A turn a scenario is soon gone through: the cut is in a later epoch. And two batches make a step here."""
-    few = ("data.view.selection.fraction=0.01", "size.accumulate=2", "size.sft_val_every=4")
+    few = ("data.dataset.selection.fraction=0.01", "size.accumulate=2", "size.sft_val_every=4")
     for run in ("few", "few-cut"):
         before(place, run, "sft")
     place.train("sft", "few", *few)
@@ -125,7 +125,7 @@ def test_a_killed_process_is_gone_on_with(place):
     """SIGKILL, which nothing can catch, then the same command: the same weights as without."""
     long = ("size.iql_steps=40", "size.iql_val_every=20", "monitor.save_every=4", "trainer.log_every_n_steps=1")
     place.train("iql", "whole", *long)
-    command = [sys.executable, "train.py", "stage=iql", "trainer.accelerator=cpu", "data.view.batch_size=16"]
+    command = [sys.executable, "train.py", "stage=iql", "trainer.accelerator=cpu", "data.dataset.batch_size=16"]
     command += ["callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"]
     command += [f"judge.ledger.path={place.folder / 'ledger.sqlite'}", *place.overrides("killed"), *long]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

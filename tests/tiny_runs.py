@@ -32,7 +32,7 @@ SIZE = {
     "episodes_per_scenario": 1,
     "validation_chats": 2,
     "validation_contexts": 2,
-    "situations": 2,
+    "expression_contexts": 2,
 }
 QUIET = ("callbacks.progress_bar=null", "+trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
 
@@ -64,9 +64,9 @@ class Workplace:
 
     def config(self, stage, run="run", *overrides):
         ledger = f"judge.ledger.path={self.folder / 'ledger.sqlite'}"
-        batches = (
-            ["data.view.batch_size=16"] if stage == "iql" else ["data.view.batch_size=2", "sampler.max_new_tokens=6"]
-        )
+        batches = ["data.dataset.batch_size=16"]
+        if stage != "iql":
+            batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6"]
         own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run)]
         return composed("train", *own, *overrides)
 

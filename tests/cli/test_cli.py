@@ -106,7 +106,7 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
 def test_a_full_disk_is_one_sentence_and_room_is_all_it_takes(place):
     """A limit on the size of a file stands for the disk: the checkpoint does not fit."""
     arguments = ["train.py", "stage=iql", "trainer.accelerator=cpu", "callbacks.progress_bar=null"]
-    arguments += ["data.view.batch_size=16", f"judge.ledger.path={place.folder / 'ledger.sqlite'}"]
+    arguments += ["data.dataset.batch_size=16", f"judge.ledger.path={place.folder / 'ledger.sqlite'}"]
     arguments += place.overrides("full")
 
     def limit():

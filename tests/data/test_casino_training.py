@@ -32,7 +32,7 @@ class Place:
         ]
 
     def train(self, stage, *overrides):
-        batch_size = f"data.view.batch_size={16 if stage == 'iql' else 2}"
+        batch_size = f"data.dataset.batch_size={16 if stage == 'iql' else 2}"
         own = [f"stage={stage}", "monitor.save_every=1", batch_size, *QUIET]
         words = [] if stage == "iql" else ["sampler.max_new_tokens=6"]
         return train(composed("train", *self.overrides(), *own, *words, *overrides))
@@ -48,7 +48,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("casino"))
-    place.train("iql", "data.view.reward.concession=0", "data.view.reward.utility=1")
+    place.train("iql", "data.dataset.reward.concession=0", "data.dataset.reward.utility=1")
     return place
 
 
@@ -70,7 +70,7 @@ def test_words_are_learnt_from_the_turns_the_selector_values(place):
 def test_the_rubric_judges_what_people_said(place):
     if not (place.folder / "run" / "sft" / "adapter").is_dir():
         place.train("sft")
-    place.train("jpo", "data.view.utterances=corpus")
+    place.train("jpo", "data.dataset.utterances=corpus")
     assert place.result("jpo")["steps"] == SIZE["jpo_steps"]
     assert Ledger(place.folder / "ledger.sqlite").count() > 10
 

@@ -72,7 +72,7 @@ def test_setup_twice_reads_once():
     data = make(stored)
     data.setup("validate")
     assert stored.read == 1 and stored.built == 1
-    assert NegotiationData(stored, data.view, 0).state_dict() == {}
+    assert NegotiationData(stored, data.dataset, 0).state_dict() == {}
 
 
 @pytest.mark.parametrize("missing", ["train", "val"])
@@ -88,7 +88,7 @@ def test_an_empty_split_is_named(missing):
 
 def test_splits_go_where_they_belong():
     data = make()
-    assert len(data.view.train.action) == 2 * 3 and len(data.view.validation.transitions.action) == 3
+    assert len(data.dataset.train.action) == 2 * 3 and len(data.dataset.validation.transitions.action) == 3
     assert data.dataset_stats["vocabulary"] == "goemotions28" and len(data.dataset_stats["seen"]) == 28
 
 
@@ -97,7 +97,7 @@ def test_validation_batches_come_as_they_are_and_draw_nothing():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     (batch,) = list(data.val_dataloader())
-    assert batch is data.view.validation
+    assert batch is data.dataset.validation
     assert torch.equal(torch.get_rng_state(), state)
 
 

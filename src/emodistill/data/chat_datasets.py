@@ -195,7 +195,7 @@ class SFTDataset:
         selection: which turns to learn from; the same rule chooses the validation turns.
         batch_size: chats a batch.
         validation_chats: how many chats of the val split are validated on, spread evenly over it.
-        validation_contexts: in how many situations of the val split the policy speaks at each validation.
+        validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
     """
 
@@ -215,7 +215,7 @@ class SFTDataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
-        self.situations = validation_situations(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.train = encode_chats(train, self.selection(train), encoder)
         self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)
         report(encoder, self.train)
@@ -229,14 +229,14 @@ class SFTDataset:
 
 
 class JPODataset:
-    """Judged chats for JPO: what the corpus says, or situations in which the policy speaks now.
+    """Judged chats for JPO: what the corpus says, or contexts in which the policy speaks now.
 
     Args:
         source: how episodes become tokens.
         selection: which turns are compared with each other, or spoken anew.
         utterances: `corpus` or `sampled`.
         batch_size: chats (or contexts) a batch.
-        validation_contexts: in how many situations of the val split the policy speaks at each validation.
+        validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
         advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
         validation_chats: validate on the words of so many chats of the val split, spread evenly over it; None lets the
@@ -269,7 +269,7 @@ class JPODataset:
             self.items = judged_chats(train, chosen, encoder, self._values(train))
         else:
             self.items = encode_contexts(train, chosen, encoder, self.reply_tokens)
-        self.situations = validation_situations(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation: list[JudgedChat] = []
         if self.validation_chats is not None:
             chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
@@ -292,13 +292,13 @@ class JPODataset:
         if self.validation_chats is not None:
             chats = self.validation
             return [collate_judged(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
-        return [collate_contexts(self.situations[i : i + size]) for i in range(0, len(self.situations), size)]
+        return [collate_contexts(self.contexts[i : i + size]) for i in range(0, len(self.contexts), size)]
 
 
-def validation_situations(
+def validation_contexts(
     episodes: Sequence[Episode], encoder: ChatEncoder, count: int, reply_tokens: int
 ) -> list[ChatContext]:
-    """`count` situations in which the focal side proposes with an emotion, spread evenly over the episodes."""
+    """`count` contexts in which the focal side proposes with an emotion, spread evenly over the episodes."""
     wanted = [
         [
             episode.end != "invalid" and turn.act == "propose" and turn.emotion is not None

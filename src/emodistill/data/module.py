@@ -1,7 +1,8 @@
-"""The one DataModule: the same episodes for every stage, each stage through its own view.
+"""The one DataModule: the same episodes for every stage, each stage through its own dataset.
 
-A view turns episodes into what a stage learns from: transitions (IQL), episode chats (SFT), judged chats (JPO). The
-order of batches is a function of (seed, epoch); a cursor in the checkpoint continues in the middle of an epoch.
+A `StageDataset` turns episodes into what a stage learns from: transitions (IQL), episode chats (SFT), judged chats
+(JPO). The order of batches is a function of (seed, epoch); a cursor in the checkpoint continues in the middle of an
+epoch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,13 +48,13 @@ class NegotiationData(L.LightningDataModule):
 
     Args:
         corpus: where the episodes come from; `prepare_data` builds what is missing of it.
-        view: what the stage sees of them.
+        dataset: what the stage sees of them.
         seed: with the epoch, fixes the order of batches.
     """
 
-    def __init__(self, corpus: Corpus, view: StageDataset, seed: int) -> None:
+    def __init__(self, corpus: Corpus, dataset: StageDataset, seed: int) -> None:
         super().__init__()
-        self.corpus, self.view, self.seed = corpus, view, seed
+        self.corpus, self.dataset, self.seed = corpus, dataset, seed
         self.provenance: Provenance | None = None
         self._file: Path | None = None
         self._ready = False
@@ -63,7 +64,7 @@ class NegotiationData(L.LightningDataModule):
     @property
     def dataset_stats(self) -> dict[str, Any]:
         """What a selector must store of this corpus; empty for the stages that learn from chats."""
-        return self.view.dataset_stats
+        return self.dataset.dataset_stats
 
     def prepare_data(self) -> None:
         self._file = self.corpus.build()
@@ -77,11 +78,11 @@ class NegotiationData(L.LightningDataModule):
             if not any(episode.end != "invalid" for episode in members):
                 raise UserError(f"the corpus has no valid episode in the split '{split}'; both train and val need some")
         self.provenance = Provenance.of(self._file, [*splits["train"], *splits["val"]])
-        self.view.prepare(splits["train"], splits["val"])
+        self.dataset.prepare(splits["train"], splits["val"])
         self._ready = True
 
     def train_dataloader(self) -> ResumableBatches:
-        self._batches = self.view.train_batches(self.seed)
+        self._batches = self.dataset.train_batches(self.seed)
         if self.trainer is not None:
             self._batches.rank, self._batches.world_size = self.trainer.global_rank, self.trainer.world_size
         if self._restored is not None:
@@ -92,7 +93,7 @@ class NegotiationData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         # a list would count as many loaders; without a generator of its own the loader would draw from the global one
         own = torch.Generator().manual_seed(self.seed)
-        batches = list(self.view.validation_batches())
+        batches = list(self.dataset.validation_batches())
         return DataLoader(batches, batch_size=None, collate_fn=_as_it_is, generator=own)  # type: ignore[arg-type]  # a list
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from emodistill.runs import atomic_write, flat
 
 CARD = "README.md"
 EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", "Allal et al. 2025, arXiv 2502.02737, Apache-2.0")
-SHOWN = ("learner.", "trainer.max_steps", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "data.view.")
+SHOWN = (
+    "learner.",
+    "trainer.max_steps",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "data.dataset.",
+)
 HIDDEN = ("_target_", "api_key_env", "path", "ledger")
 
 _TEXT = """---
