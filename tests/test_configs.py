@@ -148,7 +148,7 @@ def test_a_variant_changes_its_own_stages_and_shares_the_others(stage, variant):
         assert plain(cfg) == plain(composed("train", f"stage={stage}", "run=here"))
 
 
-@pytest.mark.parametrize(("variant", "way"), [("emotion_free", "hidden"), ("joint", "named")])
+@pytest.mark.parametrize(("variant", "way"), [("emotion_free", "none"), ("joint", "self_selected")])
 @pytest.mark.parametrize("stage", ["sft", "jpo"])
 def test_a_variant_differs_in_how_emotions_enter_and_in_nothing_else(stage, variant, way):
     cfg = plain(composed("train", f"stage={stage}", f"variant={variant}"))

@@ -8,7 +8,7 @@ from tiny_runs import Workplace
 
 from emodistill.errors import UserError
 
-VARIANTS = {"joint": "named", "emotion_free": "hidden"}
+VARIANTS = {"joint": "self_selected", "emotion_free": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_jpo_starts_from_the_sft_of_its_variant(place, stage):
 
 
 def test_the_arms_of_all_variants_are_played_and_reported(place):
-    names = ["vanilla", "table", "emotion_free", "joint", "positive_advantage", "named+base", '"random+sft#2"']
+    names = ["vanilla", "table", "emotion_free", "joint", "positive_advantage", "self_selected+base", '"random+sft#2"']
     report = place.evaluate("run", f"arms=[{','.join(names)}]")
     arms = {cell["arm"]: cell for cell in report["cells"]}
     assert list(arms) == [name.strip('"') for name in names]
@@ -63,5 +63,5 @@ def test_the_arms_of_all_variants_are_played_and_reported(place):
 
 
 def test_words_that_name_emotions_are_not_played_with_a_selector(place):
-    with pytest.raises(UserError, match="play named.jpo_joint"):
+    with pytest.raises(UserError, match="play self_selected.jpo_joint"):
         place.evaluate("run", "arms=[iql+jpo_joint]", "name=mixed")

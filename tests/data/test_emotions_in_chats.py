@@ -1,4 +1,4 @@
-"""How emotions enter the chats of training: told, hidden, or named in the replies; and what a judge hears of it."""
+"""How emotions enter the chats of training: prompted, none, or self-selected; and what a judge hears of it."""
 
 import pytest
 from episodes import make_episode
@@ -44,43 +44,43 @@ def encoder(model, emotions):
 
 def test_hidden_emotions_leave_no_trace(read):
     episode = make_episode(3)
-    hidden, replies = read("hidden", episode)
-    bare, _ = read("told", make_episode(3, emotions=False))
+    hidden, replies = read("none", episode)
+    bare, _ = read("prompted", make_episode(3, emotions=False))
     assert hidden == bare and replies == [turn.text for turn in episode.focal_turns]
     assert not any(label in hidden for label in ("anger", "joy", "caring", "emotion"))
 
 
 def test_named_emotions_are_learnt_with_the_words_and_told_nowhere(read):
     episode = make_episode(3)
-    named, replies = read("named", episode)
+    named, replies = read("self_selected", episode)
     assert replies == [f"{turn.emotion}: {turn.text}" for turn in episode.focal_turns]
     assert named.count("Choose an emotion.") == 3 and named.count(", ".join(VOCABULARY.labels)) == 1
     assert not any(VOCABULARY.directive(turn.emotion) in named for turn in episode.focal_turns)
-    _, bare = read("named", make_episode(2, emotions=False))
+    _, bare = read("self_selected", make_episode(2, emotions=False))
     assert bare == [turn.text for turn in make_episode(2).focal_turns]
 
 
-@pytest.mark.parametrize("emotions", ["told", "hidden", "named"])
+@pytest.mark.parametrize("emotions", ["prompted", "none", "self_selected"])
 def test_what_the_judge_is_asked_about_a_reply(model, emotions):
     episode = make_episode(2)
     contexts = encode_contexts([episode], [[True, True]], encoder(model, emotions), reserve=8)
     asked = [context.request("joy: Fine, 20 days.") for context in contexts]
     expected = {
-        "told": ([turn.emotion for turn in episode.focal_turns], "joy: Fine, 20 days."),
-        "hidden": ([None, None], "joy: Fine, 20 days."),
-        "named": (["joy", "joy"], "Fine, 20 days."),
+        "prompted": ([turn.emotion for turn in episode.focal_turns], "joy: Fine, 20 days."),
+        "none": ([None, None], "joy: Fine, 20 days."),
+        "self_selected": (["joy", "joy"], "Fine, 20 days."),
     }[emotions]
     assert ([request.emotion for request in asked], asked[0].utterance) == expected
     assert [request.history for request in asked] == [(), episode.turns[:2]]
 
 
 def test_a_reply_that_names_nothing_is_not_judged(model):
-    (context,) = encode_contexts([make_episode(1)], [[True]], encoder(model, "named"), reserve=8)
+    (context,) = encode_contexts([make_episode(1)], [[True]], encoder(model, "self_selected"), reserve=8)
     assert context.taken("hope: Fine.") == Named(None, "hope: Fine.")
     assert context.request("hope: Fine.") is None and context.request("Fine.") is None
 
 
-@pytest.mark.parametrize(("emotions", "asked"), [("told", "anger"), ("hidden", None), ("named", "anger")])
+@pytest.mark.parametrize(("emotions", "asked"), [("prompted", "anger"), ("none", None), ("self_selected", "anger")])
 def test_what_the_judge_is_asked_about_the_corpus(model, emotions, asked):
     (item,) = judged_chats([make_episode(1)], [[True]], encoder(model, emotions))
     (request,) = item.group.requests
@@ -88,7 +88,7 @@ def test_what_the_judge_is_asked_about_the_corpus(model, emotions, asked):
 
 
 def test_an_unknown_way_is_refused(model):
-    with pytest.raises(UserError, match="emotions=shown: use one of told, hidden, named"):
+    with pytest.raises(UserError, match="emotions=shown: use one of prompted, none, self_selected"):
         ChatSource(model, "goemotions28", 4096, emotions="shown")
 
 

@@ -48,7 +48,7 @@ def situations(tmp_path_factory):
 
 def test_a_policy_is_faithful_to_the_emotion_that_it_named(situations):
     judge, parrot = Judge(), Parrot(f"anger: {FURIOUS}", f"joy: {FURIOUS}", FURIOUS)
-    spoken = speak(parrot, situations("named"), judge, seed=0)
+    spoken = speak(parrot, situations("self_selected"), judge, seed=0)
     assert [(r.emotion, r.utterance) for r in judge.requests] == [("anger", FURIOUS), ("joy", FURIOUS)]
     assert [row.score for row in spoken] == [5.0, 5.0, None]
     found = figures(spoken, load_perceiver("counterparty"), VOCABULARY)
@@ -58,18 +58,16 @@ def test_a_policy_is_faithful_to_the_emotion_that_it_named(situations):
 
 
 def test_without_emotions_there_is_nothing_to_be_faithful_to(situations):
-    found = figures(
-        speak(Parrot(*[FURIOUS] * 3), situations("hidden"), Judge(), 0), load_perceiver("judge"), VOCABULARY
-    )
+    found = figures(speak(Parrot(*[FURIOUS] * 3), situations("none"), Judge(), 0), load_perceiver("judge"), VOCABULARY)
     assert math.isnan(found["faithfulness"]) and found["judge_score"] == 5.0 and "named" not in found
 
 
 def test_each_policy_meets_the_situations_as_it_was_trained_to(situations, tmp_path):
     judge = Judge()
     test = ExpressionTest(situations, judge, load_perceiver("counterparty"), VOCABULARY, tmp_path)
-    for source, emotions in (("jpo", "told"), ("jpo_emotion_free", "hidden"), ("jpo_joint", "named")):
+    for source, emotions in (("jpo", "prompted"), ("jpo_emotion_free", "none"), ("jpo_joint", "self_selected")):
         test.measure(source, Parrot(*[f"fear: {FURIOUS}"] * 3), emotions)
-        asked = {"told": ["anger", "joy", "caring"], "hidden": [None] * 3, "named": ["fear"] * 3}[emotions]
+        asked = {"prompted": ["anger", "joy", "caring"], "none": [None] * 3, "self_selected": ["fear"] * 3}[emotions]
         assert [request.emotion for request in judge.requests] == asked
     rows = test.rows(["jpo", "jpo_emotion_free", "jpo_joint"])
     assert [row.get("named") for row in rows] == [None, None, 1.0] and rows[1]["faithfulness"] is None

@@ -52,7 +52,7 @@ def script(tmp_path):
 @pytest.mark.parametrize(
     ("arms", "stages"),
     [
-        (["vanilla", "random", "table", "phrasebook_random", "endpoint_vanilla", "named+base"], []),
+        (["vanilla", "random", "table", "phrasebook_random", "endpoint_vanilla", "self_selected+base"], []),
         (["iql"], ["iql"]),
         (["sft"], ["iql", "sft"]),
         (["emodistill"], ["iql", "sft", "jpo"]),
@@ -61,7 +61,7 @@ def script(tmp_path):
         (["emotion_free", "iql"], ["iql", "sft_emotion_free", "jpo_emotion_free"]),
         (["positive_advantage"], ["iql", "sft", "jpo_positive_advantage"]),
         (["emodistill", "positive_advantage", "sft"], ["iql", "sft", "jpo", "jpo_positive_advantage"]),
-        (["named+sft_joint#2"], ["iql", "sft_joint"]),
+        (["self_selected+sft_joint#2"], ["iql", "sft_joint"]),
     ],
 )
 def test_stages_in_the_order_of_what_they_learn_from(tmp_path, arms, stages):

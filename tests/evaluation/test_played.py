@@ -112,22 +112,22 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
         assert all(said.split(":")[0] in VOCABULARY.labels for _, said in dialogue.exchanges)
         return with_name(emotion, obedient(dialogue, prompt, seed))
 
-    (episodes,) = make(voiced(names)).play(arms("named+sft")).values()
+    (episodes,) = make(voiced(names)).play(arms("self_selected+sft")).values()
     turns = [turn for episode in episodes for turn in episode.focal_turns]
     assert len({turn.emotion for turn in turns}) > 5 and all(turn.emotion in VOCABULARY for turn in turns)
     assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.slips for turn in turns)
-    assert {episode.behaviour for episode in episodes} == {"named"}
+    assert {episode.behaviour for episode in episodes} == {"self_selected"}
 
 
 def test_who_cannot_name_an_emotion_is_not_asked_to():
-    (named, told) = arms("named+base", "iql+jpo_joint")
+    (selecting, prompted) = arms("self_selected+base", "iql+jpo_joint")
     voice = ChatSpeaker(ScriptedVoice(obedient), VOCABULARY)
-    assert speaker_of(told, voice) is voice and speaker_of(named, voice).emotions == "named"
-    assert speaker_of(named, voice).voice is voice.voice
+    assert speaker_of(prompted, voice) is voice and speaker_of(selecting, voice).emotions == "self_selected"
+    assert speaker_of(selecting, voice).voice is voice.voice
     with pytest.raises(UserError, match="no language model that could name an emotion"):
-        speaker_of(named, PhrasebookSpeaker(VOCABULARY))
-    with pytest.raises(UserError, match="names its emotions itself; play named.jpo_joint"):
-        speaker_of(told, voice.naming())
+        speaker_of(selecting, PhrasebookSpeaker(VOCABULARY))
+    with pytest.raises(UserError, match="names its emotions itself; play self_selected.jpo_joint"):
+        speaker_of(prompted, voice.naming())
 
 
 def test_the_counterpartys_part_needs_a_language_model():

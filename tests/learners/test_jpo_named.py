@@ -39,13 +39,13 @@ class Listening(VowelJudge):
 
 @pytest.fixture
 def chat_format(tiny_model):
-    return ChatFormat(AutoTokenizer.from_pretrained(tiny_model), VOCABULARY, "named")
+    return ChatFormat(AutoTokenizer.from_pretrained(tiny_model), VOCABULARY, "self_selected")
 
 
 @pytest.fixture
 def adapter(tiny_model, tmp_path):
     torch.manual_seed(0)
-    ExpressionPolicy(**policy_settings(tiny_model, emotions="named")).save_adapter(tmp_path / "adapter")
+    ExpressionPolicy(**policy_settings(tiny_model, emotions="self_selected")).save_adapter(tmp_path / "adapter")
     return str(tmp_path / "adapter")
 
 
@@ -56,7 +56,7 @@ def rollout(tiny_model, adapter, chat_format):
     def make(*said, **changes):
         judge = Listening()
         learner = make_jpo_learner(tiny_model, adapter, judge, Named(chat_format, said), **changes)
-        learner.hparams["policy"]["emotions"] = "named"
+        learner.hparams["policy"]["emotions"] = "self_selected"
         learner.configure_model()
         contexts = encode_contexts(make_episodes(1), [[True, True]], ChatEncoder(chat_format, 4096), reserve=8)
         batch = collate_contexts(contexts)
@@ -107,7 +107,7 @@ def test_where_nobody_names_anything_nothing_is_said_of_it(tiny_model, sft_adapt
 
 def test_an_adapter_of_another_way_is_refused_by_name(tiny_model, adapter, sft_adapter):
     settings = policy_settings(tiny_model)
-    with pytest.raises(UserError, match="trained with emotions named, not told"):
+    with pytest.raises(UserError, match="trained with emotions self_selected, not prompted"):
         ExpressionPolicy(**settings, init_adapter=adapter)
-    with pytest.raises(UserError, match="trained with emotions told, not hidden"):
-        ExpressionPolicy(**settings, init_adapter=sft_adapter, emotions="hidden")
+    with pytest.raises(UserError, match="trained with emotions prompted, not none"):
+        ExpressionPolicy(**settings, init_adapter=sft_adapter, emotions="none")

@@ -53,12 +53,12 @@ def test_the_longer_of_two_names_is_read_and_the_vocabulary_spells_it():
 
 def test_a_model_that_names_emotions_is_told_their_names_once():
     (scenario, *_) = generate_scenarios("debt", 10)
-    named = opening_words(scenario, VOCABULARY, "named")
+    named = opening_words(scenario, VOCABULARY, "self_selected")
     assert all(label in named for label in VOCABULARY.labels)
-    for emotions in ("told", "hidden"):
+    for emotions in ("prompted", "none"):
         assert opening_words(scenario, VOCABULARY, emotions) == system_words(scenario)
     braces = Vocabulary("odd", ("{role}", "plain"), ("One.", "Two."), ((), ()))
-    assert "one of {role}, plain;" in opening_words(scenario, braces, "named")
+    assert "one of {role}, plain;" in opening_words(scenario, braces, "self_selected")
     other = opening_words(scenario, VOCABULARY, side=COUNTERPARTY)
     assert other == system_words(scenario, COUNTERPARTY) != named
 
@@ -66,5 +66,5 @@ def test_a_model_that_names_emotions_is_told_their_names_once():
 def test_directives_by_how_emotions_enter():
     asked = (VOCABULARY, "joy", "propose", "45 days")
     assert directive_words(*asked) == f"{VOCABULARY.directive('joy')} State your offer: 45 days."
-    assert directive_words(*asked, "hidden") == "State your offer: 45 days."
-    assert directive_words(*asked, "named") == f"{CHOOSE} State your offer: 45 days."
+    assert directive_words(*asked, "none") == "State your offer: 45 days."
+    assert directive_words(*asked, "self_selected") == f"{CHOOSE} State your offer: 45 days."

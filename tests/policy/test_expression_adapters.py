@@ -95,6 +95,12 @@ def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_pa
         "empty", lambda folder: (folder / "emodistill.json").write_text(json.dumps({}))
     )
 
+    def rename_emotions(folder):
+        note = folder / "emodistill.json"
+        note.write_text(json.dumps(json.loads(note.read_text()) | {"emotions": "hidden"}))
+
+    assert "emotions=hidden: use one of prompted, none, self_selected" in broken("emotions", rename_emotions)
+
 
 def test_an_unknown_compute_dtype_is_refused(make_policy):
     with pytest.raises(UserError, match="dtype=float8: choose auto"):

@@ -50,7 +50,7 @@ def parts(tiny_model):
 
 @pytest.fixture
 def make(parts, vocabulary):
-    def build(context=CONTEXT, emotions="told", **changes):
+    def build(context=CONTEXT, emotions="prompted", **changes):
         chat = ChatFormat(parts[1], vocabulary, emotions)
         settings = {"temperature": 1.0, "top_k": 50, "max_new_tokens": REPLY, "stop_ids": chat.end_of_turn[:1]}
         generator = ChatGenerator(*parts, **(settings | changes))
@@ -115,7 +115,7 @@ class Naming:
 
 @pytest.mark.parametrize("context", [CONTEXT, 500])
 def test_a_chat_of_named_emotions_is_the_one_that_training_sees(make, vocabulary, context):
-    speaker = make(context, "named")
+    speaker = make(context, "self_selected")
     histories = spy_on(speaker)
     speaker.local.reply = Naming(speaker, vocabulary).reply
     played = play(negotiations(), FocalAgent(LeftToSpeaker(), ConcessionSchedule(), speaker), Stubborn())
@@ -123,7 +123,7 @@ def test_a_chat_of_named_emotions_is_the_one_that_training_sees(make, vocabulary
     assert len({turn.emotion for turn in turns}) > 3
     encoder = ChatEncoder(speaker.local.chat, context)
     for negotiation in played:
-        episode = Episode.of(negotiation, "train", "named", "lm")
+        episode = Episode.of(negotiation, "train", "self_selected", "lm")
         contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
         assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
     assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)

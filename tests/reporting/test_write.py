@@ -107,5 +107,5 @@ def test_a_card_does_not_name_the_account_that_it_was_made_under(tmp_path, monke
 
 
 def test_a_card_of_another_model_leaves_the_licence_to_it(tmp_path):
-    card = a_card(tmp_path, base="org/model", emotions="named")
-    assert yaml.safe_load(card.split("---")[1])["license"] == "other" and "emotions named in training" in card
+    card = a_card(tmp_path, base="org/model", emotions="self_selected")
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other" and "emotions in training: self_selected" in card

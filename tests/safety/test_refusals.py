@@ -32,7 +32,7 @@ def voice(*replies: str | Fault, repeats: bool = False) -> ScriptedVoice:
     return scripted
 
 
-def said(scripted, level="words", decision=OFFER, tables=None, emotions="told", retries=0):
+def said(scripted, level="words", decision=OFFER, tables=None, emotions="prompted", retries=0):
     tables = tables or games()
     speaker = ChatSpeaker(scripted, VOCABULARY, retries=retries, emotions=emotions)
     guard = load_guard(level) if isinstance(level, str) else level
@@ -95,9 +95,11 @@ def test_slips_of_role_and_refusals_are_both_kept():
 
 def test_a_model_that_names_a_barred_emotion_is_asked_again():
     hospital = games(domain="hospital")
-    (words,) = said(voice("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="named")
+    (words,) = said(
+        voice("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="self_selected"
+    )
     assert (words.emotion, words.slips) == ("joy", ("guarded:emotion",))
-    (words,) = said(voice("anger: no."), "mild", tables=games(domain="hospital"), emotions="named")
+    (words,) = said(voice("anger: no."), "mild", tables=games(domain="hospital"), emotions="self_selected")
     assert (words.emotion, words.text) == ("neutral", "My offer is 45 days.")
 
 

@@ -123,7 +123,7 @@ def judged_chats(
         values: for every focal turn of every episode a number known beforehand; see `Group`.
     """
     asked = [judge_requests(episode) for episode in episodes]
-    if encoder.chat_format.emotions == "hidden":  # nobody was asked for an emotion, and nobody is scored on one
+    if encoder.chat_format.emotions == "none":  # nobody was asked for an emotion, and nobody is scored on one
         asked = [[replace(request, emotion=None) for request in requests] for requests in asked]
     members: dict[str, list[tuple[int, int]]] = {}
     for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
@@ -172,7 +172,7 @@ class ChatSource:
         vocabulary: str,
         max_tokens: int,
         offers_told: bool = True,
-        emotions: Emotions = "told",
+        emotions: Emotions = "prompted",
     ) -> None:
         if emotions not in get_args(Emotions):
             raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")

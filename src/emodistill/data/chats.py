@@ -209,11 +209,11 @@ class ChatEncoder:
             opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
             episode.scenario,
             episode.turns[:place],
-            spoken.emotion if self.chat_format.emotions == "told" else None,
+            spoken.emotion if self.chat_format.emotions == "prompted" else None,
             scenario_group(episode),
             _words_before(episode, turn) or "",
             spoken.offer if self.offers_told else None,
-            self.chat_format.vocabulary if self.chat_format.emotions == "named" else None,
+            self.chat_format.vocabulary if self.chat_format.emotions == "self_selected" else None,
         )
 
     def _round(self, episode: Episode, turn: int) -> _Round:

@@ -1,7 +1,7 @@
 """The arms of METHOD 7: where the emotion comes from, and where the words come from.
 
-An arm has a name of its own, or is spelt `<emotion>+<words>`: `table+jpo`, `joy+phrasebook`, `named+jpo_joint`. The
-suffix `#2`, `#3`, ... plays it again with other draws of the focal side, against the same draws of the counterparty.
+An arm has a name of its own, or is spelt `<emotion>+<words>`: `table+jpo`, `joy+phrasebook`, `self_selected+jpo_joint`.
+The suffix `#2`, `#3`, ... plays it again with other draws of the focal side, against the same draws of the counterparty.
 """
 
 import re
@@ -15,7 +15,7 @@ from emodistill.negotiation.protocol import FOCAL, Negotiation
 
 PHRASEBOOK, ENDPOINT, BASE = "phrasebook", "endpoint", "base"
 UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT)  # every other source of words is a folder of the run with an adapter
-NAMED = "named"
+SELF_SELECTED = "self_selected"
 _SOURCES: dict[str, tuple[str, str]] = {
     "vanilla": ("none", BASE),
     "random": ("uniform", BASE),
@@ -25,7 +25,7 @@ _SOURCES: dict[str, tuple[str, str]] = {
     "emodistill": ("iql", "jpo"),
     # trained in another way, see docs/arms.md
     "emotion_free": ("none", "jpo_emotion_free"),
-    "joint": (NAMED, "jpo_joint"),
+    "joint": (SELF_SELECTED, "jpo_joint"),
     "positive_advantage": ("iql", "jpo_positive_advantage"),
     # the selector alone, spoken by the phrasebook teacher: no language model in between
     "phrasebook_vanilla": ("none", PHRASEBOOK),
@@ -40,7 +40,14 @@ _SOURCES: dict[str, tuple[str, str]] = {
 }
 _FIXED: dict[str, str] = {"fixed": BASE, "phrasebook_fixed": PHRASEBOOK, "endpoint_fixed": ENDPOINT}
 _CONSTANTS = ("gratitude", "joy")
-_EMOTIONS = {"none": "none", "uniform": "uniform", "random": "uniform", "iql": "iql", "table": "table", NAMED: NAMED}
+_EMOTIONS = {
+    "none": "none",
+    "uniform": "uniform",
+    "random": "uniform",
+    "iql": "iql",
+    "table": "table",
+    SELF_SELECTED: SELF_SELECTED,
+}
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,7 +56,7 @@ class Arm:
     """One arm.
 
     Attributes:
-        emotion: `none`, `uniform`, `iql`, `table`, `named` (the language model names it itself), or a label.
+        emotion: `none`, `uniform`, `iql`, `table`, `self_selected` (the language model names it itself), or a label.
         words: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
         repetition: which of several plays of the same arm this is, from 1.
     """
@@ -102,7 +109,7 @@ def _spelt(name: str, vocabulary: Vocabulary) -> tuple[str, str]:
             f"arm '{name}': an emotion comes from {', '.join(_EMOTIONS)}, or is a label of the vocabulary "
             f"'{vocabulary.name}'"
         )
-    if source == NAMED and words == PHRASEBOOK:
+    if source == SELF_SELECTED and words == PHRASEBOOK:
         raise UserError(f"arm '{name}': the phrasebook is told its emotion and names none; use uniform+phrasebook")
     return _EMOTIONS.get(source, source), words
 
@@ -134,7 +141,7 @@ def selector_of(
         return NoEmotion()
     if arm.emotion == "uniform":
         return UniformEmotion(vocabulary)
-    if arm.emotion == NAMED:
+    if arm.emotion == SELF_SELECTED:
         return LeftToSpeaker()
     if arm.emotion == "table":
         if table is None:

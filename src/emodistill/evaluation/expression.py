@@ -79,7 +79,7 @@ class ExpressionTest:
 
     Args:
         contexts: situations of the validation split, written as a policy was trained to read them: with emotions
-            told, hidden, or left to it to name. A plain list is for policies that are told theirs.
+            prompted, none at all, or self-selected. A plain list is for policies that are prompted.
         folder: results go to `<folder>/<source>.json`, samples included.
     """
 
@@ -91,14 +91,14 @@ class ExpressionTest:
         vocabulary: Vocabulary,
         folder: Path,
     ) -> None:
-        self.contexts = contexts if callable(contexts) else {"told": contexts, "hidden": [], "named": []}.__getitem__
+        self.contexts = contexts if callable(contexts) else lambda emotions: contexts if emotions == "prompted" else []
         self.judge, self.folder = judge, folder
         self.perceiver, self.vocabulary = perceiver, vocabulary
 
     def file(self, source: str) -> Path:
         return self.folder / f"{source}.json"
 
-    def measure(self, source: str, sampler: Sampler, emotions: Emotions = "told") -> None:
+    def measure(self, source: str, sampler: Sampler, emotions: Emotions = "prompted") -> None:
         """Let the sampler's policy speak in all situations, unless that was done before.
 
         Args:

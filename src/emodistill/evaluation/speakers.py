@@ -6,7 +6,7 @@ from typing import Any
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, ENDPOINT, NAMED, PHRASEBOOK, Arm
+from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm
 from emodistill.negotiation.agents import Speaker
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import Emotions
@@ -57,7 +57,9 @@ class Speakers:
         Raises:
             UserError: if there is no such adapter.
         """
-        return emotions_of(read_identity(self.adapter(words))) if is_local(words) and words != BASE else "told"
+        if words == BASE or not is_local(words):
+            return "prompted"
+        return emotions_of(read_identity(self.adapter(words)), str(self.adapter(words)))
 
     def __call__(self, words: str, fresh: bool = False, side: Side = FOCAL) -> Speaker:
         """The speaker of a source of words.
@@ -82,7 +84,7 @@ class Speakers:
         adapter = None if words == BASE else str(self.adapter(words))
         sampler.refresh(ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=emotions))
         speaker = LanguageModelSpeaker(sampler.generator, sampler.chat_format, words, self.retries, side)
-        return speaker.naming() if emotions == NAMED else speaker
+        return speaker.naming() if emotions == SELF_SELECTED else speaker
 
 
 def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
@@ -91,11 +93,11 @@ def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
     Raises:
         UserError: if it cannot be that.
     """
-    names = getattr(speaker, "emotions", None) == NAMED
-    if arm.emotion == NAMED and not names:
+    names = getattr(speaker, "emotions", None) == SELF_SELECTED
+    if arm.emotion == SELF_SELECTED and not names:
         if not isinstance(speaker, ChatSpeaker):
             raise UserError(f"arm '{arm.name}': {speaker.name} is no language model that could name an emotion")
         return speaker.naming()
-    if names and arm.emotion != NAMED:
-        raise UserError(f"arm '{arm.name}': '{arm.words}' names its emotions itself; play named+{arm.words}")
+    if names and arm.emotion != SELF_SELECTED:
+        raise UserError(f"arm '{arm.name}': '{arm.words}' names its emotions itself; play self_selected+{arm.words}")
     return speaker

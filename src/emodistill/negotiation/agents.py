@@ -184,7 +184,7 @@ class NoEmotion:
 class LeftToSpeaker(NoEmotion):
     """Chooses nothing: the language model names the emotion of its words itself, and the turn has that one."""
 
-    name = "named"
+    name = "self_selected"
 
 
 class FixedEmotion:

@@ -58,7 +58,8 @@ NAMES_EMOTION = (
     "one or two sentences. Follow the note in brackets."
 )
 CHOOSE = "Choose an emotion."
-Emotions = Literal["told", "hidden", "named"]  # the prompt asks for one; never speaks of any; asks to name one
+# How emotions enter a chat: the prompt asks for one; nothing speaks of any; the model names one itself.
+Emotions = Literal["prompted", "none", "self_selected"]
 BARGAINS = (
     "Answer in one or two sentences as the {role}. You decide what to offer, and state it as a number. "
     'To take their offer, say "I accept your offer." To give up, say "I am walking away."'
@@ -95,9 +96,11 @@ def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answ
     return " ".join(part for part in parts if part)
 
 
-def opening_words(scenario: Scenario, vocabulary: Vocabulary, emotions: Emotions = "told", side: Side = FOCAL) -> str:
+def opening_words(
+    scenario: Scenario, vocabulary: Vocabulary, emotions: Emotions = "prompted", side: Side = FOCAL
+) -> str:
     """The system message of a side that shows emotions; a model that names them learns their names from it."""
-    if emotions != "named":
+    if emotions != "self_selected":
         return system_words(scenario, side)
     labels = ", ".join(vocabulary.labels).replace("{", "{{").replace("}", "}}")
     return system_words(scenario, side, answer=NAMES_EMOTION.replace("{labels}", labels))
@@ -119,17 +122,17 @@ def task_words(act: Act, offer_words: str | None) -> str:
 
 
 def directive_words(
-    vocabulary: Vocabulary, emotion: str | None, act: Act, offer_words: str | None, emotions: Emotions = "told"
+    vocabulary: Vocabulary, emotion: str | None, act: Act, offer_words: str | None, emotions: Emotions = "prompted"
 ) -> str:
     """What the focal side's next reply has to do; with no emotion there is no sentence about emotions at all.
 
     Args:
-        emotions: `hidden` leaves the emotion out, `named` leaves it to the model.
+        emotions: `none` leaves the emotion out, `self_selected` leaves it to the model.
 
     Raises:
         UserError: if the emotion is not in the vocabulary.
     """
     task = task_words(act, offer_words)
-    if emotions == "named":
+    if emotions == "self_selected":
         return f"{CHOOSE} {task}"
-    return task if emotion is None or emotions == "hidden" else f"{vocabulary.directive(emotion)} {task}"
+    return task if emotion is None or emotions == "none" else f"{vocabulary.directive(emotion)} {task}"

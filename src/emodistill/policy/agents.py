@@ -148,7 +148,7 @@ class ChatSpeaker:
         name: what reports call it; the voice's by default.
         retries: how often a reply that slipped out of role is asked for again.
         side: whose part it speaks.
-        emotions: how emotions enter the chat; with `named` the model chooses one and names it before it speaks.
+        emotions: how emotions enter the chat; with `self_selected` the model chooses one and names it before it speaks.
     """
 
     def __init__(
@@ -158,15 +158,15 @@ class ChatSpeaker:
         name: str | None = None,
         retries: int = RETRIES,
         side: Side = FOCAL,
-        emotions: Emotions = "told",
+        emotions: Emotions = "prompted",
     ) -> None:
         self.voice, self.vocabulary, self.name, self.side = voice, vocabulary, name or voice.name, side
         self.retries, self.emotions = retries, emotions
-        self._play = RolePlay(voice, side, retries, vocabulary if emotions == "named" else None)
+        self._play = RolePlay(voice, side, retries, vocabulary if emotions == "self_selected" else None)
 
     def naming(self) -> "ChatSpeaker":
         """The same voice, which names its emotions itself."""
-        return ChatSpeaker(self.voice, self.vocabulary, self.name, self.retries, self.side, "named")
+        return ChatSpeaker(self.voice, self.vocabulary, self.name, self.retries, self.side, "self_selected")
 
     @property
     def usage(self) -> Usage:

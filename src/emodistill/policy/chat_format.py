@@ -30,10 +30,10 @@ class ChatFormat:
     Attributes:
         end_of_turn: ids that close every reply; sampling stops at the first of them.
         vocabulary: the emotions that a prompt may ask for.
-        emotions: how they enter the chat: `told` in the prompts, `hidden` altogether, or `named` in the replies.
+        emotions: how they enter the chat: `prompted`, `none` at all, or `self_selected`: named in the replies.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "told") -> None:
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "prompted") -> None:
         """
         Args:
             tokenizer: a transformers tokenizer with a chat template.
@@ -63,7 +63,7 @@ class ChatFormat:
 
         Args:
             counterparty_text: what the counterparty just said, None where it has not spoken.
-            emotion: label to show; with None, or where they are hidden, the message says nothing about emotions.
+            emotion: label to show; with None, or with emotions `none`, the message says nothing about emotions.
             offer_words: the offer to state, as `Domain.say` puts it; None leaves the number to the model.
 
         Raises:
@@ -88,8 +88,8 @@ class ChatFormat:
         return self._encode(self._plain(text)) + self.end_of_turn
 
     def spoken(self, emotion: str | None, text: str) -> list[int]:
-        """A turn as this side's own reply: where emotions are named, its emotion stands before the words."""
-        return self.reply(with_name(emotion, text) if self.emotions == "named" else text)
+        """A turn as this side's own reply: where emotions are self-selected, its emotion stands before the words."""
+        return self.reply(with_name(emotion, text) if self.emotions == "self_selected" else text)
 
     def text(self, reply: list[int]) -> str:
         """The words of a sampled reply, with or without its end."""

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import bitsandbytes as bnb
 import torch
@@ -126,17 +126,26 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
                 f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
                 f"({ours[key]}); use that {label}, or train the stage again"
             )
-    if emotions_of(theirs) != emotions_of(ours):
+    trained, wanted = emotions_of(theirs, source), emotions_of(ours, source)
+    if trained != wanted:
         raise UserError(
-            f"{source} was trained with emotions {emotions_of(theirs)}, not {emotions_of(ours)}; train with the "
+            f"{source} was trained with emotions {trained}, not {wanted}; train with the "
             "variant that it belongs to, or start from an adapter of this one"
         )
 
 
-def emotions_of(identity: dict[str, str]) -> Emotions:
-    """How emotions entered the chats that an adapter was trained on."""
-    found = identity.get("emotions", "told")
-    return "named" if found == "named" else "hidden" if found == "hidden" else "told"
+def emotions_of(identity: dict[str, str], source: str) -> Emotions:
+    """How emotions entered the chats that an adapter was trained on; `source` is where its identity was read.
+
+    Raises:
+        UserError: if the identity names a way that does not exist.
+    """
+    found = identity.get("emotions", "prompted")
+    if found not in get_args(Emotions):
+        raise UserError(
+            f"{source}: emotions={found}: use one of {', '.join(get_args(Emotions))}, or train the stage again"
+        )
+    return cast(Emotions, found)
 
 
 def adapter_fingerprint(folder: Path) -> str:
@@ -198,7 +207,7 @@ class ExpressionPolicy(nn.Module):
         init_adapter: str | None = None,
         reference: bool = False,
         gradient_checkpointing: bool = False,
-        emotions: Emotions = "told",
+        emotions: Emotions = "prompted",
     ) -> None:
         """
         Args:
@@ -227,7 +236,7 @@ class ExpressionPolicy(nn.Module):
             "vocabulary": words.name,
             "vocabulary_fingerprint": words.fingerprint,
         }
-        if emotions != "told":
+        if emotions != "prompted":
             self.identity["emotions"] = emotions
         config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
         config.lora_dropout = 0.0 if reference else config.lora_dropout

@@ -36,7 +36,7 @@ A LoRA adapter that puts a chosen emotion and a decided offer into the words of 
 {version} in {steps} optimizer steps. {kept}
 
 - **Base model:** {base_words}. Fingerprint `{fingerprint}`; an adapter is refused on any other.
-- **Vocabulary of emotions:** `{vocabulary}`{told}.
+- **Vocabulary of emotions:** `{vocabulary}`{trained}.
 - **Licence:** the base model's governs what is built on it; the code is under Apache-2.0.
 
 ## What it is for, and what not
@@ -128,8 +128,8 @@ def write_model_card(
     base, licence, words = (
         EMBEDDED if embedded else (identity["base_model"], "other", "see its own page for the licence")
     )
-    emotions = identity.get("emotions", "told")
-    told = "" if emotions == "told" else f", emotions {emotions} in training"
+    emotions = identity.get("emotions", "prompted")
+    trained = "" if emotions == "prompted" else f", emotions in training: {emotions}"
     text = _TEXT.format(
         base=base,
         base_words=f"{base} ({words})",
@@ -141,7 +141,7 @@ def write_model_card(
         kept=kept,
         fingerprint=identity["fingerprint"],
         vocabulary=identity["vocabulary"],
-        told=told,
+        trained=trained,
         data=_data(stage / CORPUS),
         figures=_figures(figures),
         folder=adapter,

@@ -119,7 +119,7 @@ class GuardedChatBackend:
     def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
         self.inner: ChatBackend = speaker.voice
         self.refusal, self.name = refusal, self.inner.name
-        self._names = speaker.vocabulary if speaker.emotions == "named" else None
+        self._names = speaker.vocabulary if speaker.emotions == "self_selected" else None
         self.plain, self.slips = dict[int, str](), dict[int, list[str]]()
 
     @property

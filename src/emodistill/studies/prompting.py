@@ -98,7 +98,7 @@ def _label(arm: str) -> str | None:
     """The constant emotion of an arm (`joy+base`, `fixed:joy`); None for arms that choose, or show none."""
     head, plus, _ = arm.partition("+")
     if plus:
-        return None if head in ("none", "uniform", "random", "iql", "table", "named") else head
+        return None if head in ("none", "uniform", "random", "iql", "table", "self_selected") else head
     kind, colon, label = arm.partition(":")
     return label if colon and kind.endswith("fixed") else None
 
