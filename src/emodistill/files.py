@@ -1,12 +1,23 @@
-"""One process at a time in a folder."""
+"""Files that several processes may want: written whole or not at all, and folders that one process holds at a time."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from emodistill.errors import UserError
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -17,14 +28,21 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
         UserError: if another process holds it and `wait` is false.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{folder} is in use by {holder}; wait for it, or choose another run=...") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+    path = folder / ".lock"
+    lock = FileLock(path, fallback_to_soft=False)  # a lock file without a real lock would outlive a killed process
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout as error:
+        raise UserError(f"{folder} is in use by {_holder(path)}; wait for it, or choose another run=...") from error
+    try:
+        path.write_text(f"process {os.getpid()}", encoding="utf-8")
         yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:  # Windows does not let others read a locked file
+        return "another process"

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from emodistill.errors import UserError
+from emodistill.files import atomic_write
 
 MAY_CHANGE = (
     "resume",
@@ -128,16 +129,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
-
-
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text as UTF-8."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, stage: str, remedy: str) -> dict[str, Any]:

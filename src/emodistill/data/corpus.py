@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from emodistill.data.agent_specs import AgentSpec, FocalAgentSpec, TeacherSpec
 from emodistill.data.schema import SCHEMA, SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.errors import UserError
-from emodistill.files import exclusive
+from emodistill.files import atomic_write, exclusive
 from emodistill.language_models.embedded import cache_dir
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.engine import play
@@ -25,7 +25,6 @@ from emodistill.negotiation.scenarios import Scenario, load_csv
 from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiation.splits import Manifest, check_no_leak, split_of
 from emodistill.progress import progress
-from emodistill.runs import atomic_write
 
 # ---- asset_fingerprints ----
 # Short fingerprints of the package's own files that a corpus is made of.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
+from emodistill.files import atomic_write
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import content_of
-from emodistill.runs import atomic_write
 
 NAME = "corpus.json"
 

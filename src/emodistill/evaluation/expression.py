@@ -15,9 +15,9 @@ from emodistill.data.selection import Scorer
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import recognised
+from emodistill.files import atomic_write
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.prompts import Emotions, Named
-from emodistill.runs import atomic_write
 
 
 class Sampler(Protocol):

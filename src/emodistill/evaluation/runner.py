@@ -17,13 +17,13 @@ from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm, draw_anew, selector_of
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.speakers import speaker_of
+from emodistill.files import atomic_write
 from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.progress import progress
-from emodistill.runs import atomic_write
 
 
 @runtime_checkable

@@ -10,7 +10,8 @@ import yaml
 
 from emodistill.data.provenance import NAME as CORPUS
 from emodistill.errors import UserError
-from emodistill.runs import atomic_write, flat
+from emodistill.files import atomic_write
+from emodistill.runs import flat
 
 CARD = "README.md"
 EMBEDDED = ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", "Allal et al. 2025, arXiv 2502.02737, Apache-2.0")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.files import atomic_write
 from emodistill.reporting.formats import escape_markdown, latex, markdown, parquet, png, to_tensorboard
 from emodistill.reporting.page import Detect, page, transcripts
 from emodistill.reporting.tables import RULE, AnalysisResult, Figure, Table, distinct
-from emodistill.runs import atomic_write
 
 if TYPE_CHECKING:
     from emodistill.evaluation.results import ArmResult

@@ -1,24 +1,35 @@
-"""One process a folder, and a lock that never outlives its holder."""
+"""A file is whole or absent; a folder is for one process, and its lock never outlives the holder."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.files import exclusive
+from emodistill.files import atomic_write, exclusive
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from emodistill.locks import exclusive
+from emodistill.files import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "report.json"
+    atomic_write(target, "first")
+    with pytest.raises(UnicodeEncodeError):
+        atomic_write(target, "second \ud800")
+    assert target.read_text(encoding="utf-8") == "first"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_folder_is_for_one_process_and_its_lock_goes_with_it(tmp_path):
@@ -46,3 +57,21 @@ def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
         raise RuntimeError
     with exclusive(tmp_path / "new"), pytest.raises(UserError, match="in use by process"), exclusive(tmp_path / "new"):
         pytest.fail("held twice")
+
+
+def test_who_may_wait_gets_the_folder_when_it_is_free(tmp_path):
+    held, order = threading.Event(), []
+
+    def hold():
+        with exclusive(tmp_path):
+            held.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with exclusive(tmp_path, wait=True):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
