@@ -19,7 +19,7 @@ from commands.studying import configured, ensure_trained, plan, recorded
 
 if TYPE_CHECKING:
     from emodistill.evaluation.results import ArmResult
-    from emodistill.reporting.tables import AnalysisResult
+    from emodistill.reporting.results import AnalysisResult
     from emodistill.studies.study import StudyRun
 
 
@@ -90,22 +90,23 @@ def report(
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.reporting.formats import print_table
     from emodistill.reporting.report import write_report
+    from emodistill.reporting.results import StudyResult
     from emodistill.safety.detector import detect
     from emodistill.studies.costs import in_words, total_of
-    from emodistill.studies.report_context import about_of, merged, raw_of
+    from emodistill.studies.report_context import about_of, expression_result
 
-    found, vocabulary = merged(findings, expression), load_vocabulary(cfg.vocabulary)
     opposite = describe(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
     known = {"run": cfg.run, "study": cfg.study.name, "counterparty": opposite, "scenarios_seed": cfg.seed}
     about = about_of({"command": shlex.join(["python", "evaluate.py", *overrides]), **known})
-    raw = raw_of(played, vocabulary, expression)
     folder, selector = Path(cfg.stage_dir), Path(cfg.run_dir) / "iql" / "best.ckpt"
-    seen = {"perceiver": load_perceiver("counterparty"), "vocabulary": vocabulary}
-    written = write_report(folder, found, played, about, raw, **seen, selector_checkpoint=selector, detect=detect)
+    analyses = {**findings, "expression": expression_result(expression)}
+    seen = load_vocabulary(cfg.vocabulary), load_perceiver("counterparty")
+    found = StudyResult(played, analyses, about, *seen, selector)
+    written = write_report(folder, found, detect)
     for table in found.tables:
         if table.rows and not table.appendix:
             print_table(table)
-    print(*found.verdicts, sep="\n")
+    print(*found.statements, sep="\n")
     print(in_words(total_of(played)))
     print(f"the counterparty is {opposite}; report: {folder / 'report.html'}")
     return written

@@ -29,7 +29,7 @@ from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.report import write_report
-from emodistill.reporting.tables import AnalysisResult
+from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.safety.detector import detect
 
 ARMS = ("one", "two", "three", "four", "five")
@@ -55,10 +55,8 @@ def written(folder: Path, count: int, selector: Path | None) -> float:
     perceiver.probabilities(["warm"])
     start = time.perf_counter()
     about = {"run": "benchmark"}
-    write_report(
-        folder, AnalysisResult(figures=figures), played, about, {}, perceiver=perceiver, vocabulary=WORDS,
-        selector_checkpoint=selector, detect=detect,
-    )  # fmt: skip
+    result = StudyResult(played, {"behaviour": AnalysisResult(figures=figures)}, about, WORDS, perceiver, selector)
+    write_report(folder, result, detect)
     return time.perf_counter() - start
 
 

@@ -10,7 +10,8 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.reporting.report import write_report
-from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
+from emodistill.reporting.results import AnalysisResult, StudyResult
+from emodistill.reporting.tables import Column, Figure, Table
 
 HOSTILE = (
     '<img src=x onerror="window.broken=1"></script><script>window.broken=2</script> \u202eRTL\u202c & \u05d0\u05d1'
@@ -59,21 +60,15 @@ def some_played(scenarios=3, seeds=2):
     ]
 
 
-def write_some_report(folder: Path, played=None, findings=None, **more) -> Path:
-    findings = findings or AnalysisResult(
-        [TABLE], [FIGURE], ["The rule, fixed before the numbers: x beats y.", f"debt: {HOSTILE}"]
+def write_some_report(folder: Path, played=None, result=None, selector_checkpoint=None, detect=None) -> Path:
+    result = result or AnalysisResult(
+        [TABLE],
+        [FIGURE],
+        ["The rule, fixed before the numbers: x beats y.", f"debt: {HOSTILE}"],
+        values={"cells": [1.0, float("nan")]},
     )
     about = {"run": "tiny", "study": "main", "command": f"python evaluate.py {HOSTILE}", "date": "2026-11-24"}
-    perceiver, vocabulary = load_perceiver("counterparty"), load_vocabulary()
     played = some_played() if played is None else played
-    write_report(
-        folder,
-        findings,
-        played,
-        about,
-        {"cells": [1.0, float("nan")]},
-        perceiver=perceiver,
-        vocabulary=vocabulary,
-        **more,
-    )
+    shown = load_vocabulary(), load_perceiver("counterparty")
+    write_report(folder, StudyResult(played, {"table": result}, about, *shown, selector_checkpoint), detect)
     return folder / "report.html"

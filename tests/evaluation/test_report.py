@@ -9,7 +9,8 @@ from episodes import make_episode
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.statistics import bootstrap_interval
-from emodistill.studies.main_table import build_report, plain, verdicts
+from emodistill.reporting.results import plain
+from emodistill.studies.main_table import build_report, verdicts
 
 
 class Blank:

@@ -7,7 +7,8 @@ from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.reporting.model_card import Kept, write_model_card
 from emodistill.reporting.page import sort_value
-from emodistill.reporting.tables import AnalysisResult, Column, distinct
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, distinct
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_the_dialogues_are_read_back_from_the_page(folder):
 
 def test_an_older_report_leaves_nothing_behind(tmp_path):
     write_some_report(tmp_path)
-    write_some_report(tmp_path, played=[], findings=AnalysisResult())
+    write_some_report(tmp_path, played=[], result=AnalysisResult())
     assert list((tmp_path / "tables").iterdir()) == [] and list((tmp_path / "figures").iterdir()) == []
     assert not (tmp_path / "tensorboard").exists()
     assert "No verdict was asked for" in (tmp_path / "report.html").read_text()

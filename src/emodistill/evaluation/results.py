@@ -1,4 +1,4 @@
-"""What was played: the episodes of each arm, which every analysis and report is made from."""
+"""What an arm has played in one condition, and what that cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

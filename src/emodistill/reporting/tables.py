@@ -1,15 +1,9 @@
-"""What a report is made from: tables of raw values, figures with their words, and the result of a whole study.
-
-An analysis returns an `AnalysisResult`; a study puts them together as a `StudyResult`, and the page, the files beside it
-and the terminal all read that one object.
-"""
+"""Tables of raw values and figures with their words; every format of a report is made from these."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from emodistill.evaluation.results import ArmResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -17,7 +11,6 @@ if TYPE_CHECKING:
 Kind = Literal["text", "number", "count", "percent", "interval"]
 MISSING = "–"
 ALL_DOMAINS = "all"  # in the column `domain` of a table: the row over all domains together
-RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
 
 
 @dataclass(frozen=True)
@@ -92,75 +85,6 @@ class Figure:
     title: str
     alternative: str
     draw: "Callable[[Canvas], None]"
-
-
-@dataclass(frozen=True)
-class AnalysisResult:
-    """What one analysis found.
-
-    Attributes:
-        verdicts: one plain sentence each, the most important first; one may begin with `RULE`.
-        answer: one sentence that answers the study's question; empty where the analysis asks none.
-        subject: the arm that the verdicts are about, where they are about one.
-    """
-
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
-    verdicts: Sequence[str] = ()
-    answer: str = ""
-    subject: str = ""
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a report of a study is made from.
-
-    Attributes:
-        about: how the numbers came about, e.g. `run`, `study`, `command`, `date`, `machine`; shown in this order.
-        results: the episodes of each arm, those of each condition and training seed apart.
-        analyses: what each analysis found, by its name, in the order of the report.
-        raw: what `report.json` holds besides tables, verdicts and `about`, in plain values.
-    """
-
-    about: Mapping[str, Any]
-    results: Sequence[ArmResult]
-    analyses: Mapping[str, AnalysisResult]
-    raw: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> list[Table]:
-        """All tables, each under a name of its own."""
-        return distinct([table for one in self.analyses.values() for table in one.tables])
-
-    @property
-    def figures(self) -> list[Figure]:
-        """All figures, each under a name of its own."""
-        return distinct([figure for one in self.analyses.values() for figure in one.figures])
-
-    @property
-    def verdicts(self) -> list[str]:
-        """The verdicts of all analyses, without the rules."""
-        return [line for line in self.statements if not line.startswith(RULE)]
-
-    @property
-    def rule(self) -> str:
-        """How the verdicts are reached; empty where no analysis states it."""
-        return " ".join(line.removeprefix(RULE).strip() for line in self.statements if line.startswith(RULE))
-
-    @property
-    def statements(self) -> list[str]:
-        """Rules and verdicts, as the analyses give them."""
-        return [line for one in self.analyses.values() for line in one.verdicts]
-
-    @property
-    def answer(self) -> str:
-        """One sentence that answers the study's question: the first answer, else the first verdict, else empty."""
-        return next((one.answer for one in self.analyses.values() if one.answer), next(iter(self.verdicts), ""))
-
-    @property
-    def subject(self) -> str:
-        """The arm that the verdicts are about; empty where they are about none."""
-        return next((one.subject for one in self.analyses.values() if one.subject), "")
 
 
 Named = TypeVar("Named", Table, Figure)

@@ -3,7 +3,6 @@
 Training seeds are averaged before anything is compared, so that one scenario stays one unit.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,12 +81,3 @@ def described(found: Difference) -> dict[str, Any]:
         "scenarios": found.scenarios,
         "verdict": found.verdict,
     }
-
-
-def plain(value: Any) -> Any:
-    """JSON values only: nan and infinities become None."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,8 @@ from typing import Any
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import (
     COMPARED,
     POOLED,

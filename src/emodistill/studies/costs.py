@@ -10,7 +10,8 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.arms import Arm, parse_arm
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.stage_graph import needed_stages
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 
 _COLUMNS = [
     Column("condition", "condition", "text"),

@@ -20,7 +20,8 @@ from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, stretched
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 
 _COLUMNS = [
     Column("emotion", "showed", "text"),

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from emodistill.data.schema import Episode
@@ -26,8 +26,9 @@ from emodistill.evaluation.statistics import (
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
-from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
-from emodistill.studies.comparisons import arms_of, domains_of, mean_interval, plain, utility
+from emodistill.reporting.results import AnalysisResult, plain
+from emodistill.reporting.tables import Column, Figure, Table
+from emodistill.studies.comparisons import arms_of, domains_of, mean_interval, utility
 from emodistill.studies.expression_readings import readings
 from emodistill.studies.safety import analyse_safety, guard_curve
 from emodistill.studies.training_seeds import seed_tables
@@ -288,7 +289,9 @@ def result_of(
     """The same from a report that `main_report` has made."""
     tables = [_arms(report), *([_comparisons(report)] if report["comparisons"] else [])]
     several = seed_tables(played, seed, subject)
-    return AnalysisResult([*tables, *several, exclusions(played)], (), sentences(report, subject, rivals))
+    return AnalysisResult(
+        [*tables, *several, exclusions(played)], (), sentences(report, subject, rivals), values=report
+    )
 
 
 def _arms(report: Mapping[str, Any]) -> Table:
@@ -384,7 +387,7 @@ class MainTable:
         perceiver, vocabulary = load_perceiver("counterparty"), load_vocabulary(self.vocabulary)
         found = analyse_main(played, perceiver, vocabulary, self.subject, self.rivals, self.seed)
         figures = [*found.figures, _intervals(played, self.seed), *_differences(found)]
-        return AnalysisResult(found.tables, figures, found.verdicts)
+        return replace(found, figures=figures)
 
 
 @dataclass(frozen=True)

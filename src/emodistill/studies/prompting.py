@@ -13,7 +13,8 @@ import numpy as np
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, Key, correct
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import COMPARED, compared, domains_of, utility
 
 SHUFFLES = 10_000

@@ -1,4 +1,4 @@
-"""What the report of a study is made from: its findings as one, how they came about, and the raw values."""
+"""How the numbers of a report came about, and what was measured of the generators alone."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,8 @@ from typing import Any
 
 import torch
 
-from emodistill.emotions.perceiver import load_perceiver
-from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.evaluation.results import ArmResult
-from emodistill.reporting.tables import AnalysisResult, Column, Table
-from emodistill.studies.comparisons import plain
-from emodistill.studies.main_table import main_report
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 
 _EXPRESSION = [
     Column("source", "words", "text"),
@@ -22,16 +18,6 @@ _EXPRESSION = [
     Column("judge_score", "judge score"),
     Column("words", "words a reply", digits=1),
 ]
-
-
-def merged(findings: Mapping[str, AnalysisResult], expression: Sequence[Mapping[str, Any]] = ()) -> AnalysisResult:
-    """All findings as one, in their order, then what was measured of the words alone."""
-    measured = [expression_table(expression)] if expression else []
-    return AnalysisResult(
-        [*(table for one in findings.values() for table in one.tables), *measured],
-        [figure for one in findings.values() for figure in one.figures],
-        [line for one in findings.values() for line in one.verdicts],
-    )
 
 
 def about_of(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,14 +31,7 @@ def about_of(known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def raw_of(
-    played: Sequence[ArmResult], vocabulary: Vocabulary, expression: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What `report.json` holds besides tables and verdicts, in plain values: cells, comparisons, expression."""
-    raw = main_report(played, load_perceiver("counterparty"), vocabulary) if played else {}
-    return {**raw, "expression": plain(list(expression))}
-
-
-def expression_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """How well each source of words expresses itself."""
-    return Table("expression", "Expression in fixed situations of the validation split", _EXPRESSION, rows)
+def expression_result(rows: Sequence[Mapping[str, Any]]) -> AnalysisResult:
+    """How well each generator expresses itself in fixed contexts."""
+    table = Table("expression", "Expression in fixed situations of the validation split", _EXPRESSION, rows)
+    return AnalysisResult([table] if rows else [], values={"expression": list(rows)})

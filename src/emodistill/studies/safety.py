@@ -9,7 +9,8 @@ from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import bootstrap_interval
-from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.safety.detector import KINDS, detect
 from emodistill.safety.guard import load_guard
 

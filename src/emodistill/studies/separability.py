@@ -30,7 +30,8 @@ from emodistill.evaluation.statistics import UNKNOWN, bootstrap_interval
 from emodistill.learners.ope import fitted_q_value
 from emodistill.learners.selector import IQLSelector, load_selector
 from emodistill.reporting.figures.curves import Bin, calibration
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 
 # ---- realised ----
 # Turns with what the selector predicted for them and what came of them. Shapes: B turns.

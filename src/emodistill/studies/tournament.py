@@ -14,7 +14,8 @@ from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoff
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.tables import AnalysisResult, Column, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import arms_of, conditions_of
 
 _RATINGS = [

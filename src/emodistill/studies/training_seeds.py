@@ -16,8 +16,9 @@ from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import Key, bootstrap_interval, components, crossed, utilities
 from emodistill.reporting.figures.curves import Curve, learning_curves
-from emodistill.reporting.tables import AnalysisResult, Column, Table
-from emodistill.studies.comparisons import arms_of, plain
+from emodistill.reporting.results import AnalysisResult, plain
+from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import arms_of
 
 # ---- seeds ----
 # Several training seeds: what each of them reached, and the variance between them apart from that of scenarios.

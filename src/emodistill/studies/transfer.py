@@ -14,7 +14,8 @@ import numpy as np
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, correct
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.tables import AnalysisResult, Column, Figure, Table
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.studies.comparisons import (
     COMPARED,
     arms_of,
