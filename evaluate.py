@@ -67,7 +67,7 @@ def play_part(cfg: DictConfig, part: "StudyRun") -> "tuple[list[ArmResult], list
     folder.record(config)
     played = runner.played(arms, part.condition.label, part.training_seed, str(part.run_dir))
     folder.finish({"episodes": sum(len(one.episodes) for one in played)})
-    return played, expression.rows(list(dict.fromkeys(arm.words for arm in arms))) if expression else []
+    return played, expression.rows(list(dict.fromkeys(arm.generator for arm in arms))) if expression else []
 
 
 def analysed(cfg: DictConfig, played: "Sequence[ArmResult]") -> "dict[str, AnalysisResult]":

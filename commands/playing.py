@@ -32,11 +32,11 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     expression = expression_test(cfg, corpus, vocabulary) if cfg.study.expression else None
     speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries)
 
-    def measure(words: str) -> None:
-        if expression and is_local(words):
-            expression.measure(words, sampler, speakers.emotions(words))
+    def measure(generator: str) -> None:
+        if expression and is_local(generator):
+            expression.measure(generator, sampler, speakers.emotions(generator))
 
-    parts = {"selector": selector, "table": lambda: MeanReturnBaseline(trained_on(cfg, corpus), vocabulary)}
+    parts = {"selector": selector, "mean_return": lambda: MeanReturnBaseline(trained_on(cfg, corpus), vocabulary)}
     runner = Runner(
         scenarios=scenarios,
         episodes_per_scenario=cfg.episodes_per_scenario,
@@ -68,14 +68,14 @@ def seats(cfg: DictConfig, speakers: "Speakers", vocabulary: "Vocabulary", parts
     arm = parse_arm(cfg.opponent, vocabulary)
 
     def sit_down() -> ArmCounterparty:
-        speaker = speaker_of(arm, speakers(arm.words, fresh=True, side=COUNTERPARTY))
+        speaker = speaker_of(arm, speakers(arm.generator, fresh=True, side=COUNTERPARTY))
         return ArmCounterparty(arm.name, selector_of(arm, vocabulary, **_loaders(parts)), speaker, numbers)
 
     return {"counterparty": LateSeat(arm.name, sit_down), "offers": moved_offers(numbers)}
 
 
 def _loaders(parts: dict[str, Any]) -> dict[str, Any]:
-    return {"trained": parts["selector"], "table": parts["table"]}
+    return {"trained": parts["selector"], "mean_return": parts["mean_return"]}
 
 
 def describe(cfg: DictConfig) -> str:

@@ -48,7 +48,15 @@ def test_jpo_starts_from_the_sft_of_its_variant(place, stage):
 
 
 def test_the_arms_of_all_variants_are_played_and_reported(place):
-    names = ["vanilla", "table", "emotion_free", "joint", "positive_advantage", "self_selected+base", '"random+sft#2"']
+    names = [
+        "vanilla",
+        "mean_return",
+        "emotion_free",
+        "joint",
+        "positive_advantage",
+        "self_selected+base",
+        '"random+sft#2"',
+    ]
     report = place.evaluate("run", f"arms=[{','.join(names)}]")
     arms = {cell["arm"]: cell for cell in report["cells"]}
     assert list(arms) == [name.strip('"') for name in names]

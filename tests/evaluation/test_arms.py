@@ -21,12 +21,12 @@ VOCABULARY = load_vocabulary()
         ("iql", "iql", "base"),
         ("sft", "iql", "sft"),
         ("emodistill", "iql", "jpo"),
-        ("table", "table", "base"),
+        ("mean_return", "mean_return", "base"),
         ("emotion_free", "none", "jpo_emotion_free"),
         ("joint", "self_selected", "jpo_joint"),
         ("positive_advantage", "iql", "jpo_positive_advantage"),
-        ("phrasebook_table", "table", "phrasebook"),
-        ("table+jpo", "table", "jpo"),
+        ("phrasebook_mean_return", "mean_return", "phrasebook"),
+        ("mean_return+jpo", "mean_return", "jpo"),
         ("random+jpo", "uniform", "jpo"),
         ("none+base", "none", "base"),
         ("joy+phrasebook", "joy", "phrasebook"),
@@ -48,7 +48,9 @@ def test_an_arm_says_where_emotion_and_words_come_from(name, emotion, words):
 
 @pytest.mark.parametrize("name", ["emodistil", "fixed:", "endpoint_sft", "joy", "sft:joy", "", "Vanilla"])
 def test_an_unknown_arm_is_named_with_the_choice(name):
-    with pytest.raises(UserError, match=f"unknown arm '{name}'; arms are vanilla, random, .*fixed:<label>"):
+    with pytest.raises(
+        UserError, match=f"unknown arm '{name}'(; did you mean .*)?; arms are vanilla, random, .*fixed:<label>"
+    ):
         parse_arm(name, VOCABULARY)
 
 
@@ -82,12 +84,12 @@ def test_each_arm_once():
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("hope+jpo", "an emotion comes from none, uniform, random, iql, table, self_selected"),
+        ("hope+jpo", "an emotion comes from none, uniform, random, iql, mean_return, self_selected"),
         ("+jpo", "an emotion comes from"),
-        ("iql+", "words are base, phrasebook, endpoint, or a stage folder"),
-        ("iql+../other", "words are base"),
-        ("iql+jpo+sft", "words are base"),
-        ("self_selected+phrasebook", "names none"),
+        ("iql+", "a generator is base, phrasebook, endpoint, or a stage folder"),
+        ("iql+../other", "a generator is base"),
+        ("iql+jpo+sft", "a generator is base"),
+        ("self_selected+phrasebook", "cannot choose"),
         ("iql#1", "from 2 on, e.g. iql#2"),
         ("iql#", "from 2 on"),
         ("iql#two", "from 2 on"),
@@ -133,8 +135,25 @@ def test_only_the_iql_arms_load_the_trained_selector():
     assert isinstance(selector_of(parse_arm("random", VOCABULARY), VOCABULARY, never), UniformEmotion)
     assert isinstance(selector_of(parse_arm("fixed:joy", VOCABULARY), VOCABULARY, never), FixedEmotion)
     assert isinstance(selector_of(parse_arm("joint", VOCABULARY), VOCABULARY, never, never), LeftToSpeaker)
-    assert selector_of(parse_arm("table+jpo", VOCABULARY), VOCABULARY, never, lambda: trained) is trained
-    with pytest.raises(UserError, match="'table' needs a table of mean returns"):
-        selector_of(parse_arm("table", VOCABULARY), VOCABULARY, never)
+    assert selector_of(parse_arm("mean_return+jpo", VOCABULARY), VOCABULARY, never, lambda: trained) is trained
+    with pytest.raises(UserError, match="mean_return. needs the mean returns"):
+        selector_of(parse_arm("mean_return", VOCABULARY), VOCABULARY, never)
     for name in ("iql", "sft", "emodistill", "phrasebook_iql"):
         assert selector_of(parse_arm(name, VOCABULARY), VOCABULARY, lambda: trained) is trained
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("vanila", "vanilla"),
+        ("emodistil", "emodistill"),
+        ("table", "mean_return"),
+        ("phrasebook_table", "phrasebook_mean_return"),
+        ("named+base", "self_selected"),
+        ("angr+jpo", "anger"),
+        ("fixd:joy", "fixed"),
+    ],
+)
+def test_a_misspelt_or_renamed_arm_is_told_its_name(name, meant):
+    with pytest.raises(UserError, match=f"; did you mean '{meant}'"):
+        parse_arm(name, VOCABULARY)

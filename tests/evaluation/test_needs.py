@@ -52,7 +52,7 @@ def script(tmp_path):
 @pytest.mark.parametrize(
     ("arms", "stages"),
     [
-        (["vanilla", "random", "table", "phrasebook_random", "endpoint_vanilla", "self_selected+base"], []),
+        (["vanilla", "random", "mean_return", "phrasebook_random", "endpoint_vanilla", "self_selected+base"], []),
         (["iql"], ["iql"]),
         (["sft"], ["iql", "sft"]),
         (["emodistill"], ["iql", "sft", "jpo"]),

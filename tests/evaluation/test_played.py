@@ -44,7 +44,9 @@ def make(tmp_path):
         counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla", "charmer"])
         joy = lambda: FixedEmotion(VOCABULARY, "joy")  # noqa: E731  # stands for the trained selector
         scenarios = generate_scenarios("debt", 10)[:2]
-        return Runner(scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path, table=joy)
+        return Runner(
+            scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path, mean_return=joy
+        )
 
     return runner
 
@@ -100,8 +102,8 @@ def test_a_repetition_says_other_words_to_the_same_counterparties(make):
     assert {episode.focal_agent for episode in again} == {"random#2"}
 
 
-def test_a_table_arm_shows_what_the_table_says(make):
-    (episodes,) = make(voiced(obedient)).play(arms("table+sft")).values()
+def test_the_baseline_of_mean_returns_plays_with_any_generator(make):
+    (episodes,) = make(voiced(obedient)).play(arms("mean_return+sft")).values()
     assert {turn.emotion for episode in episodes for turn in episode.focal_turns} == {"joy"}
     assert {episode.behaviour for episode in episodes} == {"fixed:joy"}
 
@@ -126,7 +128,7 @@ def test_who_cannot_name_an_emotion_is_not_asked_to():
     assert speaker_of(selecting, voice).voice is voice.voice
     with pytest.raises(UserError, match="no language model that could name an emotion"):
         speaker_of(selecting, PhrasebookSpeaker(VOCABULARY))
-    with pytest.raises(UserError, match="names its emotions itself; play self_selected.jpo_joint"):
+    with pytest.raises(UserError, match="chooses its emotions itself; play self_selected.jpo_joint"):
         speaker_of(prompted, voice.naming())
 
 

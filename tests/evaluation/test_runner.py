@@ -45,7 +45,7 @@ def made(tmp_path, perceiver):
         scenarios = [s for domain in domains for s in generate_scenarios(domain, 10)[:count]]
         counterparty = BehaviouralCounterparty(perceiver, TRAINING_PERSONAS)
         sides = (counterparty, ConcessionSchedule(), speaker, selector)
-        return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path, table=table), asked
+        return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path, mean_return=table), asked
 
     return make
 

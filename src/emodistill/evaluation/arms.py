@@ -1,9 +1,11 @@
-"""The arms of METHOD 7: where the emotion comes from, and where the words come from.
+"""Arms: where the emotion of a turn comes from, and which generator writes its words.
 
-An arm has a name of its own, or is spelt `<emotion>+<words>`: `table+jpo`, `joy+phrasebook`, `self_selected+jpo_joint`.
-The suffix `#2`, `#3`, ... plays it again with other draws of the focal side, against the same draws of the counterparty.
+An arm has a name of its own, or is spelt `<emotion>+<generator>`: `mean_return+jpo`, `joy+phrasebook`,
+`self_selected+jpo_joint`. The suffix `#2`, `#3`, ... plays it again with other draws of the focal side, against the
+same draws of the counterparty.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,39 +16,45 @@ from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 
 PHRASEBOOK, ENDPOINT, BASE = "phrasebook", "endpoint", "base"
-UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT)  # every other source of words is a folder of the run with an adapter
+UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT)  # every other generator is a stage folder of the run, with an adapter
 SELF_SELECTED = "self_selected"
-_SOURCES: dict[str, tuple[str, str]] = {
-    "vanilla": ("none", BASE),
-    "random": ("uniform", BASE),
-    "table": ("table", BASE),
-    "iql": ("iql", BASE),
-    "sft": ("iql", "sft"),
-    "emodistill": ("iql", "jpo"),
-    # trained in another way, see docs/arms.md
-    "emotion_free": ("none", "jpo_emotion_free"),
-    "joint": (SELF_SELECTED, "jpo_joint"),
-    "positive_advantage": ("iql", "jpo_positive_advantage"),
-    # the selector alone, spoken by the phrasebook teacher: no language model in between
-    "phrasebook_vanilla": ("none", PHRASEBOOK),
-    "phrasebook_random": ("uniform", PHRASEBOOK),
-    "phrasebook_table": ("table", PHRASEBOOK),
-    "phrasebook_iql": ("iql", PHRASEBOOK),
-    # a large model behind an endpoint in place of the base model
-    "endpoint_vanilla": ("none", ENDPOINT),
-    "endpoint_random": ("uniform", ENDPOINT),
-    "endpoint_table": ("table", ENDPOINT),
-    "endpoint_iql": ("iql", ENDPOINT),
-}
-_FIXED: dict[str, str] = {"fixed": BASE, "phrasebook_fixed": PHRASEBOOK, "endpoint_fixed": ENDPOINT}
-_CONSTANTS = ("gratitude", "joy")
-_EMOTIONS = {
+EMOTION_SOURCES = {  # besides these, the labels of the vocabulary
     "none": "none",
     "uniform": "uniform",
     "random": "uniform",
     "iql": "iql",
-    "table": "table",
+    "mean_return": "mean_return",
     SELF_SELECTED: SELF_SELECTED,
+}
+_ARMS: dict[str, tuple[str, str]] = {
+    "vanilla": ("none", BASE),
+    "random": ("uniform", BASE),
+    "mean_return": ("mean_return", BASE),
+    "iql": ("iql", BASE),
+    "sft": ("iql", "sft"),
+    "emodistill": ("iql", "jpo"),
+    # variants of training, see docs/arms.md
+    "emotion_free": ("none", "jpo_emotion_free"),
+    "joint": (SELF_SELECTED, "jpo_joint"),
+    "positive_advantage": ("iql", "jpo_positive_advantage"),
+    # the selector alone, spoken by the phrasebook: no language model in between
+    "phrasebook_vanilla": ("none", PHRASEBOOK),
+    "phrasebook_random": ("uniform", PHRASEBOOK),
+    "phrasebook_mean_return": ("mean_return", PHRASEBOOK),
+    "phrasebook_iql": ("iql", PHRASEBOOK),
+    # a large model behind an endpoint in place of the base model
+    "endpoint_vanilla": ("none", ENDPOINT),
+    "endpoint_random": ("uniform", ENDPOINT),
+    "endpoint_mean_return": ("mean_return", ENDPOINT),
+    "endpoint_iql": ("iql", ENDPOINT),
+}
+_FIXED = {"fixed": BASE, "phrasebook_fixed": PHRASEBOOK, "endpoint_fixed": ENDPOINT}
+_DEFAULT_FIXED = ("gratitude", "joy")
+_RENAMED = {
+    "table": "mean_return",
+    "phrasebook_table": "phrasebook_mean_return",
+    "endpoint_table": "endpoint_mean_return",
+    "named": SELF_SELECTED,
 }
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -56,19 +64,20 @@ class Arm:
     """One arm.
 
     Attributes:
-        emotion: `none`, `uniform`, `iql`, `table`, `self_selected` (the language model names it itself), or a label.
-        words: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
+        emotion: `none`, `uniform`, `iql`, `mean_return`, `self_selected` (the language model names it itself), or a
+            label of the vocabulary.
+        generator: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
         repetition: which of several plays of the same arm this is, from 1.
     """
 
     name: str
     emotion: str
-    words: str
+    generator: str
     repetition: int = 1
 
 
 def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
-    """Read an arm's name, e.g. `vanilla`, `fixed:joy`, `table+jpo` or `emodistill#2`.
+    """Read an arm's name, e.g. `vanilla`, `fixed:joy`, `mean_return+jpo` or `emodistill#2`.
 
     `fixed` without a label takes gratitude, or else joy, or else the first label: whichever the vocabulary has.
 
@@ -78,46 +87,54 @@ def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
     plain, mark, number = name.partition("#")
     if mark and (not number.isdecimal() or int(number) < 2):
         raise UserError(f"arm '{name}': after # stands which repetition it is, from 2 on, e.g. {plain or 'iql'}#2")
-    canonical, emotion, words = _sources(plain, vocabulary, name)
-    return Arm(canonical + mark + number, emotion, words, int(number) if mark else 1)
+    full_name, emotion, generator = _parts(plain, vocabulary, name)
+    return Arm(full_name + mark + number, emotion, generator, int(number) if mark else 1)
 
 
-def _sources(name: str, vocabulary: Vocabulary, given: str) -> tuple[str, str, str]:
-    """Name without abbreviations, source of emotions, source of words."""
-    if name in _SOURCES:
-        return name, *_SOURCES[name]
+def _parts(name: str, vocabulary: Vocabulary, given: str) -> tuple[str, str, str]:
+    """Name without abbreviations, source of the emotion, generator."""
+    if name in _ARMS:
+        return name, *_ARMS[name]
     if "+" in name:
         return name, *_spelt(name, vocabulary)
     kind, colon, label = name.partition(":")
     if kind in _FIXED and not colon:
-        label = next((label for label in _CONSTANTS if label in vocabulary.labels), vocabulary.labels[0])
+        label = next((label for label in _DEFAULT_FIXED if label in vocabulary.labels), vocabulary.labels[0])
     if kind not in _FIXED or not label:
         raise UserError(
-            f"unknown arm '{given}'; arms are {', '.join(_SOURCES)}, {', '.join(f'{k}:<label>' for k in _FIXED)}, "
-            "<emotion>+<words>, and any of them with #2"
+            f"unknown arm '{given}'{did_you_mean(kind, [*_ARMS, *_FIXED])}; arms are {', '.join(_ARMS)}, "
+            f"{', '.join(f'{kind}:<label>' for kind in _FIXED)}, <emotion>+<generator>, and any of them with #2"
         )
     vocabulary.index(label)
     return f"{kind}:{label}", label, _FIXED[kind]
 
 
 def _spelt(name: str, vocabulary: Vocabulary) -> tuple[str, str]:
-    source, _, words = name.partition("+")
-    if not _FOLDER.fullmatch(words):
-        raise UserError(f"arm '{name}': words are {', '.join(UNTRAINED)}, or a stage folder of the run such as jpo")
-    if source not in _EMOTIONS and source not in vocabulary:
+    emotion, _, generator = name.partition("+")
+    if not _FOLDER.fullmatch(generator):
         raise UserError(
-            f"arm '{name}': an emotion comes from {', '.join(_EMOTIONS)}, or is a label of the vocabulary "
-            f"'{vocabulary.name}'"
+            f"arm '{name}': a generator is {', '.join(UNTRAINED)}, or a stage folder of the run such as jpo"
         )
-    if source == SELF_SELECTED and words == PHRASEBOOK:
-        raise UserError(f"arm '{name}': the phrasebook is told its emotion and names none; use uniform+phrasebook")
-    return _EMOTIONS.get(source, source), words
+    if emotion not in EMOTION_SOURCES and emotion not in vocabulary:
+        raise UserError(
+            f"arm '{name}': an emotion comes from {', '.join(EMOTION_SOURCES)}, or is a label of the vocabulary "
+            f"'{vocabulary.name}'{did_you_mean(emotion, [*EMOTION_SOURCES, *vocabulary.labels])}"
+        )
+    if emotion == SELF_SELECTED and generator == PHRASEBOOK:
+        raise UserError(f"arm '{name}': the phrasebook cannot choose an emotion; use uniform+phrasebook")
+    return EMOTION_SOURCES.get(emotion, emotion), generator
+
+
+def did_you_mean(given: str, names: Sequence[str]) -> str:
+    """`; did you mean 'vanilla'?` where one of the names is close, or the name has changed; else nothing."""
+    near = [_RENAMED[given]] if given in _RENAMED else difflib.get_close_matches(given, names, 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def parse_arms(names: Sequence[str], vocabulary: Vocabulary) -> list[Arm]:
     """All arms; one that comes twice is a UserError: its cells could not be told apart, or are the same by design."""
     arms = [parse_arm(name, vocabulary) for name in names]
-    twice = len({(arm.emotion, arm.words, arm.repetition) for arm in arms}) < len(arms)
+    twice = len({(arm.emotion, arm.generator, arm.repetition) for arm in arms}) < len(arms)
     if twice or not arms:
         raise UserError(
             f"arms={list(names)}: {'the same arm twice' if twice else 'no arm to play'}; name each arm once, and a "
@@ -127,15 +144,19 @@ def parse_arms(names: Sequence[str], vocabulary: Vocabulary) -> list[Arm]:
 
 
 def selector_of(
-    arm: Arm, vocabulary: Vocabulary, trained: Callable[[], Selector], table: Callable[[], Selector] | None = None
+    arm: Arm,
+    vocabulary: Vocabulary,
+    trained: Callable[[], Selector],
+    mean_return: Callable[[], Selector] | None = None,
 ) -> Selector:
     """The selector of an arm.
 
     Args:
-        trained, table: load the IQL selector and the table of mean returns; called where the arm needs them only.
+        trained, mean_return: load the IQL selector and the baseline of mean returns; called only for arms that need
+            them.
 
     Raises:
-        UserError: if the arm needs a table and there is none.
+        UserError: if the arm needs mean returns and there is no corpus.
     """
     if arm.emotion == "none":
         return NoEmotion()
@@ -143,10 +164,10 @@ def selector_of(
         return UniformEmotion(vocabulary)
     if arm.emotion == SELF_SELECTED:
         return LeftToSpeaker()
-    if arm.emotion == "table":
-        if table is None:
-            raise UserError(f"arm '{arm.name}' needs a table of mean returns, and there is no corpus to make it from")
-        return table()
+    if arm.emotion == "mean_return":
+        if mean_return is None:
+            raise UserError(f"arm '{arm.name}' needs the mean returns of a corpus, and there is none")
+        return mean_return()
     return trained() if arm.emotion == "iql" else FixedEmotion(vocabulary, arm.emotion)
 
 

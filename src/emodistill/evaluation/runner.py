@@ -52,10 +52,10 @@ class Runner:
         episodes_per_scenario: one a seed.
         counterparty: who sits opposite.
         offers: the focal side's offer policy, the same for every arm.
-        speaker: makes the speaker for a source of words; called once for each source, one speaker alive at a time.
+        speaker: makes the speaker of a generator; called once for each generator, one speaker alive at a time.
         selector: loads the trained selector.
-        table: fits the table of mean returns; None where there is no corpus.
-        on_speaker: called with each source of words when its speaker is ready, before its arms are played.
+        mean_return: fits the baseline of mean returns; None where there is no corpus.
+        on_speaker: called with each generator when its speaker is ready, before its arms are played.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
         guard: over selector and speaker of every arm; None is no guard.
     """
@@ -70,8 +70,8 @@ class Runner:
         selector: Callable[[], Selector],
         vocabulary: Vocabulary,
         folder: Path,
-        on_speaker: Callable[[str], None] = lambda words: None,
-        table: Callable[[], Selector] | None = None,
+        on_speaker: Callable[[str], None] = lambda generator: None,
+        mean_return: Callable[[], Selector] | None = None,
         guard: Keeper | None = None,
     ) -> None:
         if not scenarios or episodes_per_scenario < 1:
@@ -80,7 +80,7 @@ class Runner:
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
-        self.selector, self.table, self.guard = selector, table, guard
+        self.selector, self.mean_return, self.guard = selector, mean_return, guard
 
     def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
         """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
@@ -89,10 +89,10 @@ class Runner:
             domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios))
             for arm in missing:
                 self.guard.check(arm.emotion, domains, self.vocabulary)
-        for words in dict.fromkeys(arm.words for arm in missing):
-            speaker = self.speaker(words)
-            self.on_speaker(words)
-            for arm in (arm for arm in missing if arm.words == words):
+        for generator in dict.fromkeys(arm.generator for arm in missing):
+            speaker = self.speaker(generator)
+            self.on_speaker(generator)
+            for arm in (arm for arm in missing if arm.generator == generator):
                 own = speaker_of(arm, speaker)
                 self._keep(arm, self.guard.speaker(own, self.vocabulary) if self.guard else own)
         return {arm.name: read_episodes(self.file(arm)) for arm in arms}
@@ -122,7 +122,7 @@ class Runner:
         write_episodes(episodes, path)
 
     def _play(self, arm: Arm, speaker: Speaker) -> list[Episode]:
-        selector = selector_of(arm, self.vocabulary, self.selector, self.table)
+        selector = selector_of(arm, self.vocabulary, self.selector, self.mean_return)
         if self.guard:
             selector = self.guard.selector(selector, self.vocabulary)
         focal = FocalAgent(selector, self.offers, speaker)

@@ -1,4 +1,4 @@
-"""Speakers by the source of their words: base model, an adapter of the run, the phrasebook, or a model elsewhere."""
+"""Generators and the speakers made of them: the base model, an adapter, the phrasebook, a model behind an endpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +17,20 @@ from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, r
 from emodistill.policy.generation import RolloutSampler
 
 
-def is_local(words: str) -> bool:
-    """Whether these words come from a policy on this machine, which can be measured in fixed situations."""
-    return words not in (PHRASEBOOK, ENDPOINT)
+def is_local(generator: str) -> bool:
+    """Whether it is a policy on this machine, whose expression can be measured in fixed contexts."""
+    return generator not in (PHRASEBOOK, ENDPOINT)
 
 
 class Speakers:
-    """Makes the speaker of an arm.
+    """Makes the speaker of a generator.
 
     Every language-model arm speaks through the same 4-bit base, dequantised, with or without an adapter merged in: an
     arm without an adapter then differs from one with it by the adapter alone.
 
     Args:
         policy: arguments of `ExpressionPolicy`.
-        run_dir: folder of the run; the words `jpo` are those of the adapter `<run_dir>/jpo/adapter`.
+        run_dir: folder of the run; the generator `jpo` is the base model with the adapter `<run_dir>/jpo/adapter`.
         sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
         endpoint: opens the model that the arms `endpoint_*` speak with.
         retries: how often a reply that slipped out of role is asked for again.
@@ -48,21 +48,21 @@ class Speakers:
         self.policy, self.run_dir, self.sampler, self.vocabulary = policy, Path(run_dir), sampler, vocabulary
         self.endpoint, self.retries = endpoint, retries
 
-    def adapter(self, words: str) -> Path:
-        return self.run_dir / words / "adapter"
+    def adapter(self, generator: str) -> Path:
+        return self.run_dir / generator / "adapter"
 
-    def emotions(self, words: str) -> Emotions:
-        """How the policy of these words was trained to meet emotions.
+    def emotions(self, generator: str) -> Emotions:
+        """How emotions entered the chats that the policy was trained on.
 
         Raises:
             UserError: if there is no such adapter.
         """
-        if words == BASE or not is_local(words):
+        if generator == BASE or not is_local(generator):
             return "prompted"
-        return emotions_of(read_identity(self.adapter(words)), str(self.adapter(words)))
+        return emotions_of(read_identity(self.adapter(generator)), str(self.adapter(generator)))
 
-    def __call__(self, words: str, fresh: bool = False, side: Side = FOCAL) -> Speaker:
-        """The speaker of a source of words.
+    def __call__(self, generator: str, fresh: bool = False, side: Side = FOCAL) -> Speaker:
+        """The speaker of a generator.
 
         Args:
             fresh: with a sampler of its own, so that it stays usable beside others, at the price of another copy of
@@ -72,23 +72,23 @@ class Speakers:
         Raises:
             UserError: if the adapter is missing or foreign, no endpoint is given, or nobody can speak that part.
         """
-        if words == PHRASEBOOK:
+        if generator == PHRASEBOOK:
             if side != FOCAL:
                 raise UserError("the phrasebook has no lines for the counterparty; give that side a language model")
             return PhrasebookSpeaker(self.vocabulary)
-        if words == ENDPOINT:
+        if generator == ENDPOINT:
             if self.endpoint is None:
                 raise UserError("the arms endpoint_* need a model behind an endpoint; give one, or leave them out")
             return ChatSpeaker(self.endpoint(), self.vocabulary, retries=self.retries, side=side)
-        sampler, emotions = self.sampler.another() if fresh else self.sampler, self.emotions(words)
-        adapter = None if words == BASE else str(self.adapter(words))
+        sampler, emotions = self.sampler.another() if fresh else self.sampler, self.emotions(generator)
+        adapter = None if generator == BASE else str(self.adapter(generator))
         sampler.refresh(ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=emotions))
-        speaker = LanguageModelSpeaker(sampler.generator, sampler.chat_format, words, self.retries, side)
+        speaker = LanguageModelSpeaker(sampler.generator, sampler.chat_format, generator, self.retries, side)
         return speaker.naming() if emotions == SELF_SELECTED else speaker
 
 
 def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
-    """The speaker of its words as the arm needs it: one that names its emotion itself, or one that is told.
+    """The speaker as the arm needs it: one that chooses its emotion itself, or one that is prompted for one.
 
     Raises:
         UserError: if it cannot be that.
@@ -99,5 +99,7 @@ def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
             raise UserError(f"arm '{arm.name}': {speaker.name} is no language model that could name an emotion")
         return speaker.naming()
     if names and arm.emotion != SELF_SELECTED:
-        raise UserError(f"arm '{arm.name}': '{arm.words}' names its emotions itself; play self_selected+{arm.words}")
+        raise UserError(
+            f"arm '{arm.name}': '{arm.generator}' chooses its emotions itself; play self_selected+{arm.generator}"
+        )
     return speaker

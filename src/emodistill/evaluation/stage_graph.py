@@ -68,8 +68,8 @@ def needed_stages(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         if arm.emotion == "iql":
             need("iql")
-        if arm.words not in UNTRAINED:
-            need(arm.words)
+        if arm.generator not in UNTRAINED:
+            need(arm.generator)
     return list(found)
 
 
@@ -91,13 +91,13 @@ def missing_stages(arms: Sequence[Arm], run_dir: Path) -> list[Stage]:
     for arm in arms:
         if arm.emotion == "iql":
             need("iql")
-        if arm.words not in UNTRAINED:
-            if arm.words not in STAGES and not is_there(arm.words, run_dir):
+        if arm.generator not in UNTRAINED:
+            if arm.generator not in STAGES and not is_there(arm.generator, run_dir):
                 raise UserError(
-                    f"arm '{arm.name}': {run_dir / arm.words / 'adapter'} holds no adapter, and no stage writes one "
+                    f"arm '{arm.name}': {run_dir / arm.generator / 'adapter'} holds no adapter, and no stage writes one "
                     f"there; stages are {', '.join(name for name in STAGES if name != 'iql')}"
                 )
-            need(arm.words)
+            need(arm.generator)
     return list(found.values())
 
 
