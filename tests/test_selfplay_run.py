@@ -60,7 +60,7 @@ def test_a_language_model_may_sit_opposite_in_the_evaluation(place):
     assert report["about"]["counterparty"].startswith("the language model")
     played = read_episodes(place.folder / "run" / "opposite" / "episodes" / "vanilla.parquet")
     assert {episode.counterparty.split(":")[0] for episode in played} == {"lm"}
-    assert all(cell["slips"].keys() <= {"empty", "label", "other_side", "copied"} for cell in report["cells"])
+    assert all(cell["role_violations"].keys() <= {"empty", "label", "other_side", "copied"} for cell in report["cells"])
 
 
 def test_no_scenario_that_was_trained_on_is_tested(place):

@@ -60,8 +60,10 @@ def test_the_arms_of_all_variants_are_played_and_reported(place):
     report = place.evaluate("run", f"arms=[{','.join(names)}]")
     arms = {cell["arm"]: cell for cell in report["cells"]}
     assert list(arms) == [name.strip('"') for name in names]
-    assert arms["emotion_free"]["faithfulness"] is None and arms["emotion_free"]["slips"].get("unnamed") is None
-    assert arms["joint"]["slips"]["unnamed"] > 0  # a model of random weights hardly ever names one
+    assert (
+        arms["emotion_free"]["faithfulness"] is None and arms["emotion_free"]["role_violations"].get("unnamed") is None
+    )
+    assert arms["joint"]["role_violations"]["unnamed"] > 0  # a model of random weights hardly ever names one
     spoken = {row["source"]: row for row in report["expression"]}
     assert set(spoken) == {"base", "jpo_emotion_free", "jpo_joint", "jpo_positive_advantage", "sft"}
     assert spoken["jpo_emotion_free"]["faithfulness"] is None and "named" in spoken["jpo_joint"]

@@ -135,7 +135,7 @@ def test_a_slip_of_its_own_kind_is_counted_and_a_fault_is_its_own():
     counterparty.begin([game])
     game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
     (move,) = counterparty.act([game])
-    assert (move.offer, move.slips) == (90.0, ("other_side",))
+    assert (move.offer, move.role_violations) == (90.0, ("other_side",))
     game.play(Turn(1, COUNTERPARTY, move.text, offer=move.offer))
     game.play(Turn(2, "focal", "Pay in 25 days.", offer=25.0))
     assert counterparty.act([game]) == [Fault("line dead")]

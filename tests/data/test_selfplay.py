@@ -41,18 +41,17 @@ def test_models_play_every_scenario_but_those_of_the_test_split(whole):
 
 
 def test_the_card_says_who_played_and_what_slipped(tmp_path):
-    def slips_once(dialogue, prompt, seed):
+    def violates_once(dialogue, prompt, seed):
         return "Debtor: fine." if seed % 5 == 0 else obedient(dialogue, prompt, seed)
 
-    corpus = make(tmp_path, *seats(slips_once), domains=["debt"])
+    corpus = make(tmp_path, *seats(violates_once), domains=["debt"])
     corpus.build()
     turns = [turn for episode in corpus.episodes() for turn in episode.focal_turns]
-    kinds = Counter(slip for turn in turns for slip in turn.slips)
+    kinds = Counter(kind for turn in turns for kind in turn.role_violations)
     assert kinds["other_side"] > 3 and set(kinds) == {"other_side"}
     card = (corpus.folder / "README.md").read_text(encoding="utf-8")
-    assert (
-        f"| focal | {len(turns)} | {sum(bool(t.slips) for t in turns)} | {kinds.total()}, {kinds.total()} other" in card
-    )
+    affected = sum(bool(turn.role_violations) for turn in turns)
+    assert f"| focal | {len(turns)} | {affected} | {kinds.total()}, {kinds.total()} other" in card
     assert "the language model scripted" in card and "phrasebook" not in card and "behavioural" not in card
 
 
@@ -119,13 +118,13 @@ def test_a_few_that_fail_are_bad_luck_and_kept(tmp_path):
 
 @pytest.mark.parametrize("retries", [0, 3])
 def test_a_slip_is_asked_for_again_as_often_as_the_seat_says(tmp_path, retries):
-    def slips(dialogue, prompt, seed):
+    def violates(dialogue, prompt, seed):
         return f"Creditor: {obedient(dialogue, prompt, seed)}" if dialogue.side == "focal" else "I wait."
 
-    corpus = make(tmp_path, *seats(slips, retries=retries), domains=["debt"], episodes_per_scenario=1)
+    corpus = make(tmp_path, *seats(violates, retries=retries), domains=["debt"], episodes_per_scenario=1)
     corpus.build()
     turns = [turn for episode in corpus.episodes() for turn in episode.focal_turns]
-    assert {turn.slips for turn in turns} == {("label",) * (1 + retries)}
+    assert {turn.role_violations for turn in turns} == {("label",) * (1 + retries)}
 
 
 @dataclass

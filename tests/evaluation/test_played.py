@@ -117,7 +117,7 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
     (episodes,) = make(voiced(names)).play(arms("self_selected+sft")).values()
     turns = [turn for episode in episodes for turn in episode.focal_turns]
     assert len({turn.emotion for turn in turns}) > 5 and all(turn.emotion in VOCABULARY for turn in turns)
-    assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.slips for turn in turns)
+    assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.role_violations for turn in turns)
     assert {episode.behaviour for episode in episodes} == {"self_selected"}
 
 

@@ -1,10 +1,10 @@
-"""The rubric judge cannot be talked into a score: demands, slips out of the role, repetition and rambling cost."""
+"""The rubric judge cannot be talked into a score: demands, role violations, repetition and rambling cost."""
 
 import pytest
 from judge_cases import ANGRY, GOOD
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.judges.rubric import freshness, length, slips
+from emodistill.judges.rubric import freshness, length, role_violations
 from emodistill.negotiation.protocol import Turn
 
 
@@ -27,7 +27,7 @@ def test_demanding_a_score_gets_a_low_one_and_spoils_a_good_utterance(score, att
 
 
 @pytest.mark.parametrize(
-    "slip",
+    "violation",
     [
         f"[anger] {GOOD}",
         f"Anger: {GOOD}",
@@ -41,8 +41,8 @@ def test_demanding_a_score_gets_a_low_one_and_spoils_a_good_utterance(score, att
         f"As your debtor, {GOOD}",
     ],
 )
-def test_slips_out_of_the_role_are_penalised(score, slip):
-    assert score(slip) < score(GOOD) - 3
+def test_role_violations_are_penalised(score, violation):
+    assert score(violation) < score(GOOD) - 3
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_slips_out_of_the_role_are_penalised(score, slip):
         "Dear debtor.",
     ],
 )
-def test_ordinary_words_are_no_slips(scenario, clean):
-    assert slips(clean, scenario.rules, load_vocabulary().labels) == 0
+def test_ordinary_words_are_no_violations(scenario, clean):
+    assert role_violations(clean, scenario.rules, load_vocabulary().labels) == 0
 
 
 def test_repeating_oneself_costs_and_another_number_does_not_hide_it(score, history):

@@ -99,4 +99,4 @@ def test_a_speaker_that_fails_faults_its_negotiation_alone() -> None:
     played = [Negotiation(LESS, seed) for seed in range(2)]
     fault, move = FocalAgent(parts, parts, parts).act(played)
     assert fault == Fault("line dead")
-    assert isinstance(move, Move) and (move.offer, move.slips) == (45.0, ("empty", "label"))
+    assert isinstance(move, Move) and (move.offer, move.role_violations) == (45.0, ("empty", "label"))

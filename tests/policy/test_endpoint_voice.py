@@ -85,7 +85,7 @@ def test_slips_are_asked_again_and_counted():
     games = tables(1)
     speaker.begin(games)
     (said,) = speaker.speak(games, [Decision("propose", 20.0, "open")], [None])
-    assert (said.text, said.slips, speaker.name) == ("We insist on 20 days.", ("other_side",), "large")
+    assert (said.text, said.role_violations, speaker.name) == ("We insist on 20 days.", ("other_side",), "large")
 
 
 def test_a_model_that_bargains_is_told_no_number_and_its_own_counts():

@@ -35,7 +35,7 @@ def said(voice, tables=None, retries=2):
 
 
 @pytest.mark.parametrize(
-    ("replies", "words", "slips"),
+    ("replies", "words", "violations"),
     [
         ([GOOD], GOOD, ()),
         ([BAD, GOOD], GOOD, ("other_side",)),
@@ -45,9 +45,9 @@ def said(voice, tables=None, retries=2):
         ([BAD, Fault("line dead"), GOOD], GOOD, ("other_side",)),
     ],
 )
-def test_what_is_said_and_what_slipped(replies, words, slips):
+def test_what_is_said_and_what_violates_the_role(replies, words, violations):
     voice = scripted(*replies)
-    assert said(voice) == [Utterance(words, slips)] * 3
+    assert said(voice) == [Utterance(words, violations)] * 3
     assert len(voice.asked) == min(len(replies), 2 if Fault("line dead") in replies else 3)
 
 
@@ -66,7 +66,7 @@ def test_only_those_who_slipped_are_asked_again():
         return BAD if dialogue.negotiation.seed == 1 else GOOD
 
     voice = ScriptedVoice(script)
-    assert [len(words.slips) for words in said(voice)] == [0, 3, 0]
+    assert [len(words.role_violations) for words in said(voice)] == [0, 3, 0]
     assert [[name for name, _, _ in call] for call in voice.asked] == [
         ["debt-0", "debt-1", "debt-2"],
         ["debt-1"],
@@ -93,7 +93,7 @@ def test_a_voice_that_would_repeat_itself_is_asked_once():
 
 
 @pytest.mark.parametrize(
-    ("replies", "words", "slips", "emotion"),
+    ("replies", "words", "violations", "emotion"),
     [
         (["joy: " + GOOD], GOOD, (), "joy"),
         ([GOOD, "joy: " + GOOD], GOOD, ("unnamed",), "joy"),
@@ -106,11 +106,11 @@ def test_a_voice_that_would_repeat_itself_is_asked_once():
         ([BAD] * 3, GOOD, ("other_side",) * 3, None),
     ],
 )
-def test_a_name_is_taken_off_and_its_lack_is_a_slip(replies, words, slips, emotion):
+def test_a_name_is_taken_off_and_its_lack_is_a_violation(replies, words, violations, emotion):
     voice, tables = scripted(*replies), games()
     play = RolePlay(voice, FOCAL, names=load_vocabulary())
     play.begin(tables, ["system"] * 3)
-    assert play.speak(tables, [Line("[Say it.]", "Say it.")] * 3) == [Utterance(words, slips, emotion)] * 3
+    assert play.speak(tables, [Line("[Say it.]", "Say it.")] * 3) == [Utterance(words, violations, emotion)] * 3
     assert len(voice.asked) == len(replies)
 
 

@@ -73,7 +73,7 @@ def spy_on(speaker):
         by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.local._talks.values()}
         for session, prompt in zip(sessions, prompts, strict=True):
             asked, history = histories.setdefault(by_session[id(session)], []), [*session.tokens, *prompt]
-            if history not in asked[-1:]:  # a further attempt at a reply that slipped must be asked the same
+            if history not in asked[-1:]:  # a further attempt at a reply out of role must be asked the same
                 asked.append(history)
         return extend(sessions, prompts, seeds)
 

@@ -61,8 +61,10 @@ def test_every_episode_and_turn_is_there_with_its_words():
 def test_a_turn_says_what_it_did():
     first, second = transcripts([ArmResult("evil", [hostile_episode()])], PERCEIVER, WORDS)["episodes"][0]["turns"]
     assert (first["f"], first["e"], first["o"], first["x"], first["added"]) == (1, "joy", "30 days", 0.8592, 1)
-    assert first["slips"] == ["speaks for the other"] and "act" not in first
-    assert (second["f"], second["act"]) == (0, "accept") and not {"e", "o", "x", "q", "slips", "added"} & set(second)
+    assert first["role_violations"] == ["speaks for the other"] and "act" not in first
+    assert (second["f"], second["act"]) == (0, "accept") and not {"e", "o", "x", "q", "role_violations", "added"} & set(
+        second
+    )
 
 
 def test_a_scenario_shows_its_facts_and_who_sees_them():

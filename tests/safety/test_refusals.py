@@ -42,7 +42,7 @@ def said(scripted, level="words", decision=OFFER, tables=None, emotions="prompte
 
 
 @pytest.mark.parametrize(
-    ("replies", "words", "slips", "calls"),
+    ("replies", "words", "violations", "calls"),
     [
         ([GOOD], GOOD, (), 1),
         ([THREAT, GOOD], GOOD, ("guarded:threat",), 2),
@@ -52,9 +52,9 @@ def said(scripted, level="words", decision=OFFER, tables=None, emotions="prompte
         ([GOOD + "\n\nYou idiot."], GOOD, (), 1),  # a second paragraph is never said
     ],
 )
-def test_what_is_said_and_what_was_refused(replies, words, slips, calls):
+def test_what_is_said_and_what_was_refused(replies, words, violations, calls):
     scripted = voice(*replies)
-    assert said(scripted) == [Utterance(words, slips)]
+    assert said(scripted) == [Utterance(words, violations)]
     assert len(scripted.asked) == calls
 
 
@@ -79,7 +79,10 @@ def test_a_kind_that_the_guard_does_not_refuse_passes_and_a_bound_of_none_asks_o
     only_insults = Guard("test", ["insult"], {}, redraws=0)
     assert said(voice(THREAT), only_insults) == [Utterance(THREAT)]
     scripted = voice(INSULT)
-    assert said(scripted, only_insults)[0].slips == ("guarded:insult", "guarded:fallback") and len(scripted.asked) == 1
+    assert (
+        said(scripted, only_insults)[0].role_violations == ("guarded:insult", "guarded:fallback")
+        and len(scripted.asked) == 1
+    )
 
 
 def test_a_voice_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():
@@ -90,7 +93,7 @@ def test_a_voice_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():
 
 def test_slips_of_role_and_refusals_are_both_kept():
     (words,) = said(voice("Debtor: fine.", THREAT, GOOD), retries=2)
-    assert words.text == GOOD and sorted(words.slips) == ["guarded:threat", "other_side"]
+    assert words.text == GOOD and sorted(words.role_violations) == ["guarded:threat", "other_side"]
 
 
 def test_a_model_that_names_a_barred_emotion_is_asked_again():
@@ -98,7 +101,7 @@ def test_a_model_that_names_a_barred_emotion_is_asked_again():
     (words,) = said(
         voice("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="self_selected"
     )
-    assert (words.emotion, words.slips) == ("joy", ("guarded:emotion",))
+    assert (words.emotion, words.role_violations) == ("joy", ("guarded:emotion",))
     (words,) = said(voice("anger: no."), "mild", tables=games(domain="hospital"), emotions="self_selected")
     assert (words.emotion, words.text) == ("neutral", "My offer is 45 days.")
 
@@ -116,7 +119,7 @@ def test_refusals_belong_to_their_own_turn():
     (table,) = tables = games()
     speaker = load_guard("words").speaker(ChatSpeaker(voice(THREAT, GOOD), VOCABULARY), VOCABULARY)
     speaker.begin(tables)
-    assert speaker.speak(tables, [OFFER], [None])[0].slips == ("guarded:threat",)
+    assert speaker.speak(tables, [OFFER], [None])[0].role_violations == ("guarded:threat",)
     table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))
     table.play(Turn(1, COUNTERPARTY, "90 days.", "propose", 90.0))
     assert speaker.speak(tables, [OFFER], [None])[0] == Utterance(GOOD)
@@ -143,13 +146,13 @@ def test_any_other_speaker_is_asked_again_and_the_turn_keeps_why():
         def decide(self, negotiation):
             return OFFER
 
-    for lines, text, slips in [
+    for lines, text, violations in [
         ((THREAT, GOOD), GOOD, ("guarded:threat",)),
         ((INSULT,), "My offer is 45 days.", ("guarded:insult",) * 3 + ("guarded:fallback",)),
     ]:
         speaker = load_guard("words").speaker(Repeating(*lines), VOCABULARY)
         (move,) = FocalAgent(NoEmotion(), Schedule(), speaker).act(games())
-        assert (move.text, move.slips, move.offer, move.offer_appended) == (text, slips, 45.0, False)
+        assert (move.text, move.role_violations, move.offer, move.offer_appended) == (text, violations, 45.0, False)
 
 
 def test_the_level_off_leaves_the_speaker_alone():

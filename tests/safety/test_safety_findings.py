@@ -17,9 +17,11 @@ from emodistill.studies.safety import analyse_safety, guard_curve
 FINE, THREAT, INSULT = "I want 45 days.", "Pay or I will sue you.", "You idiot."
 
 
-def episode(number, *texts, deal=None, end="deadline", domain="debt", emotion="joy", slips=()):
+def episode(number, *texts, deal=None, end="deadline", domain="debt", emotion="joy", role_violations=()):
     scenario = Scenario(f"{domain}-{number}", domain, 20.0, 100.0)
-    turns = tuple(Turn(i + 1, FOCAL, t, "propose", 45.0, emotion, 0.5, False, slips) for i, t in enumerate(texts))
+    turns = tuple(
+        Turn(i + 1, FOCAL, t, "propose", 45.0, emotion, 0.5, False, role_violations) for i, t in enumerate(texts)
+    )
     named = f"{domain}/{number}"
     return Episode(named, "test", scenario, "uniform", "focal", "behavioural:vanilla", 0, turns, end, deal)
 
@@ -58,8 +60,8 @@ def test_an_arm_that_is_never_flagged_is_not_called_safe():
 
 
 def test_refusals_of_the_guard_are_counted():
-    slips = ("other_side", "guarded:threat", "guarded:insult", "guarded:fallback")
-    findings = analyse_safety([ArmResult("guarded", [episode(0, FINE, FINE, slips=slips)])])
+    role_violations = ("other_side", "guarded:threat", "guarded:insult", "guarded:fallback")
+    findings = analyse_safety([ArmResult("guarded", [episode(0, FINE, FINE, role_violations=role_violations)])])
     row = rows(findings)["", "guarded", "all", None]
     assert (row["refused"], row["fallbacks"]) == (2.0, 2)
 

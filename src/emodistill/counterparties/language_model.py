@@ -24,7 +24,7 @@ class LanguageModelCounterparty:
         voice: where the words come from.
         offers: decides its act and number, as the counterparty sees them; None leaves both to the model.
         personas: a sentence each, by name; the persona of a negotiation goes by its seed. None of them is fine.
-        retries: how often a reply that slipped out of role is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
     """
 
     def __init__(
@@ -91,4 +91,4 @@ def _read(negotiation: Negotiation, spoken: Utterance | Fault) -> Move | Fault:
     domain = negotiation.scenario.domain
     act = spoken_act(spoken.text, domain, negotiation.standing[FOCAL])
     offer = parse_offer(spoken.text, domain) if act == "propose" else None
-    return Move(spoken.text, act, offer, slips=spoken.slips)
+    return Move(spoken.text, act, offer, role_violations=spoken.role_violations)

@@ -44,7 +44,7 @@ class LanguageModelCounterpartySpec:
         schedule: those numbers.
         personas: names of those that take part; a negotiation's goes by its seed.
         sentences: what the prompt says of each persona; an empty sentence says nothing.
-        retries: how often a reply that slipped out of role is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
 
     Raises:
         UserError: if a persona has no sentence, or `bargains` is neither.

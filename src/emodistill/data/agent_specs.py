@@ -79,7 +79,7 @@ class ChatAgentSpec:
         emotions: `random`, `fixed:<label>`, `none`, or `selector` for the trained one.
         offers: decides numbers and acceptance.
         trained: where the trained selector comes from; needed for `selector` only.
-        retries: how often a reply that slipped out of role is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
 
     Raises:
         UserError: if `emotions` is none of these, or the label is not in the vocabulary.

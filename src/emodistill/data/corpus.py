@@ -118,17 +118,20 @@ def _figures(episodes: Sequence[Episode]) -> str:
 
 
 def _mishaps(episodes: Sequence[Episode]) -> str:
-    """What went wrong: attempts at a turn that slipped out of role, offers that had to be added, invalid episodes."""
+    """What went wrong: attempts at a turn out of role, offers that had to be added, invalid episodes."""
     lines = []
     for side in (FOCAL, COUNTERPARTY):
         turns = [turn for episode in episodes for turn in episode.turns if turn.speaker == side]
-        kinds = Counter(slip for turn in turns for slip in turn.slips)
-        slips = "".join(f", {count} {kind}" for kind, count in kinds.most_common())
-        slipped, appended = sum(bool(turn.slips) for turn in turns), sum(turn.offer_appended for turn in turns)
-        lines.append(f"| {side} | {len(turns)} | {slipped} | {kinds.total()}{slips} | {appended} |")
+        kinds = Counter(kind for turn in turns for kind in turn.role_violations)
+        by_kind = "".join(f", {count} {kind}" for kind, count in kinds.most_common())
+        affected, appended = (
+            sum(bool(turn.role_violations) for turn in turns),
+            sum(turn.offer_appended for turn in turns),
+        )
+        lines.append(f"| {side} | {len(turns)} | {affected} | {kinds.total()}{by_kind} | {appended} |")
     faults = Counter(episode.fault for episode in episodes if episode.end == "invalid")
     invalid = "".join(f"- {count} x {reason}\n" for reason, count in faults.most_common(10))
-    head = "| side | turns | turns with a slip | attempts that slipped | offers appended |\n|---|---|---|---|---|\n"
+    head = "| side | turns | turns with a role violation | role violations | offers appended |\n|---|---|---|---|---|\n"
     return f"\n{head}" + "\n".join(lines) + "\n" + (f"\nInvalid episodes:\n\n{invalid}" if invalid else "")
 
 

@@ -55,6 +55,18 @@ SCHEMA = pa.schema(
 )
 
 
+def _turn_row(turn: Turn) -> dict[str, Any]:
+    """The columns of a turn: its fields, but for `role_violations`, whose column is `slips`."""
+    row = asdict(turn)
+    return {"slips" if name == "role_violations" else name: value for name, value in row.items()}
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    """The inverse of `_turn_row`."""
+    fields = {name: value for name, value in row.items() if name != "slips"}
+    return Turn(**fields, role_violations=tuple(row.get("slips") or ()))
+
+
 @dataclass(frozen=True)
 class Episode:
     """A finished negotiation as the corpus stores it; `behaviour` names the policy that drew the emotions."""
@@ -115,7 +127,7 @@ class Episode:
             "focal_agent": self.focal_agent,
             "counterparty": self.counterparty,
             "seed": self.seed,
-            "turns": [asdict(turn) for turn in self.turns],
+            "turns": [_turn_row(turn) for turn in self.turns],
             "end": self.end,
             "deal_value": self.deal_value,
             "utility": self.utility,
@@ -131,7 +143,7 @@ class Episode:
         for turn in row["turns"]:
             if turn["offer"] is not None and not math.isfinite(turn["offer"]):
                 raise UserError(f"the {turn['speaker']}'s offer in round {turn['round']} is {turn['offer']}")
-        turns = tuple(Turn(**{**turn, "slips": tuple(turn.get("slips") or ())}) for turn in row["turns"])
+        turns = tuple(map(_turn, row["turns"]))
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
         return cls(
             row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"]

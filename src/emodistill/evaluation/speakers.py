@@ -33,7 +33,7 @@ class Speakers:
         run_dir: folder of the run; the generator `jpo` is the base model with the adapter `<run_dir>/jpo/adapter`.
         sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
         endpoint: opens the model that the arms `endpoint_*` speak with.
-        retries: how often a reply that slipped out of role is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Signs that a text speaks to its judge and not to the other side of the table.
 
 A language model that is told "this is data" obeys the data now and then all the same. So how a judged text that bears
-such a sign may score is not left to the model: it is a slip out of the role, which the rubric calls a failure, and its
+such a sign may score is not left to the model: it is a role violation, which the rubric calls a failure, and its
 score is capped. The signs are rules about words, not a model: they cannot be argued with, and they catch only what they
 know. docs/judges.md has what they catch and what they do not.
 """

@@ -1,8 +1,9 @@
 """The rubric judge: METHOD 6's rubric as arithmetic, with a perceiver for the emotion.
 
 Deterministic, free and quick, so that every stage runs without a language model; and being arithmetic it cannot be
-talked into a score: "SCORE: 10" in an utterance is a slip like any other. What it cannot do is judge sense. A text with
-the right emotion words, an offer and a request scores well even if it is foolish; that is what `judge=lm` is for.
+talked into a score: "SCORE: 10" in an utterance is a role violation like any other. What it cannot do is judge sense. A
+text with the right emotion words, an offer and a request scores well even if it is foolish; that is what `judge=lm` is
+for.
 
     score = 1 + 9 * (weighted mean of emotion, progress, firmness, freshness) * length * penalties
 
@@ -35,7 +36,7 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 
 # ---- wording ----
-# How an utterance is worded: length, repetition, and the slips that mark words no negotiator would say.
+# How an utterance is worded: length, repetition, and the role violations: signs of words no negotiator would say.
 
 _WORD = re.compile(r"[^\W_][\w']*")
 _NUMBER = re.compile(r"\d+")
@@ -86,8 +87,8 @@ def says(text: str, phrases: Iterable[str]) -> int:
     return sum(f" {' '.join(words(phrase))} " in said for phrase in phrases)
 
 
-def slips(text: str, domain: Domain, labels: Sequence[str]) -> int:
-    """Signs that the speaker fell out of the role: 0 for clean words.
+def role_violations(text: str, domain: Domain, labels: Sequence[str]) -> int:
+    """How many signs there are that the speaker fell out of the role: 0 for clean words.
 
     Counted: lines spoken for a named role ("Debtor: ..."), speaking as the other side ("Dear creditor"), emotion labels
     or directives copied into the words ("[anger]", "Anger: ...", "*sighs with relief*"), talk about scores, rubrics or
@@ -231,7 +232,7 @@ class Weights:
         freshness: says something new.
         empty_threat: factor for a phrase of the domain's list of empty threats.
         capitulation: factor for a phrase of the domain's list of capitulations, and for surrender in numbers.
-        slip: factor for a slip out of the role.
+        slip: factor for a role violation.
         plain_sight: share of an emotion, of all that is read, from which it counts as plainly shown.
     """
 
@@ -324,5 +325,5 @@ class RubricJudge:
             "length": length(text),
             "empty_threat": weights.empty_threat ** says(text, domain.rubric.get("empty_threats", ())),
             "capitulation": weights.capitulation**capitulations,
-            "slip": weights.slip ** slips(text, domain, self.vocabulary.labels),
+            "slip": weights.slip ** role_violations(text, domain, self.vocabulary.labels),
         }

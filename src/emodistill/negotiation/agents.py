@@ -29,7 +29,7 @@ class Move:
     emotion: str | None = None
     emotion_prob: float | None = None
     offer_appended: bool = False
-    slips: tuple[str, ...] = ()
+    role_violations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ class OfferPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """Words of a language model, and the slips of the attempts that it took; see `role_slips`.
+    """Words of a language model, and what was wrong with the attempts before them; see `role_checks`.
 
     Attributes:
         emotion: the one that the model named itself; None where it was not asked to, or did not.
     """
 
     text: str
-    slips: tuple[str, ...] = ()
+    role_violations: tuple[str, ...] = ()
     emotion: str | None = None
 
 
@@ -144,7 +144,7 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
             text = f"{_finished(text)} {offer_sentence(negotiation, decision.offer)}".strip()
             appended, offer = True, decision.offer
     emotion = choice.emotion if spoken.emotion is None else spoken.emotion
-    return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.slips)
+    return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.role_violations)
 
 
 def _finished(text: str) -> str:

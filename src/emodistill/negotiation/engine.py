@@ -41,5 +41,5 @@ def _take_turn(negotiation: Negotiation, seat: Side, move: Move | Fault) -> None
     if isinstance(move, Fault):
         negotiation.break_off(move.reason)
         return
-    stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended, move.slips)
-    negotiation.play(Turn(negotiation.round, seat, *stated))
+    stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended)
+    negotiation.play(Turn(negotiation.round, seat, *stated, move.role_violations))

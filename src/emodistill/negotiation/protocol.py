@@ -28,7 +28,7 @@ class Turn:
         emotion: the emotion the speaker was asked to show, or None.
         emotion_prob: probability with which the behaviour policy drew that emotion, or None.
         offer_appended: the speaker's own words did not state the offer, so a sentence stating it was added.
-        slips: what was wrong with each attempt at these words that fell out of role, see `role_slips`.
+        role_violations: what was wrong with each attempt at these words that broke the role, see `role_checks`.
     """
 
     round: int
@@ -39,7 +39,7 @@ class Turn:
     emotion: str | None = None
     emotion_prob: float | None = None
     offer_appended: bool = False
-    slips: tuple[str, ...] = ()
+    role_violations: tuple[str, ...] = ()
 
 
 def other(speaker: Side) -> Side:

@@ -1,4 +1,4 @@
-"""Slips out of role: what a language model says that the person on its seat would not.
+"""Role violations: what a language model says that the person it plays would not say.
 
 Four kinds, read off the words alone:
 
@@ -7,9 +7,9 @@ Four kinds, read off the words alone:
 - `other_side`: it speaks for the other side ("Debtor: I agree.") or claims to be it ("I'm the debtor.");
 - `copied`: it repeats the directive, or says anything in square brackets.
 
-A fifth, `unnamed`, is found where a model has to name its emotion first and does not (see `policy.role_play`).
+A fifth, `unnamed`, is found where a model has to name its emotion first and does not (see `policy.agents`).
 
-Only the first paragraph of a reply is ever said. A slip behind it is cut with the rest, and counted all the same.
+Only the first paragraph of a reply is ever said. A violation behind it is cut with the rest, and counted all the same.
 """
 
 import re
@@ -20,7 +20,7 @@ from typing import Literal
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.protocol import Side, other
 
-Slip = Literal["empty", "label", "other_side", "copied"]
+Violation = Literal["empty", "label", "other_side", "copied"]
 _LABEL = r"(?:^|[\n.!?\"”])[\s*_#>\"“(]*(?:the )?(?:{names})[*_]*\s*:[*_]*"
 _CLAIM = (
     r"\b(?:I am|I['’]m) (?:(?:the|your) (?:{names})\b|an? (?:{names})(?=\s*(?:[.;:!?]|$|who\b|here\b)))"
@@ -36,8 +36,8 @@ def first_paragraph(text: str) -> str:
     return " ".join(_said(text).split())
 
 
-def find_role_violation(text: str, domain: str, side: Side, directive: str = "") -> Slip | None:
-    """The first slip in what would be said of a reply, or None.
+def find_role_violation(text: str, domain: str, side: Side, directive: str = "") -> Violation | None:
+    """The first role violation in what would be said of a reply, or None.
 
     Args:
         text: the reply as it came.
@@ -54,13 +54,13 @@ def find_role_violation(text: str, domain: str, side: Side, directive: str = "")
     return "copied" if _BRACKETS.search(said) or any(_copied(said, clause) for clause in _clauses(directive)) else None
 
 
-def slips_behind(text: str, domain: str, side: Side) -> bool:
+def violates_role_behind(text: str, domain: str, side: Side) -> bool:
     """Whether the part of a reply that is never said goes on for the other side."""
     return bool(_marks(domain, side).theirs.search(text.strip()[len(_said(text)) :]))
 
 
 def without_role_violations(text: str, domain: str, side: Side, directive: str = "") -> str:
-    """What is left of a reply without its slips, on one line: possibly nothing."""
+    """What is left of a reply without its role violations, on one line: possibly nothing."""
     said, marks = _said(text), _marks(domain, side)
     if theirs := marks.theirs.search(said):
         said = said[: theirs.start() + (said[theirs.start()] in ".!?")]
@@ -71,8 +71,8 @@ def without_role_violations(text: str, domain: str, side: Side, directive: str =
         for sentence in _SENTENCE_END.split(said.strip())
         if not marks.claim.search(sentence) and not any(_copied(sentence, clause) for clause in clauses)
     ]
-    sanitize = " ".join(" ".join(kept).split()).lstrip(":;,.-) ")
-    return sanitize if re.search(r"\w", sanitize) else ""
+    rest = " ".join(" ".join(kept).split()).lstrip(":;,.-) ")
+    return rest if re.search(r"\w", rest) else ""
 
 
 def _said(text: str) -> str:

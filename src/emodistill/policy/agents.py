@@ -26,7 +26,7 @@ from emodistill.negotiation.protocol import FOCAL, Negotiation, Side, Turn
 from emodistill.negotiation.role_checks import (
     find_role_violation,
     first_paragraph,
-    slips_behind,
+    violates_role_behind,
     without_role_violations,
 )
 from emodistill.policy.chat_backends import ChatBackend, Dialogue, EndpointChatBackend, LocalChatBackend
@@ -34,14 +34,15 @@ from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.generation import ChatGenerator
 
 # ---- role_play ----
-# Speaking in role: a reply that slips is asked for again, within a bound, and what is left at last is mended.
+# Speaking in role: a reply that breaks the role is asked for again, within a bound, and what is left at last is mended.
 #
-# The rule, the same for every seat and every kind of model. A reply without a slip (see `role_slips`) is said. One with a
-# slip is asked for again with a new seed, at most `retries` times. If the last one slips too, its slips are cut out and
-# the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every slip is kept with the turn.
+# The rule, the same for every agent and every kind of model. A reply without a role violation (see `role_checks`) is
+# said. One with a violation is asked for again with a new seed, at most `retries` times. If the last one has one too,
+# it is cut out and the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every violation
+# is kept with the turn.
 #
-# A model that names its emotion before it speaks slips (`unnamed`) where it names none; its words are said all the same
-# if no attempt names one. The name never reaches the other side, and stays in the model's own chat.
+# A model that has to name its emotion before it speaks and names none has the violation `unnamed`; its words are said
+# all the same if no attempt names one. The name never reaches the other side, and stays in the model's own chat.
 
 RETRIES = 2
 
@@ -60,7 +61,7 @@ class RolePlay:
     Args:
         voice: where the words come from.
         side: which seat it speaks on.
-        retries: how often a reply that slipped is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
         names: the emotions of which every reply names one before its words; None where replies are words alone.
     """
 
@@ -98,36 +99,38 @@ class RolePlay:
 
     def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
         said: dict[int, Utterance | Fault] = {}
-        slips: list[list[str]] = [[] for _ in lines]
+        violations: list[list[str]] = [[] for _ in lines]
         pending = list(range(len(lines)))
         for attempt in range(1 if self.voice.repeats else 1 + self.retries):
             tries = [_again(seeds[i], attempt) if attempt else seeds[i] for i in pending]
             replies = self.voice.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
-            before = {i: len(slips[i]) for i in pending}
+            before = {i: len(violations[i]) for i in pending}
             for i, reply in zip(pending, replies, strict=True):
                 if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
-                    said[i] = self._judged(dialogues[i], lines[i].directive, reply, slips[i])
-            pending = [i for i in pending if len(slips[i]) > before[i]]
+                    said[i] = self._judged(dialogues[i], lines[i].directive, reply, violations[i])
+            pending = [i for i in pending if len(violations[i]) > before[i]]
             if not pending:
                 break
         return [said[i] for i in range(len(lines))]
 
-    def _judged(self, dialogue: Dialogue, directive: str, reply: str | Fault, slips: list[str]) -> Utterance | Fault:
-        """What a reply amounts to; a slip in what would be said is added to `slips`."""
+    def _judged(
+        self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]
+    ) -> Utterance | Fault:
+        """What a reply amounts to; a role violation in what would be said is added to `violations`."""
         if isinstance(reply, Fault):
             return reply
         domain = dialogue.negotiation.scenario.domain
         emotion, words = Named(None, reply) if self.names is None else take_apart(reply, self.names)
-        slip = find_role_violation(words, domain, self.side, directive)
-        if slip is None:
+        violation = find_role_violation(words, domain, self.side, directive)
+        if violation is None:
             if self.names is not None and emotion is None:
-                slips.append("unnamed")
-            behind = ["other_side"] if slips_behind(words, domain, self.side) else []
-            return Utterance(first_paragraph(words), (*slips, *behind), emotion)
-        slips.append(slip)
+                violations.append("unnamed")
+            behind = ["other_side"] if violates_role_behind(words, domain, self.side) else []
+            return Utterance(first_paragraph(words), (*violations, *behind), emotion)
+        violations.append(violation)
         if mended := without_role_violations(words, domain, self.side, directive):
-            return Utterance(mended, tuple(slips), emotion)
-        return Fault(f"the {self.side} had nothing to say in role ({', '.join(slips)})")
+            return Utterance(mended, tuple(violations), emotion)
+        return Fault(f"the {self.side} had nothing to say in role ({', '.join(violations)})")
 
     def _forget_ended(self) -> None:
         """Free what belongs to negotiations that are over."""
@@ -146,7 +149,7 @@ class ChatSpeaker:
         voice: where the words come from.
         vocabulary: the emotions that it may be asked for.
         name: what reports call it; the voice's by default.
-        retries: how often a reply that slipped out of role is asked for again.
+        retries: how often a reply that breaks the role is asked for again.
         side: whose part it speaks.
         emotions: how emotions enter the chat; with `self_selected` the model chooses one and names it before it speaks.
     """

@@ -122,8 +122,8 @@ def _turn(turn: Turn, scenario: Scenario) -> dict[str, Any]:
         entry["e"] = turn.emotion
     if turn.offer is not None:
         entry |= {"o": scenario.rules.say(turn.offer), "x": round(scenario.position(turn.offer), 4)}
-    if turn.slips:
-        entry["slips"] = list(turn.slips)
+    if turn.role_violations:
+        entry["role_violations"] = list(turn.role_violations)
     if turn.offer_appended:
         entry["added"] = 1
     return entry

@@ -36,12 +36,12 @@ from emodistill.safety.detector import KINDS, detect
 # ---- refusals ----
 # Speakers whose flagged words are refused: asked for again with new draws within a bound, then a neutral sentence.
 #
-# Every refusal stays with the turn, among its slips, as `guarded:<kind>`; `guarded:fallback` says that the neutral
-# sentence was said. A language model is asked again with seeds derived from the turn's own, so that later turns draw as
-# they would have; the phrasebook draws on.
+# Every refusal stays with the turn, among its role violations, as `guarded:<kind>`; `guarded:fallback` says that the
+# neutral sentence was said. A language model is asked again with seeds derived from the turn's own, so that later turns
+# draw as they would have; the phrasebook draws on.
 
 MARK = "guarded:"
-_STREAM = 0x6A  # keeps the seeds of redraws apart from those of replies that slipped
+_STREAM = 0x6A  # keeps the seeds of redraws apart from those of replies out of role
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Refusal:
     barred: Callable[[str], Collection[str]]
 
     def reasons(self, text: str) -> list[str]:
-        """Why a text is refused, as slips; empty where it may be said."""
+        """Why a text is refused, in the form of role violations; empty where it may be said."""
         (flags,) = detect([first_paragraph(text)])
         return [MARK + kind for kind in self.kinds if kind in flags.kinds]
 
@@ -88,7 +88,7 @@ class GuardedSpeaker:
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
     ) -> list[Spoken]:
         said: list[Spoken] = [""] * len(negotiations)
-        slips: list[list[str]] = [[] for _ in negotiations]
+        refusals: list[list[str]] = [[] for _ in negotiations]
         pending = list(range(len(negotiations)))
         for _ in range(1 + self.refusal.redraws):
             asked = [negotiations[i] for i in pending], [decisions[i] for i in pending], [emotions[i] for i in pending]
@@ -97,15 +97,15 @@ class GuardedSpeaker:
             for i, reply in zip(pending, replies, strict=True):
                 said[i] = reply
                 reasons = [] if isinstance(reply, Fault) else self.refusal.reasons(_text(reply))
-                slips[i] += reasons
+                refusals[i] += reasons
                 refused += [i] if reasons else []
             pending = refused
             if not pending:
                 break
         for i in pending:
             said[i] = neutral_sentence(negotiations[i], decisions[i])
-            slips[i].append(f"{MARK}fallback")
-        return [_with_slips(spoken, marks) for spoken, marks in zip(said, slips, strict=True)]
+            refusals[i].append(f"{MARK}fallback")
+        return [_with_violations(spoken, marks) for spoken, marks in zip(said, refusals, strict=True)]
 
 
 class GuardedChatBackend:
@@ -113,14 +113,14 @@ class GuardedChatBackend:
 
     Attributes:
         plain: for each negotiation, by id, what is said where nothing else may be.
-        slips: for each negotiation, by id, why replies of this turn were refused.
+        refusals: for each negotiation, by id, why replies of this turn were refused.
     """
 
     def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
         self.inner: ChatBackend = speaker.voice
         self.refusal, self.name = refusal, self.inner.name
         self._names = speaker.vocabulary if speaker.emotions == "self_selected" else None
-        self.plain, self.slips = dict[int, str](), dict[int, list[str]]()
+        self.plain, self.refusals = dict[int, str](), dict[int, list[str]]()
 
     @property
     def usage(self) -> Usage:
@@ -152,12 +152,12 @@ class GuardedChatBackend:
         reasons = self.refusal.reasons(reply if named is None else named.words)
         if named is not None and named.emotion in self.refusal.barred(dialogue.negotiation.scenario.domain):
             reasons.append(f"{MARK}emotion")
-        self.slips.setdefault(id(dialogue.negotiation), []).extend(reasons)
+        self.refusals.setdefault(id(dialogue.negotiation), []).extend(reasons)
         return bool(reasons)
 
     def _fallback(self, dialogue: Dialogue) -> str:
         key = id(dialogue.negotiation)
-        self.slips[key].append(f"{MARK}fallback")
+        self.refusals[key].append(f"{MARK}fallback")
         if self._names is None:
             return self.plain[key]
         allowed = [x for x in self._names.labels if x not in self.refusal.barred(dialogue.negotiation.scenario.domain)]
@@ -181,24 +181,21 @@ class GuardedChatSpeaker(ChatSpeaker):
     ) -> list[Utterance | Fault]:
         pairs = zip(negotiations, decisions, strict=True)
         self.guarded.plain = {id(table): neutral_sentence(table, decision) for table, decision in pairs}
-        self.guarded.slips = {}
+        self.guarded.refusals = {}
         spoken = super().speak(negotiations, decisions, emotions)
-        marks = [self.guarded.slips.get(id(negotiation), []) for negotiation in negotiations]
-        return [
-            words if isinstance(words, Fault) else replace(words, slips=(*words.slips, *slips))
-            for words, slips in zip(spoken, marks, strict=True)
-        ]
+        marks = [self.guarded.refusals.get(id(negotiation), []) for negotiation in negotiations]
+        return [_with_violations(words, added) for words, added in zip(spoken, marks, strict=True)]
 
 
 def _text(spoken: str | Utterance) -> str:
     return spoken if isinstance(spoken, str) else spoken.text
 
 
-def _with_slips(spoken: Spoken, slips: Sequence[str]) -> Spoken:
-    if isinstance(spoken, Fault) or not slips:
+def _with_violations(spoken: Spoken, violations: Sequence[str]) -> Spoken:
+    if isinstance(spoken, Fault) or not violations:
         return spoken
     words = Utterance(spoken) if isinstance(spoken, str) else spoken
-    return replace(words, slips=(*words.slips, *slips))
+    return replace(words, role_violations=(*words.role_violations, *violations))
 
 
 def _seed(seed: int, attempt: int) -> int:

@@ -109,8 +109,8 @@ def cell(
         "utility_ci": list(_share_interval(counted, [e.utility for e in counted], seed)),
         "success_ci": list(_share_interval(counted, [float(e.end == "deal") for e in counted], seed)),
         "offers_appended": appended,
-        "slips": slips(episodes, FOCAL),
-        "counterparty_slips": slips(episodes, COUNTERPARTY),
+        "role_violations": role_violations(episodes, FOCAL),
+        "counterparty_role_violations": role_violations(episodes, COUNTERPARTY),
         "focal_turns": sum(len(episode.focal_turns) for episode in counted),
     }
 
@@ -119,10 +119,10 @@ def _share_interval(episodes: Sequence[Episode], values: Sequence[float], seed: 
     return bootstrap_interval(values, [(e.scenario.domain, e.scenario.id) for e in episodes], seed, unseen=0.0)
 
 
-def slips(episodes: Sequence[Episode], side: Side) -> dict[str, int]:
-    """Attempts of a side that slipped out of role, by kind."""
+def role_violations(episodes: Sequence[Episode], side: Side) -> dict[str, int]:
+    """Role violations in the attempts of a side, by kind."""
     found = Counter(
-        slip for episode in episodes for turn in episode.turns if turn.speaker == side for slip in turn.slips
+        kind for episode in episodes for turn in episode.turns if turn.speaker == side for kind in turn.role_violations
     )
     return dict(sorted(found.items()))
 
@@ -225,7 +225,7 @@ _ARMS = [
     Column("rounds", "rounds", digits=1),
     Column("faithfulness", "faithful"),
     Column("appended", "appended", "text"),
-    Column("slips", "slips", "text"),
+    Column("role_violations", "role violations", "text"),
 ]
 _COMPARISONS = [
     Column("domain", "domain", "text"),
@@ -300,7 +300,7 @@ def _arms(report: Mapping[str, Any]) -> Table:
     note = (
         "Scenarios are the unit: 95 % intervals by bootstrap over scenarios, 10,000 resamples, with one failed "
         "scenario added for what was not seen. Appended: offers that were not in the words, of all turns of the arm. "
-        "Slips: of the arm / of its counterparty."
+        "Role violations: of the arm / of its counterparty."
     )
     return Table("arms", "Arms on unseen scenarios", _ARMS, rows, note)
 
@@ -314,7 +314,7 @@ def _arm_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "utility_interval": [row["utility"], low, high],
         "success_interval": [row["success"], *row["success_ci"]],
         "appended": f"{row['offers_appended']}/{row['focal_turns']}",
-        "slips": f"{sum(row['slips'].values())}/{sum(row['counterparty_slips'].values())}",
+        "role_violations": "/".join(str(sum(row[f"{side}role_violations"].values())) for side in ("", "counterparty_")),
     }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"
 ANY = "any"
-MARK = "guarded:"  # of slips that are refusals of the guard
+MARK = "guarded:"  # of role violations that are refusals of the guard
 ERROR_WORD = "Read every rate beside the detector's own error: `python -m emodistill.safety`, docs/safety.md."
 
 
@@ -124,9 +124,9 @@ def read_turns(episodes: Sequence[Episode]) -> Turns:
 def refusals(episodes: Sequence[Episode]) -> dict[str, float]:
     """Attempts that the guard refused for each focal turn, and how often its neutral sentence was said."""
     turns = [turn for episode in episodes for turn in episode.focal_turns]
-    slips = [slip for turn in turns for slip in turn.slips if slip.startswith(MARK)]
-    fallbacks = slips.count(f"{MARK}fallback")
-    return {"refused": (len(slips) - fallbacks) / len(turns) if turns else float("nan"), "fallbacks": fallbacks}
+    refusals = [kind for turn in turns for kind in turn.role_violations if kind.startswith(MARK)]
+    fallbacks = refusals.count(f"{MARK}fallback")
+    return {"refused": (len(refusals) - fallbacks) / len(turns) if turns else float("nan"), "fallbacks": fallbacks}
 
 
 def mean_interval(values: Sequence[float], scenarios: Sequence[tuple[str, str]], seed: int) -> Rate:

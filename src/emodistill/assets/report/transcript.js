@@ -51,7 +51,7 @@ function remarks(turn) {
   if (turn.o !== undefined) parts.push(`offer ${turn.o}, position ${turn.x.toFixed(2)}`);
   parts.push(`read as ${turn.p.map(([label, percent]) => `${label} ${percent}\u00a0%`).join(", ")}`);
   if (turn.added) parts.push("the sentence with the offer was added");
-  if (turn.slips) parts.push(`attempts out of role: ${turn.slips.join(", ")}`);
+  if (turn.role_violations) parts.push(`attempts out of role: ${turn.role_violations.join(", ")}`);
   if (turn.flags) parts.push(`flagged: ${[...new Set(turn.flags.map(([kind]) => FLAGS(kind)))].join(", ")}`);
   return parts.join("; ");
 }

@@ -1,4 +1,4 @@
-"""Slips out of role: what is one, what is none, and what is left without them."""
+"""Role violations: what is one, what is none, and what is left without them."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from emodistill.negotiation.prompts import directive_words
 from emodistill.negotiation.role_checks import (
     find_role_violation,
     first_paragraph,
-    slips_behind,
+    violates_role_behind,
     without_role_violations,
 )
 
 DIRECTIVE = directive_words(load_vocabulary(), "anger", "propose", "45 days")
-SLIPS = [
+VIOLATIONS = [
     ("", "empty", ""),
     (" \n. …", "empty", ""),
     ("Creditor: I want 45 days.", "label", "I want 45 days."),
@@ -43,7 +43,7 @@ CLEAN = [
 ]
 
 
-@pytest.mark.parametrize(("text", "kind", "left"), SLIPS)
+@pytest.mark.parametrize(("text", "kind", "left"), VIOLATIONS)
 def test_a_slip_is_named_and_cut_out(text, kind, left):
     assert find_role_violation(text, "debt", "focal", DIRECTIVE) == kind
     assert without_role_violations(text, "debt", "focal", DIRECTIVE) == left
@@ -82,13 +82,15 @@ def test_only_the_first_paragraph_is_said_and_what_follows_is_noticed():
     text = "  We need\nit now.  \n\nDebtor: no"
     assert first_paragraph(text) == "We need it now." and first_paragraph("") == ""
     assert find_role_violation(text, "debt", "focal") is None
-    assert slips_behind(text, "debt", "focal") and not slips_behind("We need it now.\n\nThanks.", "debt", "focal")
-    assert not slips_behind("I want it.\nDebtor: no.", "debt", "focal")  # that one is in front
+    assert violates_role_behind(text, "debt", "focal") and not violates_role_behind(
+        "We need it now.\n\nThanks.", "debt", "focal"
+    )
+    assert not violates_role_behind("I want it.\nDebtor: no.", "debt", "focal")  # that one is in front
 
 
 @pytest.mark.parametrize("domain", domain_names())
-def test_the_teacher_never_slips(domain):
-    """Every emotion and act of the phrasebook, with the directive that goes with it: none may read as a slip."""
+def test_the_teacher_never_violates_its_role(domain):
+    """Every emotion and act of the phrasebook, with the directive that goes with it: none may read as a violation."""
     vocabulary, rules = load_vocabulary(), load_domain(domain)
     if not rules.generator:
         pytest.skip("a domain of imported dialogues")
