@@ -184,7 +184,10 @@ class GuardedChatSpeaker(ChatSpeaker):
         self.guarded.refusals = {}
         spoken = super().speak(negotiations, decisions, emotions)
         marks = [self.guarded.refusals.get(id(negotiation), []) for negotiation in negotiations]
-        return [_with_violations(words, added) for words, added in zip(spoken, marks, strict=True)]
+        return [
+            words if isinstance(words, Fault) else replace(words, role_violations=(*words.role_violations, *refusals))
+            for words, refusals in zip(spoken, marks, strict=True)
+        ]
 
 
 def _text(spoken: str | Utterance) -> str:
