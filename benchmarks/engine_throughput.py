@@ -95,7 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     tokenizer = load_tokenizer(arguments.model)
-    model = load_model(arguments.model, arguments.dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(arguments.model, arguments.dtype, "auto")
     played = chats(ChatFormat(tokenizer, load_vocabulary()), arguments.negotiations, arguments.rounds)
     few, tokens, rounds = played[: arguments.sample], arguments.reply_tokens, arguments.rounds
     tokenizer.eos_token = None  # nothing ends a reply before it has all its tokens

@@ -73,7 +73,7 @@ class World:
 
     def __init__(self, model: str, dtype: str, reply_tokens: int) -> None:
         self.tokenizer, self.vocabulary = load_tokenizer(model), load_vocabulary()
-        self.model = load_model(model, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(model, dtype, "auto")
         self.chat = ChatFormat(self.tokenizer, self.vocabulary)
         self.opponent, self.reply_tokens = BehaviouralCounterparty(load_perceiver("counterparty")), reply_tokens
 

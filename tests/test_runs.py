@@ -97,6 +97,13 @@ def test_the_budget_of_an_endpoint_may_be_raised_but_not_its_model_changed(folde
         folder.state(config(model="n", spending={"max_cost": 2.0}), "auto")
 
 
+def test_a_run_may_go_on_on_another_device(folder):
+    folder.record({"learner": {"policy": {"device": "cpu", "devices": 1}}})
+    assert folder.state({"learner": {"policy": {"device": "gpu", "devices": 1}}}, "auto") == "new"
+    with pytest.raises(UserError, match=r"learner\.policy\.devices was 1, is 2"):
+        folder.state({"learner": {"policy": {"device": "cpu", "devices": 2}}}, "auto")
+
+
 def test_not_a_number_is_itself(folder):
     folder.record({"rate": float("nan")})
     assert folder.state({"rate": float("nan")}, "auto") == "new"

@@ -112,7 +112,7 @@ class StageFolder:
 def may_change(key: str) -> bool:
     """Whether a run may go on with another value: what changes no result, such as a budget that is raised."""
     named = any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)
-    return named or not set(OF_ENDPOINTS).isdisjoint(key.split("."))
+    return named or key.endswith(".device") or not set(OF_ENDPOINTS).isdisjoint(key.split("."))
 
 
 def _same(one: Any, two: Any) -> bool:

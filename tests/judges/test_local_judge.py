@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny_model import build_tiny_model
+from transformers import PreTrainedModel
 
 from emodistill.errors import UserError
 from emodistill.judges import local as few_shot
@@ -43,6 +45,25 @@ def test_the_size_of_a_batch_changes_nothing(tiny, judge, ask):
 def test_expected_digit_is_a_mean_over_the_nine_digits(judge, ask):
     values = judge.expected_digits(ask(*TEXTS))
     assert values.shape == (3,) and ((values > 1) & (values < 9)).all() and len(set(values.tolist())) == 3
+
+
+def test_it_computes_on_the_gpu_where_there_is_one(tiny, ask, monkeypatch):
+    """Without a GPU at hand: what PyTorch is asked for."""
+    places = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda model, place: places.append(place) or model)
+    for there_is_one, device, expected in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=there_is_one: found)
+        judge = LocalModelJudge(tiny, "float32", shown=4, scaled=False, device=device)
+        scores(judge, ask(*TEXTS))
+        assert places == [torch.device(expected)]
+        places.clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
+def test_on_the_gpu_it_scores_as_on_the_cpu(tiny, ask):
+    there, here = (LocalModelJudge(tiny, "float32", shown=4, scaled=False, device=place) for place in ("gpu", "cpu"))
+    assert scores(there, ask(*TEXTS)) == pytest.approx(scores(here, ask(*TEXTS)), abs=0.1)
 
 
 def test_the_emotion_and_the_domain_are_shown(judge, ask):

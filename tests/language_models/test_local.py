@@ -2,15 +2,26 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_model
+from transformers import PreTrainedModel
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import dtype_of, fingerprint, load_model, load_tokenizer, model_folder, resolve
+from emodistill.language_models.local import (
+    device_of,
+    dtype_of,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    public_name,
+    resolve,
+)
 
 
 @pytest.fixture(scope="session")
@@ -103,11 +114,64 @@ def test_fingerprint_sees_a_fine_tuned_copy(tiny, copy):
 )
 def test_auto_takes_bfloat16_only_where_the_hardware_multiplies_it(monkeypatch, instructions, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert dtype_of("auto") == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU that is not used decides nothing
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert dtype_of("auto", torch.device("cpu")) == expected
 
 
-def test_auto_takes_bfloat16_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+def two_gpus(monkeypatch, native):
+    """A machine with GPUs of which each multiplies bfloat16 or emulates it; yes, torch emulates it anywhere."""
+    current = [0]
+
+    @contextmanager
+    def chosen(device):
+        current.append(0 if device.index is None else device.index)
+        yield
+        current.pop()
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert dtype_of("auto") == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native[current[-1]]
+    )
+
+
+@pytest.mark.parametrize("native", [(True, False), (False, True)])
+def test_auto_takes_bfloat16_on_a_gpu_that_multiplies_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not native[0]})
+    two_gpus(monkeypatch, native)
+    expected = [torch.bfloat16 if yes else torch.float32 for yes in native]
+    assert [dtype_of("auto", torch.device("cuda", index)) for index in (0, 1)] == expected
+    assert dtype_of("auto", device_of("auto")) == expected[0]
+
+
+def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
+    assert device_of("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == torch.device("cpu")
+    for name, words in (("gpu", "finds no GPU"), ("cuda:1", "finds no GPU"), ("toaster", "choose auto, cpu, gpu")):
+        with pytest.raises(UserError, match=f"device={name}: .*{words}"):
+            device_of(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == device_of("gpu") == torch.device("cuda")
+    assert device_of("cuda:1") == torch.device("cuda", 1)
+
+
+def test_a_model_computes_where_it_is_wanted(tiny, monkeypatch):
+    """Without a GPU at hand: what PyTorch is asked for."""
+    places = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda model, place: places.append(place) or model)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device in ("cpu", "auto", torch.device("cuda", 1)):
+        load_model(tiny, "float32", device)
+    assert places == [torch.device("cpu"), torch.device("cuda"), torch.device("cuda", 1)]
+
+
+def test_the_public_name_is_no_path(tiny, tmp_path):
+    assert public_name("embedded") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert public_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+    for known, name in (("", "copy"), ("/home/me/model", "copy"), ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B")):
+        copy = shutil.copytree(tiny, tmp_path / name.replace("/", "_") / "copy", dirs_exist_ok=True)
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"_name_or_path": known}))
+        assert public_name(str(copy)) == public_name(f"{copy}/") == name

@@ -4,11 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_model import random_ids
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emodistill.policy.token_batches import (
     CHUNK,
+    HEAD_ROWS,
     Chats,
     collate_chats,
+    frozen_head_logprobs,
     mean_by_utterance,
     pack_replies,
     sum_by_utterance,
@@ -44,6 +47,46 @@ def test_gradients_without_kept_logits_are_those_of_full_logits(make_policy, bat
     for name, parameter in policy.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+class Float32Sizes(TorchDispatchMode):
+    """The numbers in every float32 tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
+            self.sizes.append(made.numel())
+        return made
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_an_output_layer_in_bfloat16_is_never_copied_whole(with_bias):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(48, 2 * HEAD_ROWS + 100, bias=with_bias, dtype=torch.bfloat16).requires_grad_(False)
+    hidden, targets = torch.randn(6, 48, requires_grad=True), torch.tensor([0, 1, 8191, 8192, 16384, 16483])
+    with Float32Sizes() as made:
+        logprobs = frozen_head_logprobs(hidden, head, targets)
+        (gradient,) = torch.autograd.grad(logprobs.sum(), hidden)
+    assert 0 < max(made.sizes) <= HEAD_ROWS * 48
+    expected = F.linear(hidden, head.weight.float(), head.bias.float() if with_bias else None).log_softmax(-1)
+    expected = expected[torch.arange(6), targets]
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), hidden)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_output_layer_in_float32_is_used_as_it_is():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(48, HEAD_ROWS + 100).requires_grad_(False)
+    hidden, targets = torch.randn(6, 48, requires_grad=True), torch.arange(6)
+    logprobs = frozen_head_logprobs(hidden, head, targets)
+    whole = F.linear(hidden.detach(), head.weight, head.bias).log_softmax(-1)
+    assert torch.equal(logprobs, whole[torch.arange(6), targets])
+    (gradient,) = torch.autograd.grad(logprobs.sum(), hidden)
+    assert torch.equal(gradient, head.weight[targets] - whole.exp() @ head.weight)
 
 
 def test_more_tokens_than_one_chunk(make_policy):

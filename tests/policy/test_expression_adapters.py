@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,9 @@ def test_an_adapter_in_pefts_own_format_is_read_by_peft(make_policy, saved_adapt
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    settings = json.loads((saved_adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == Path(tiny_model).name
+    assert not any(isinstance(value, str) and Path(value).is_absolute() for value in settings.values())
     ours = make_policy(four_bit=False, init_adapter=str(saved_adapter)).eval()
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), saved_adapter).eval()
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

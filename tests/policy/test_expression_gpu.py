@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.language_models.local import dtype_of, load_tokenizer
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.generation import RolloutSampler
 from emodistill.policy.token_batches import collate_chats
 
 pytestmark = [
@@ -37,3 +41,13 @@ def test_training_in_bfloat16_moves_every_adapter_weight(make_policy):
     after = policy.state_dict()
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
     assert all(not torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_sampler_speaks_on_the_gpu_with_a_policy_on_the_cpu(make_policy, tiny_model):
+    chat_format = ChatFormat(load_tokenizer(tiny_model), load_vocabulary())
+    sampler = RolloutSampler(chat_format, "auto", temperature=1.0, top_k=None, max_new_tokens=8, max_batch=16)
+    sampler.refresh(make_policy())
+    assert {parameter.device.type for parameter in sampler.generator._decoder.model.parameters()} == {"cuda"}
+    assert sampler.dtype == dtype_of("auto", torch.device("cuda"))
+    (replies,) = sampler.sample([list(range(3, 40))], 2, seed=0)
+    assert len(replies) == 2 and all(replies)

@@ -6,11 +6,14 @@ from itertools import count as counting
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
 from emodistill.policy import generation as decoding
-from emodistill.policy.generation import ChatGenerator, Session, pick, uniform_noise
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.generation import ChatGenerator, RolloutSampler, Session, pick, uniform_noise
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +199,17 @@ def test_a_chat_that_leaves_no_room_is_refused_and_left_as_it_was(make):
         generator.extend_and_sample([session], [[7] * generator.context], [0])
     assert session.tokens == [5, 6]
     assert generator.extend_and_sample([], [], []) == []
+
+
+def test_a_sampler_speaks_on_the_gpu_where_there_is_one(make_policy, parts, monkeypatch):
+    """Without a GPU at hand: what PyTorch is asked for. The policy itself stays where it is."""
+    places, policy = [], make_policy()
+    monkeypatch.setattr(PreTrainedModel, "to", lambda model, place: places.append(place) or model)
+    chat_format = ChatFormat(parts[1], load_vocabulary())
+    for there_is_one, device, expected in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=there_is_one: found)
+        sampler = RolloutSampler(chat_format, "float32", 1.0, None, 8, 16, device)
+        for each in (sampler, sampler.another()):
+            each.refresh(policy)
+            assert places.pop() == each.device == torch.device(expected)
+    assert not places

@@ -24,7 +24,7 @@ from emodistill.errors import UserError
 from emodistill.judges.examples import Example, example_domains, examples
 from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sanitize, says_nothing
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement, announced
-from emodistill.language_models.local import fingerprint, load_model, load_tokenizer
+from emodistill.language_models.local import device_of, fingerprint, load_model, load_tokenizer
 from emodistill.language_models.prefix_scoring import Prefix, next_logits, read_prefix
 from emodistill.negotiation.domains import Domain, domain_names, load_domain
 from emodistill.negotiation.protocol import FOCAL
@@ -101,6 +101,7 @@ class LocalModelJudge:
         shown: how many scored examples of the domain it sees.
         scaled: set its scale by anchors; without, the digits 1 to 9 are stretched to 1 to 10.
         defended: clean, screen and cap what speakers said. Off only to measure the difference.
+        device: where it computes, see `device_of`; no part of its version, as in float32 no score depends on it.
 
     Raises:
         UserError: if the model is not to be had, has no token for each digit, or a setting has no meaning.
@@ -116,10 +117,12 @@ class LocalModelJudge:
         shown: int = 24,
         scaled: bool = True,
         defended: bool = True,
+        device: str = "auto",
     ) -> None:
         if batch_size < 1 or shown < 1:
             raise UserError(f"judge: batch_size={batch_size} and shown={shown} must be at least 1")
         self.model_name, self.dtype, self.batch_size = model, dtype, batch_size
+        self.device = device_of(device)
         self.shown, self.scaled, self.defended = shown, scaled, defended
         self._tokenizer, self._loaded = load_tokenizer(model), None
         self._cue, self._digits = cue_and_digits(self._tokenizer, model)
@@ -205,7 +208,7 @@ class LocalModelJudge:
 
     def _model(self) -> Any:
         if self._loaded is None:
-            self._loaded = load_model(self.model_name, self.dtype)
+            self._loaded = load_model(self.model_name, self.dtype, self.device)
         return self._loaded
 
 

@@ -6,6 +6,7 @@ can be missing is one error that names the key `model`. Only safetensors are rea
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,27 +29,55 @@ from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
 
 EMBEDDED = "embedded"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
 SAMPLES, SAMPLE_BYTES = 64, 4096
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """The dtype of a name; `auto` is bfloat16 where the hardware multiplies it, and float32 elsewhere.
+def device_of(name: str) -> torch.device:
+    """The device of a name: `auto` (the GPU where there is one, else the CPU), `cpu`, `gpu`, or PyTorch's, as `cuda:1`.
 
-    A CPU without such instructions takes ten times as long with bfloat16 as with float32 (docs/performance.md).
+    Raises:
+        UserError: if there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device("cuda" if name == "gpu" else name)
+    except RuntimeError as error:
+        raise UserError(f"device={name}: choose auto, cpu, gpu, or a device of PyTorch such as cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: PyTorch finds no GPU here; choose cpu (in training: trainer.accelerator=cpu)")
+    return device
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; `auto` is bfloat16 where this device multiplies it, and float32 elsewhere.
+
+    A CPU without such instructions takes ten times as long with bfloat16 as with float32 (docs/performance.md), and a
+    GPU without them emulates it.
 
     Raises:
         UserError: if there is no such dtype.
     """
     if name == "auto":
-        capable = torch.cpu.get_capabilities()
-        native = torch.cuda.is_available() or any(capable.get(instructions) for instructions in NATIVE_BFLOAT16)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise UserError(f"dtype={name}: choose auto or one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capable = torch.cpu.get_capabilities()
+        return any(capable.get(instructions) for instructions in NATIVE_BFLOAT16)
+    return False
 
 
 def resolve(model: str) -> str:
@@ -68,6 +97,17 @@ def resolve(model: str) -> str:
             f"or model={EMBEDDED}"
         )
     return model
+
+
+def public_name(model: str) -> str:
+    """What a model is called elsewhere: its hub id where that is known, else the name of its folder, never a path."""
+    if model == EMBEDDED:
+        return EMBEDDED_HUB_ID
+    name = resolve(model)
+    if not Path(name).is_dir():
+        return name
+    saved = json.loads((model_folder(model) / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
+    return saved if _HUB_ID.fullmatch(saved) else Path(name).resolve().name
 
 
 def model_folder(model: str) -> Path:
@@ -114,25 +154,29 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: str, dtype: str | torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the CPU.
+def load_model(
+    model: str, dtype: str | torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode.
 
     Args:
         dtype: a torch dtype or its name, see `dtype_of`.
+        device: where it computes, see `device_of`.
 
     Raises:
-        UserError: if the model is not to be had or its files are damaged, or the dtype has no meaning here.
+        UserError: if the model is not to be had or its files are damaged, or dtype or device have no meaning here.
     """
-    wanted = dtype_of(dtype) if isinstance(dtype, str) else dtype
+    place = device_of(device) if isinstance(device, str) else device
+    wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
     folder = model_folder(model)
     try:
         with without_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted)
+            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
-    return loaded.eval()
+    return loaded.to(place).eval()
 
 
 @contextmanager

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Usage, total
-from emodistill.language_models.local import dtype_of, fingerprint, load_model, load_tokenizer
+from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_model, load_tokenizer
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
 from emodistill.policy.chat_format import ChatFormat
@@ -235,16 +233,21 @@ class LocalModel:
         device: str = "auto",
     ) -> None:
         self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
-        self.dtype = str(dtype_of(dtype)).removeprefix("torch.")  # a recipe says what was computed with, not "auto"
+        self.device = device_of(device)
+        self.dtype = dtype_of(dtype, self.device)
         self.sampling = {"temperature": temperature, "top_k": top_k, "max_new_tokens": max_new_tokens}
         self.max_batch = max_batch
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    @property
+    def _dtype_name(self) -> str:
+        """What is computed with, for a recipe: never `auto`."""
+        return str(self.dtype).removeprefix("torch.")
 
     def recipe(self) -> dict[str, Any]:
         if self.adapter and not Path(self.adapter).is_dir():
             raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
         adapter = adapter_fingerprint(Path(self.adapter)) if self.adapter else None
-        return {"model": fingerprint(self.model), "adapter": adapter, "dtype": self.dtype, **self.sampling}
+        return {"model": fingerprint(self.model), "adapter": adapter, "dtype": self._dtype_name, **self.sampling}
 
     def describe(self) -> str:
         return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
@@ -257,16 +260,17 @@ class LocalModel:
         return LocalChatBackend(generator, chat, Path(self.model).name)
 
     def _weights(self) -> Any:
-        key = (fingerprint(self.model), self.dtype, str(self.adapter), self.device)
+        key = (fingerprint(self.model), self._dtype_name, str(self.adapter), str(self.device))
         weights = _LOADED.get(key)
         if weights is None:
-            weights = self._merged() if self.adapter else load_model(self.model, self.dtype)
-            weights = _LOADED[key] = weights.to(self.device).eval()
+            weights = _LOADED[key] = self._load()
         return weights
 
-    def _merged(self) -> Any:
-        policy = ExpressionPolicy(self.model, {}, True, self.dtype, self.vocabulary, init_adapter=self.adapter)
-        return policy.merged(getattr(torch, self.dtype))
+    def _load(self) -> Any:
+        if not self.adapter:
+            return load_model(self.model, self.dtype, self.device)
+        policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
+        return policy.merged(self.dtype, self.device)
 
 
 class EndpointModel:

@@ -23,7 +23,15 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.language_models.local import dtype_of, fingerprint, load_model, model_folder, without_bars
+from emodistill.language_models.local import (
+    device_of,
+    dtype_of,
+    fingerprint,
+    load_model,
+    model_folder,
+    public_name,
+    without_bars,
+)
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
 
@@ -35,14 +43,16 @@ from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_lo
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
-def load_base(base_model: str, four_bit: bool, compute_dtype: str) -> Any:
+def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) -> Any:
     """A frozen causal language model to put adapters on, in NF4 with double quantisation or in `compute_dtype`.
+
+    It is loaded on the CPU; `device` is where it will compute, which decides what the dtype `auto` is.
 
     Raises:
         UserError: if the model is not to be had or computes its logits in a way that `policy.tokens` does not, or the
             dtype is unknown.
     """
-    dtype = dtype_of(compute_dtype)
+    dtype = dtype_of(compute_dtype, device_of(device))
     if dtype == torch.float16:
         raise UserError(f"compute_dtype={compute_dtype}: choose auto, float32 or bfloat16")
     if not four_bit:
@@ -78,7 +88,10 @@ WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emo
 
 
 def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str]) -> None:
-    """Save one adapter of a PEFT model, whole or not at all; an older one in this place is replaced."""
+    """Save one adapter of a PEFT model, whole or not at all; an older one in this place is replaced.
+
+    PEFT's configuration names the base model as it is known elsewhere, not the folder where it lies on this machine.
+    """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -86,6 +99,7 @@ def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str])
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS)
     config = copy.copy(model.peft_config[name])
     config.inference_mode = True
+    config.base_model_name_or_path = public_name(identity["base_model"])
     config.save_pretrained(str(partial))
     (partial / NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     if folder.exists():
@@ -208,6 +222,7 @@ class ExpressionPolicy(nn.Module):
         reference: bool = False,
         gradient_checkpointing: bool = False,
         emotions: Emotions = "prompted",
+        device: str = "auto",
     ) -> None:
         """
         Args:
@@ -223,6 +238,7 @@ class ExpressionPolicy(nn.Module):
                 before the first update.
             gradient_checkpointing: recompute activations in the backward pass: slower, far less memory.
             emotions: how emotions enter the chats it is trained on, see `ChatFormat`; noted beside every adapter.
+            device: where it will compute, see `device_of`. It decides the dtype `auto`; whoever trains moves the policy.
 
         Raises:
             UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
@@ -240,7 +256,7 @@ class ExpressionPolicy(nn.Module):
             self.identity["emotions"] = emotions
         config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
         config.lora_dropout = 0.0 if reference else config.lora_dropout
-        base = load_base(base_model, four_bit, compute_dtype)
+        base = load_base(base_model, four_bit, compute_dtype, device)
         if gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
         self.model = get_peft_model(base, config, adapter_name=POLICY)
@@ -311,9 +327,13 @@ class ExpressionPolicy(nn.Module):
         check_identity(Path(folder), self.identity)
         read_adapter(self.model, POLICY, Path(folder))
 
-    def merged(self, dtype: torch.dtype) -> Any:
-        """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic."""
-        model = load_model(self.base_model, dtype).to(self.device)
+    def merged(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+        """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic.
+
+        Args:
+            device: where it computes; by default where the policy does.
+        """
+        model = load_model(self.base_model, dtype, device or self.device)
         self.merge_into(model)
         return model
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import dtype_of
+from emodistill.language_models.local import device_of, dtype_of
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 
@@ -440,13 +440,16 @@ class RolloutSampler:
         top_k: int | None,
         max_new_tokens: int,
         max_batch: int,
+        device: str = "auto",
     ) -> None:
         """
         Args:
             dtype: of the merged copy; `bfloat16` is fast where the hardware has it, `float32` exact, see `dtype_of`.
             temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
+            device: where the merged copy speaks, see `device_of`.
         """
-        self.chat_format, self.dtype = chat_format, dtype_of(dtype)
+        self.chat_format, self.device = chat_format, device_of(device)
+        self.dtype = dtype_of(dtype, self.device)
         self.temperature, self.top_k = temperature, top_k
         self.max_new_tokens, self.max_batch = max_new_tokens, max_batch
         self._model: Any = None
@@ -454,7 +457,7 @@ class RolloutSampler:
 
     def another(self) -> "RolloutSampler":
         """One with the same settings and no model yet."""
-        settings = (self.temperature, self.top_k, self.max_new_tokens, self.max_batch)
+        settings = (self.temperature, self.top_k, self.max_new_tokens, self.max_batch, str(self.device))
         return RolloutSampler(self.chat_format, str(self.dtype).removeprefix("torch."), *settings)
 
     def refresh(self, policy: ExpressionPolicy) -> None:
@@ -462,7 +465,7 @@ class RolloutSampler:
         if self._generator is not None:
             policy.merge_into(self._model)
             return
-        self._model = policy.merged(self.dtype).eval()
+        self._model = policy.merged(self.dtype, self.device)
         self._generator = ChatGenerator(
             self._model,
             self.chat_format.tokenizer,
