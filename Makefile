@@ -37,10 +37,11 @@ browser:  ## Debian's Chromium, if there is no browser yet, for the tests of the
 	command -v chromium chromium-browser google-chrome google-chrome-stable chrome || \
 	  { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; }
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy and the order of the packages (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY)  ## the side-by-side timings of docs/performance.md
 	for file in benchmarks/*_throughput.py; do $(BIN)/python $$file || exit 1; done

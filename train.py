@@ -21,27 +21,31 @@ if TYPE_CHECKING:
 def train(cfg: DictConfig) -> "L.Trainer | None":
     """Build the stage that `cfg` describes and fit it; None where it was finished before."""
     from emodistill.files import exclusive
-    from emodistill.runs import StageFolder
+    from emodistill.runs import StageFolder, check_earlier_stages
 
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together, one owns the folder
-    with exclusive(folder.path) if first else nullcontext():
-        state = folder.state(config, cfg.resume)
-        if state == "finished":
-            print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
-            return None
-        trainer = fit(
-            cfg, folder.last if state == "continue" else None, lambda: folder.record(config) if first else None
-        )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        if not first:
+    folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
+    check_earlier_stages(config)
+    try:
+        with exclusive(folder.path) if first else nullcontext():
+            state = folder.state(config, cfg.resume)
+            if state == "finished":
+                print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
+                return None
+            checkpoint = folder.last if state == "continue" else None
+            trainer = fit(cfg, checkpoint, lambda: folder.record(config) if first else None)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            if first:
+                metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
+                folder.finish({"steps": trainer.global_step, "best": best_of(trainer), **metrics})
+                print(f"{folder.path} is finished after {trainer.global_step} steps")
             return trainer
-        metrics = {name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())}
-        folder.finish({"steps": trainer.global_step, **metrics})
-        print(f"{folder.path} is finished after {trainer.global_step} steps")
-        return trainer
+    finally:
+        if first:
+            folder.discard_if_unused()
 
 
 def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) -> "L.Trainer":
@@ -76,13 +80,29 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
 def begin(on_start: Callable[[], None], data: Any, cfg: DictConfig) -> None:
     """Take the folder, and note in it what is trained on."""
     on_start()
+    entry.log_to(Path(cfg.stage_dir) / "train.log")
     data.provenance.write(Path(cfg.stage_dir))
 
 
+def best_of(trainer: "L.Trainer") -> float | None:
+    """The monitored metric at the best validation; None where no checkpoint is kept by a metric."""
+    scores = [getattr(callback, "best_model_score", None) for callback in trainer.checkpoint_callbacks]
+    return next((float(score) for score in scores if score is not None), None)
+
+
+def objective(cfg: DictConfig) -> float | None:
+    """What Hydra's sweepers optimise: the monitored metric (`monitor.metric`) of the finished stage at its best."""
+    from emodistill.runs import StageFolder
+
+    folder = StageFolder(Path(cfg.stage_dir))
+    return folder.summary().get("best") if folder.finished_file.is_file() else None
+
+
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     with entry.explained(), entry.paid(cfg):
         train(cfg)
+    return objective(cfg)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """What `train.py` and `evaluate.py` share: mistakes of the user end in one sentence, everything else in a traceback."""
 
+import difflib
 import errno
 import logging
+import logging.handlers
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +27,15 @@ NOISE = (  # warnings of packages about themselves, which a user can do nothing 
     "Checkpoint directory .* exists and is not empty",  # lightning 2.6: that is what a resume is
 )
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RENAMED = {  # configuration keys of version 0.1 and what they are called now
+    "data.view": "data.dataset",
+    "learner.judging.patience": "learner.judging.max_unscored_batches",
+    "counterparty.seat": "counterparty.agent",
+    "endpoint_voice": "endpoint_backend",
+    "size.situations": "size.expression_contexts",
+}
+_EARLY_RECORDS = 10_000  # log records kept in memory until the folder of the stage is claimed
+_buffer = logging.handlers.MemoryHandler(_EARLY_RECORDS, flushLevel=logging.CRITICAL + 1)
 
 
 def run(main: Callable[[], None], config: str, about: str) -> None:
@@ -36,6 +48,11 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(config, about))
         return
+    for word in sys.argv[1:]:
+        for old, new in RENAMED.items():
+            if re.match(rf"[+~]*{re.escape(old)}(?:[.=@]|$)", word):
+                print(f"error: {word}: the key {old} is now {new}", file=sys.stderr)
+                raise SystemExit(2)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
@@ -47,6 +64,17 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
         main()
 
 
+def log_to(path: Path) -> None:
+    """Write the log to this file from now on, with what was logged before: a refused command leaves no file behind."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    if _buffer.target is not None:
+        _buffer.target.close()
+    _buffer.setTarget(file)
+    _buffer.flush()
+    _buffer.capacity = 1  # from here on every record goes to the file at once
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn a mistake of the user into one sentence on standard error and exit status 2.
@@ -55,6 +83,9 @@ def explained() -> Iterator[None]:
     HYDRA_FULL_ERROR=1 in the environment shows the traceback all the same.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or else Hydra prints its own words and exits
+    logging.getLogger().addHandler(
+        _buffer
+    )  # here, since Hydra sets up logging anew before the body of its main function
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -94,7 +125,23 @@ def explain(error: BaseException) -> str | None:
     if not composing or (isinstance(error, InstantiationException) and not _wrong_key(chain)):
         return None  # our own code failed: the place matters
     message = " ".join(str(error).split("Config search path")[0].split())
-    return f"{message.rstrip('.')}; --help shows the groups and --cfg job every key"
+    return f"{message.rstrip('.')}{_did_you_mean(message)}; --help shows the groups and --cfg job every key"
+
+
+def _did_you_mean(message: str) -> str:
+    """The key or option of `configs/` that is most like the one which Hydra did not find, as a question."""
+    option = re.search(r"Could not find '(\w+)/([\w.-]+)'", message)
+    key = re.search(r"Could not override '([\w.]+)|Key '(\w+)' is not in|unexpected keyword argument '(\w+)'", message)
+    if option:
+        wrong, known = option[2], [path.stem for path in (CONFIGS / option[1]).glob("*.yaml")]
+    elif key:
+        wrong = next(filter(None, key.groups())).rsplit(".", 1)[-1]
+        texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml")]
+        known = [name for text in texts for name in re.findall(r"^[\s{-]*(?:override )?/?(\w+):", text, re.MULTILINE)]
+    else:
+        return ""
+    close = difflib.get_close_matches(wrong, sorted(set(known)), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _wrong_key(chain: list[BaseException]) -> bool:

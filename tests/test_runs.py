@@ -7,7 +7,15 @@ import torch
 import yaml
 
 from emodistill.errors import UserError
-from emodistill.runs import MAY_CHANGE, StageFolder, flat, read_checkpoint
+from emodistill.language_models.client import Endpoint
+from emodistill.runs import (
+    ENDPOINT,
+    MAY_CHANGE,
+    StageFolder,
+    check_earlier_stages,
+    flat,
+    read_checkpoint,
+)
 
 CONFIG = {"name": "sft", "seed": 0, "learner": {"rates": [1, 2], "lora": {"r": 4, "extra": {}}}, "resume": "auto"}
 
@@ -89,10 +97,14 @@ def test_a_key_that_only_begins_like_one_that_may_change_may_not(begun):
 
 def test_the_budget_of_an_endpoint_may_be_raised_but_not_its_model_changed(folder):
     def config(**settings):
-        return {"judge": {"completer": {"model": "m", "spending": {"max_cost": 1.0}, **settings}}}
+        endpoint = {"_target_": ENDPOINT, "model": "m", "spending": {"max_cost": 1.0}, "retries": {"max_retries": 5}}
+        return {"judge": {"completer": endpoint | settings}}
 
     folder.record(config())
-    assert folder.state(config(spending={"max_cost": 2.0}, traffic={"concurrency": 4}), "auto") == "new"
+    changed = config(
+        spending={"max_cost": 2.0}, traffic={"concurrency": 4}, retries={"max_retries": 9}, price={"input": 1}
+    )
+    assert folder.state(changed, "auto") == "new"
     with pytest.raises(UserError, match=r"judge\.completer\.model was 'm', is 'n'"):
         folder.state(config(model="n", spending={"max_cost": 2.0}), "auto")
 
@@ -102,6 +114,45 @@ def test_a_run_may_go_on_on_another_device(folder):
     assert folder.state({"learner": {"policy": {"device": "gpu", "devices": 1}}}, "auto") == "new"
     with pytest.raises(UserError, match=r"learner\.policy\.devices was 1, is 2"):
         folder.state({"learner": {"policy": {"device": "cpu", "devices": 2}}}, "auto")
+
+
+@pytest.mark.parametrize("key", ["retries", "price", "traffic", "timeouts"])
+def test_a_key_that_is_called_like_one_of_an_endpoint_may_not_change(folder, key):
+    """`retries` of a speaker says how often a reply out of role is asked for again: that changes results."""
+    folder.record({"speaker": {key: 2}, "endpoint": {"_target_": ENDPOINT, "model": "m"}})
+    with pytest.raises(UserError, match=rf"speaker\.{key} was 2, is 3"):
+        folder.state({"speaker": {key: 3}, "endpoint": {"_target_": ENDPOINT, "model": "m"}}, "auto")
+
+
+def test_the_name_of_the_endpoint_is_that_of_the_class():
+    assert f"{Endpoint.__module__}.{Endpoint.__qualname__}" == ENDPOINT
+
+
+def test_a_missing_earlier_stage_is_named_with_its_command(tmp_path):
+    iql, adapter = tmp_path / "run" / "iql" / "best.ckpt", tmp_path / "run" / "sft_joint" / "adapter"
+    sft = {
+        "data": {"dataset": {"selection": {"advantages": {"checkpoint": str(iql)}}}},
+        "learner": {"policy": {"r": 1}},
+    }
+    with pytest.raises(UserError, match=r"iql.best\.ckpt is missing; train it with: python train\.py stage=iql \("):
+        check_earlier_stages(sft)
+    jpo = {"data": {"corpus": {"focal": {"trained": {"checkpoint": str(iql)}}}}}  # of self-play, which may not use it
+    with pytest.raises(UserError, match=r"sft_joint.adapter is missing; .* stage=sft variant=joint "):
+        check_earlier_stages(jpo | {"learner": {"policy": {"init_adapter": str(adapter)}}})
+    adapter.mkdir(parents=True)
+    check_earlier_stages(jpo | {"learner": {"policy": {"init_adapter": str(adapter)}}})
+    check_earlier_stages({"data": None, "learner": {}})
+
+
+def test_a_folder_that_was_only_locked_is_removed_and_one_with_content_stays(folder):
+    folder.discard_if_unused()
+    folder.path.mkdir(parents=True)
+    (folder.path / ".lock").touch()
+    folder.discard_if_unused()
+    assert not folder.path.parent.exists()
+    folder.record(CONFIG)
+    folder.discard_if_unused()
+    assert folder.config_file.is_file()
 
 
 def test_not_a_number_is_itself(folder):

@@ -11,17 +11,17 @@ import json
 import math
 import pickle
 import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 
-MAY_CHANGE = (
+MAY_CHANGE = (  # keys that change no result
     "resume",
     "threads",
     "callbacks.progress_bar",
@@ -32,9 +32,11 @@ MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.devices",
 )
-OF_ENDPOINTS = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")  # of any seat
+ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
+MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
 State = Literal["new", "continue", "finished"]
 LARGEST_SEED = 2**32 - 1  # numpy takes no other
+_DATASET = "data.dataset."
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
 
 
@@ -93,6 +95,14 @@ class StageFolder:
         if not self.config_file.is_file():
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
+    def discard_if_unused(self) -> None:
+        """Remove the folder, and that of its run, where nothing but a lock was ever put in it."""
+        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.path.rmdir()
+            if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+                self.path.parent.rmdir()
+
     def _compare(self, config: dict[str, Any]) -> None:
         try:
             before = flat(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
@@ -100,19 +110,58 @@ class StageFolder:
             raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
         now = flat(config)
         keys = sorted(key for key in before.keys() | now.keys() if not _same(before.get(key), now.get(key)))
-        differing = [key for key in keys if not may_change(key)]
+        endpoints = {key.removesuffix("_target_") for key, value in (before | now).items() if value == ENDPOINT}
+        differing = [key for key in keys if not may_change(key, endpoints)]
         if differing:
             shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(
-                f"{self.path} was begun with another configuration ({shown}); run it as it began, or choose "
-                "another run=..."
+                f"{self.path} was begun with another configuration ({shown}); use the configuration it began with, "
+                "or choose another run=..."
             )
 
 
-def may_change(key: str) -> bool:
-    """Whether a run may go on with another value: what changes no result, such as a budget that is raised."""
-    named = any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)
-    return named or key.endswith(".device") or not set(OF_ENDPOINTS).isdisjoint(key.split("."))
+def may_change(key: str, endpoints: Collection[str] = ()) -> bool:
+    """Whether a run may continue with another value of a key: it changes no result, such as a budget that is raised.
+
+    Args:
+        key: dotted name of a leaf.
+        endpoints: prefixes of the endpoints in the configuration, each with its final dot. Only below them may the
+            settings of an endpoint change: `retries` of an agent is another thing.
+    """
+    below = [key.removeprefix(prefix) for prefix in endpoints if key.startswith(prefix)]
+    if key.endswith(".device"):  # where a model computes
+        return True
+    return _is_or_is_below(key, MAY_CHANGE) or any(_is_or_is_below(rest, MAY_CHANGE_OF_ENDPOINT) for rest in below)
+
+
+def _is_or_is_below(key: str, names: Collection[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def check_earlier_stages(config: Mapping[str, Any]) -> None:
+    """Refuse a stage whose earlier stages are not trained, from file names alone.
+
+    Args:
+        config: a training configuration in plain values; what it starts from is `learner.policy.init_adapter` (a folder)
+            and any `checkpoint` below `data` that its dataset reads.
+
+    Raises:
+        UserError: naming what is missing and the command that trains it.
+    """
+    leaves = flat({key: config.get(key) or {} for key in ("data", "learner")})
+    adapter = leaves.get("learner.policy.init_adapter")
+    needed = [
+        Path(str(value)) for key, value in leaves.items() if key.startswith(_DATASET) and key.endswith(".checkpoint")
+    ]
+    needed += [Path(adapter)] if adapter else []
+    for path in needed:
+        if not path.exists():
+            stage = path.parent.name if path.suffix == ".ckpt" or path.name == "adapter" else path.name
+            kind, _, variant = stage.partition("_")
+            more = f" variant={variant}" if variant else ""
+            raise UserError(
+                f"{path} is missing; train it with: python train.py stage={kind}{more} (and the same run=...)"
+            )
 
 
 def _same(one: Any, two: Any) -> bool:
@@ -137,6 +186,8 @@ def read_checkpoint(path: Path, stage: str, remedy: str) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or not a checkpoint of that stage.
     """
+    import torch  # here, so that a mistake in a command is named before the seconds that this import takes
+
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
     try:

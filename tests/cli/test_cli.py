@@ -41,8 +41,14 @@ def test_help_is_quick_and_shows_the_stages():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["train.py", "stage=iql", "sede=1"], "'sede'"),
-        (["train.py", "stage=dpo"], "stage/dpo"),
+        (["train.py", "stage=iql", "sede=1"], "did you mean seed?"),
+        (["train.py", "stage=iql", "learner.expectil=0.5"], "did you mean expectile?"),
+        (["train.py", "stage=dpo"], "did you mean jpo?"),
+        (["train.py", "stage=iql", "data.view.batch_size=3"], "the key data.view is now data.dataset"),
+        (
+            ["train.py", "stage=sft", "run=nope"],
+            "nope/iql/best.ckpt is missing; train it with: python train.py stage=iql",
+        ),
         (["train.py"], "stage"),
         (["evaluate.py", "arms=[vanilla"], "[vanilla"),
     ],
@@ -81,7 +87,7 @@ def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides
             place.train("iql", run, *overrides)
 
     assert named in refused(work)
-    assert not (place.folder / run / "iql" / "config.yaml").exists()
+    assert not (place.folder / run).exists()
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,19 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
     name = f"name=evaluation-{abs(hash(tuple(overrides)))}"
     assert named in refused(lambda: place.evaluate("run", name, *overrides))
     assert files(place.folder / "run" / "iql") | files(place.folder / "run" / "sft") == before
+
+
+def test_a_mistake_is_named_before_torch_is_imported(tmp_path):
+    """Its import takes seconds, in which nothing is learnt."""
+    code = "import sys, runpy; sys.argv = ['train.py', 'stage=sft', 'run=nope']\n"
+    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'lightning' in sys.modules)"
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    code = code.replace("sys.argv[0]", repr(str(ROOT / "train.py")))
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | path, capture_output=True, text=True
+    )
+    assert shown.stdout.split() == ["2", "False", "False"], shown.stderr
 
 
 def test_a_full_disk_is_one_sentence_and_room_is_all_it_takes(place):
