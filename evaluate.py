@@ -42,6 +42,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for config in configs:
             StageFolder(Path(config.stage_dir)).state(recorded(config), cfg.resume)
         ensure_trained(cfg, parts, configs, overrides)
+        entry.log_to(Path(cfg.stage_dir) / "evaluate.log")  # from here on the command may write to its folder
         played: list[ArmResult] = []
         expression: dict[str, Any] = {}
         for number, (part, config) in enumerate(zip(parts, configs, strict=True), 1):
