@@ -27,7 +27,7 @@ from tiny_model import build_tiny_model
 from emodistill.data.chat_datasets import ContextBatch, ContextBatches
 from emodistill.data.chats import encode_contexts
 from emodistill.judges.request import JudgeRequest
-from emodistill.learners.jpo import JPOLearner
+from emodistill.learners.jpo import JPOLearner, reference
 from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.generation import RolloutSampler
 
@@ -49,17 +49,16 @@ class Slow:
 
 def seconds(learner: JPOLearner, batches: Sequence[ContextBatch], steps: int, accumulate: int) -> float:
     """Time of `steps` optimizer steps, as Lightning would take them."""
-    assert learner.policy is not None
     optimizer = torch.optim.AdamW([p for p in learner.policy.parameters() if p.requires_grad], lr=1e-3)
-    replies, rollouts, samples = learner.rollouts.replies, learner.rollouts, learner.hparams["samples"]
     stream, started = cycle(batches), time.perf_counter()
     for step in range(steps):
         for place, batch in enumerate(islice(stream, accumulate)):
-            drawn = replies.upcoming(learner.policy, batch, samples, 0, step, accumulate - 1 - place)
-            reference = rollouts.reference(learner.policy, drawn)
-            forward = learner.policy(drawn.chats)
-            figures = learner.objective(rollouts.judged(drawn, reference, rollouts.min_group), forward)
-            (figures["loss"] / accumulate).backward()
+            left, samples = accumulate - 1 - place, learner.hparams["samples"]
+            drawn = learner.queue.next_batch(learner.policy, batch, samples, 0, step, left)
+            ref_logprobs = reference(learner.policy, drawn.chats)
+            logprobs = learner.policy(drawn.chats)
+            rollout = learner.judged(drawn, ref_logprobs, learner.judging.min_group)
+            (learner.objective(rollout, logprobs)["loss"] / accumulate).backward()
         optimizer.step()
         optimizer.zero_grad()
     return time.perf_counter() - started
@@ -96,9 +95,9 @@ def main() -> None:
             for look_ahead in (0, given.accumulate - 1):
                 learner = learner_of(model, adapter, given.latency, look_ahead)
                 seconds(learner, batches, 1, given.accumulate)  # warm-up
-                learner.rollouts.replies.forget()
+                learner.queue.clear()
                 found.append(seconds(learner, batches, given.steps, given.accumulate) / given.steps)
-                weights.append([p.detach().clone() for p in learner.policy.parameters() if p.requires_grad])  # type: ignore[union-attr]  # configured above
+                weights.append([p.detach().clone() for p in learner.policy.parameters() if p.requires_grad])
             assert all(map(torch.equal, *weights)), "looking ahead changed what was learnt"
             ratios.append(found[0] / found[1])
             print(f"seconds a step: {found[0]:.2f} in turn, {found[1]:.2f} live, ratio {ratios[-1]:.2f}", flush=True)

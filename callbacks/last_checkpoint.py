@@ -10,24 +10,31 @@ class LastCheckpoint(Checkpoint):
 
     Where a validation follows a step, the checkpoint waits for its end. Written before it, it would not know the best
     score so far: a run killed in between would go on without that validation, and a later, worse checkpoint could take
-    the place of `best.ckpt`.
+    the place of `best.ckpt`. Where a validation falls between the accumulated batches of a step, the checkpoint waits
+    for the end of the step: the gradients of its first batches are in no checkpoint.
     """
 
     def __init__(self, path: str, every_n_steps: int) -> None:
         self.path, self.every_n_steps = path, every_n_steps
         self._saved_at = 0
+        self._postponed = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._saved_at = trainer.global_step
+        self._saved_at, self._postponed = trainer.global_step, False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        due = trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._saved_at
+        stepped = trainer.global_step != self._saved_at and not trainer.fit_loop.epoch_loop._should_accumulate()
+        due = stepped and (self._postponed or trainer.global_step % self.every_n_steps == 0)
         loop = trainer.fit_loop
         if due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            self._postponed = True
+        else:
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -35,4 +42,4 @@ class LastCheckpoint(Checkpoint):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()  # or else a kill leaves a hole in the curves: they wait up to two minutes
         trainer.save_checkpoint(self.path)
-        self._saved_at = trainer.global_step
+        self._saved_at, self._postponed = trainer.global_step, False

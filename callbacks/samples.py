@@ -14,11 +14,15 @@ class SampleUtterances(L.Callback):
 
     The judge and the perceiver only look: neither changes what is learned. The seed is fixed, so that a change of words
     is a change of the policy.
+
+    A sampler holds a merged copy of the model. A learner with a sampler of its own (JPO) lends it, with its judge, so
+    that there is one copy of each. For another learner (SFT) the copy is made at each validation and given back: the
+    policy itself would need no copy, but its arithmetic in 4 bits would give other words than the merged weights.
     """
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Any,
         judge: Scorer,
         perceiver: Any,
         vocabulary: Any,
@@ -27,6 +31,8 @@ class SampleUtterances(L.Callback):
     ) -> None:
         """
         Args:
+            sampler: a `RolloutSampler`, for a learner that has none.
+            judge: for a learner that has none.
             shown: utterances printed a time.
             judge_timeout_s: scores that have not come by then are not shown; None waits for ever.
         """
@@ -37,8 +43,12 @@ class SampleUtterances(L.Callback):
         contexts = trainer.datamodule.dataset.contexts
         if trainer.sanity_checking or not contexts or not trainer.is_global_zero:
             return
-        self.sampler.refresh(pl_module.policy)
-        spoken = speak(self.sampler, contexts, self.judge, seed=0)
+        lent: Sampler | None = pl_module.current_sampler() if hasattr(pl_module, "current_sampler") else None
+        if lent is None:
+            self.sampler.refresh(pl_module.policy)
+        spoken = speak(lent or self.sampler, contexts, getattr(pl_module, "judge", None) or self.judge, seed=0)
+        if lent is None:
+            self.sampler.release()
         found = {f"val/{name}": value for name, value in figures(spoken, self.perceiver, self.vocabulary).items()}
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)

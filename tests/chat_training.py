@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from emodistill.data.chat_datasets import collate_judged
+from emodistill.data.chat_datasets import SFTBatches, collate_judged
 from emodistill.data.chats import ChatEncoder, collate_encoded
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.learners.jpo import JPOLearner
@@ -38,6 +38,11 @@ def make_episodes(count=4):
 
 
 def batches(chats, size):
+    """Training batches for SFT, which know their optimizer step."""
+    return list(SFTBatches(chats, size, seed=0, pad_id=0))
+
+
+def validation_batches(chats, size):
     return [collate_encoded(chats[i : i + size], pad_id=0) for i in range(0, len(chats), size)]
 
 

@@ -1,5 +1,8 @@
 """Observers only look: without any of them the weights are the same, to the last bit."""
 
+import gc
+import weakref
+
 import lightning as L
 import pytest
 import torch
@@ -8,6 +11,8 @@ from tiny_runs import Workplace
 
 from callbacks import AdapterExport, HParamsTab, LastCheckpoint
 from callbacks.emotion_usage import table
+from emodistill.learners.async_judge import AsyncJudge
+from emodistill.policy.expression_policy import ExpressionPolicy
 
 OBSERVERS = {
     "iql": ["emotion_usage", "throughput", "hparams_tab"],
@@ -32,6 +37,47 @@ def test_without_any_observer_the_weights_are_the_same(place, stage):
     place.train(stage, run, *(f"callbacks.{name}=null" for name in OBSERVERS[stage]))
     seen, unseen = place.weights("run", stage), place.weights(run, stage)
     assert seen.keys() == unseen.keys() and all(torch.equal(seen[name], unseen[name]) for name in seen)
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """The merged copies of the model that are made, as weak references."""
+    made, merged = [], ExpressionPolicy.merged
+
+    def noted(policy, dtype):
+        copy = merged(policy, dtype)
+        made.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(ExpressionPolicy, "merged", noted)
+    return made
+
+
+def test_jpo_holds_one_merged_copy_and_asks_one_judge(place, copies, monkeypatch):
+    """The samples are the learner's to draw: a second copy of the model would cost its whole memory again."""
+    judges, ask = set(), AsyncJudge.ask
+    monkeypatch.setattr(AsyncJudge, "ask", lambda judge, requests: judges.add(judge) or ask(judge, requests))
+    place.copy("run", "one-copy", ["iql", "sft"])
+    place.train("jpo", "one-copy")
+    assert len(copies) == 1 and len(judges) == 1
+
+
+class Look(L.Callback):
+    """Counts the copies that are alive after each batch."""
+
+    copies, alive = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        gc.collect()
+        self.alive.append(sum(copy() is not None for copy in self.copies))
+
+
+def test_sft_holds_a_merged_copy_only_while_it_is_validated(place, copies, monkeypatch):
+    monkeypatch.setattr(Look, "copies", copies)
+    monkeypatch.setattr(Look, "alive", [])
+    place.copy("run", "no-copy", ["iql"])
+    place.train("sft", "no-copy", f"+callbacks.look._target_={__name__}.Look")
+    assert len(copies) == 3 and Look.alive == [0] * 6
 
 
 class Adapter:
@@ -137,19 +183,21 @@ class Line(L.LightningModule):
 
 
 @pytest.mark.parametrize(
-    ("every", "accumulate", "expected"),
+    ("every", "accumulate", "validated", "expected"),
     [
-        (2, 1, [2, 3, 4, 6, 8, 9]),  # validations after 3, 6 and 9 steps
-        (5, 1, [3, 5, 6, 9]),
-        (1, 3, [1, 2, 3]),  # three batches a step: one checkpoint a step, none in between
+        (2, 1, 1.0, [2, 3, 4, 6, 8, 9]),  # validations after 3, 6 and 9 steps
+        (5, 1, 1.0, [3, 5, 6, 9]),
+        (1, 3, 1.0, [1, 2, 3]),  # three batches a step: one checkpoint a step, none in between
+        (9, 2, 1, [1, 2, 3, 4, 5, 6]),  # validations in the middle of a step: the checkpoint waits for its end
     ],
 )
-def test_a_checkpoint_every_few_steps_and_after_each_validation(tmp_path, every, accumulate, expected):
+def test_a_checkpoint_every_few_steps_and_after_each_validation(tmp_path, every, accumulate, validated, expected):
     count = Count()
     trainer = L.Trainer(
         max_epochs=3,
         accelerator="cpu",
         accumulate_grad_batches=accumulate,
+        val_check_interval=validated,
         num_sanity_val_steps=0,
         callbacks=[count, LastCheckpoint(str(tmp_path / "last.ckpt"), every)],
         logger=False,

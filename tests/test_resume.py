@@ -90,7 +90,7 @@ def test_resume_on_corpus_words_is_exact(place, step, when):
     cut_and_resume(place, "jpo", run, step, when, ON_CORPUS)
     assert_same_end(place, "logged", run, "jpo")
     saved = torch.load(place.folder / run / "jpo" / "last.ckpt", weights_only=True)
-    assert saved["jpo"]["memory"]["ref_logprobs"] and saved["jpo"]["memory"]["group_scores"]
+    assert saved["jpo"]["cache"]["ref_logprobs"] and saved["jpo"]["memory"]["group_scores"]
 
 
 def test_epochs_that_end_between_cuts_are_gone_on_with(place):
@@ -103,6 +103,16 @@ def test_epochs_that_end_between_cuts_are_gone_on_with(place):
     saved = torch.load(place.folder / "few" / "sft" / "last.ckpt", weights_only=True)
     assert saved["epoch"] >= 1
     assert_same_end(place, "few", "few-cut", "sft")
+
+
+def test_a_validation_in_the_middle_of_a_step_leaves_nothing_half_learnt_behind(place):
+    """Two batches a step, a validation every three: the gradient of the first batch is in no checkpoint."""
+    odd = ("size.accumulate=2", "size.sft_val_every=3")
+    for run in ("odd", "odd-cut"):
+        before(place, run, "sft")
+    place.train("sft", "odd", *odd)
+    cut_and_resume(place, "sft", "odd-cut", 4, "validation", odd)  # after nine batches
+    assert_same_end(place, "odd", "odd-cut", "sft")
 
 
 def test_the_curves_go_on_in_one_folder(place):

@@ -82,6 +82,20 @@ def test_judge_scores_keep_their_place_and_missing_ones_stay_missing():
     assert TopJudged(0.2, LengthJudge())(corpus()[:1]) == [[False, False, False, False, True]]
 
 
+def test_a_judge_is_not_paid_for_invalid_episodes():
+    class Counting(LengthJudge):
+        asked = 0
+
+        def scores(self, requests):
+            self.asked += len(requests)
+            return super().scores(requests)
+
+    good, judge = corpus()[0], Counting()
+    broken = replace(corpus()[1], end="invalid", fault="timeout")
+    assert TopJudged(0.2, judge)([broken, good, broken]) == [[False] * 5, [False] * 4 + [True], [False] * 5]
+    assert judge.asked == len(good.focal_turns)
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
 def test_a_share_that_is_none_is_refused(fraction):
     with pytest.raises(UserError, match=f"fraction={fraction}"):

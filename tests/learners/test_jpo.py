@@ -124,7 +124,7 @@ def test_the_loss_is_the_formula_of_the_method(make_learner, items):
         terms.append(min(ratio * advantage, min(max(ratio, 0.95), 1.05) * advantage))
     delta = (reference - logprobs).detach().double()
     expected = -sum(terms) / len(terms) + 0.3 * (delta.exp() - delta - 1).mean().item()
-    figures = learner.objective(learner.rollouts.logged(learner.policy, batch))
+    figures = learner.objective(learner.from_corpus(batch))
     assert figures["loss"].item() == pytest.approx(expected, abs=1e-4)
     assert figures["clip_fraction"] > 0
 

@@ -37,7 +37,7 @@ def test_a_checkpoint_holds_the_adapter_and_plain_values_only(make_learner, item
     saved = torch.load(tmp_path / "jpo.ckpt", weights_only=True)
     assert saved["state_dict"] and all(".lora_" in n and ".policy." in n for n in saved["state_dict"])
     assert {"judge", "sampler"}.isdisjoint(saved["hyper_parameters"])
-    assert set(saved["jpo"]["memory"]["ref_logprobs"]) == {item.key for item in items}
+    assert set(saved["jpo"]["cache"]["ref_logprobs"]) == {item.key for item in items}
     loaded = JPOLearner.load_from_checkpoint(tmp_path / "jpo.ckpt", weights_only=True)
     assert same_weights(adapter(loaded), adapter(learner))
 
@@ -65,16 +65,16 @@ def test_reference_logprobs_survive_a_resume_bit_by_bit(make_learner, items, tmp
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = make_learner(RoundJudge())
     fit(again, [batch_of(items)], ckpt_path=tmp_path / "last.ckpt")
-    known = learner.rollouts.memory.reference(learner.policy, batch_of(items[1:2]))
-    assert torch.equal(again.rollouts.memory.reference(again.policy, batch_of(items[1:2])), known)
-    assert again.rollouts.memory.group_scores == learner.rollouts.memory.group_scores
+    known = learner.cache.reference(learner.policy, batch_of(items[1:2]))
+    assert torch.equal(again.cache.reference(again.policy, batch_of(items[1:2])), known)
+    assert again.cache.group_scores == learner.cache.group_scores
 
 
 def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner):
-    rollouts = make_learner(RoundJudge()).rollouts.replies
+    rollouts = make_learner(RoundJudge()).queue
     drawn = [rollouts.training_seed(0, step) for step in (0, 0, 1, 1, 2)]
     assert len(set(drawn)) == 5
-    fresh = make_learner(RoundJudge()).rollouts.replies
+    fresh = make_learner(RoundJudge()).queue
     assert [fresh.training_seed(0, 1), fresh.training_seed(0, 1)] == drawn[2:4]
     validated = [rollouts.validation_seed(0, batch) for batch in range(4)]
     assert validated == [rollouts.validation_seed(0, batch) for batch in range(4)]
@@ -85,7 +85,7 @@ def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner)
 def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, encoder):
     learner = make_learner(VowelJudge(), sampler)
     fit(learner, [collate_contexts(contexts)], epochs=3)
-    learner.rollouts.sampled(learner.policy, collate_contexts(contexts), 2, 7, learner.global_step)
+    learner.sampled(collate_contexts(contexts), 2, 7)
     fresh = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
     fresh.refresh(learner.policy)
     ids = [context.input_ids for context in contexts]

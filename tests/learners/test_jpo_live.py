@@ -144,7 +144,7 @@ def test_groups_of_the_corpus_are_skipped_too_and_the_others_learn(make, items):
     quiet = [request.utterance for request in items[0].group.requests[1:]]
     learner = make(RoundJudge(silent_on=quiet))
     learner.configure_model()
-    rollout = learner.rollouts.logged(learner.policy, batch_of(items))
+    rollout = learner.from_corpus(batch_of(items))
     assert (rollout.skipped, rollout.degenerate) == (1, 0)
     mine = [item.group.name == items[0].group.name for item in items for _ in item.places]
     assert [one is None for one in rollout.advantages] == mine

@@ -60,7 +60,7 @@ def rollout(tiny_model, adapter, chat_format):
         learner.configure_model()
         contexts = encode_contexts(make_episodes(1), [[True, True]], ChatEncoder(chat_format, 4096), reserve=8)
         batch = collate_contexts(contexts)
-        return learner, learner.rollouts.sampled(learner.policy, batch, 4, 0, 0), judge, batch
+        return learner, learner.sampled(batch, 4, 0), judge, batch
 
     return make
 
@@ -101,7 +101,7 @@ def test_replies_of_which_none_has_a_name_change_nothing_and_blame_no_judge(roll
 def test_where_nobody_names_anything_nothing_is_said_of_it(tiny_model, sft_adapter, contexts, sampler):
     learner = make_jpo_learner(tiny_model, sft_adapter, VowelJudge(), sampler)
     learner.configure_model()
-    found = learner.rollouts.sampled(learner.policy, collate_contexts(contexts), 2, 0, 0)
+    found = learner.sampled(collate_contexts(contexts), 2, 0)
     assert found.unnamed is None and "unnamed" not in learner.objective(found)
 
 

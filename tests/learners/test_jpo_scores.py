@@ -25,7 +25,7 @@ def test_scores_are_compared_within_the_scenario_and_not_within_the_batch(make_l
     judge = ByEpisode()
     learner = make_learner(judge)
     learner.configure_model()
-    rollout = learner.rollouts.logged(learner.policy, batch_of(items[:1]))
+    rollout = learner.from_corpus(batch_of(items[:1]))
     assert judge.asked == [request.utterance for request in items[0].group.requests] and len(judge.asked) == 4
     assert rollout.scores == [9.0, 9.0]
     assert rollout.advantages == [1.0, 1.0]  # scores 9 9 3 3: mean 6, std 3
@@ -42,7 +42,7 @@ def test_a_missing_score_drops_out_and_never_becomes_a_middling_one(make_learner
     judged, partly = make_learner(RoundJudge()), make_learner(RoundJudge(silent_on=[silent]))
     for learner in (judged, partly):
         learner.configure_model()
-    rollout = partly.rollouts.logged(partly.policy, batch_of(items))
+    rollout = partly.from_corpus(batch_of(items))
     assert rollout.scores[0] is None and rollout.advantages[0] is None
     assert None not in rollout.advantages[1:]
     # scores 9 2 9 are left: mean 20/3, std 7 * sqrt(2) / 3
@@ -58,7 +58,7 @@ def test_an_utterance_without_a_score_teaches_nothing_at_all(make_learner, items
     silent = items[0].group.requests[0].utterance
     learner = make_learner(RoundJudge(silent_on=[silent]), learning_rate=1e-2)
     fit(learner, [batch_of(items[1:])], epochs=2)
-    rollout = learner.rollouts.logged(learner.policy, batch_of(items[:1]))
+    rollout = learner.from_corpus(batch_of(items[:1]))
     learner.zero_grad()
     learner.objective(rollout)["loss"].backward()
     whole = {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
@@ -87,7 +87,7 @@ def test_a_batch_without_any_score_changes_nothing(make_learner, items):
 def test_a_negative_weight_of_zero_learns_from_good_utterances_only(make_learner, items):
     learner = make_learner(RoundJudge(), negative_weight=0.0)
     learner.configure_model()
-    assert learner.rollouts.logged(learner.policy, batch_of(items)).advantages == [0.0, 1.0] * 4
+    assert learner.from_corpus(batch_of(items)).advantages == [0.0, 1.0] * 4
 
 
 def test_without_a_judge_the_values_that_came_with_the_turns_count(make_learner, encoder):
@@ -95,8 +95,8 @@ def test_without_a_judge_the_values_that_came_with_the_turns_count(make_learner,
     items = judged_chats(make_episodes(4), [[True, True]] * 4, encoder, values)
     learner = make_learner(None)
     learner.configure_model()
-    assert learner.rollouts.logged(learner.policy, batch_of(items[:1])).advantages == [-1.0, 1.0]
-    assert learner.rollouts.logged(learner.policy, batch_of(items[1:2])).scores == [0.0, None]
+    assert learner.from_corpus(batch_of(items[:1])).advantages == [-1.0, 1.0]
+    assert learner.from_corpus(batch_of(items[1:2])).scores == [0.0, None]
 
 
 def test_a_judge_that_is_silent_at_validation_leaves_a_reward_that_is_not_a_number(make_learner, contexts, sampler):

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from chat_training import Gradients, batches, fit, make_sft_learner
+from chat_training import Gradients, adapter, batches, fit, make_sft_learner, validation_batches
 from episodes import make_episode
 
+from emodistill.data.chat_datasets import SFTBatches
 from emodistill.data.chats import collate_encoded, encode_chats
 from emodistill.errors import UserError
 
@@ -81,24 +82,74 @@ def test_it_learns_what_was_chosen_and_not_what_was_not(make_learner, encoder):
     assert before[0] - loss(chosen) > before[1] - loss(left_out) + 0.05
 
 
-def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, encoder):
-    found = encode_chats([make_episode(2, seed=i) for i in range(40, 60)], [[True, False]] * 20, encoder)
-    chats = [chat for chat in found if chat.utterance.count(0) == found[0].utterance.count(0)][:4]
-    assert len(chats) == 4  # of equal length: a mean over tokens is the mean of the batches' means only then
-    gradients = []
-    for size, accumulate in ((4, 1), (1, 4)):
+@pytest.fixture
+def unequal(encoder):
+    """Twelve chats of one to four replies: the means of two batches weigh very different numbers of tokens."""
+    episodes = [make_episode(1 + i % 4, seed=i) for i in range(12)]
+    return encode_chats(episodes, [[True] * (1 + i % 4) for i in range(12)], encoder)
+
+
+CLASS = [(4, 1), (2, 2), (1, 4)]  # batch size and accumulated batches: four chats in an optimizer step
+
+
+def test_one_step_is_the_mean_over_its_tokens_however_it_is_cut_into_batches(make_learner, unequal):
+    [whole] = batches(unequal[:4], 4)
+    reference = make_learner(dropout=False)
+    reference.configure_model()
+    loss, tokens = reference.loss(whole.chats)
+    loss.backward()
+    by_chat = [reference.loss(part.chats)[0].item() for part in batches(unequal[:4], 1)]
+    assert abs(sum(by_chat) / 4 - loss.item()) > 1e-3  # a mean of means would be told apart
+    for size, accumulate in CLASS:
         learner, gradient = make_learner(dropout=False), Gradients()
-        fit(learner, batches(chats, size), accumulate_grad_batches=accumulate, callbacks=[gradient])
-        assert learner.global_step == 1
+        fit(learner, batches(unequal[:4], size), accumulate_grad_batches=accumulate, callbacks=[gradient])
+        assert learner.global_step == 1 and tokens == whole.tokens_of(0, 1)
+        for name, found in gradient.latest.items():
+            torch.testing.assert_close(found, reference.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
+
+
+def test_runs_that_cut_their_steps_differently_do_not_drift_apart(make_learner, unequal):
+    """Nine steps of three epochs: differences are those of rounding, and no side is longer than the other."""
+    ends = []
+    for size, accumulate in CLASS:
+        learner = make_learner(dropout=False, learning_rate=1e-3)
+        fit(learner, batches(unequal, size), epochs=3, accumulate_grad_batches=accumulate)
+        assert learner.global_step == 9
+        with torch.no_grad():
+            losses = torch.stack([learner.loss(part)[0] for part in validation_batches(unequal, 1)])
+        ends.append((losses, torch.cat([tensor.flatten() for tensor in adapter(learner).values()])))
+    for losses, weights in ends[1:]:
+        assert (losses - ends[0][0]).abs().max() < 1e-4
+        lengths = torch.tensor([float(chat.utterance.count(0)) for chat in unequal])
+        assert abs((losses - ends[0][0]).mean().item()) < 2e-5 and lengths.numel() == 12
+        assert (weights - ends[0][1]).norm() < 1e-2 * (weights - ends[0][1].mean()).norm()
+
+
+def test_the_last_step_of_an_epoch_may_have_fewer_batches(make_learner, unequal):
+    """Ten chats, four a step: the third step has two, and is the mean over their tokens."""
+    gradients = []
+    for size, accumulate in CLASS[::2]:
+        learner, gradient = make_learner(dropout=False, learning_rate=0.0), Gradients()
+        fit(learner, batches(unequal[:10], size), accumulate_grad_batches=accumulate, callbacks=[gradient])
+        assert learner.global_step == 3
         gradients.append(gradient.latest)
-    assert gradients[0]
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+    for name, found in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], found, atol=1e-6, rtol=1e-4)
+
+
+def test_a_step_has_the_tokens_of_all_ranks(unequal):
+    ranks = [SFTBatches(unequal, 1, seed=0, pad_id=0) for _ in range(2)]
+    for number, loader in enumerate(ranks):
+        loader.rank, loader.world_size = number, 2
+    first, second = map(list, ranks)
+    own = [[int((batch.chats.utterance >= 0).sum()) for batch in found] for found in (first, second)]
+    for found in (first, second):
+        assert [batch.tokens_of(2, 4) for batch in found] == [sum(own[0][2:4]) + sum(own[1][2:4])] * 6
 
 
 def test_validation_loss_is_the_mean_over_all_tokens_and_perplexity_its_exponential(make_learner, chats):
     learner = make_learner(learning_rate=0.0)
-    trainer, _ = fit(learner, batches(chats, 2), val=batches(chats, 1))
+    trainer, _ = fit(learner, batches(chats, 2), val=validation_batches(chats, 1))
     learner.policy.eval()
     expected = learner.loss(collate_encoded(chats, 0))[0].item()
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected, abs=1e-5)

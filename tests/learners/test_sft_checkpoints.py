@@ -43,7 +43,7 @@ def test_a_resumed_run_ends_with_the_same_weights(make_learner, chats, tmp_path,
     def make():
         return make_learner(dropout=False, warmup_steps=1, schedule="cosine")
 
-    batch = collate_encoded(chats, 0)
+    [batch] = batches(chats, 4)
     whole = make()
     fit(whole, [batch], epochs=5)
     resumed = stop_and_resume(make, batch, step, tmp_path / "last.ckpt")

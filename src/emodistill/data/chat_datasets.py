@@ -79,6 +79,39 @@ class JudgedBatch:
         return len(self.items)
 
 
+class SFTBatch:
+    """Chats to learn from.
+
+    Attributes:
+        tokens_of: supervised tokens of the batches `first` to `last` (excluded) of this epoch, of all ranks together:
+            the loss is a mean over the tokens of an optimizer step, which may take several batches.
+    """
+
+    def __init__(self, chats: Chats, tokens_of: Callable[[int, int], int]) -> None:
+        self.chats, self.tokens_of = chats, tokens_of
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "SFTBatch":
+        return SFTBatch(self.chats.to(device, non_blocking), self.tokens_of)
+
+    def __len__(self) -> int:
+        return len(self.chats.input_ids)
+
+
+class SFTBatches(ResumableBatches[EncodedChat]):
+    """Batches of chats that know how many tokens their optimizer step has."""
+
+    def __init__(self, items: Sequence[EncodedChat], batch_size: int, seed: int, pad_id: int) -> None:
+        super().__init__(items, batch_size, seed, lambda chats: collate_encoded(chats, pad_id))
+        self._tokens = [sum(owner >= 0 for owner in chat.utterance) for chat in items]
+
+    def _batch(self, order: list[int], number: int) -> SFTBatch:
+        def tokens_of(first: int, last: int) -> int:
+            places = [(number, rank) for number in range(first, last) for rank in range(self.world_size)]
+            return sum(self._tokens[i] for place in places for i in self._rows(order, *place))
+
+        return SFTBatch(super()._batch(order, number), tokens_of)
+
+
 class ContextBatch:
     """Situations to speak in; nothing of it is a tensor yet.
 
@@ -215,13 +248,14 @@ class SFTDataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
-        self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.train = encode_chats(train, self.selection(train), encoder)
+        report("training", encoder, len(self.train))
+        self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)
-        report(encoder, self.train)
+        report("validation", encoder, len(self.validation) + len(self.contexts))
 
-    def train_batches(self, seed: int) -> ResumableBatches[EncodedChat]:
-        return ResumableBatches(self.train, self.batch_size, seed, lambda chats: collate_encoded(chats, self.pad))
+    def train_batches(self, seed: int) -> SFTBatches:
+        return SFTBatches(self.train, self.batch_size, seed, self.pad)
 
     def validation_batches(self) -> list[Any]:
         chats, size = self.validation, self.batch_size
@@ -269,12 +303,13 @@ class JPODataset:
             self.items = judged_chats(train, chosen, encoder, self._values(train))
         else:
             self.items = encode_contexts(train, chosen, encoder, self.reply_tokens)
+        report("training", encoder, len(self.items))
         self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation: list[JudgedChat] = []
         if self.validation_chats is not None:
             chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
             self.validation = spread(chats, self.validation_chats)
-        report(encoder, self.items)
+        report("validation", encoder, len(self.validation) + len(self.contexts))
 
     def _values(self, episodes: Sequence[Episode]) -> list[list[float | None]] | None:
         """What is known of every focal turn beforehand; nothing of a turn that shows no emotion."""
@@ -319,13 +354,15 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
-def report(encoder: ChatEncoder, items: Sequence[Any]) -> None:
-    """Say how much there is to learn from, and what did not fit."""
+def report(what: str, encoder: ChatEncoder, chats: int) -> None:
+    """Say how many chats there are and what did not fit, and begin to count anew: the next split has its own line."""
     logger.info(
-        "%d chats; too long for max_tokens=%d: %d early rounds (%d selected turns) and %d whole chats left out",
-        len(items),
+        "%s: %d chats; too long for max_tokens=%d: %d early rounds (%d selected turns) and %d whole chats left out",
+        what,
+        chats,
         encoder.max_tokens,
         encoder.dropped_rounds,
         encoder.dropped_turns,
         encoder.too_long,
     )
+    encoder.dropped_rounds = encoder.dropped_turns = encoder.too_long = 0

@@ -106,8 +106,12 @@ class ResumableBatches(Generic[Item]):
             yield self._batch(order, number)
 
     def _batch(self, order: list[int], number: int) -> Any:
-        start = (number * self.world_size + self.rank) * self.batch_size % len(order)
-        return self.collate([self.items[i] for i in order[start : start + self.batch_size]])
+        return self.collate([self.items[i] for i in self._rows(order, number, self.rank)])
+
+    def _rows(self, order: list[int], number: int, rank: int) -> list[int]:
+        """Which items a rank's batch of this number has."""
+        start = (number * self.world_size + rank) * self.batch_size % len(order)
+        return order[start : start + self.batch_size]
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "served": self.served}

@@ -72,7 +72,13 @@ class TopJudged:
         self.fraction, self.judge = _checked(fraction), judge
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
-        return top_within_scenario(episodes, judge_scores(episodes, self.judge), self.fraction)
+        valid = [episode for episode in episodes if episode.end != "invalid"]  # the judge is not paid for the others
+        scores = iter(judge_scores(valid, self.judge))
+        values = [
+            np.full(len(episode.focal_turns), math.nan) if episode.end == "invalid" else next(scores)
+            for episode in episodes
+        ]
+        return top_within_scenario(episodes, values, self.fraction)
 
 
 class Scorer(Protocol):

@@ -6,17 +6,20 @@ import lightning as L
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from emodistill.data.chat_datasets import SFTBatch
 from emodistill.learners.optimizer import adamw
 from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
 from emodistill.policy.token_batches import Chats
 
 
 class SFTLearner(L.LightningModule):
-    """Cross-entropy on the tokens of the chosen replies, a mean over tokens.
+    """Cross-entropy on the tokens of the chosen replies: the mean over all supervised tokens of an optimizer step.
 
     Every chosen turn of an episode is learnt from in one forward pass. Whatever else is in the chat, the
     counterparty's words and replies that were not chosen, is read and never learnt.
     """
+
+    policy: ExpressionPolicy  # built by `configure_model`
 
     def __init__(self, policy: dict[str, Any], optimizer: dict[str, Any]) -> None:
         """
@@ -26,30 +29,38 @@ class SFTLearner(L.LightningModule):
         """
         super().__init__()
         self.save_hyperparameters()
-        self.policy: ExpressionPolicy | None = None
         self.val_loss = MeanMetric()
 
     def configure_model(self) -> None:
-        if self.policy is None:  # Lightning calls this hook once a stage
+        if not hasattr(self, "policy"):  # Lightning calls this hook once a stage
             self.policy = ExpressionPolicy(**self.hparams["policy"])
 
-    def loss(self, batch: Chats) -> tuple[Tensor, int]:
+    def loss(self, chats: Chats) -> tuple[Tensor, int]:
         """Mean negative log-likelihood of a response token, natural log, and the number of such tokens."""
-        assert self.policy is not None
-        logprobs = self.policy(batch).logprobs
+        logprobs = self.policy(chats).logprobs
         return -logprobs.mean(), len(logprobs)
 
-    def training_step(self, batch: Chats, batch_idx: int) -> Tensor:
-        loss, tokens = self.loss(batch)
-        figures: dict[str, Tensor | float] = {
+    def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
+        loss, tokens = self.loss(batch.chats)
+        metrics: dict[str, Tensor | float] = {
             "loss": loss.detach(),
             "perplexity": loss.detach().exp(),
             "response_tokens": float(tokens),
+            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
         }
-        figures["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        for name, value in figures.items():
-            self.log(f"train/{name}", value, batch_size=len(batch.input_ids))
-        return loss
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(batch))
+        return loss * (tokens / self._tokens_per_batch(batch, batch_idx))
+
+    def _tokens_per_batch(self, batch: SFTBatch, batch_idx: int) -> float:
+        """Supervised tokens of the optimizer step, divided by its batches and ranks.
+
+        Lightning averages the losses of accumulated batches, and ranks average their gradients. With its mean weighted
+        by its tokens over this number, each batch counts by its tokens: the step's loss is the mean over all of them.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        first = batch_idx - batch_idx % accumulated
+        last = min(first + accumulated, int(self.trainer.num_training_batches))  # an epoch's last step may be shorter
+        return batch.tokens_of(first, last) / (accumulated * self.trainer.world_size)
 
     def validation_step(self, batch: Chats, batch_idx: int) -> None:
         loss, tokens = self.loss(batch)
@@ -64,10 +75,8 @@ class SFTLearner(L.LightningModule):
         return adamw(self, self.hparams["optimizer"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        assert self.policy is not None
         checkpoint["stage"] = "sft"  # a checkpoint of another stage is refused by name
         checkpoint["expression_policy"] = self.policy.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        assert self.policy is not None
         refuse_foreign(checkpoint.get("expression_policy", {}), self.policy.identity, "the checkpoint")

@@ -476,6 +476,10 @@ class RolloutSampler:
             stop_ids=self.chat_format.end_of_turn[:1],
         )
 
+    def release(self) -> None:
+        """Give the copy's memory back; the next `refresh` makes another."""
+        self._model = self._generator = None
+
     def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
         """`count` replies to every context, as token ids with their end, from the weights of the last `refresh`."""
         return self.generator.sample(contexts, count, seed)
