@@ -9,8 +9,8 @@ from torch import Tensor
 class EmotionUsage(L.Callback):
     """After each validation: a histogram over emotion ids and a table by name in TensorBoard.
 
-    The learner leaves its figures in `emotion_shares`: of the corpus, of the policy, and of its
-    greedy choices.
+    The learner leaves the shares in `emotion_shares`: of the corpus, of the policy, and of its greedy
+    choices.
     """
 
     def __init__(self, samples: int = 10_000) -> None:
@@ -18,14 +18,14 @@ class EmotionUsage(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shares: dict[str, Tensor] = getattr(pl_module, "emotion_shares", {})
-        facts = pl_module.hparams.get("dataset_stats") or {}
+        stats = pl_module.hparams.get("dataset_stats") or {}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and shares:
                 for name, share in shares.items():
                     counts = (share * self.samples).round().long()
                     ids = torch.repeat_interleave(torch.arange(len(share)), counts)
                     logger.experiment.add_histogram(f"emotions/{name}", ids, trainer.global_step, bins=len(share))
-                text = table(facts.get("labels", []), shares)
+                text = table(stats.get("labels", []), shares)
                 logger.experiment.add_text("emotions/table", text, trainer.global_step)
 
 

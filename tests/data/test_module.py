@@ -89,7 +89,7 @@ def test_an_empty_split_is_named(missing):
 def test_splits_go_where_they_belong():
     data = make()
     assert len(data.dataset.train.action) == 2 * 3 and len(data.dataset.validation.transitions.action) == 3
-    assert data.dataset_stats["vocabulary"] == "goemotions28" and len(data.dataset_stats["seen"]) == 28
+    assert data.dataset_stats["vocabulary"] == "goemotions28" and len(data.dataset_stats["action_mask"]) == 28
 
 
 def test_validation_batches_come_as_they_are_and_draw_nothing():

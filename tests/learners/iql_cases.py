@@ -1,4 +1,4 @@
-"""A small IQL learner, a batch for it, and a data module with the facts of an imagined corpus."""
+"""A small IQL learner, a batch for it, and a data module with the statistics of an imagined corpus."""
 
 import lightning as L
 import torch
@@ -18,11 +18,11 @@ SETTINGS = {
     "polyak": 0.1,
     "learning_rates": {"q": 1e-3, "v": 2e-3, "policy": 3e-3},
 }
-FACTS = {
+STATS = {
     "labels": ["anger", "fear", "joy", "sadness", "neutral"],
     "vocabulary": "five",
     "fingerprint": "5f",
-    "seen": [True, True, False, True, True],
+    "action_mask": [True, True, False, True, True],
     "reward_scale": 4.0,
     "observation_mean": [1.0, -1.0, 0.0, 2.0],
     "observation_std": [2.0, 0.5, 1.0, 3.0],
@@ -60,14 +60,14 @@ def quiet_trainer(**settings):
 
 
 class Data(L.LightningDataModule):
-    """Some batches, and the facts of the corpus they came from."""
+    """Some batches, and the statistics of the corpus they came from."""
 
     def __init__(self, batches=12, **changes):
         super().__init__()
         self.batches, self.changes = [make_batch(seed=seed) for seed in range(batches)], changes
 
     def setup(self, stage):
-        self.dataset_stats = {**FACTS, **self.changes}
+        self.dataset_stats = {**STATS, **self.changes}
 
     def train_dataloader(self):
         return DataLoader(self.batches, batch_size=None)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from iql_cases import FACTS, HEADS, SETTINGS, Data, make, make_batch, quiet_trainer, step
+from iql_cases import HEADS, SETTINGS, STATS, Data, make, make_batch, quiet_trainer, step
 
 from emodistill.learners.iql import IQLLearner, Transitions
 
@@ -128,7 +128,7 @@ def test_v_is_the_expectile_of_what_was_seen(expectile):
 
 
 def test_emotions_never_shown_are_never_chosen():
-    learner = make(dataset_stats=FACTS)
+    learner = make(dataset_stats=STATS)
     with torch.no_grad():
         learner.policy[-1].bias[2] += 100.0
     observation = torch.randn(500, 4, generator=torch.Generator().manual_seed(2))
@@ -154,10 +154,10 @@ def test_greedy_play_is_certain_and_sampled_play_follows_its_distribution():
 
 
 def test_observations_are_standardised_and_rewards_scaled_inside():
-    """With facts, a raw batch gives the losses that the prepared batch gives without."""
-    plain, learner = make(), make(dataset_stats={**FACTS, "seen": [True] * 5})
+    """With statistics, a raw batch gives the losses that the prepared batch gives without."""
+    plain, learner = make(), make(dataset_stats={**STATS, "action_mask": [True] * 5})
     batch = make_batch()
-    mean, std = torch.tensor(FACTS["observation_mean"]), torch.tensor(FACTS["observation_std"])
+    mean, std = torch.tensor(STATS["observation_mean"]), torch.tensor(STATS["observation_std"])
     raw = batch._replace(
         observation=batch.observation * std + mean,
         next_observation=batch.next_observation * std + mean,

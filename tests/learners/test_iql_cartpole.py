@@ -40,7 +40,7 @@ def train(table, seed):
             "labels": ["left", "right"],
             "vocabulary": "pushes",
             "fingerprint": "pushes",
-            "seen": [True, True],
+            "action_mask": [True, True],
             "reward_scale": 1.0,
             "observation_mean": table.observation.mean(0).tolist(),
             "observation_std": table.observation.std(0).tolist(),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from iql_cases import FACTS, Data, make, make_batch, quiet_trainer
+from iql_cases import STATS, Data, make, make_batch, quiet_trainer
 
 from emodistill.errors import UserError
 from emodistill.learners.iql import IQLLearner
@@ -13,8 +13,8 @@ def test_a_checkpoint_is_enough_to_play_with(tmp_path):
     trainer.fit(learner, Data())
     trainer.save_checkpoint(tmp_path / "iql.ckpt")
     loaded = IQLLearner.load_from_checkpoint(tmp_path / "iql.ckpt", map_location="cpu", weights_only=True)
-    assert loaded.hparams["dataset_stats"] == FACTS
-    assert loaded.facts.reward_scale == 4.0 and loaded.facts.seen.tolist() == FACTS["seen"]
+    assert loaded.hparams["dataset_stats"] == STATS
+    assert loaded.stats.reward_scale == 4.0 and loaded.stats.action_mask.tolist() == STATS["action_mask"]
     batch = make_batch(seed=9)
     assert torch.equal(loaded(batch.observation), learner(batch.observation))
     assert torch.equal(loaded.q_values(batch.observation), learner.q_values(batch.observation))

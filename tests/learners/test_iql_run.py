@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from iql_cases import FACTS, Data, make, make_batch, quiet_trainer
+from iql_cases import STATS, Data, make, make_batch, quiet_trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -34,12 +34,12 @@ def test_the_curves_one_looks_for_are_there_every_n_steps(run):
     assert [event.step for event in curves.Scalars("train/q_loss")] == [4, 9, 14, 19]
 
 
-def test_figures_are_those_of_the_learner(run):
+def test_metrics_are_those_of_the_learner(run):
     learner, trainer, _ = run
     metrics = trainer.callback_metrics
     batch = make_batch(30)
     policy = learner(batch.observation).softmax(-1)
-    seen = torch.tensor(FACTS["seen"])
+    seen = torch.tensor(STATS["action_mask"])
     assert 0 < metrics["train/policy_entropy"] < math.log(4) + 1e-6
     taken = policy[torch.arange(30), batch.action]
     assert metrics["val/policy_nll"].item() == pytest.approx(-taken.log().mean().item(), rel=1e-5)
@@ -77,7 +77,7 @@ def test_a_training_run_moves_every_weight_of_every_head():
 
 
 def test_validation_does_not_touch_the_learner_or_the_global_generator():
-    learner, trainer = make(dataset_stats=FACTS), quiet_trainer()
+    learner, trainer = make(dataset_stats=STATS), quiet_trainer()
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     torch.manual_seed(7)
     state = torch.get_rng_state()
@@ -127,20 +127,20 @@ def test_a_setting_without_meaning_is_named(key, value):
         ({"observation_std": [1.0, 0.0, 1.0, 1.0]}, "observation_std"),
         ({"observation_mean": [0.0, math.inf, 0.0, 0.0]}, "observation_mean"),
         ({"observation_mean": [0.0]}, "observation_dim"),
-        ({"seen": [False] * 5}, "seen"),
-        ({"seen": [True] * 28}, "num_emotions"),
+        ({"action_mask": [False] * 5}, "action_mask"),
+        ({"action_mask": [True] * 28}, "num_emotions"),
         ({"labels": ["joy"]}, "'five' has 1 labels"),
     ],
 )
-def test_facts_that_cannot_be_are_named(changes, message):
+def test_statistics_that_cannot_be_are_named(changes, message):
     with pytest.raises(UserError, match=message):
-        make(dataset_stats={**FACTS, **changes})
+        make(dataset_stats={**STATS, **changes})
 
 
-@pytest.mark.parametrize("key", ["seen", "fingerprint"])
-def test_facts_that_are_missing_are_named(key):
+@pytest.mark.parametrize("key", ["action_mask", "fingerprint"])
+def test_statistics_that_are_missing_are_named(key):
     with pytest.raises(UserError, match=f"lack '{key}'"):
-        make(dataset_stats={name: value for name, value in FACTS.items() if name != key})
+        make(dataset_stats={name: value for name, value in STATS.items() if name != key})
 
 
 def test_what_cannot_be_acted_on_is_refused():

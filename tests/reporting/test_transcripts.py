@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory):
         "observation_mean": [0.0] * width,
         "observation_std": [1.0] * width,
         "reward_scale": 2.0,
-        "seen": [label != "grief" for label in WORDS.labels],
+        "action_mask": [label != "grief" for label in WORDS.labels],
         "labels": list(WORDS.labels),
         "vocabulary": WORDS.name,
         "fingerprint": WORDS.fingerprint,

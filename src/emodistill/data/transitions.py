@@ -328,10 +328,10 @@ def stats_of(table: Transitions, num_emotions: int) -> dict[str, Any]:
     The reward scale is the standard deviation of the rewards, so that advantages are of the order of one.
     """
     std = table.observation.std(0)
-    seen = torch.zeros(num_emotions, dtype=torch.bool).index_fill(0, torch.unique(table.action), True)
+    mask = torch.zeros(num_emotions, dtype=torch.bool).index_fill(0, torch.unique(table.action), True)
     return {
         "observation_mean": table.observation.mean(0).tolist(),
         "observation_std": torch.where(std > SMALLEST_STD, std, 1.0).tolist(),
         "reward_scale": max(float(table.reward.std()), 1e-6),
-        "seen": seen.tolist(),
+        "action_mask": mask.tolist(),
     }

@@ -1,11 +1,11 @@
-"""Asking a judge while something else goes on: one thread in the background, and a limit to how long anybody waits.
+"""Asks a judge in a background thread, with a limit to how long the scores are waited for.
 
-Whoever draws utterances hands them over and goes on; whoever needs the scores waits for them, for a limited time. What
-has not come by then is missing, as if the judge had said so. The thread goes on with what it has begun, so that a late
-answer is in the ledger when it is asked for again. What had not begun is not asked at all.
+`ask` returns at once with a `ScoreFuture`; `collect` waits for its scores, at most `timeout_s`. A score that has not
+come by then is missing, as if the judge had given none. The thread finishes the call it is in, so that a late answer is
+in the ledger when it is asked for again; requests that were not yet in a call are withdrawn.
 
-Requests that come in while the judge is at work are put to it together in the next call: a judge behind an endpoint
-answers many as quickly as one.
+Requests that come in while the judge is at work go to it together in the next call: a judge behind an endpoint answers
+many as quickly as one.
 """
 
 import logging
@@ -36,14 +36,15 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Judging:
-    """How JPO goes about its judge.
+    """How JPO uses its judge.
 
     Attributes:
-        look_ahead: batches of the same optimizer step that are drawn, and put to the judge, before the scores of this
-            one are waited for; 0 waits for every batch right after it was drawn.
+        look_ahead: batches of the same optimizer step that are sampled, and put to the judge, before the scores of this
+            one are waited for; 0 waits for every batch right after it was sampled.
         timeout_s: longest wait for a batch's scores; those that have not come are missing then. None waits for ever.
-        min_group: a group with fewer scores teaches nothing and is counted as skipped.
-        patience: batches in a row without any score after which the run ends, to be continued; None never ends it.
+        min_group: a group with fewer scores has no part in the loss and is counted as skipped.
+        max_unscored_batches: batches in a row without any score after which the run ends, to be continued; None never
+            ends it.
     """
 
     look_ahead: int
@@ -62,34 +63,34 @@ class Judging:
             raise UserError(f"judging.min_group={self.min_group}: one score compares with nothing; use 2 or more")
         if self.max_unscored_batches is not None and self.max_unscored_batches < 1:
             raise UserError(
-                f"judging.max_unscored_batches={self.max_unscored_batches}: use 1 batch or more, or null for no end of it"
+                f"judging.max_unscored_batches={self.max_unscored_batches}: use 1 batch or more, or null to never end"
             )
 
 
 class ScoreFuture:
-    """Requests that a judge was or will be asked.
+    """Requests to a judge whose scores may be on their way.
 
     Attributes:
         scores: what has come so far; filled by the judge's thread.
-        ended: set once all have come, or the judge broke down.
-        found: what counted when the scores were needed; None before that.
+        done: set once all have come, or the judge broke down.
+        collected: the scores as they were when they were needed; None before that.
         waited_s: how long they were waited for then.
     """
 
     def __init__(self, requests: Sequence[JudgeRequest]) -> None:
         self.requests = list(requests)
         self.scores: list[float | None] = [None] * len(self.requests)
-        self.left = set(range(len(self.requests)))
-        self.ended = threading.Event()
+        self.pending = set(range(len(self.requests)))
+        self.done = threading.Event()
         self.error: BaseException | None = None
-        self.found: list[float | None] | None = None
+        self.collected: list[float | None] | None = None
         self.waited_s = 0.0
 
     def take(self, place: int, score: float | None) -> None:
         self.scores[place] = score
-        self.left.discard(place)
-        if not self.left:
-            self.ended.set()
+        self.pending.discard(place)
+        if not self.pending:
+            self.done.set()
 
 
 class AsyncJudge:
@@ -102,42 +103,34 @@ class AsyncJudge:
     def __init__(self, judge: Scorer, timeout_s: float | None) -> None:
         self.judge, self.timeout_s = judge, timeout_s
         self._queue: list[ScoreFuture] = []
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._working = False
 
     def ask(self, requests: Sequence[JudgeRequest]) -> ScoreFuture:
         """Hand requests over; returns at once."""
-        asked = ScoreFuture(requests)
-        with self._guard:
-            self._queue.append(asked)
+        future = ScoreFuture(requests)
+        with self._lock:
+            self._queue.append(future)
             if not self._working:
                 self._working = True
                 threading.Thread(target=self._work, name="judge", daemon=True).start()  # no exit waits for a dead judge
-        return asked
+        return future
 
-    def collect(self, asked: ScoreFuture) -> list[float | None]:
+    def collect(self, future: ScoreFuture) -> list[float | None]:
         """The scores, once all are there or the time is over; what has not come by then is None, now and later.
 
         Raises:
             BaseException: what the judge raised.
         """
-        if asked.found is None:
+        if future.collected is None:
             began = time.perf_counter()
-            if not asked.ended.wait(self.timeout_s):
-                self._withdraw(asked)
-            asked.waited_s = time.perf_counter() - began
-            if asked.error is not None:
-                raise asked.error
-            asked.found = list(asked.scores)
-        return asked.found
-
-    def _withdraw(self, asked: ScoreFuture) -> None:
-        with self._guard:
-            if asked in self._queue:
-                self._queue.remove(asked)
-        late, count = sum(score is None for score in asked.scores), len(asked.scores)
-        text = "%d of %d scores did not come within %g s and are missing; those under way are stored when they come"
-        logger.warning(text, late, count, self.timeout_s)
+            if not future.done.wait(self.timeout_s):
+                self._withdraw(future)
+            future.waited_s = time.perf_counter() - began
+            if future.error is not None:
+                raise future.error
+            future.collected = list(future.scores)
+        return future.collected
 
     def scores(
         self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
@@ -149,30 +142,38 @@ class AsyncJudge:
                 on_score(place, score)
         return found
 
+    def _withdraw(self, future: ScoreFuture) -> None:
+        with self._lock:
+            if future in self._queue:
+                self._queue.remove(future)
+        late, count = sum(score is None for score in future.scores), len(future.scores)
+        text = "%d of %d scores did not come within %g s and are missing; those under way are stored when they come"
+        logger.warning(text, late, count, self.timeout_s)
+
     def _work(self) -> None:
-        """Until nothing is left to ask."""
+        """The thread: one call after the other until the queue is empty."""
         while True:
-            with self._guard:
+            with self._lock:
                 batch, self._queue = self._queue, []
                 if not batch:
                     self._working = False
                     return
-            self._put(batch)
+            self._call(batch)
 
-    def _put(self, batch: Sequence[ScoreFuture]) -> None:
-        places = [(asked, place) for asked in batch for place in range(len(asked.requests))]
+    def _call(self, batch: Sequence[ScoreFuture]) -> None:
+        places = [(future, place) for future in batch for place in range(len(future.requests))]
 
         def arrived(number: int, score: float | None) -> None:
-            asked, place = places[number]
-            asked.take(place, score)
+            future, place = places[number]
+            future.take(place, score)
 
         try:
-            found = self.judge.scores([asked.requests[place] for asked, place in places], arrived)
+            found = self.judge.scores([future.requests[place] for future, place in places], arrived)
             for number, score in enumerate(found):
                 arrived(number, score)
         except BaseException as error:  # whatever it is: it is for the thread that waits
-            for asked in batch:
-                asked.error = error if asked.left else None
+            for future in batch:
+                future.error = error if future.pending else None
         finally:
-            for asked in batch:
-                asked.ended.set()
+            for future in batch:
+                future.done.set()

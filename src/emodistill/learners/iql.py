@@ -3,13 +3,16 @@
 Which emotion to show is learned from logged dialogues alone. IQL never asks what an action that was not taken would
 have been worth: it learns the upper expectile of what was seen, and copies the actions that did better than it.
 
+Rewards arrive raw and are divided by the corpus's `reward_scale` here; Q, V and advantages are in scaled units.
+Estimates of the policy's value are in reward, so that runs with other scales can be compared.
+
 Shapes: B turns, D numbers an observation, A emotions.
 """
 
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,55 +25,49 @@ from emodistill.learners.ope import fitted_q_value, importance_sampled_value, me
 from emodistill.losses import expectile_loss
 from emodistill.networks import TwinQ, mlp
 
-if TYPE_CHECKING:
-    pass
+Metrics = dict[str, Tensor | float]
 
-
-# ---- corpus_facts ----
-# What a selector must know of the corpus it learned from.
-#
-# Four tensors: the mean and spread that standardise an observation, the constant that rewards are divided by, and the
-# emotions that occur at all. They are buffers, so a checkpoint is enough to play with; none is ever recomputed from other
-# data. The published code saved none of them.
-
-TENSORS = ("observation_mean", "observation_std", "reward_scale", "seen")
+HEADS = ("q", "v", "policy")
+TENSORS = ("observation_mean", "observation_std", "reward_scale", "action_mask")
 NAMES = ("labels", "vocabulary", "fingerprint")
-_FORM = f"dataset statistics have the keys {', '.join((*NAMES, *TENSORS))}"
 
 
 class DatasetStats(nn.Module):
-    """Standardises observations, masks unseen emotions; changes nothing until it is told otherwise.
+    """What a selector must know of the corpus it learned from: standardises observations and masks unseen emotions.
 
-    D is the width of an observation, A the number of emotions.
+    The statistics are buffers, so a checkpoint is enough to play with; none is ever recomputed from other data. Until
+    `take` is called they change nothing.
     """
 
     observation_mean: Tensor  # (D,)
     observation_std: Tensor  # (D,)
-    reward_scale: Tensor  # ()
-    seen: Tensor  # (A,) bool
+    reward_scale: Tensor  # (), what rewards are divided by
+    action_mask: Tensor  # (A,) bool, the emotions that occur in the corpus
 
     def __init__(self, observation_dim: int, num_emotions: int) -> None:
         super().__init__()
         self.register_buffer("observation_mean", torch.zeros(observation_dim))
         self.register_buffer("observation_std", torch.ones(observation_dim))
         self.register_buffer("reward_scale", torch.ones(()))
-        self.register_buffer("seen", torch.ones(num_emotions, dtype=torch.bool))
+        self.register_buffer("action_mask", torch.ones(num_emotions, dtype=torch.bool))
 
-    def take(self, facts: Mapping[str, Any]) -> None:
-        """Adopt these facts: plain numbers and lists under the names of the buffers, and `labels`.
+    def take(self, stats: Mapping[str, Any]) -> None:
+        """Adopt these statistics: plain numbers and lists under the names of the buffers, and `labels`.
 
         Raises:
             UserError: naming the key that is missing, of the wrong length or out of range.
         """
-        missing = [key for key in (*TENSORS, *NAMES) if key not in facts]
+        missing = [key for key in (*TENSORS, *NAMES) if key not in stats]
         if missing:
-            raise UserError(f"the dataset statistics lack '{missing[0]}'; {_FORM}")
-        for key in TENSORS:
-            self._adopt(key, facts[key])
-        if len(facts["labels"]) != len(self.seen):
             raise UserError(
-                f"the vocabulary '{facts['vocabulary']}' has {len(facts['labels'])} labels but the learner "
-                f"num_emotions={len(self.seen)}; set num_emotions to the size of the vocabulary"
+                f"the dataset statistics lack '{missing[0]}'; they have the keys {', '.join((*NAMES, *TENSORS))}"
+            )
+        for key in TENSORS:
+            self._adopt(key, stats[key])
+        if len(stats["labels"]) != len(self.action_mask):
+            raise UserError(
+                f"the vocabulary '{stats['vocabulary']}' has {len(stats['labels'])} labels but the learner "
+                f"num_emotions={len(self.action_mask)}; set num_emotions to the size of the vocabulary"
             )
         self._check()
 
@@ -80,7 +77,7 @@ class DatasetStats(nn.Module):
 
     def mask(self, logits: Tensor) -> Tensor:
         """-inf where the corpus never showed the emotion: (B, A) -> (B, A)."""
-        return logits.masked_fill(~self.seen, -torch.inf)
+        return logits.masked_fill(~self.action_mask, -torch.inf)
 
     def _adopt(self, key: str, value: Any) -> None:
         buffer: Tensor = getattr(self, key)
@@ -93,15 +90,16 @@ class DatasetStats(nn.Module):
         buffer.copy_(tensor)
 
     def _check(self) -> None:
+        std, scale = self.observation_std, self.reward_scale
         ranges = {
             "observation_mean": (torch.isfinite(self.observation_mean).all(), "finite"),
-            "observation_std": ((torch.isfinite(self.observation_std) & (self.observation_std > 0)).all(), "above 0"),
-            "reward_scale": (torch.isfinite(self.reward_scale) & (self.reward_scale > 0), "a number above 0"),
-            "seen": (self.seen.any(), "true for at least one emotion"),
+            "observation_std": ((torch.isfinite(std) & (std > 0)).all(), "above 0"),
+            "reward_scale": (torch.isfinite(scale) & (scale > 0), "a number above 0"),
+            "action_mask": (self.action_mask.any(), "true for at least one emotion"),
         }
         for key, (good, wanted) in ranges.items():
             if not bool(good):
-                raise UserError(f"the dataset statistics have a '{key}' that is not {wanted}; check the corpus")
+                raise UserError(f"the dataset statistics have '{key}' that is not {wanted}; check the corpus")
 
 
 def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -115,12 +113,6 @@ def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> Non
             f"the selector learned the vocabulary '{learned['vocabulary']}' ({learned['fingerprint']}) and is given "
             f"'{given['vocabulary']}' ({given['fingerprint']}); use the vocabulary it learned, or train it again"
         )
-
-
-# ---- iql_checks ----
-# What may be asked of the IQL learner, and what must not come out of it.
-
-HEADS = ("q", "v", "policy")
 
 
 def _number(value: Any) -> bool:
@@ -158,103 +150,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"learner.{key}={settings[key]}: it must be {wanted}")
 
 
-def check_losses(losses: Mapping[str, Tensor], step: int) -> None:
-    """Stop a run that has nothing left to learn from.
-
-    Raises:
-        UserError: naming the first loss that is not finite.
-    """
-    for head, loss in losses.items():
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"the {head} loss is {loss.item()} at step {step}; lower learner.learning_rates.{head}, or look for "
-                "rewards and observations in the corpus that are not finite"
-            )
-
-
-# ---- iql_figures ----
-# The figures of an IQL run that TensorBoard shows: what the heads say of a batch, and how good the policy should be.
-#
-# All are in the units of the learner (rewards divided by the corpus's scale) except the estimates of the policy's value,
-# which are in reward, so that runs with other scales can be compared.
-
-Figures = dict[str, Tensor | float]
-
-
-@torch.no_grad()
-def training_metrics(learner: "IQLLearner", batch: Transitions) -> Figures:
-    """Q, V and advantage statistics, share of capped weights, entropy of the policy (nats), learning rates."""
-    observation = learner.facts.standardise(batch.observation)
-    q, v = learner.target_q(observation, batch.action), learner.v(observation).squeeze(-1)
-    figures: Figures = {}
-    for name, values in {"q": q, "v": v, "advantage": q - v}.items():
-        figures |= {f"train/{name}_mean": values.mean(), f"train/{name}_std": values.std(correction=0)}
-        figures |= {f"train/{name}_min": values.min(), f"train/{name}_max": values.max()}
-    capped = learner.weights(q - v) >= learner.hparams["max_advantage_weight"]
-    figures["train/weight_clip_share"] = capped.float().mean()
-    figures["train/policy_entropy"] = entropy(learner(batch.observation).softmax(-1)).mean()
-    for group in learner.trainer.optimizers[0].param_groups:
-        figures[f"train/learning_rate_{group['name']}"] = group["lr"]
-    return figures
-
-
-@torch.no_grad()
-def validation_metrics(
-    learner: "IQLLearner", batch: Transitions | TransitionEpisodes
-) -> tuple[Figures, dict[str, Tensor]]:
-    """Figures of the whole validation split, and how often each emotion is shown, (A,) each, by whom.
-
-    Plain transitions have no episodes: their policy can be described but not evaluated.
-    """
-    rows = batch.transitions if isinstance(batch, TransitionEpisodes) else batch
-    policy = learner(rows.observation).softmax(-1)
-    taken = policy.gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
-    known = taken > 0  # an emotion that only the validation split shows is masked, and has no likelihood
-    figures: Figures = {
-        "val/policy_nll": -taken[known].log().mean() if bool(known.any()) else torch.inf,
-        "val/policy_entropy": entropy(policy).mean(),
-        "val/advantage_mean": learner.advantages(rows.observation, rows.action).mean(),
-    }
-    if isinstance(batch, TransitionEpisodes):
-        figures |= _value_figures(learner, batch, policy, taken)
-    count = policy.shape[-1]
-    shares = {
-        "corpus": F.one_hot(rows.action, count).float().mean(0),
-        "policy": policy.mean(0),
-        "greedy": F.one_hot(policy.argmax(-1), count).float().mean(0),
-    }
-    return figures, shares
-
-
-def _value_figures(learner: "IQLLearner", batch: TransitionEpisodes, policy: Tensor, taken: Tensor) -> Figures:
-    discount = learner.hparams["discount"]
-    rows = batch.transitions
-    seen = batch._replace(transitions=rows._replace(observation=learner.facts.standardise(rows.observation)))
-    following = learner.facts.standardise(rows.next_observation)
-    seen = seen._replace(transitions=seen.transitions._replace(next_observation=following))
-    weighted = importance_sampled_value(batch, taken, discount)
-    name = "val/pdwis_value" if weighted.reliable else "val/pdwis_value_unreliable"
-    figures: Figures = {
-        "val/fqe_value": fitted_q_value(seen, policy, learner(rows.next_observation).softmax(-1), discount),
-        "val/behaviour_value": mean_return(batch, discount),
-        "val/pdwis_effective_size": weighted.effective_size,
-    }
-    return figures | ({name: weighted.value} if weighted.effective_size > 0 else {})
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats, row by row: (B, A) -> (B,)."""
-    summed: Tensor = torch.special.entr(probabilities).sum(-1)
-    return summed
-
-
 class IQLLearner(L.LightningModule):
     """Q, V and policy heads, trained together.
 
     The heads share no parameter and all three losses are taken at the same weights, so one Adam over three groups is
     three Adams bit for bit (tests/learners/test_iql.py), and a step of the trainer is one update of each.
-
-    Rewards arrive raw and are divided by the corpus's `reward_scale` here; Q, V and advantages are in scaled units.
 
     Args:
         observation_dim: D.
@@ -290,27 +190,27 @@ class IQLLearner(L.LightningModule):
         self.v = mlp(observation_dim, hidden_dims, 1)
         self.policy = mlp(observation_dim, hidden_dims, num_emotions)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-        self.facts = DatasetStats(observation_dim, num_emotions)
+        self.stats = DatasetStats(observation_dim, num_emotions)
         self.emotion_shares: dict[str, Tensor] = {}  # of the last validation, each (A,): corpus, policy, greedy
         if dataset_stats is not None:
-            self.facts.take(dataset_stats)
+            self.stats.take(dataset_stats)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Emotion logits of the policy, -inf for emotions the corpus never showed: (B, D) -> (B, A)."""
-        return self.facts.mask(self.policy(self.facts.standardise(observation)))
+        return self.stats.mask(self.policy(self.stats.standardise(observation)))
 
     def losses(self, batch: Transitions) -> dict[str, Tensor]:
-        """The three scalar losses by head (eqs. 5, 6 and 7; METHOD 5)."""
+        """The three scalar losses by head (eqs. 5, 6 and 7)."""
         hp = self.hparams
-        observation = self.facts.standardise(batch.observation)
+        observation = self.stats.standardise(batch.observation)
         with torch.no_grad():
-            next_v = self.v(self.facts.standardise(batch.next_observation)).squeeze(-1)
-            going_on = 1.0 - batch.terminal.to(next_v.dtype)
-            td_target = batch.reward / self.facts.reward_scale + hp["discount"] * going_on * next_v
+            next_v = self.v(self.stats.standardise(batch.next_observation)).squeeze(-1)
+            not_done = 1.0 - batch.terminal.to(next_v.dtype)
+            td_target = batch.reward / self.stats.reward_scale + hp["discount"] * not_done * next_v
             pessimistic_q = self.target_q(observation, batch.action)
         advantage = pessimistic_q - self.v(observation).squeeze(-1)
         weight = self.weights(advantage.detach())
-        nll = F.cross_entropy(self.facts.mask(self.policy(observation)), batch.action, reduction="none")
+        nll = F.cross_entropy(self.stats.mask(self.policy(observation)), batch.action, reduction="none")
         first, second = self.q.both(observation, batch.action)
         return {
             "q": F.mse_loss(first, td_target) + F.mse_loss(second, td_target),
@@ -326,13 +226,13 @@ class IQLLearner(L.LightningModule):
     @torch.no_grad()
     def advantages(self, observation: Tensor, action: Tensor) -> Tensor:
         """min Q' - V of the given emotions, in scaled units: (B, D), (B,) -> (B,)."""
-        observation = self.facts.standardise(observation)
+        observation = self.stats.standardise(observation)
         return torch.sub(self.target_q(observation, action), self.v(observation).squeeze(-1))
 
     @torch.no_grad()
     def q_values(self, observation: Tensor) -> Tensor:
         """min(Q1, Q2) of every emotion, in scaled units: (B, D) -> (B, A)."""
-        return self.q.all_actions(self.facts.standardise(observation))
+        return self.q.all_actions(self.stats.standardise(observation))
 
     @torch.no_grad()
     def act(
@@ -355,13 +255,13 @@ class IQLLearner(L.LightningModule):
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1), probabilities
 
     def setup(self, stage: str) -> None:
-        facts = getattr(getattr(self.trainer, "datamodule", None), "dataset_stats", None)
-        if not facts:
+        stats = getattr(getattr(self.trainer, "datamodule", None), "dataset_stats", None)
+        if not stats:
             return
         if self.hparams["dataset_stats"] is None:
-            self.facts.take(facts)
-            self.hparams["dataset_stats"] = dict(facts)
-        same_vocabulary(self.hparams["dataset_stats"], facts)
+            self.stats.take(stats)
+            self.hparams["dataset_stats"] = dict(stats)
+        same_vocabulary(self.hparams["dataset_stats"], stats)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = "iql"  # a checkpoint of another stage is refused by name
@@ -374,16 +274,76 @@ class IQLLearner(L.LightningModule):
 
     def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
-        if self._logs_this_step():  # the figures cost about as much as the update: only where they are written
-            check_losses(losses, self.global_step)
-            figures = training_metrics(self, batch)
-            figures |= {f"train/{head}_loss": loss.detach() for head, loss in losses.items()}
-            self.log_dict(figures, batch_size=len(batch.action))
+        if self._logs_this_step():  # the metrics cost about as much as the update: only where they are written
+            for head, loss in losses.items():
+                if not math.isfinite(loss.item()):
+                    raise UserError(
+                        f"the {head} loss is {loss.item()} at step {self.global_step}; lower "
+                        f"learner.learning_rates.{head}, or look for rewards and observations in the corpus that are "
+                        "not finite"
+                    )
+            metrics: Metrics = {f"train/{head}_loss": loss.detach() for head, loss in losses.items()}
+            self.log_dict(metrics | self.training_metrics(batch), batch_size=len(batch.action))
         return losses["q"] + losses["v"] + losses["policy"]
 
+    @torch.no_grad()
+    def training_metrics(self, batch: Transitions) -> Metrics:
+        """Q, V and advantage statistics, share of capped weights, entropy of the policy (nats), learning rates."""
+        observation = self.stats.standardise(batch.observation)
+        q, v = self.target_q(observation, batch.action), self.v(observation).squeeze(-1)
+        metrics: Metrics = {}
+        for name, values in {"q": q, "v": v, "advantage": q - v}.items():
+            metrics |= {f"train/{name}_mean": values.mean(), f"train/{name}_std": values.std(correction=0)}
+            metrics |= {f"train/{name}_min": values.min(), f"train/{name}_max": values.max()}
+        capped = self.weights(q - v) >= self.hparams["max_advantage_weight"]
+        metrics["train/weight_clip_share"] = capped.float().mean()
+        metrics["train/policy_entropy"] = entropy(self(batch.observation).softmax(-1)).mean()
+        for group in self.trainer.optimizers[0].param_groups:
+            metrics[f"train/learning_rate_{group['name']}"] = group["lr"]
+        return metrics
+
     def validation_step(self, batch: Transitions | TransitionEpisodes, batch_idx: int) -> None:
-        figures, self.emotion_shares = validation_metrics(self, batch)
-        self.log_dict(figures, batch_size=len(batch[1]))
+        """The whole validation split at once: the policy described, and its value estimated.
+
+        Plain transitions have no episodes: their policy can be described but not evaluated.
+        """
+        rows = batch.transitions if isinstance(batch, TransitionEpisodes) else batch
+        policy = self(rows.observation).softmax(-1)
+        taken = policy.gather(-1, rows.action.unsqueeze(-1)).squeeze(-1)
+        known = taken > 0  # an emotion that only the validation split shows is masked, and has no likelihood
+        metrics: Metrics = {
+            "val/policy_nll": -taken[known].log().mean() if bool(known.any()) else torch.inf,
+            "val/policy_entropy": entropy(policy).mean(),
+            "val/advantage_mean": self.advantages(rows.observation, rows.action).mean(),
+        }
+        if isinstance(batch, TransitionEpisodes):
+            metrics |= self._value_metrics(batch, policy, taken)
+        count = policy.shape[-1]
+        self.emotion_shares = {
+            "corpus": F.one_hot(rows.action, count).float().mean(0),
+            "policy": policy.mean(0),
+            "greedy": F.one_hot(policy.argmax(-1), count).float().mean(0),
+        }
+        self.log_dict(metrics, batch_size=len(rows.action))
+
+    def _value_metrics(self, batch: TransitionEpisodes, policy: Tensor, taken: Tensor) -> Metrics:
+        """Estimates of the policy's value, in reward.
+
+        Args:
+            policy: its probabilities, (B, A).
+            taken: its probability of each logged action, (B,).
+        """
+        discount, rows = self.hparams["discount"], batch.transitions
+        observation, following = (self.stats.standardise(o) for o in (rows.observation, rows.next_observation))
+        standardised = batch._replace(transitions=rows._replace(observation=observation, next_observation=following))
+        weighted = importance_sampled_value(batch, taken, discount)
+        name = "val/pdwis_value" if weighted.reliable else "val/pdwis_value_unreliable"
+        metrics: Metrics = {
+            "val/fqe_value": fitted_q_value(standardised, policy, self(rows.next_observation).softmax(-1), discount),
+            "val/behaviour_value": mean_return(batch, discount),
+            "val/pdwis_effective_size": weighted.effective_size,
+        }
+        return metrics | ({name: weighted.value} if weighted.effective_size > 0 else {})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         rates = self.hparams["learning_rates"]
@@ -419,3 +379,9 @@ class IQLLearner(L.LightningModule):
     def _logs_this_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set outside of its class body
         return bool(every) and (self.trainer.global_step + 1) % every == 0
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats, row by row: (B, A) -> (B,)."""
+    summed: Tensor = torch.special.entr(probabilities).sum(-1)
+    return summed

@@ -89,7 +89,7 @@ class Comparison(NamedTuple):
     def of(cls, groups: Sequence[Scores], min_group: int, negative_weight: float) -> "Comparison":
         """A group with fewer than `min_group` scores has no advantages, as if nobody had been asked."""
         enough = [count_scores(group) >= min_group for group in groups]
-        advantages = [
+        advantages: list[list[float | None]] = [
             group_advantages(group, negative_weight) if large else [None] * len(group)
             for group, large in zip(groups, enough, strict=True)
         ]
@@ -226,8 +226,8 @@ def _seed(*parts: int) -> int:
 class ReferenceCache:
     """For corpus turns: log-probabilities of the frozen reference by chat, judge scores by group.
 
-    Both are computed at first use and go into the checkpoint. A log-probability computed in another batch differs in its
-    last bits, so a resumed run that computed them anew would not be the run it continues.
+    Both are computed at first use and go into the checkpoint. A log-probability computed in another batch differs in
+    its last bits, so a resumed run that computed them anew would not be the run it continues.
     """
 
     def __init__(self) -> None:
@@ -243,7 +243,8 @@ class ReferenceCache:
         keys = [item.key for item in batch.items]
         if any(key not in self.ref_logprobs for key in keys):
             sizes = [sum(owner >= 0 for owner in item.chat.utterance) for item in batch.items]
-            for key, logprobs in zip(keys, reference(policy, batch.chats).cpu().split(sizes), strict=True):
+            parts = torch.split(reference(policy, batch.chats).cpu(), sizes)
+            for key, logprobs in zip(keys, parts, strict=True):
                 self.ref_logprobs.setdefault(key, logprobs.clone())  # a slice would keep the whole batch alive
         return torch.cat([self.ref_logprobs[key] for key in keys]).to(batch.chats.input_ids.device)
 

@@ -3,9 +3,9 @@
 Two estimators, wrong in different ways. Fitted Q evaluation (FQE) learns the policy's own action values from the
 logged transitions: little variance, some bias. Per-decision weighted importance sampling (PDWIS) re-weighs the logged
 returns by how much likelier the policy makes the logged actions: no model, but with 28 emotions and several turns few
-dialogues keep any weight. How many that is, is part of the answer, and below a stated number the answer does not count.
+dialogues keep any weight. Their effective number is reported, and below a stated minimum the value is unreliable.
 
-Both are functions of their arguments alone: the same transitions and policy give the same figure, and no global
+Both are functions of their arguments alone: the same transitions and policy give the same value, and no global
 generator moves. Shapes: B turns, D numbers an observation, A actions, N episodes, T turns of the longest.
 
 Sources:
@@ -70,30 +70,30 @@ def fitted_q_value(
 
 
 def _fit(rows: list[Tensor], next_policy: Tensor, discount: float, fit: FittedQ) -> nn.Module:
-    """Semi-gradient evaluation: regress on reward plus the slow network's value of what the policy would do next."""
+    """Semi-gradient evaluation: regress on reward plus the target network's value of what the policy would do next."""
     observation, action, reward, next_observation, terminal = rows
     generator = torch.Generator().manual_seed(fit.seed)
     with torch.random.fork_rng(devices=[]):  # the layers draw their first weights from the global generator
         torch.manual_seed(fit.seed)
-        online, slow = (mlp(observation.shape[1], fit.hidden_dims, next_policy.shape[1]) for _ in range(2))
-    slow.load_state_dict(online.state_dict())
-    online, slow = online.to(observation), slow.to(observation).requires_grad_(False)
+        online, target = (mlp(observation.shape[1], fit.hidden_dims, next_policy.shape[1]) for _ in range(2))
+    target.load_state_dict(online.state_dict())
+    online, target = online.to(observation), target.to(observation).requires_grad_(False)
     optimizer = torch.optim.Adam(online.parameters(), lr=fit.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, fit.iterations)
-    going_on = discount * (1.0 - terminal.to(reward.dtype))
+    discounts = discount * (1.0 - terminal.to(reward.dtype))
     for _ in range(fit.iterations):
         batch = torch.randint(len(action), (fit.batch_size,), generator=generator).to(action.device)
-        following = (next_policy[batch] * slow(next_observation[batch])).sum(-1)
-        target = reward[batch] + going_on[batch] * following
+        next_value = (next_policy[batch] * target(next_observation[batch])).sum(-1)
+        td_target = reward[batch] + discounts[batch] * next_value  # 0 after a terminal turn
         estimate = online(observation[batch]).gather(-1, action[batch].unsqueeze(-1)).squeeze(-1)
         optimizer.zero_grad()
-        torch.autograd.backward(F.mse_loss(estimate, target))
+        torch.autograd.backward(F.mse_loss(estimate, td_target))
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            for mean, parameter in zip(slow.parameters(), online.parameters(), strict=True):
+            for mean, parameter in zip(target.parameters(), online.parameters(), strict=True):
                 mean.lerp_(parameter, fit.polyak)
-    return slow  # an average of the last networks, steadier than the last one
+    return target  # an average of the last networks, steadier than the last one
 
 
 def importance_sampled_value(

@@ -1,13 +1,7 @@
-"""A plain baseline for the selector: a table of mean returns, which knows the domain and nothing of the dialogue.
+"""Selectors of emotions: the trained one in play and over a corpus, and a baseline by mean return.
 
-For a focal turn i of n in a valid episode of the training split, with the episode's utility u, the return is
-
-    G = discount^(n - 1 - i) * u
-
-and the value of an emotion in a domain is the mean, over all turns that showed it there, of G less the mean G of all
-turns of that domain. A cell of fewer than `least` turns takes the mean over all domains instead; taking the domain's
-mean off first lets the two be compared. The emotion of the highest value is shown in every turn; of two with the same,
-the one that stands first in the vocabulary. An emotion that the corpus never shows is never chosen.
+`IQLSelector` chooses emotions with a trained policy head, `IQLAdvantages` gives every turn of a corpus its advantage,
+and `MeanReturnBaseline` is a table that knows the domain and nothing of the dialogue.
 """
 
 import hashlib
@@ -29,9 +23,6 @@ from emodistill.learners.iql import IQLLearner
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 from emodistill.runs import read_checkpoint
-
-# ---- selector ----
-# The trained selector at work: choosing emotions in play, and weighing the turns of a corpus.
 
 TRAIN_IT = "train it with: python train.py stage=iql (and the same run=...)"
 
@@ -106,10 +97,10 @@ class IQLAdvantages:
         observation = selector.observer([DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in shown])
         action = torch.tensor([self.vocabulary.index(episodes[k].turns[i].emotion or "") for k, i in shown])
         advantage = selector.learner.advantages(torch.from_numpy(observation), action).numpy()
-        of_turn = dict(zip(shown, advantage.tolist(), strict=True))
+        by_turn = dict(zip(shown, advantage.tolist(), strict=True))
         found: list[list[float]] = [[] for _ in episodes]
         for k, i in turns:
-            found[k].append(of_turn.get((k, i), float("nan")))
+            found[k].append(by_turn.get((k, i), float("nan")))
         return [np.array(row, dtype=np.float32) for row in found]
 
 
@@ -131,13 +122,20 @@ def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 
     return IQLSelector(learner, observer, temperature)
 
 
-DISCOUNT = 0.99
-LEAST = 20
 _Turn = tuple[str, str, float]  # domain, emotion, return
 
 
 class MeanReturnBaseline:
-    """Chooses emotions by mean return.
+    """Always shows the emotion that had the highest mean return in the domain: a baseline for the trained selector.
+
+    For focal turn i of n in a valid episode of the training split, with the episode's utility u, the return is
+
+        G = discount^(n - 1 - i) * u
+
+    and the value of an emotion in a domain is the mean, over all turns that showed it there, of G less the mean G of
+    all turns of that domain. An emotion shown in fewer than `least` turns of the domain takes the mean over all domains
+    instead; without the domain's mean the two can be compared. Of two emotions with the same value the first one of the
+    vocabulary is shown. An emotion that the corpus never shows is never chosen.
 
     Attributes:
         values: domain -> emotion -> value; only what the corpus shows.
@@ -147,12 +145,12 @@ class MeanReturnBaseline:
     name = "table"
 
     def __init__(
-        self, episodes: Sequence[Episode], vocabulary: Vocabulary, discount: float = DISCOUNT, least: int = LEAST
+        self, episodes: Sequence[Episode], vocabulary: Vocabulary, discount: float = 0.99, least: int = 20
     ) -> None:
         """
         Args:
             episodes: of any split; those of `train` are used.
-            least: turns that a cell needs to stand for itself.
+            least: turns that an emotion needs in a domain to have a value of its own there.
 
         Raises:
             UserError: if no turn of the training split shows an emotion, or one is not in the vocabulary.
@@ -160,7 +158,7 @@ class MeanReturnBaseline:
         turns = _centred(list(_returns(episodes, discount)))
         if not turns:
             raise UserError(
-                "the table of mean returns needs episodes of the train split that show emotions; here are none"
+                "the baseline of mean returns needs episodes of the train split that show emotions; here are none"
             )
         self.pooled = _means([(emotion, value) for _, emotion, value in turns], vocabulary, 1)
         self.values = {

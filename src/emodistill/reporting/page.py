@@ -157,7 +157,7 @@ def _q_values(
     from emodistill.learners.selector import load_selector
 
     selector = load_selector(str(file), vocabulary)
-    learner, facts = selector.learner, selector.learner.facts
+    learner, stats = selector.learner, selector.learner.stats
     views = [
         DialoguePrefix(e.scenario, e.turns[:i])
         for e in item.episodes
@@ -167,8 +167,8 @@ def _q_values(
     rows: list[list[int | None]] = []
     for start in range(0, len(views), VIEWS_AT_ONCE):
         observation = torch.from_numpy(selector.observer(views[start : start + VIEWS_AT_ONCE]))
-        thousandths = (1000 * facts.reward_scale * learner.q_values(observation)).round().long().tolist()
-        seen = facts.seen.tolist()
+        thousandths = (1000 * stats.reward_scale * learner.q_values(observation)).round().long().tolist()
+        seen = stats.action_mask.tolist()
         rows += [[v if known else None for v, known in zip(row, seen, strict=True)] for row in thousandths]
     remaining = iter(rows)
     return [[next(remaining) for _ in episode.focal_turns] for episode in item.episodes]

@@ -79,11 +79,11 @@ def realised(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward,
     shown = [e for e in episodes if e.end != "invalid" and any(turn.emotion is not None for turn in e.focal_turns)]
     owners = [(shown[i].scenario.domain, shown[i].scenario.id) for i in table.episode.tolist()]
     transitions, learner = table.transitions, selector.learner
-    scale = learner.facts.reward_scale  # back to raw reward
+    scale = learner.stats.reward_scale  # back to raw reward
     values = (learner.q_values(transitions.observation) * scale).double()
     predicted = values.gather(1, transitions.action[:, None])[:, 0]
-    advantage = predicted - values[:, learner.facts.seen].mean(1)
-    state = learner.v(learner.facts.standardise(transitions.observation))[:, 0] * scale
+    advantage = predicted - values[:, learner.stats.action_mask].mean(1)
+    state = learner.v(learner.stats.standardise(transitions.observation))[:, 0] * scale
     returns = returns_of(transitions.reward.double().numpy(), transitions.terminal.numpy(), discount)
     return Turns(
         predicted.numpy(),
@@ -111,7 +111,7 @@ def fitted_value(turns: Turns, selector: IQLSelector, discount: float) -> float:
     """Fitted Q evaluation, on these turns, of the selector's greedy policy: its discounted return, in raw reward."""
     transitions, learner = turns.table.transitions, selector.learner
     rows = (transitions.observation, transitions.next_observation)
-    observation, following = (learner.facts.standardise(seen) for seen in rows)
+    observation, following = (learner.stats.standardise(seen) for seen in rows)
     table = turns.table._replace(transitions=transitions._replace(observation=observation, next_observation=following))
     policy, next_policy = (learner.act(seen)[1] for seen in rows)
     return fitted_q_value(table, policy.float(), next_policy.float(), discount)

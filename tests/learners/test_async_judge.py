@@ -60,13 +60,13 @@ def test_a_batch_is_there_when_its_own_scores_are():
     """It does not wait for others that the judge is asked about in the same call."""
     judge = Gated(before=2)
     live = AsyncJudge(judge, WAIT_S)
-    with live._guard:  # nothing begins before all are handed over
+    with live._lock:  # nothing begins before all are handed over
         live._working = True
     batches = [live.ask(ask("a", "bb")), live.ask(ask("ccc"))]
     worker = threading.Thread(target=live._work)
     worker.start()
     assert judge.entered.wait(WAIT_S)
-    assert live.collect(batches[0]) == [1.0, 2.0] and not batches[1].ended.is_set()
+    assert live.collect(batches[0]) == [1.0, 2.0] and not batches[1].done.is_set()
     judge.opened.set()
     assert live.collect(batches[1]) == [3.0]
     worker.join(WAIT_S)
