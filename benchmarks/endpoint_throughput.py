@@ -57,7 +57,7 @@ def main() -> None:
     print(f"{given.concurrency} at a time, {given.latency_ms:g} ms a reply: at most {most:.0f} requests a second")
     with server(given.latency_ms / 1000) as base_url, tempfile.TemporaryDirectory() as folder:
         spending = Spending(str(Path(folder) / "spending.json"))
-        with Endpoint(base_url, "m", traffic=Traffic(given.concurrency), spending=spending) as endpoint:
+        with Endpoint(base_url, "m", traffic=Traffic(concurrency=given.concurrency), spending=spending) as endpoint:
             requests_a_second(endpoint, given.concurrency)  # opens the connections
             for repeat in range(given.repeats):
                 reached = requests_a_second(endpoint, given.concurrency * given.rounds)

@@ -17,7 +17,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def client(model_server):
-    with Endpoint(model_server.base_url, model_server.model, traffic=Traffic(1)) as endpoint:
+    with Endpoint(model_server.base_url, model_server.model, traffic=Traffic(concurrency=1)) as endpoint:
         yield endpoint
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from emodistill.language_models.budget import UsageTotals, read_tallies
+from emodistill.language_models.budget import UsageTotals, read_usage
 from emodistill.language_models.client import Endpoint, RetryPolicy, Timeouts, Traffic
 from emodistill.language_models.completion import CompletionRequest, Message
 
@@ -16,7 +16,12 @@ def ask(words="hello", max_tokens=10, **settings):
 
 def endpoint(server, **settings):
     """An endpoint at a `FaultyServer`."""
-    given = {"model": "m", "retries": QUICK, "timeouts": Timeouts(1.0, 0.4, 2.0), "traffic": Traffic(8)}
+    given = {
+        "model": "m",
+        "retries": QUICK,
+        "timeouts": Timeouts(connect_s=1.0, first_byte_s=0.4, whole_s=2.0),
+        "traffic": Traffic(concurrency=8),
+    }
     return Endpoint(**({"base_url": server.base_url} | given | settings))
 
 
@@ -27,4 +32,4 @@ def words(body):
 
 def total(path):
     """What an account file adds up to."""
-    return sum(read_tallies(Path(path)).values(), UsageTotals())
+    return sum(read_usage(Path(path)).values(), UsageTotals())

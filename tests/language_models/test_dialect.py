@@ -51,7 +51,12 @@ def test_a_request_is_put_as_the_protocol_has_it():
 
 
 def test_fields_can_be_renamed_left_out_and_added():
-    dialect = Dialect("json_object", "max_completion_tokens", ("temperature",), {"reasoning_effort": "low"})
+    dialect = Dialect(
+        structure="json_object",
+        max_tokens_field="max_completion_tokens",
+        omit=("temperature",),
+        extra={"reasoning_effort": "low"},
+    )
     body = sent(ask(max_tokens=3, seed=1, schema=SCHEMA), dialect=dialect)
     assert body["max_completion_tokens"] == 3 and body["reasoning_effort"] == "low" and body["seed"] == 1
     assert body["response_format"] == {"type": "json_object"}
@@ -89,14 +94,14 @@ def test_a_refusal_for_another_reason_changes_nothing():
 def test_an_order_to_ask_in_one_way_is_kept():
     with (
         FaultyServer(script=["400"], quote="json_schema unknown") as server,
-        endpoint(server, dialect=Dialect("json_schema")) as client,
+        endpoint(server, dialect=Dialect(structure="json_schema")) as client,
     ):
         assert client.complete([ask(schema=SCHEMA)])[0].kind == "status" and server.calls == 1
 
 
 def test_an_unknown_structure_is_refused():
     with pytest.raises(UserError, match="structure=xml"):
-        Dialect("xml")
+        Dialect(structure="xml")
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4), st.integers(1, 50))

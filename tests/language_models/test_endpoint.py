@@ -11,17 +11,19 @@ from faulty_replies import LOST
 from faulty_server import MIXED, FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.client import Endpoint, Timeouts, Traffic, retried
+from emodistill.language_models.client import Endpoint, Timeouts, Traffic
 from emodistill.language_models.completion import Completer, Failure, Reply
 
 PRICE = {"input": 1.0, "output": 2.0}
-RETRIED = [fault for fault in MIXED if fault[:3].isdigit() and retried(int(fault[:3]))] + ["hang", "reset"]
 
 
 @pytest.fixture(scope="module")
 def mixed():
     """Two thousand requests, of which 30 % of the calls meet a fault of some kind."""
-    patient = {"traffic": Traffic(32), "timeouts": Timeouts(3.0, 4.0, 20.0)}  # or a busy machine adds faults of its own
+    patient = {
+        "traffic": Traffic(concurrency=32),
+        "timeouts": Timeouts(connect_s=3.0, first_byte_s=4.0, whole_s=20.0),
+    }  # or a busy machine adds faults of its own
     with FaultyServer(fault_rate=0.3, seed=1) as server, endpoint(server, price=PRICE, **patient) as client:
         arrived = []
         requests = [ask(f"request number {number}") for number in range(2000)]
@@ -79,7 +81,7 @@ def test_the_same_faults_meet_any_concurrency():
     for concurrency in (1, 16):
         with (
             FaultyServer(fault_rate=0.3, faults=("429", "500", "401", "truncated"), seed=3) as server,
-            endpoint(server, traffic=Traffic(concurrency)) as client,
+            endpoint(server, traffic=Traffic(concurrency=concurrency)) as client,
         ):
             answers = client.complete([ask(f"{number}") for number in range(60)])
             found.append([getattr(answer, "kind", "reply") for answer in answers])
@@ -87,7 +89,7 @@ def test_the_same_faults_meet_any_concurrency():
 
 
 def test_no_more_calls_at_a_time_than_allowed():
-    with FaultyServer(latency_s=0.05) as server, endpoint(server, traffic=Traffic(5)) as client:
+    with FaultyServer(latency_s=0.05) as server, endpoint(server, traffic=Traffic(concurrency=5)) as client:
         assert all(isinstance(answer, Reply) for answer in client.complete([ask(f"{n}") for n in range(40)]))
         assert server.most_at_once == 5
 
@@ -117,7 +119,10 @@ def test_several_threads_share_an_endpoint_and_each_hears_of_its_own():
 
 def test_answers_are_told_as_they_arrive():
     order, requests = [], [ask("first"), ask("second")]
-    with FaultyServer(script=["slow_first_byte"], slow_s=0.3) as server, endpoint(server, traffic=Traffic(1)) as client:
+    with (
+        FaultyServer(script=["slow_first_byte"], slow_s=0.3) as server,
+        endpoint(server, traffic=Traffic(concurrency=1)) as client,
+    ):
         client.complete(requests, lambda index, _: order.append(index))
         assert order == [0, 1]
     with FaultyServer(script=["slow_first_byte"], slow_s=0.3) as server, endpoint(server) as client:
@@ -130,7 +135,7 @@ def test_an_exception_of_the_listener_abandons_the_rest_and_passes():
     def stop(index, answer):
         raise KeyboardInterrupt
 
-    with FaultyServer(latency_s=0.05) as server, endpoint(server, traffic=Traffic(2)) as client:
+    with FaultyServer(latency_s=0.05) as server, endpoint(server, traffic=Traffic(concurrency=2)) as client:
         with pytest.raises(KeyboardInterrupt):
             client.complete([ask(f"{number}") for number in range(100)], stop)
         time.sleep(0.3)

@@ -19,7 +19,7 @@ def test_money_cannot_be_budgeted_without_a_price():
 
 def test_prices():
     assert currency() == "USD"
-    assert price_of("gpt-4o-mini") == price_of("gpt-4o-mini-2024-07-18") == Price(0.15, 0.6)
+    assert price_of("gpt-4o-mini") == price_of("gpt-4o-mini-2024-07-18") == Price(input=0.15, output=0.6)
     assert price_of("no-such-model") is None and price_of("gpt-4o-mini-preview") is None
-    assert price_of("gpt-4o-mini", {"input": 3, "output": 4}) == Price(3.0, 4.0)
-    assert math.isclose(Price(0.15, 0.6).of(2_000_000, 500_000), 0.6)
+    assert price_of("gpt-4o-mini", {"input": 3, "output": 4}) == Price(input=3.0, output=4.0)
+    assert math.isclose(Price(input=0.15, output=0.6).of(2_000_000, 500_000), 0.6)

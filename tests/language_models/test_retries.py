@@ -1,6 +1,5 @@
 """Which calls are made again, after how long, and which never are."""
 
-import random
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -55,9 +54,13 @@ def test_retries_end(fault, kind):
 def test_a_hanging_server_is_asked_less_often_than_a_failing_one():
     """Each such call costs its whole time-out, and perhaps money."""
     policy = RetryPolicy(max_retries=5, timeout_retries=1, base_s=0.01)
-    answer, server = answered(["hang"] * 20, retries=policy, timeouts=Timeouts(1.0, 0.2, 2.0))
+    answer, server = answered(
+        ["hang"] * 20, retries=policy, timeouts=Timeouts(connect_s=1.0, first_byte_s=0.2, whole_s=2.0)
+    )
     assert answer.kind == "timeout" and server.calls == 2
-    answer, server = answered(["hang", "500", "hang", "500"], retries=policy, timeouts=Timeouts(1.0, 0.2, 2.0))
+    answer, server = answered(
+        ["hang", "500", "hang", "500"], retries=policy, timeouts=Timeouts(connect_s=1.0, first_byte_s=0.2, whole_s=2.0)
+    )
     assert answer.kind == "timeout" and server.calls == 3
 
 
@@ -95,16 +98,16 @@ def test_retry_after_is_read_as_seconds_or_a_date(header, seconds):
 
 
 def test_waits_are_uniform_below_a_bound_that_doubles_up_to_the_cap():
-    policy = RetryPolicy(base_s=1.0, cap_s=8.0, rng=random.Random(0))
+    policy = RetryPolicy(base_s=1.0, cap_s=8.0)
     for retry, bound in enumerate([1.0, 2.0, 4.0, 8.0, 8.0]):
         waits = [policy.wait_s(retry, None) for _ in range(2000)]
         assert 0.0 <= min(waits) < 0.05 * bound and 0.95 * bound < max(waits) <= bound
-        assert sum(waits) / len(waits) == pytest.approx(bound / 2, rel=0.05)
+        assert sum(waits) / len(waits) == pytest.approx(bound / 2, rel=0.08)
     assert policy.wait_s(10**6, None) <= 8.0
 
 
 def test_what_a_server_asks_for_is_the_least_that_is_waited():
-    policy = RetryPolicy(base_s=1.0, cap_s=8.0, rng=random.Random(0))
+    policy = RetryPolicy(base_s=1.0, cap_s=8.0)
     waits = [policy.wait_s(3, 5.0) for _ in range(500)]
     assert min(waits) >= 5.0 and max(waits) <= 6.0 and max(waits) - min(waits) > 0.5
 

@@ -17,7 +17,9 @@ from emodistill.language_models.completion import Failure, Reply
 def test_a_budget_is_used_up_but_not_exceeded_and_can_be_raised(file, budget):
     requests = [ask(f"{number}", max_tokens=10) for number in range(200)]
     with FaultyServer(words, latency_s=0.01) as server:
-        with endpoint(server, price=PRICE, spending=Spending(file, **budget), traffic=Traffic(16)) as client:
+        with endpoint(
+            server, price=PRICE, spending=Spending(file, **budget), traffic=Traffic(concurrency=16)
+        ) as client:
             answers = client.complete(requests)
         refused = [answer for answer in answers if isinstance(answer, Failure)]
         assert {answer.kind for answer in refused} == {"budget"} and 0 < len(refused) < 200
@@ -39,7 +41,7 @@ def test_money_in_flight_counts():
     """Thirty-two calls at a time may together come to more than is left, though none of them would alone."""
     with FaultyServer(words, latency_s=0.1) as server:
         spending = Spending(max_tokens=400)
-        with endpoint(server, spending=spending, traffic=Traffic(32)) as client:
+        with endpoint(server, spending=spending, traffic=Traffic(concurrency=32)) as client:
             client.complete([ask(f"{number}", max_tokens=10) for number in range(32)])
             assert spending.of(client.name).most_tokens <= 400
         assert server.calls > 1 and server.most_at_once <= 400 // 90
@@ -71,7 +73,7 @@ def test_calls_without_a_bill_count_with_their_bound():
 def test_a_call_that_was_turned_away_costs_nothing(file):
     with (
         FaultyServer(script=["401", "400", "quota"]) as server,
-        endpoint(server, spending=Spending(file), traffic=Traffic(1)) as client,
+        endpoint(server, spending=Spending(file), traffic=Traffic(concurrency=1)) as client,
     ):
         client.complete([ask(f"{number}") for number in range(3)])
     assert total(file) == UsageTotals(calls=3)
@@ -84,7 +86,7 @@ def test_an_abandoned_call_is_counted_as_one_without_a_bill(file):
 
     with (
         FaultyServer(script=[None, "hang"], hang_s=5.0) as server,
-        endpoint(server, spending=Spending(file), traffic=Traffic(1)) as client,
+        endpoint(server, spending=Spending(file), traffic=Traffic(concurrency=1)) as client,
         pytest.raises(KeyboardInterrupt),
     ):
         client.complete([ask("one"), ask("two"), ask("three")], stop)
@@ -103,7 +105,10 @@ def test_a_run_ends_with_what_it_cost(file, capsys):
         pass
     assert capsys.readouterr().out == ""
     with FaultyServer(words, script=[None, "truncated"]) as server:
-        with endpoint(server, price=PRICE, spending=Spending(file), traffic=Traffic(1)) as client, billed(Path(file)):
+        with (
+            endpoint(server, price=PRICE, spending=Spending(file), traffic=Traffic(concurrency=1)) as client,
+            billed(Path(file)),
+        ):
             client.complete([ask("one"), ask("two")])
         shown = capsys.readouterr().out
         assert f"m at {server.base_url}: 2 calls, 1 tokens read, 10 written, USD 0.0100" in shown

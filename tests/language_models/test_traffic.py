@@ -9,19 +9,19 @@ from endpoints import ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.client import Bucket, RetryPolicy, Timeouts, Traffic
+from emodistill.language_models.client import RateLimiter, RetryPolicy, Timeouts, Traffic
 from emodistill.language_models.completion import Reply
 
 ONCE = RetryPolicy(max_retries=0)
 
 
 def taken(per_minute, amounts):
-    """When each amount was let through, in seconds."""
+    """When each amount of tokens was let through, in seconds."""
 
     async def run():
-        bucket, began, times = Bucket(per_minute), time.monotonic(), []
+        limiter, began, times = RateLimiter(Traffic(tokens_per_minute=per_minute)), time.monotonic(), []
         for amount in amounts:
-            await bucket.take(amount)
+            await limiter.admit(amount)
             times.append(time.monotonic() - began)
         return times
 
@@ -29,7 +29,10 @@ def taken(per_minute, amounts):
 
 
 def test_requests_a_minute_are_kept():
-    with FaultyServer() as server, endpoint(server, traffic=Traffic(32, requests_per_minute=1200)) as client:
+    with (
+        FaultyServer() as server,
+        endpoint(server, traffic=Traffic(concurrency=32, requests_per_minute=1200)) as client,
+    ):
         began = time.monotonic()  # not at the first arrival: on a busy machine that one is late
         assert all(isinstance(answer, Reply) for answer in client.complete([ask(f"{n}") for n in range(40)]))
     assert server.log[-1].at - began >= (40 - 20 - 1) / 20  # twenty a second, and one second's worth at once
@@ -37,7 +40,7 @@ def test_requests_a_minute_are_kept():
 
 def test_tokens_a_minute_are_kept_by_what_was_really_taken():
     """Estimates are far too high here (500 tokens a reply that takes five): only the truth may slow it down."""
-    traffic = Traffic(1, tokens_per_minute=60_000)
+    traffic = Traffic(concurrency=1, tokens_per_minute=60_000)
     with FaultyServer() as server, endpoint(server, traffic=traffic) as client:
         began = time.monotonic()
         client.complete([ask(f"{number}", max_tokens=500) for number in range(40)])
@@ -45,43 +48,59 @@ def test_tokens_a_minute_are_kept_by_what_was_really_taken():
 
 
 def test_tokens_really_taken_slow_it_down():
-    traffic = Traffic(8, tokens_per_minute=6000)  # a hundred a second
+    traffic = Traffic(concurrency=8, tokens_per_minute=6000)  # a hundred a second
     with FaultyServer(lambda body: "word " * 50) as server, endpoint(server, traffic=traffic) as client:
         began = time.monotonic()
         client.complete([ask(f"{number}", max_tokens=50) for number in range(6)])
     assert server.log[-1].at - began >= 1.0
 
 
-def test_a_bucket_gives_a_second_at_once_and_then_its_rate():
+def test_a_second_may_go_at_once_and_then_the_rate():
     times = taken(600, [1] * 15)  # ten a second
     assert times[9] < 0.1 and times[14] == pytest.approx(0.5, abs=0.2)
 
 
-def test_what_is_larger_than_the_bucket_passes_and_is_paid_later():
-    times = taken(600, [25, 1])  # holds 10: the first leaves a debt of 15
-    assert times[0] < 0.1 and times[1] == pytest.approx(1.6, abs=0.3)
+def test_what_is_more_than_a_second_waits_for_its_time_and_so_does_the_next():
+    times = taken(600, [25, 1])  # 10 at once, 15 at ten a second
+    assert times[0] == pytest.approx(1.5, abs=0.3) and times[1] == pytest.approx(1.6, abs=0.3)
 
 
-def test_a_correction_is_given_back_but_never_more_than_the_bucket_holds():
+def test_a_correction_is_given_back_but_never_more_than_a_second_of_it():
     async def run():
-        bucket = Bucket(600)
-        await bucket.take(10)
-        bucket.give_back(1000)
+        limiter = RateLimiter(Traffic(tokens_per_minute=600))
+        await limiter.admit(10)
+        limiter.correct(1000, 0)
         began = time.monotonic()
-        await bucket.take(10)
+        await limiter.admit(10)
         at_once = time.monotonic() - began
-        await bucket.take(5)
+        await limiter.admit(5)
         return at_once, time.monotonic() - began
 
     at_once, later = asyncio.run(run())
     assert at_once < 0.1 and later == pytest.approx(0.5, abs=0.2)
 
 
+def test_the_first_to_come_is_the_first_to_go():
+    """A large request is not overtaken by small ones for ever."""
+
+    async def run():
+        limiter, order = RateLimiter(Traffic(tokens_per_minute=1200)), []
+
+        async def pass_one(amount):
+            await limiter.admit(amount)
+            order.append(amount)
+
+        await asyncio.gather(*(pass_one(amount) for amount in (20, 15, 1, 2, 3)))
+        return order
+
+    assert asyncio.run(run()) == [20, 15, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("timeouts", "bound_s", "words"),
     [
-        (Timeouts(1.0, 0.3, 5.0), 0.3, "no byte for 0.3 s"),
-        (Timeouts(1.0, 5.0, 0.4), 0.4, "no whole reply within 0.4 s"),
+        (Timeouts(connect_s=1.0, first_byte_s=0.3, whole_s=5.0), 0.3, "no byte for 0.3 s"),
+        (Timeouts(connect_s=1.0, first_byte_s=5.0, whole_s=0.4), 0.4, "no whole reply within 0.4 s"),
     ],
 )
 def test_a_silent_server_ends_in_the_time_out_that_is_first(timeouts, bound_s, words):
@@ -105,7 +124,7 @@ def test_a_connection_that_never_stands_ends_in_its_own_time_out():
         with FaultyServer() as server:
             pass
         server.port = port
-        with endpoint(server, timeouts=Timeouts(0.3, 5.0, 5.0), retries=ONCE) as client:
+        with endpoint(server, timeouts=Timeouts(connect_s=0.3, first_byte_s=5.0, whole_s=5.0), retries=ONCE) as client:
             (answer,) = client.complete([ask()])
             assert client.spending.of(client.name).unmetered_calls == 0
         for filler in fillers:
@@ -119,8 +138,11 @@ def test_a_slow_first_byte_within_its_time_is_a_reply():
 
 
 def test_the_latency_of_a_call_has_no_part_of_the_wait_for_its_turn():
-    patient = Timeouts(3.0, 4.0, 20.0)
-    with FaultyServer(latency_s=0.6) as server, endpoint(server, traffic=Traffic(1), timeouts=patient) as client:
+    patient = Timeouts(connect_s=3.0, first_byte_s=4.0, whole_s=20.0)
+    with (
+        FaultyServer(latency_s=0.6) as server,
+        endpoint(server, traffic=Traffic(concurrency=1), timeouts=patient) as client,
+    ):
         answers = client.complete([ask(f"{number}") for number in range(4)])
     assert all(0.6 <= answer.usage.latency_s < 1.2 for answer in answers)  # the wait for one other call alone is 0.6
 

@@ -1,11 +1,13 @@
 """A language model behind an OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a commercial API.
 
-Many requests go out at once from one event loop on a thread of its own; whoever asks waits in plain code and gets a
-reply or a failure for every request, whatever the server does. What a failure means is in docs/endpoints.md. A request
-passes, in this order: the circuit breaker, a slot, the rates a minute, the budget. It is made again as `RetryPolicy`
-says, and a slot is free while it waits for that.
+Many requests go out at once from an event loop on a thread of its own; whoever asks waits in plain code and gets a
+reply or a failure for every request, whatever the server does. What each failure means is in docs/endpoints.md.
 
-No key is a part of this object: it is read from the environment when the first request goes out.
+A request passes, in this order: a slot, the circuit breaker, the rates a minute, the budget. It is made again as
+`RetryPolicy` says, and its slot is free while it waits for that. All endpoints of a process that ask the same model at
+the same address share these limits (`SharedLimits`).
+
+No key is a part of these objects: it is read from the environment when the first request goes out.
 """
 
 import asyncio
@@ -19,43 +21,48 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiolimiter import AsyncLimiter
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from emodistill.errors import UserError
-from emodistill.language_models.budget import Price, Reservation, Spending, UsageTotals, price_of
+from emodistill.language_models.budget import Price, Reservation, Settings, Spending, UsageTotals, price_of
 from emodistill.language_models.completion import CompletionRequest, Failure, FailureKind, Reply, Usage
 
-# ---- traffic ----
-# How fast an endpoint may be asked: calls at a time, calls a minute, tokens a minute.
-#
-# Only the thread of the event loop touches what is here.
+RETRIED = frozenset({408, 409, 429})  # and every status from 500
+QUOTA_WORDS = ("insufficient_quota", "exceeded your current quota", "billing_hard_limit", "insufficient balance")
+UNKNOWN_FORMAT = re.compile(rb"response_format|json_schema|json_object|guided|grammar|schema", re.IGNORECASE)
+LONGEST_QUOTE = 200
+MOST_TOKENS = 10**9  # of one call; a server that counts more does not count
+KEEP_ALIVE_S = 30.0  # an idle connection; servers close theirs sooner or later, and a call on such a one is made again
+BUDGET_POLL_S = 0.02  # how often a request looks whether calls in flight have left room in the budget
+_NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
+_JITTER = random.Random()  # the generator of the module `random` belongs to the run, and is restored when it resumes
+
+Structure = Literal["auto", "json_schema", "json_object", "off"]
+STRUCTURES = ("json_schema", "json_object", "off")  # each a fallback of the one before
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Limits of one endpoint; None is no limit."""
+class Traffic(Settings):
+    """How fast a model at an address may be asked; None is no limit. `concurrency` is in calls at a time."""
 
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"traffic.{name}={value} lets nothing through; give a positive number or null")
+    section = "traffic"
+    concurrency: PositiveInt = 8
+    requests_per_minute: PositiveFloat | None = None
+    tokens_per_minute: PositiveFloat | None = None
 
 
-@dataclass(frozen=True)
-class Timeouts:
+class Timeouts(Settings):
     """Seconds that one call may take.
 
     Attributes:
@@ -65,80 +72,32 @@ class Timeouts:
         whole_s: from beginning to end of the call.
     """
 
-    connect_s: float = 10.0
-    first_byte_s: float = 120.0
-    whole_s: float = 180.0
-
-    def __post_init__(self) -> None:
-        if min(self.connect_s, self.first_byte_s, self.whole_s) <= 0:
-            raise UserError(f"{self}: every time-out is a positive number of seconds")
+    section = "timeouts"
+    connect_s: PositiveFloat = 10.0
+    first_byte_s: PositiveFloat = 120.0
+    whole_s: PositiveFloat = 180.0
 
 
-class Bucket:
-    """A token bucket that holds one second's worth, so a minute's allowance is spread over the minute.
+class BreakerPolicy(Settings):
+    """When a failing endpoint is left alone.
 
-    What is larger than the bucket waits until it is full and leaves a debt, so nothing waits for ever.
-    First come, first served.
+    Attributes:
+        failures: requests given up in a row that open the circuit.
+        cooldown_s: seconds that it stays open before a probe.
     """
 
-    def __init__(self, per_minute: float) -> None:
-        self.rate_s = per_minute / 60.0
-        self.capacity = max(1.0, self.rate_s)
-        self._level, self._at, self._turn = self.capacity, time.monotonic(), asyncio.Lock()
-
-    async def take(self, amount: float) -> None:
-        """Wait until so much may go."""
-        async with self._turn:
-            while (missing := min(amount, self.capacity) - self._refilled()) > 1e-9:
-                await asyncio.sleep(missing / self.rate_s)
-            self._level -= amount
-
-    def give_back(self, amount: float) -> None:
-        """Correct an estimate that was too high by `amount`, or too low where that is negative."""
-        self._level = min(self.capacity, self._refilled() + amount)
-
-    def _refilled(self) -> float:
-        now = time.monotonic()
-        self._level = min(self.capacity, self._level + (now - self._at) * self.rate_s)
-        self._at = now
-        return self._level
+    section = "breaker"
+    failures: PositiveInt = 5
+    cooldown_s: NonNegativeFloat = 30.0
 
 
-class RateLimiter:
-    """What a call passes before it is made: a slot, then its share of calls and tokens a minute."""
+class RetryPolicy(Settings):
+    """When a call is made again, and how long to wait before.
 
-    def __init__(self, traffic: Traffic) -> None:
-        self.slots = asyncio.Semaphore(traffic.concurrency)
-        self._requests = Bucket(traffic.requests_per_minute) if traffic.requests_per_minute else None
-        self._tokens = Bucket(traffic.tokens_per_minute) if traffic.tokens_per_minute else None
+    Full jitter: a wait is drawn uniformly from zero to a bound that doubles with every retry, so that clients whom one
+    outage threw out together do not come back together.
 
-    async def admit(self, tokens: int) -> None:
-        """Wait for the rates; `tokens` is an estimate of what the call will take."""
-        if self._requests:
-            await self._requests.take(1)
-        if self._tokens:
-            await self._tokens.take(tokens)
-
-    def correct(self, estimated: int, taken: int) -> None:
-        """Say what the call took in truth."""
-        if self._tokens:
-            self._tokens.give_back(estimated - taken)
-
-
-# ---- retries ----
-# When a call is made again, and how long to wait before.
-#
-# Full jitter: a wait is drawn uniformly from zero to a bound that doubles with every retry, so that clients whom one
-# outage threw out together do not come back together.
-#
-# Source: Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog; RFC 9110, 10.2.3 (Retry-After).
-
-RETRIED = frozenset({408, 409, 429})  # and every status from 500
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how late.
+    Source: Brooker 2015, "Exponential Backoff And Jitter", AWS Architecture Blog; RFC 9110, 10.2.3 (Retry-After).
 
     Attributes:
         max_retries: calls after the first one, for whatever reason.
@@ -147,116 +106,37 @@ class RetryPolicy:
         retry_after_max_s: a server that asks for a longer wait is not waited for.
     """
 
-    max_retries: int = 5
-    timeout_retries: int = 1
-    base_s: float = 1.0
-    cap_s: float = 30.0
-    retry_after_max_s: float = 60.0
-    rng: random.Random = field(default_factory=random.Random, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if min(self.max_retries, self.timeout_retries, self.base_s, self.cap_s, self.retry_after_max_s) < 0:
-            raise UserError(f"{self}: no number of retries and no wait can be negative")
+    section = "retries"
+    max_retries: NonNegativeInt = 5
+    timeout_retries: NonNegativeInt = 1
+    base_s: NonNegativeFloat = 1.0
+    cap_s: NonNegativeFloat = 30.0
+    retry_after_max_s: NonNegativeFloat = 60.0
 
     def wait_s(self, retry: int, retry_after_s: float | None) -> float:
         """Seconds before retry number `retry` (from 0): what the server asks for and some jitter, or jitter alone."""
         if retry_after_s is not None:
-            return retry_after_s + self.rng.uniform(0.0, min(self.base_s, self.cap_s))
-        return self.rng.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(retry, 60)))
+            return retry_after_s + _JITTER.uniform(0.0, min(self.base_s, self.cap_s))
+        return _JITTER.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(retry, 60)))
+
+    def retrying(self) -> AsyncRetrying:
+        """Calls a function again while its `Outcome` asks for it and calls are left; gives the last outcome."""
+        return AsyncRetrying(
+            retry=retry_if_result(lambda outcome: outcome.retry),
+            stop=stop_after_attempt(1 + self.max_retries),
+            wait=lambda state: self.wait_s(state.attempt_number - 1, _outcome(state).retry_after_s),
+            retry_error_callback=_outcome,
+        )
 
 
-def retried(status: int) -> bool:
-    """Whether a call that ended with this HTTP status may succeed when it is made again."""
-    return status in RETRIED or status >= 500
+def _outcome(state: RetryCallState) -> "Outcome":
+    assert state.outcome is not None  # tenacity sets it before it asks
+    outcome: Outcome = state.outcome.result()
+    return outcome
 
 
-def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or as a date; None where it says nothing readable."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except ValueError:
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-# ---- breaker ----
-# A circuit breaker: an endpoint that keeps failing is left alone for a while, and then tried with one request.
-#
-# Without it, every one of ten thousand judgements would go through all its retries against a server that is gone. What
-# counts is a request that was *given up*, after its retries: a short restart of a server is bridged by them and opens
-# nothing. Refusals that speak of one request (too long, too fast) do not count, and any reply closes the circuit.
-
-Pass = Literal["closed", "probe"]
-
-
-class CircuitBreaker:
-    """Closed, open, and half open while its one probe is under way.
-
-    Args:
-        failures: requests given up in a row that open it.
-        cooldown_s: how long it stays open before a probe.
-    """
-
-    def __init__(self, failures: int = 5, cooldown_s: float = 30.0) -> None:
-        if failures < 1 or cooldown_s < 0:
-            raise UserError(f"breaker: failures={failures} has to be positive, cooldown_s={cooldown_s} not negative")
-        self.failures, self.cooldown_s = failures, cooldown_s
-        self._in_a_row = 0
-        self._opened_at: float | None = None
-        self._probing = False
-
-    @property
-    def open(self) -> bool:
-        return self._opened_at is not None
-
-    @property
-    def probe_in_s(self) -> float:
-        """Seconds until the next probe may go."""
-        return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self.cooldown_s - time.monotonic())
-
-    def admits(self) -> Pass | None:
-        """How a call may be made now: as any other, or as the probe; None where it may not."""
-        if not self.open:
-            return "closed"
-        if self._probing or self.probe_in_s > 0:
-            return None
-        self._probing = True
-        return "probe"
-
-    def succeeded(self) -> None:
-        """A call was answered."""
-        self._in_a_row, self._opened_at, self._probing = 0, None, False
-
-    def failed(self, as_what: Pass) -> None:
-        """A request was given up for a reason that says something of the server."""
-        self._in_a_row += 1
-        if as_what == "probe" or (self._in_a_row >= self.failures and not self.open):
-            self._opened_at = time.monotonic()
-        self.left(as_what)
-
-    def left(self, as_what: Pass) -> None:
-        """A request ended without saying anything of the server; if it was the probe, another may go."""
-        if as_what == "probe":
-            self._probing = False
-
-
-# ---- dialect ----
-# How one request is put to a server: all speak of one protocol, and each leaves out or renames something.
-
-Structure = Literal["auto", "json_schema", "json_object", "off"]
-STRUCTURES = ("json_schema", "json_object", "off")  # each a fallback of the one before
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """What this server understands.
+class Dialect(Settings):
+    """What this server understands: all speak of one protocol, and each leaves out or renames something.
 
     Attributes:
         structure: how a JSON schema is asked for. `auto` begins with `json_schema`, and where the server refuses that
@@ -266,14 +146,11 @@ class Dialect:
         extra: fields to add to every request.
     """
 
+    section = "dialect"
     structure: Structure = "auto"
     max_tokens_field: str = "max_tokens"
     omit: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.structure not in ("auto", *STRUCTURES):
-            raise UserError(f"dialect.structure={self.structure}: use auto, {', '.join(STRUCTURES)}")
+    extra: dict[str, Any] = {}
 
     def body(self, model: str, request: CompletionRequest, structure: str) -> dict[str, Any]:
         """The fields of one call."""
@@ -304,12 +181,84 @@ def likely_tokens(request: CompletionRequest) -> int:
     return sum(len(message.content) for message in request.messages) // 4 + request.max_tokens
 
 
-# ---- replies ----
-# Reading what a chat-completions server sent: a reply whole and well formed, or the reason why it is none.
+class RateLimiter:
+    """What a call passes before it is made: a slot, then its share of the calls and tokens a minute.
 
-QUOTA_WORDS = ("insufficient_quota", "exceeded your current quota", "billing_hard_limit", "insufficient balance")
-LONGEST_QUOTE = 200
-MOST_TOKENS = 10**9  # of one call; a server that counts more does not count
+    First come, first served. A limit holds one second's worth, so that a minute's allowance is spread over the minute.
+    Tokens are charged by an estimate; what a call took less or more than that is settled with the calls after it.
+    """
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.slots = asyncio.Semaphore(traffic.concurrency)
+        self._requests, self._tokens = _limiter(traffic.requests_per_minute), _limiter(traffic.tokens_per_minute)
+        self._turn = asyncio.Lock()  # or else the limiter serves the smallest first, and the largest perhaps never
+        self._owed = 0.0  # tokens taken and not yet charged; below zero a credit, of at most one second's worth
+
+    async def admit(self, tokens: int) -> None:
+        """Wait for the rates; `tokens` is an estimate of what the call will take."""
+        async with self._turn:
+            if self._requests:
+                await self._requests.acquire()
+            if self._tokens:
+                while (part := min(self._owed + tokens, self._tokens.max_rate)) > 0:
+                    await self._tokens.acquire(part)
+                    self._owed -= part
+                self._owed += tokens
+
+    def correct(self, estimated: int, taken: int) -> None:
+        """Say what the call took in truth."""
+        if self._tokens:
+            self._owed = max(self._owed + taken - estimated, -self._tokens.max_rate)
+
+
+def _limiter(per_minute: float | None) -> AsyncLimiter | None:
+    if per_minute is None:
+        return None
+    capacity = max(1.0, per_minute / 60.0)
+    return AsyncLimiter(capacity, capacity * 60.0 / per_minute)
+
+
+Pass = Literal["closed", "probe"]
+
+
+class CircuitBreaker:
+    """Leaves an endpoint that keeps failing alone for a while, and then tries it with one request, the probe.
+
+    Without it, every one of ten thousand judgements would go through all its retries against a server that is gone.
+    What counts is a request that was *given up*, after its retries: a short restart of a server is bridged by them and
+    opens nothing. Refusals that speak of one request (too long, too fast) do not count; any reply closes the circuit.
+    """
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+        self._in_a_row = 0
+        self._opened_at: float | None = None
+        self._probing = False
+
+    @property
+    def probe_in_s(self) -> float:
+        """Seconds until the next probe may go; zero where the circuit is closed."""
+        return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self.policy.cooldown_s - time.monotonic())
+
+    def admits(self) -> Pass | None:
+        """How a call may be made now: as any other, or as the probe; None where it may not."""
+        if self._opened_at is None:
+            return "closed"
+        if self._probing or self.probe_in_s > 0:
+            return None
+        self._probing = True
+        return "probe"
+
+    def ended(self, admitted: Pass, outcome: "Outcome") -> None:
+        """A request was answered, given up after its retries, or abandoned, which says nothing of the server."""
+        if admitted == "probe":
+            self._probing = False
+        if outcome.text is not None:
+            self._in_a_row, self._opened_at = 0, None
+        elif outcome.servers_fault:
+            self._in_a_row += 1
+            if admitted == "probe" or (self._in_a_row >= self.policy.failures and self._opened_at is None):
+                self._opened_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -318,6 +267,7 @@ class Outcome:
 
     Attributes:
         text: the reply, or None where `kind` and `reason` say why there is none.
+        cut: the reply ended at `max_tokens`.
         tokens: read and written, as the server counted them; None where it did not say.
         charged: whether the call may have cost something.
         retry: whether the same call may end better.
@@ -372,7 +322,7 @@ def read_refusal(status: int, content: bytes, retry_after: float | None) -> Outc
         return Outcome(kind="authentication", reason=f"status {status}: the server refuses the key", servers_fault=True)
     if status == 402 or (status == 429 and any(word in content.decode("utf-8", "replace") for word in QUOTA_WORDS)):
         return Outcome(kind="quota", reason=f"status {status}: {words}", servers_fault=True)
-    retry = retried(status)
+    retry = status in RETRIED or status >= 500
     about = f"status {status}: {words}" if words else f"status {status}"
     fault = (retry and status not in (409, 429)) or status == 404
     return Outcome(kind="status", reason=about, retry=retry, retry_after_s=retry_after, servers_fault=fault)
@@ -400,12 +350,20 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     return None
 
 
-# ---- calls ----
-# One call to a chat-completions server, with its time-outs; whatever happens becomes an `Outcome`.
-
-UNKNOWN_FORMAT = re.compile(rb"response_format|json_schema|json_object|guided|grammar|schema", re.IGNORECASE)
-KEEP_ALIVE_S = 30.0  # an idle connection; servers close theirs sooner or later, and a call on such a one is made again
-_NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or as a date; None where it says nothing readable."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def checked_address(base_url: str | None) -> str:
@@ -536,10 +494,6 @@ class Caller:
         return content.replace(self._secret, b"[key]") if self._secret else content
 
 
-# ---- desk ----
-# What becomes of a request: calls until one is answered, or until there is a reason to give up.
-
-BUDGET_LOOK_S = 0.02  # how often a request looks whether calls in flight have left room in the budget
 Deliver = Callable[[int, Reply | Failure], None]
 
 
@@ -550,20 +504,17 @@ class RequestState:
     request: CompletionRequest
     began: float | None = None
     usage: Usage = Usage()
-    retries: int = 0
     timeouts: int = 0
+    admitted: Pass | None = None
 
-    def failure(self, kind: FailureKind, reason: str) -> Failure:
-        return Failure(kind, reason, self.final_usage())
-
-    def add(self, tally: UsageTotals, priced: bool) -> None:
+    def add(self, call: UsageTotals, priced: bool) -> None:
         """Count a call that was made."""
         used = self.usage
         self.usage = replace(
             used,
-            prompt_tokens=used.prompt_tokens + tally.prompt_tokens,
-            completion_tokens=used.completion_tokens + tally.completion_tokens,
-            cost=(used.cost or 0.0) + tally.cost if priced else None,
+            prompt_tokens=used.prompt_tokens + call.prompt_tokens,
+            completion_tokens=used.completion_tokens + call.completion_tokens,
+            cost=(used.cost or 0.0) + call.cost if priced else None,
             attempts=used.attempts + 1,
         )
 
@@ -572,114 +523,106 @@ class RequestState:
 
 
 class RequestScheduler:
-    """Serves requests of one endpoint, from any number of `serve` calls; lives on its event loop."""
+    """Serves requests of one endpoint, from any number of `serve` calls; lives on the event loop of its limits."""
 
     def __init__(
         self,
         name: str,
         caller: Caller,
-        traffic: Traffic,
+        limits: "SharedLimits",
         policy: RetryPolicy,
-        breaker: CircuitBreaker,
         spending: Spending,
         price: Price | None,
     ) -> None:
-        self.name, self.caller, self.policy, self.breaker = name, caller, policy, breaker
-        self.spending, self.price, self.gate = spending, price, RateLimiter(traffic)
-        self.workers = 4 * traffic.concurrency  # more than slots: some requests wait for their retry
+        self.name, self.caller, self.policy, self.spending, self.price = name, caller, policy, spending, price
+        self.limiter, self.breaker = limits.limiter, limits.breaker
+        self.workers = 4 * limits.traffic.concurrency  # more than slots: some requests wait for their retry
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        serving = list(self._serving)
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
         await self.caller.close()
 
     async def serve(self, requests: Sequence[CompletionRequest], deliver: Deliver) -> None:
         """Answer all, each as soon as it can be."""
         left = iter(enumerate(requests))
+        serving = asyncio.current_task()
+        assert serving is not None  # a coroutine runs in a task
+        self._serving.add(serving)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.workers, len(requests))):
                     group.create_task(self._work(left, deliver))
         except* (UserError, OSError) as errors:  # the file of the spending is damaged, or its disk is full
             raise errors.exceptions[0] from None
+        finally:
+            self._serving.discard(serving)
 
     async def _work(self, left: Iterator[tuple[int, CompletionRequest]], deliver: Deliver) -> None:
         for index, request in left:
             deliver(index, await self._answer(request))
 
     async def _answer(self, request: CompletionRequest) -> Reply | Failure:
-        course = RequestState(request)
-        while True:
-            async with self.gate.slots:
-                course.began = course.began or time.monotonic()  # before that it waited for others, not for the server
-                admitted = self.breaker.admits()
-                if admitted is None:
-                    wait_s = self.breaker.probe_in_s
-                    reason = f"the endpoint failed {self.breaker.failures} times in a row; next try in {wait_s:.0f} s"
-                    return course.failure("circuit", reason)
-                try:
-                    outcome = await self._attempt(course)
-                except asyncio.CancelledError:
-                    self.breaker.left(admitted)  # or else an abandoned probe would leave the circuit open for good
-                    raise
-            if outcome is None:
-                self.breaker.left(admitted)
-                return course.failure("budget", f"the budget is used up: {self.spending.budget()}; raise it to go on")
-            if outcome.text is not None:
-                self.breaker.succeeded()
-                return Reply(outcome.text, course.final_usage(), outcome.cut)
-            next_in_s = self._next_in_s(course, outcome, admitted)
-            if isinstance(next_in_s, Failure):
-                return next_in_s
-            await asyncio.sleep(next_in_s)
-
-    def _next_in_s(self, course: RequestState, outcome: Outcome, admitted: Pass) -> float | Failure:
-        """Seconds until the next attempt, or the failure where there is none."""
-        if outcome.at_once:
-            self.breaker.left(admitted)
-            return 0.0
-        course.timeouts += outcome.kind == "timeout"
-        spent = course.retries >= self.policy.max_retries or course.timeouts > self.policy.timeout_retries
-        asked_s = outcome.retry_after_s or 0.0
-        too_long = asked_s > self.policy.retry_after_max_s
-        if outcome.retry and not (spent or too_long or admitted == "probe"):
-            course.retries += 1
-            return self.policy.wait_s(course.retries - 1, outcome.retry_after_s)
-        if outcome.servers_fault:
-            self.breaker.failed(admitted)
-        else:
-            self.breaker.left(admitted)
-        more = f"; the server asks to wait {asked_s:.0f} s" if outcome.retry and too_long else ""
-        calls = f" after {course.usage.attempts} calls" if course.usage.attempts > 1 else ""
-        return course.failure(outcome.kind or "malformed", f"{outcome.reason}{calls}{more}")
-
-    async def _attempt(self, course: RequestState) -> Outcome | None:
-        """One call within rates and budget; None where the budget has no room for it."""
-        likely, reserved = likely_tokens(course.request), self._reservation(course.request)
-        await self.gate.admit(likely)
-        while (room := self.spending.reserve(reserved)) is None:
-            await asyncio.sleep(BUDGET_LOOK_S)
-        if not room:
-            self.gate.correct(likely, 0)
-            return None
-        outcome = None
+        """Call until the request is answered, or until there is a reason to give it up."""
+        state, outcome = RequestState(request), Outcome()
         try:
-            outcome = await self.caller.call(course.request)
+            outcome = await self.policy.retrying()(self._attempt, state)
+        finally:  # an abandoned probe makes room for the next
+            if state.admitted:
+                self.breaker.ended(state.admitted, outcome)
+        if outcome.text is not None:
+            return Reply(outcome.text, state.final_usage(), outcome.cut)
+        return Failure(outcome.kind or "malformed", outcome.reason, state.final_usage())
+
+    async def _attempt(self, state: RequestState) -> Outcome:
+        """One call, or several where the server refuses the way a schema is asked for; its retry only if it may be."""
+        async with self.limiter.slots:
+            state.began = state.began or time.monotonic()  # before that it waited for others, not for the server
+            state.admitted = self.breaker.admits()
+            if state.admitted is None:
+                wait_s, failures = self.breaker.probe_in_s, self.breaker.policy.failures
+                reason = f"the endpoint failed {failures} times in a row; next try in {wait_s:.0f} s"
+                return Outcome(kind="circuit", reason=reason)
+            while (outcome := await self._call(state)).at_once:
+                pass
+        if outcome.text is not None or outcome.kind == "budget":
             return outcome
-        finally:  # without an outcome the call was abandoned on its way, and may be charged all the same
-            tally = self._tally(outcome or Outcome(charged=True), reserved)
-            self.spending.settle(self.name, reserved, tally)
-            self.gate.correct(likely, tally.most_tokens if not tally.unmetered_calls else likely)
-            course.add(tally, priced=self.price is not None)
+        state.timeouts += outcome.kind == "timeout"
+        asked_s = outcome.retry_after_s or 0.0
+        too_long = outcome.retry and asked_s > self.policy.retry_after_max_s
+        reason = f"{outcome.reason} after {state.usage.attempts} calls" if state.usage.attempts > 1 else outcome.reason
+        reason += f"; the server asks to wait {asked_s:.0f} s" if too_long else ""
+        over = too_long or state.timeouts > self.policy.timeout_retries or state.admitted == "probe"
+        return replace(outcome, reason=reason, retry=outcome.retry and not over)
+
+    async def _call(self, state: RequestState) -> Outcome:
+        """One call within rates and budget."""
+        likely, reserved = likely_tokens(state.request), self._reservation(state.request)
+        await self.limiter.admit(likely)
+        while (room := self.spending.reserve(reserved)) is None:
+            await asyncio.sleep(BUDGET_POLL_S)
+        if not room:
+            self.limiter.correct(likely, 0)
+            return Outcome(kind="budget", reason=f"the budget is used up: {self.spending.state()}; raise it to go on")
+        outcome = Outcome(charged=True)  # a call that is abandoned on its way may be charged all the same
+        try:
+            outcome = await self.caller.call(state.request)
+            return outcome
+        finally:
+            call = self._totals(outcome, reserved)
+            self.spending.settle(self.name, reserved, call)
+            self.limiter.correct(likely, call.most_tokens if not call.unmetered_calls else likely)
+            state.add(call, priced=self.price is not None)
 
     def _reservation(self, request: CompletionRequest) -> Reservation:
         most = most_tokens(request)
         cost = self.price.of(most - request.max_tokens, request.max_tokens) if self.price else 0.0
         return Reservation(most, cost)
 
-    def _tally(self, outcome: Outcome, reserved: Reservation) -> UsageTotals:
+    def _totals(self, outcome: Outcome, reserved: Reservation) -> UsageTotals:
         """What a call came to."""
         if outcome.tokens:
             cost = self.price.of(*outcome.tokens) if self.price else 0.0
@@ -689,36 +632,99 @@ class RequestScheduler:
         return UsageTotals(1)
 
 
-# ---- background ----
-# An event loop on a thread of its own, so that plain code can use asynchronous clients.
+class SharedLimits:
+    """What all endpoints of a process that ask one model at one address share: rates, slots, circuit breaker, budget.
 
-T = TypeVar("T")
+    They hold while an endpoint that has them is neither closed nor gone. They live on one event loop, on a daemon
+    thread that runs while at least one of these endpoints is in use.
+    """
 
+    _registry: ClassVar[dict[tuple[int, str, str], "SharedLimits"]] = {}
+    _lock = threading.RLock()  # reentrant: a garbage collection may end another endpoint in the middle of this one
 
-class BackgroundLoop:
-    """Runs coroutines for other threads; a daemon, so it never keeps the interpreter from ending."""
+    def __init__(self, traffic: Traffic, breaker: BreakerPolicy, spending: Spending) -> None:
+        self.traffic, self.breaker, self.spending = traffic, CircuitBreaker(breaker), spending
+        self.limiter: RateLimiter
+        self.endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
+        self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
+    @classmethod
+    def of(cls, endpoint: "Endpoint") -> "SharedLimits":
+        """Those of an endpoint's model and address in this process; a fork has its own.
+
+        Raises:
+            UserError: if another endpoint that is not closed has other limits.
+        """
+        with cls._lock:
+            key = (os.getpid(), endpoint.base_url, endpoint.model)
+            shared = cls._registry.get(key)
+            if shared is None or not shared.endpoints:
+                shared = cls._registry[key] = cls(endpoint.traffic, endpoint.breaker, endpoint.spending)
+            pairs: list[tuple[Settings, Settings]] = [
+                (shared.traffic, endpoint.traffic),
+                (shared.breaker.policy, endpoint.breaker),
+            ]
+            if shared.spending.log.path == endpoint.spending.log.path:
+                pairs.append((shared.spending.budget, endpoint.spending.budget))
+            for one, other in pairs:
+                if one != other:
+                    raise UserError(
+                        f"two endpoints ask {endpoint.name} with different {one.section}, {one!r} and {other!r}; it is "
+                        "one account with one limit: give both the same, or close the first before the second is made"
+                    )
+            shared.endpoints.add(endpoint)
+        return shared
+
+    def enter(self, build: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `build` on the event loop, which is started for its first user; each must `leave`."""
+        with self._lock:
+            self._users += 1
+            if self._loop is None:
+                self._loop, self.limiter = asyncio.new_event_loop(), RateLimiter(self.traffic)
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="endpoint", daemon=True)
+                self._thread.start()
+        try:
+            return self.submit(build()).result()
+        except BaseException:
+            self.leave()
+            raise
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        assert self._loop is not None  # whoever submits has entered
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def stop(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run `last`, then end the thread; what is still running is cancelled."""
-        self.submit(last).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def leave(self, scheduler: RequestScheduler | None = None) -> None:
+        """Close the user's connections, and end the thread if nobody else uses it."""
+        with self._lock:
+            loop, thread, closed = self._loop, self._thread, self.submit(scheduler.close()) if scheduler else None
+            assert loop is not None and thread is not None
+            self._users -= 1
+            last = self._users == 0
+            if last:
+                self._loop = self._thread = None
+        here = threading.current_thread() is thread  # a garbage collection may run there, which cannot wait for itself
+        if closed and not here:
+            closed.result()
+        if last and closed and here:
+            closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+        elif last:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
 
 
-Arrivals = SimpleQueue[tuple[int, Reply | Failure] | Future[None]]
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 class Endpoint:
     """Implements `Completer`; may be used from several threads, and by forked processes each for itself.
+
+    Endpoints of one process with the same address and model share one rate limiter, one circuit breaker and one budget,
+    and one usage log where their spending has the same file or none: together they stay within these limits.
+    So they must be given the same `traffic`, `breaker` and budget; everything else may differ.
 
     Args:
         base_url: address up to and with /v1.
@@ -727,7 +733,8 @@ class Endpoint:
         price: `input` and `output` for a million tokens; None looks the model up in the price list.
 
     Raises:
-        UserError: if the address, the price or a budget cannot be meant.
+        UserError: if the address, the price or a budget cannot be meant, or another endpoint that is not closed has
+            other limits for the same model at the same address.
     """
 
     def __init__(
@@ -738,7 +745,7 @@ class Endpoint:
         traffic: Traffic | None = None,
         timeouts: Timeouts | None = None,
         retries: RetryPolicy | None = None,
-        breaker: CircuitBreaker | None = None,
+        breaker: BreakerPolicy | None = None,
         spending: Spending | None = None,
         price: Mapping[str, float] | None = None,
         dialect: Dialect | None = None,
@@ -747,16 +754,17 @@ class Endpoint:
         if not model:
             raise UserError(f"no model is set for the endpoint {self.base_url}; give the name that it goes by there")
         self.traffic, self.timeouts = traffic or Traffic(), timeouts or Timeouts()
-        self.retries, self.breaker = retries or RetryPolicy(), breaker or CircuitBreaker()
+        self.retries, self.breaker = retries or RetryPolicy(), breaker or BreakerPolicy()
         self.spending, self.dialect = spending or Spending(), dialect or Dialect()
         self.price = price_of(model, price)
-        if self.price is None and self.spending.limits_cost:
+        if self.price is None and self.spending.budget.max_cost is not None:
             raise UserError(
                 f"max_cost is set but the price of {model} is unknown; give price={{input: ..., output: ...}} in money "
                 "for a million tokens, or a budget in max_tokens"
             )
         self._starting = threading.Lock()
-        self._open: tuple[int, BackgroundLoop, RequestScheduler] | None = None
+        self._limits = self._shared()  # from now on, so that contradicting limits are seen before anything is asked
+        self._open: tuple[int, SharedLimits, RequestScheduler] | None = None
         self._finalizer: weakref.finalize[..., Endpoint] | None = None
 
     def __repr__(self) -> str:
@@ -780,10 +788,10 @@ class Endpoint:
         """
         if not requests:
             return []
-        loop, desk = self._opened()
+        limits, scheduler = self._opened()
         answers: dict[int, Reply | Failure] = {}
-        arrivals: Arrivals = SimpleQueue()
-        serving = loop.submit(desk.serve(requests, lambda index, answer: arrivals.put((index, answer))))
+        arrivals: SimpleQueue[tuple[int, Reply | Failure] | Future[None]] = SimpleQueue()
+        serving = limits.submit(scheduler.serve(requests, lambda index, answer: arrivals.put((index, answer))))
         serving.add_done_callback(arrivals.put)  # should it fail, nobody waits for ever
         try:
             while len(answers) < len(requests):
@@ -799,10 +807,11 @@ class Endpoint:
         return [answers[index] for index in range(len(requests))]
 
     def close(self) -> None:
-        """End the thread and the connections; the next request opens them again."""
+        """End the connections, and the thread if no other endpoint needs it; the next request opens them again."""
         with self._starting:
             if self._finalizer:
                 self._finalizer()
+            self._limits.endpoints.discard(self)
             self._open = None
 
     def __enter__(self) -> "Endpoint":
@@ -811,22 +820,29 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> tuple[BackgroundLoop, RequestScheduler]:
+    def _shared(self) -> SharedLimits:
+        """The limits of this process; those of endpoints with the same file of the spending have one spending."""
+        limits = SharedLimits.of(self)
+        if limits.spending.log.path == self.spending.log.path:
+            self.spending = limits.spending
+        return limits
+
+    def _opened(self) -> tuple[SharedLimits, RequestScheduler]:
         with self._starting:
             if self._open is None or self._open[0] != os.getpid():  # a fork has the object, but not the thread
                 key = key_from(self.api_key_env)
-                loop = BackgroundLoop(f"endpoint {self.model}")
-                desk = loop.submit(self._desk(key)).result()
-                self._open = (os.getpid(), loop, desk)
-                self._finalizer = weakref.finalize(self, _shut, os.getpid(), loop, desk)
+                limits = self._limits = self._shared()
+                scheduler = limits.enter(lambda: self._scheduler(key, limits))
+                self._open = (os.getpid(), limits, scheduler)
+                self._finalizer = weakref.finalize(self, _close, os.getpid(), limits, scheduler)
             return self._open[1:]
 
-    async def _desk(self, key: str | None) -> RequestScheduler:
-        """Built on the loop, where its locks belong."""
+    async def _scheduler(self, key: str | None, limits: SharedLimits) -> RequestScheduler:
+        """Built on the loop, where its connections belong."""
         caller = Caller(self.base_url, self.model, key, self.timeouts, self.dialect)
-        return RequestScheduler(self.name, caller, self.traffic, self.retries, self.breaker, self.spending, self.price)
+        return RequestScheduler(self.name, caller, limits, self.retries, self.spending, self.price)
 
 
-def _shut(pid: int, loop: BackgroundLoop, desk: RequestScheduler) -> None:
+def _close(pid: int, limits: SharedLimits, scheduler: RequestScheduler) -> None:
     if pid == os.getpid():
-        loop.stop(desk.close())
+        limits.leave(scheduler)
