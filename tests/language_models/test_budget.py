@@ -1,5 +1,6 @@
 """The budget is never exceeded, stops in time, can be raised, and survives the process."""
 
+import math
 import time
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from endpoints import PRICE, ask, endpoint, total, words
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
-from emodistill.language_models.budget import Spending, UsageTotals, billed
-from emodistill.language_models.client import Traffic
+from emodistill.language_models.budget import Price, Spending, UsageTotals, billed, currency, price_of
+from emodistill.language_models.client import Endpoint, Traffic
 from emodistill.language_models.completion import Failure, Reply
 
 
@@ -122,3 +123,21 @@ def test_a_run_ends_with_what_it_cost(file, capsys):
             raise ValueError  # what it cost is said all the same
         shown = capsys.readouterr().out
         assert "1 calls, 1 tokens read, 10 written, USD 0.0100" in shown and "3 calls" in shown
+
+
+def test_money_cannot_be_budgeted_without_a_price():
+    with pytest.raises(UserError, match="price of my-model is unknown"):
+        Endpoint("http://127.0.0.1:1/v1", "my-model", spending=Spending(max_cost=1.0))
+    Endpoint(
+        "http://127.0.0.1:1/v1", "my-model", spending=Spending(max_cost=1.0), price={"input": 1.0, "output": 1000.0}
+    )
+
+
+def test_prices():
+    assert currency() == "USD"
+    assert price_of("gpt-4o-mini") == price_of("gpt-4o-mini-2024-07-18") == Price(input=0.15, output=0.6)
+    assert price_of("no-such-model") is None and price_of("gpt-4o-mini-preview") is None
+    assert price_of("gpt-4o-mini", {"input": 3, "output": 4}) == Price(input=3.0, output=4.0)
+    with pytest.raises(UserError, match=r"price .*: there is no key cached"):
+        price_of("gpt-4o-mini", {"input": 3, "output": 4, "cached": 1})
+    assert math.isclose(Price(input=0.15, output=0.6).of(2_000_000, 500_000), 0.6)
