@@ -1,7 +1,10 @@
 """Models by name: every way to lack one is a sentence that names the key and the way out."""
 
+import gc
 import json
 import shutil
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from emodistill.language_models.local import (
     model_folder,
     public_name,
     resolve,
+    shared_model,
 )
 
 
@@ -175,3 +179,22 @@ def test_the_public_name_is_no_path(tiny, tmp_path):
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(config | {"_name_or_path": known}))
         assert public_name(str(copy)) == public_name(f"{copy}/") == name
+
+
+def test_equal_weights_are_in_memory_once_while_somebody_uses_them(tiny, copy):
+    cpu = torch.device("cpu")
+    one = shared_model(tiny, torch.float32, cpu)
+    assert shared_model(str(copy), torch.float32, cpu) is one  # the same files elsewhere
+    assert shared_model(tiny, torch.bfloat16, cpu) is not one
+    merged = shared_model(tiny, torch.float32, cpu, "adapter", lambda: load_model(tiny, torch.float32))
+    assert merged is not one and shared_model(tiny, torch.float32, cpu, "adapter", pytest.fail) is merged
+    gone = weakref.ref(one)
+    del one
+    gc.collect()
+    assert gone() is None
+
+
+def test_threads_that_ask_at_once_get_one_model(tiny):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: shared_model(tiny, torch.float32, torch.device("cpu")), range(4)))
+    assert len(set(map(id, found))) == 1

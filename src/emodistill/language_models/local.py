@@ -7,7 +7,9 @@ can be missing is one error that names the key `model`. Only safetensors are rea
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +36,8 @@ FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
 SAMPLES, SAMPLE_BYTES = 64, 4096
+_SHARED: "weakref.WeakValueDictionary[tuple[str, ...], PreTrainedModel]" = weakref.WeakValueDictionary()
+_SHARING = threading.Lock()
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -177,6 +181,29 @@ def load_model(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
     return loaded.to(place).eval()
+
+
+def shared_model(
+    model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    adapter: str = "",
+    load: Callable[[], PreTrainedModel] | None = None,
+) -> PreTrainedModel:
+    """The weights of `load_model`, once in a process for equal files, dtype and device, as long as somebody uses them.
+
+    Whoever takes them computes with them only: no training, no other dtype or device.
+
+    Args:
+        adapter: names what is merged into them, if anything.
+        load: makes the merged weights.
+    """
+    key = (fingerprint(model), str(dtype), str(device), adapter)
+    with _SHARING:
+        weights = _SHARED.get(key)
+        if weights is None:
+            weights = _SHARED[key] = load() if load else load_model(model, dtype, device)
+    return weights
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 A corpus that is built already is read without a model in memory, and no run should hold one that it does not use.
 """
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Usage, total
-from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_model, load_tokenizer
+from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_tokenizer, shared_model
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
 from emodistill.policy.chat_format import ChatFormat
@@ -195,9 +194,6 @@ def _messages(dialogue: Dialogue, prompt: str) -> tuple[Message, ...]:
     return (*messages, Message("user", prompt))
 
 
-_LOADED: weakref.WeakValueDictionary[tuple[str, ...], Any] = weakref.WeakValueDictionary()
-
-
 class ChatBackendSpec(Protocol):
     def recipe(self) -> dict[str, Any]:
         """What fixes the words, in plain values; part of a corpus's identity."""
@@ -260,15 +256,11 @@ class LocalModel:
         return LocalChatBackend(generator, chat, Path(self.model).name)
 
     def _weights(self) -> Any:
-        key = (fingerprint(self.model), self._dtype_name, str(self.adapter), str(self.device))
-        weights = _LOADED.get(key)
-        if weights is None:
-            weights = _LOADED[key] = self._load()
-        return weights
-
-    def _load(self) -> Any:
         if not self.adapter:
-            return load_model(self.model, self.dtype, self.device)
+            return shared_model(self.model, self.dtype, self.device)
+        return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
+
+    def _merged(self) -> Any:
         policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
         return policy.merged(self.dtype, self.device)
 
