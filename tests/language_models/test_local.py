@@ -185,6 +185,7 @@ def test_equal_weights_are_in_memory_once_while_somebody_uses_them(tiny, copy):
     cpu = torch.device("cpu")
     one = shared_model(tiny, torch.float32, cpu)
     assert shared_model(str(copy), torch.float32, cpu) is one  # the same files elsewhere
+    assert shared_model(tiny, "float32", "cpu") is one and not any(weight.requires_grad for weight in one.parameters())
     assert shared_model(tiny, torch.bfloat16, cpu) is not one
     merged = shared_model(tiny, torch.float32, cpu, "adapter", lambda: load_model(tiny, torch.float32))
     assert merged is not one and shared_model(tiny, torch.float32, cpu, "adapter", pytest.fail) is merged

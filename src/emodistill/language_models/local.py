@@ -185,25 +185,27 @@ def load_model(
 
 def shared_model(
     model: str,
-    dtype: torch.dtype,
-    device: torch.device,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
     adapter: str = "",
     load: Callable[[], PreTrainedModel] | None = None,
 ) -> PreTrainedModel:
-    """The weights of `load_model`, once in a process for equal files, dtype and device, as long as somebody uses them.
+    """As `load_model`, but once in a process for equal files, dtype and device, as long as somebody uses the weights.
 
-    Whoever takes them computes with them only: no training, no other dtype or device.
+    They are frozen, and for reading only: whoever trains a model or writes into its weights loads their own.
 
     Args:
         adapter: names what is merged into them, if anything.
         load: makes the merged weights.
     """
-    key = (fingerprint(model), str(dtype), str(device), adapter)
+    place = device_of(device) if isinstance(device, str) else device
+    wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
+    key = (fingerprint(model), str(wanted), str(place), adapter)
     with _SHARING:
-        weights = _SHARED.get(key)
-        if weights is None:
-            weights = _SHARED[key] = load() if load else load_model(model, dtype, device)
-    return weights
+        found = _SHARED.get(key)
+        if found is None:
+            found = _SHARED[key] = (load() if load else load_model(model, wanted, place)).requires_grad_(False)
+    return found
 
 
 @contextmanager
