@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from emodistill.errors import UserError
+from emodistill.negotiation.__main__ import main
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.generator import generate_scenarios
-from emodistill.negotiation.scenarios import load_csv, main, read_csv
+from emodistill.negotiation.scenarios import load_csv, read_csv
 
 HEADER = ",".join(load_domain("disaster").csv["columns"])
 STUDENT = ",".join(load_domain("student").csv["columns"])
@@ -138,6 +139,6 @@ def test_the_command_prints_the_audit_and_one_sentence_on_a_mistake(tmp_path, ca
     assert main([str(path), "disaster"]) == 0
     printed = capsys.readouterr().out
     assert "2 rows, 1 scenarios, 1 rows repaired, 1 excluded" in printed and "joined 'Water, Rope'" in printed
-    command = [sys.executable, "-m", "emodistill.negotiation.scenarios", str(tmp_path / "absent.csv"), "disaster"]
+    command = [sys.executable, "-m", "emodistill.negotiation", str(tmp_path / "absent.csv"), "disaster"]
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2 and len(failed.stderr.strip().splitlines()) == 1 and "absent.csv" in failed.stderr

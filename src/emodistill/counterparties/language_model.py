@@ -2,7 +2,7 @@
 
 Its prompt comes from the domain file: its role, its own target, and the columns that its side may see; never the focal
 target. Either a schedule decides its numbers and the model says them, or the model bargains them itself: then the
-neutral parsers read its words, `parse_offer` the number and `spoken_act` whether it accepts or leaves. A small model
+neutral parsers read its words, `parse_offer` the number and `parse_act` whether it accepts or leaves. A small model
 left to itself repeats the other side's number, so the schedule is the default for one.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
-from emodistill.negotiation.offers import parse_offer, spoken_act
+from emodistill.negotiation.offers import parse_offer, parse_act
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.policy.agents import RETRIES, Line, RolePlay
@@ -89,6 +89,6 @@ def _read(negotiation: Negotiation, spoken: Utterance | Fault) -> Move | Fault:
     if isinstance(spoken, Fault):
         return spoken
     domain = negotiation.scenario.domain
-    act = spoken_act(spoken.text, domain, negotiation.standing[FOCAL])
+    act = parse_act(spoken.text, domain, negotiation.standing[FOCAL])
     offer = parse_offer(spoken.text, domain) if act == "propose" else None
     return Move(spoken.text, act, offer, role_violations=spoken.role_violations)

@@ -1,1 +1,5 @@
-"""Emotion vocabularies (data) and the classifiers that perceive emotion in text."""
+"""Emotion vocabularies, which are data, and (in `perceiver`) the classifiers that perceive emotion in text."""
+
+from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
+
+__all__ = ["Vocabulary", "load_vocabulary"]

@@ -1,1 +1,45 @@
-"""What a negotiation is: domains, scenarios, offers, the protocol, and the engine that plays it."""
+"""Bargaining: domains and their scenarios, the rules of a negotiation, agents, offers and the words around them."""
+
+from emodistill.negotiation.agents import (
+    Agent,
+    Choice,
+    Decision,
+    Fault,
+    FocalAgent,
+    Move,
+    OfferPolicy,
+    Selector,
+    Speaker,
+)
+from emodistill.negotiation.domains import Domain, domain_names, load_domain
+from emodistill.negotiation.engine import play
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Side, Turn
+from emodistill.negotiation.scenarios import Scenario, load_csv
+
+__all__ = [
+    "COUNTERPARTY",
+    "FOCAL",
+    "Agent",
+    "Choice",
+    "Decision",
+    "Domain",
+    "Fault",
+    "FocalAgent",
+    "Move",
+    "Negotiation",
+    "OfferPolicy",
+    "Scenario",
+    "Selector",
+    "Side",
+    "Speaker",
+    "Turn",
+    "domain_names",
+    "generate_scenarios",
+    "load_csv",
+    "load_domain",
+    "parse_act",
+    "parse_offer",
+    "play",
+]

@@ -1,7 +1,7 @@
-"""The phrases by which the offer grammar tells an own offer from a refused, foreign or merely factual number.
+"""The patterns of the offer parser, as data: how numbers and times are written, and the phrases around a number.
 
-All patterns are matched against plain text (`offer_text.plain`): lower case, digits, no contractions. BEFORE and AFTER
-in the comments mean the words of the clause on either side of the quantity.
+`offers` says how they are applied. All patterns but those of the first section read plain text (`offers.plain`): lower
+case, digits for number words, no contractions.
 """
 
 import re
@@ -10,6 +10,158 @@ import re
 def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
+
+# Number words, contractions and marks: how an utterance becomes plain text.
+
+_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+# What number words are worth.
+WORTH = {word: number for number, word in enumerate(_UNITS + _TEENS, 1)}
+WORTH |= {word: 10 * number for number, word in enumerate(_TENS, 2)} | {"fourty": 40, "a": 1, "zero": 0}
+_ONES, _TEN_TO_19, _BY_TEN = "|".join(_UNITS), "|".join(_TEENS), "|".join([*_TENS, "fourty"])
+_TO_99 = rf"(?:(?:{_BY_TEN})(?:[ -](?:{_ONES})\b)?|{_TEN_TO_19}|{_ONES})"
+# "Forty-five", "a hundred and twenty", "zero".
+NUMBER_WORDS = re.compile(rf"\b(?:(?:(a|{_TO_99}) )?(hundred)\b(?:(?: and)? ({_TO_99})\b)?|({_TO_99}|zero)\b)")
+_HOUR = rf"(?:twenty[ -](?:one|two|three)|ten|eleven|twelve|{_ONES})"
+# Times of day in words: "quarter to eleven", and "ten thirty".
+MINUTES_PAST = {"half": 30, "quarter": 15, "five": 5, "ten": 10, "twenty": 20, "twenty five": 25}
+MINUTES_PAST_OR_TO = re.compile(
+    rf"\b(?:a )?(half|quarter|twenty[ -]five|twenty|ten|five)(?: minutes?)? ?(past|after|to|before|) ({_HOUR}"
+    rf"|\d\d?|midnight)\b"
+    r"(?![ -]*(?:minute|min\b|hour|day|page|o))"
+)
+HOUR_AND_MINUTE = re.compile(
+    rf"\b({_HOUR})[ -]((?:{_BY_TEN})(?:[ -](?:{_ONES}))?|{_TEN_TO_19}|oh five)\b(?![ -]*(?:minute|min\b|hour|day"
+    rf"|page))"
+)
+CONTRACTIONS = [
+    (re.compile(pattern), plain)
+    for pattern, plain in [
+        (r"\bca ?n'?not\b|\bcan ?'?t\b|\bcannot\b", "can not"),
+        (r"\bwon'?t\b", "will not"),
+        (r"\bshan'?t\b", "shall not"),
+        (r"\bain'?t\b", "is not"),
+        (r"\b(do|does|did|is|are|was|were|would|could|should|has|have|had|must|need)n'?t\b", r"\1 not"),
+        (r"\b(i|we|you|they|he|she|it|that|there)'ll\b", r"\1 will"),
+        (r"\b(i|we|you|they|he|she|it|that)'d\b", r"\1 would"),
+        (r"\b(i|we|you|they)'ve\b", r"\1 have"),
+        (r"\b(i)'?m\b", r"\1 am"),
+        (r"\b(we|you|they)'re\b", r"\1 are"),
+        (r"\b(it|that|what|there|he|she|how|who|here)'s\b", r"\1 is"),
+        (r"\blet'?s\b", "let us"),
+        (r"\b(?:gonna|going to)\b", "will"),
+        (r"\bwanna\b", "want to"),
+        (r"\btil\b|'til\b|\btill\b", "until"),
+        (r"\b(?:a )?couple(?: of)?\b", "2"),
+        (r"\b(?:a )?dozen\b", "12"),
+        (r"(?<![a-z])([ap])\. ?m\.", r"\1m"),
+        (r"\bo ?' ?clock\b", "oclock"),
+        (r"\b(\w+)'(?=\s|$)", r"\1"),
+    ]
+]
+# A dash between words, with the space around it. A run of space is tried from its first character only.
+DASH = re.compile(r"(?:(?<!\s)\s+)?—\s*|(?<!\s)\s+[-–]+\s+|--+")
+LEFT_OUT = re.compile(r"[*_`#~\"“”„«»()\[\]{}<>|\\]")
+# "p.m." whose last point also ends the sentence.
+AM_PM_BEFORE_SENTENCE = re.compile(r"(?<![A-Za-z])([APap])\. ?[Mm]\.\s+(?=[A-Z])")
+# "not, as you know, 45 days": what stands between the commas is taken out.
+INSERTED_AFTER_NOT = re.compile(r"(\b(?:not|never)), [^,.!?;\n]{1,50},")
+
+# Where a clause ends.
+
+_SUBJECT = r"(?:i|we|let us|how about|what about|my|our|you|please|make)\b"
+_VERB = r"(?:can|could|will|would|need|propose|offer|want|ask|suggest|accept|agree|settle|that|this|it)\b"
+CLAUSE_BREAK = re.compile(
+    r"(?P<mark>(?<!\d)\.|\.(?!\d)|[!?;\n]+|,(?! (?:or|nor|then|let alone|much less)\b))"
+    r"|\b(?:but|however|though|although|because|so(?! (?:far|long|late|much))|unless|while|whereas|which|yet(?= ))\b"
+    r"|\binstead\b(?! of)"
+    rf"|\band (?={_SUBJECT}|{_VERB}|not\b|never\b)"
+)
+# A new subject without a mark before it: "you want 90 days I can do 40".
+RUN_ON = re.compile(
+    r"(?<=\w) (?=(?:i|we) (?:can|could|will|would|need|want|propose|offer|am|have|must|say)\b|(?:let us"
+    r"|how about)\b|if )"
+)
+
+# Quantities: lengths of time, and bare numbers after a cue that offers ("make it 45").
+
+MINUTES = {"minute": 1, "hour": 60, "day": 1440, "week": 10080, "fortnight": 20160, "month": 43200, "year": 525600}
+UNIT_ALIASES = {
+    "minute": r"minutes?|mins?|(?<=\d)m",
+    "hour": r"hours?|hrs?|(?<=\d)h",
+    "day": r"days?|(?<=\d)d",
+    "week": r"weeks?|wks?|(?<=\d)w",
+    "fortnight": r"fortnights?",
+    "month": r"months?|mths?",
+    "year": r"years?|yrs?",
+}
+_UNIT = "|".join(f"(?P<{name}_>{alias})" for name, alias in UNIT_ALIASES.items())
+_PLAIN_UNIT = "|".join(UNIT_ALIASES.values())
+# A number that is no part of a longer one, of a date, of money or of a percentage.
+DIGITS = r"(?<![\d.,:$£€¥#/])(?<!thousand )\d{1,5}(?:\.\d{1,3})?(?![\d%])"
+_QUALIFIER = r"(?:(?:full|whole|business|working|calendar|more|extra|additional|further|short|long|solid|other) )*"
+_AMOUNT = (
+    rf"(?P<number>{DIGITS})(?P<and_half> and (?:a|1) half| and (?:a|1) quarter)?"
+    r"|(?P<quarters>\b3 quarters of (?:a|an|1)\b)|(?P<quarter>\b(?:a )?quarter of (?:a|an|1)\b)"
+    r"|(?P<half>\bhalf (?:a|an|1)\b|\ba half\b|\bhalf\b)|(?P<one>\b(?:a|an|another)\b)"
+)
+# "45 days", "2 and a half weeks", "half an hour", "a week or 2", "1h30".
+DURATION = re.compile(
+    rf"(?:{_AMOUNT})[ -]?{_QUALIFIER}(?:{_UNIT})(?:(?![a-z0-9])|(?<=h)(?=\d\d))"
+    r"(?P<plus> and (?:a|1) half\b| and (?:a|1) quarter\b| and 3 quarters\b)?"
+    rf"(?P<or> or (?P<second>\d{{1,2}})\b(?![ -]?(?:{_PLAIN_UNIT})\b))?"
+    rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{_PLAIN_UNIT}|%|pm"
+    rf"|am)\b)(?!\d))(?: ?(?:minutes?|mins?|m)\b)?)?"
+)
+JOINED_DURATIONS = re.compile(r",? (?:and )?")
+_BARE_CUE = (
+    r"(?:make (?:it|that)|(?:how|what) about|settle (?:on|for|at)|meet (?:me |you )?(?:at|on)|let us (?:say|do"
+    r"|go with|try|call it)"
+    r"|(?:can|could|will|would) (?:you |we )?(?:(?:only|just|maybe|also|even|still) )?(?:do|accept|take|offer"
+    r"|live with|agree (?:to|on)|stretch to"
+    r"|(?:go|come|move) (?:(?:up|down) )?(?:to|with))|(?:i|we) (?:offer|propose|say|accept)|(?:offer|proposal"
+    r"|limit|answer|maximum)(?: is|:)?|(?:my|our) number is"
+    r"|(?:stay|stick|stand) (?:at|with|to)|(?:up|down|over) to|agree (?:on|to)|counter (?:with|at)|net|say"
+    r"|why not|(?:go|deal) (?:with|at))"
+)
+# A number without a unit after a cue, and a clause that is a number alone.
+BARE_NUMBER = re.compile(
+    rf"\b{_BARE_CUE} (?:(?:about|around|just|only|maybe|say|at) )*(?P<number>{DIGITS})(?![.:]\d)"
+    r"(?= ?$|,| (?:then|max|maximum|tops|final|flat|please|if|today|now|or|at most|at the most|right|and|not|from)\b)"
+)
+NUMBER_ALONE = re.compile(
+    rf"^(?:to |at |then |now |maybe |say |only |for )*(?P<number>{DIGITS})(?: (?:max|tops|final|flat|then|please"
+    rf"|at most|it is))?$"
+)
+MONEY = re.compile(r"[$£€¥%]|\b(?:usd|eur|gbp|dollars?|euros?|pounds?|bucks|percent|cents?)\b")
+
+# Times of day.
+
+_AM_OR_PM = r" ?(?P<half>am|pm)\b| (?P<words>in the (?:morning|evening|afternoon)|at night|tonight)\b"
+_NOT_A_TIME = r"(?![ -]*(?:minutes?|mins?|hours?|hrs?|h|days?|weeks?|pages?|points?|times?|more|of|%)\b|[\d%:/])"
+# "10:30 pm", "22:30", "10 oclock", "midnight".
+TIME = re.compile(
+    r"(?<![\d:.$£€/])(?P<hour>\d{1,2})(?:[:h](?P<minute>[0-5]\d)|\.(?P<minute2>[0-5]\d)(?= ?[ap]m))?(?!\d)"
+    rf"(?P<oclock> ?oclock\b)?(?:{_AM_OR_PM})?|\b(?P<midnight>midnight)\b"
+)
+_BEFORE_A_BARE_HOUR = (
+    r"(?:at|by|until|before|around|about|past|after|make (?:it|that)|(?:how|what) about|(?:down|up|back|over) to"
+    r"|let us (?:say|do)|settle (?:on|for)"
+    r"|(?:can|could|will|would) (?:you |we )?(?:only )?(?:do|accept|take)|agree (?:on|to)|say|(?:than|bedtime"
+    r"|offer|answer|out|is)(?: is)?|to bed|(?:am|pm|\d) ?(?:-|or|to)|why not|not|never)"
+)
+# An hour alone after a cue: "by 10".
+BARE_TIME = re.compile(
+    rf"(?:^|\b{_BEFORE_A_BARE_HOUR} )(?:(?:about|around|exactly|like|maybe|say|at"
+    rf"|by) )*(?P<hour>\d{{1,2}})(?:\.(?P<minute>[0-5]\d))?{_NOT_A_TIME}"
+    r"(?= ?$|, |-?ish\b| (?:it is$|sharp|tops|max|then|please|at the latest|latest|exactly|or|if|and|on|every"
+    r"|each|with|is|too|not|works?|for)\b)"
+)
+# Between a length of time and the time of day that it moves: "half an hour after midnight".
+SHIFT = re.compile(r" (?P<way>after|past|before) $")
+
+# Whose number it is. BEFORE and AFTER mean the words of the clause on either side of the quantity.
 
 _COMPARED = (
     r"(?:more|longer|later|less|fewer|earlier|sooner|lower|higher|further|shorter|greater|faster|quicker|better)"
@@ -186,3 +338,20 @@ OWN = _any(
     r"\b(?:we|team|crew|rescuers?|surgeon|surgery|slot|operation|operate|reach|payment|repay\w*|settled?|in full"
     r"|lights|asleep|sleep|bed|bedtime)\b",
 )
+
+# Accepting and walking away: whole sentences.
+
+_LEAD = r"(?:(?:yes|okay|ok|fine|all right|alright|very well|good|thank you|thanks|then|so|well)\b[ ,]*)*"
+_OFFER_NOUNS = "offer|terms|proposal|deal|plan|date|time|conditions"
+_WHAT = rf"(?:your|the|this|that|these|those)(?: new| latest| last| final)? (?:{_OFFER_NOUNS})"
+ACCEPTS = re.compile(
+    rf"{_LEAD}(?:(?:i|we)(?: can| will|'ll| do| gladly)? "
+    rf"(?:(?:accept|agree|take it)|(?:accept|agree to|take)(?: {_WHAT}))"
+    r"|(?:offer )?accepted|agreed|deal|(?:it is|it's|that is|that's|you have|you've got|we have|we've got) a deal)"
+)
+WALKS_AWAY = re.compile(
+    rf"{_LEAD}(?:(?:i am|i'm|we are|we're) (?:walking away|leaving|done (?:negotiating|talking)"
+    r"|ending (?:this|the|our) (?:negotiation|talk|conversation))"
+    r"|(?:i|we)(?: will|'ll| must| have to) walk away|this negotiation is over|no deal)"
+)
+SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")

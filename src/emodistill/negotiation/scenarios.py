@@ -1,14 +1,13 @@
-"""The four published scenario files as scenarios, with an audit of every repair and every excluded row.
+"""Scenarios: who wants what, in which situation; and the four published scenario files (CSV) read as scenarios.
 
-`python -m emodistill.negotiation.scenarios FILE DOMAIN` prints the audit. How a ragged row is repaired stands in
-`csv_rows`. A row whose target is not a number ("Variable", "N/A (listed)") is excluded and named, since nothing is
-negotiable in it; so is a row without an unambiguous reading. A file of another shape, an id used twice or equal targets
-are mistakes, and raise.
+Reading a file gives an audit of every repair and every excluded row; `python -m emodistill.negotiation FILE DOMAIN`
+prints it. How a ragged row is repaired stands in `csv_repair`. A row whose target is not a number ("Variable",
+"N/A (listed)") is excluded and named, since nothing is negotiable in it; so is a row without an unambiguous reading. A
+file of another shape, an id used twice or equal targets are mistakes, and raise.
 """
 
 import logging
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from emodistill.errors import UserError
 from emodistill.negotiation.csv_repair import Cut, cut
 from emodistill.negotiation.domains import Domain, load_domain
 from emodistill.negotiation.targets import NotNumericError, targets_of
-
-# ---- scenarios ----
-# A scenario: who wants what, in which situation.
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -54,7 +50,7 @@ class Scenario:
         return load_domain(self.domain)
 
     def position(self, value: float) -> float:
-        """x(v) = (d - v) / (d - c): 1 at the focal side's target, 0 at the counterparty's (METHOD 1)."""
+        """x(v) = (d - v) / (d - c): 1 at the focal side's target, 0 at the counterparty's."""
         return (self.counterparty_target - value) / (self.counterparty_target - self.focal_target)
 
     def value_at(self, position: float) -> float:
@@ -67,13 +63,11 @@ class Scenario:
 
 
 def load_csv(path: str | Path, domain: str) -> list[Scenario]:
-    """The scenarios of a published CSV file; excluded rows are logged, `csv_import.read_csv` gives the full audit.
+    """The scenarios of a published CSV file; excluded rows are logged, `read_csv` gives the full audit.
 
     Raises:
         UserError: naming the file and the row or column at fault.
     """
-    pass  # imports Scenario from here
-
     scenarios, audit = read_csv(path, domain)
     for item in audit.exclusions:
         _LOGGER.warning("%s: row %d (%s) is excluded: %s", path, item.row, item.id, item.reason)
@@ -201,19 +195,3 @@ def _scenario(path: Path, rules: Domain, context: dict[str, str], audit: Audit) 
 
 def _id(rules: Domain, audit: Audit) -> str:
     return f"{rules.name}-csv-{audit.rows - 1:03d}"
-
-
-def main(arguments: list[str]) -> int:
-    """Print the audit of one file; 2 and one sentence on a user's mistake."""
-    try:
-        if len(arguments) != 2:
-            raise UserError("usage: python -m emodistill.negotiation.scenarios FILE DOMAIN")
-        print(read_csv(*arguments)[1])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

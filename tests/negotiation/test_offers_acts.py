@@ -2,7 +2,7 @@
 
 import pytest
 
-from emodistill.negotiation.offers import spoken_act
+from emodistill.negotiation.offers import parse_act
 from emodistill.negotiation.prompts import BARGAINS
 
 
@@ -20,8 +20,8 @@ from emodistill.negotiation.prompts import BARGAINS
     ],
 )
 def test_a_sentence_that_accepts_and_nothing_else(text):
-    assert spoken_act(text, "debt", 45.0) == "accept"
-    assert spoken_act(text, "debt", None) == "propose"  # nothing stands
+    assert parse_act(text, "debt", 45.0) == "accept"
+    assert parse_act(text, "debt", None) == "propose"  # nothing stands
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_sentence_that_accepts_and_nothing_else(text):
     ],
 )
 def test_words_that_settle_nothing(text):
-    assert spoken_act(text, "debt", 45.0) == "propose"
+    assert parse_act(text, "debt", 45.0) == "propose"
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_words_that_settle_nothing(text):
     ],
 )
 def test_a_sentence_that_leaves(text):
-    assert spoken_act(text, "debt", 45.0) == spoken_act(text, "debt", None) == "walk_away"
+    assert parse_act(text, "debt", 45.0) == parse_act(text, "debt", None) == "walk_away"
 
 
 @pytest.mark.parametrize(
     "text", ["I am walking away if you insist.", "I will walk away from the bank.", "I could leave."]
 )
 def test_a_threat_to_leave_is_none(text):
-    assert spoken_act(text, "debt", 45.0) == "propose"
+    assert parse_act(text, "debt", 45.0) == "propose"
 
 
 def test_the_sentences_that_a_model_is_told_count():
     told = [part for i, part in enumerate(BARGAINS.split('"')) if i % 2]
-    assert [spoken_act(sentence, "debt", 45.0) for sentence in told] == ["accept", "walk_away"]
+    assert [parse_act(sentence, "debt", 45.0) for sentence in told] == ["accept", "walk_away"]
