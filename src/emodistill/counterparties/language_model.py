@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
-from emodistill.negotiation.offers import parse_offer, parse_act
+from emodistill.negotiation.offers import parse_act, parse_offer
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.policy.agents import RETRIES, Line, RolePlay
