@@ -23,8 +23,8 @@ def selector():
     rates = {"q": 1e-3, "v": 1e-3, "policy": 1e-3}
     learner = IQLLearner(width, 28, [8], DISCOUNT, 0.7, 3.0, 100.0, 0.005, rates)
     vocabulary = load_vocabulary("goemotions28")
-    learner.facts.reward_scale.fill_(2.0)
-    learner.facts.seen[vocabulary.index("grief")] = False
+    learner.stats.reward_scale.fill_(2.0)
+    learner.stats.action_mask[vocabulary.index("grief")] = False
     return IQLSelector(learner, Observer(vocabulary, load_perceiver("judge"), "full"))
 
 
@@ -33,11 +33,11 @@ def test_a_turn_is_held_against_the_other_emotions_and_the_value_of_its_state():
     turns = realised([make_episode(rounds=2)], own, Reward(0.0, 1.0, 0.0), DISCOUNT)
     observation = turns.table.transitions.observation
     values = 2.0 * own.learner.q_values(observation)
-    seen = own.learner.facts.seen
+    seen = own.learner.stats.action_mask
     chosen = values.gather(1, turns.table.transitions.action[:, None])[:, 0]
     assert turns.predicted == pytest.approx(chosen.numpy(), abs=1e-6)
     assert turns.advantage == pytest.approx((chosen - values[:, seen].mean(1)).numpy(), abs=1e-6)
-    state = 2.0 * own.learner.v(own.learner.facts.standardise(observation))[:, 0].detach().numpy()
+    state = 2.0 * own.learner.v(own.learner.stats.standardise(observation))[:, 0].detach().numpy()
     assert turns.beyond == pytest.approx(turns.realised - state, abs=1e-6)
     assert turns.drawn.tolist() == [True, True]
 
