@@ -11,7 +11,7 @@ from tiny_runs import CONFIGS, composed
 
 STAGES = ("iql", "sft", "jpo")
 GROUPS = {
-    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
     if group.is_dir() and group.name not in ("stage", "expression", "guard", "study")
 }

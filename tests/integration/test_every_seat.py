@@ -27,7 +27,7 @@ SELF_PLAY = (
 )
 JUDGED = (
     "judge=lm",
-    "judge.judge.judge.shown=0",
+    "judge.judge.judge.num_examples=0",
     "judge.judge.judge.max_tokens=20",
     "judge.judge.every=4",
     "judge.judge.limit=10",  # this model passes no probe, and every batch would be withheld

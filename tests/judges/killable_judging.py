@@ -17,7 +17,7 @@ from emodistill.language_models.completion import Usage
 from emodistill.negotiation.scenarios import Scenario
 
 COUNT, IN_FLIGHT, LATENCY_S = 240, 4, 0.004
-LATE = 28  # answers that a probe's is behind its turn: nearly all its batch of 32 is held until then
+LATE = 28  # answers that a probe's is behind its turn: nearly all its batch of 32 is pending until then
 SCENARIO = Scenario("debt-000", "debt", focal_target=30.0, counterparty_target=130.0)
 REQUESTS = [JudgeRequest(SCENARIO, (), "joy", f"Utterance number {i}.") for i in range(COUNT)]
 USAGE = Usage(prompt_tokens=100, completion_tokens=7, cost=0.25, latency_s=LATENCY_S, attempts=1)

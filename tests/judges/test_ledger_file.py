@@ -7,7 +7,7 @@ import pytest
 from judge_cases import CountingJudge
 
 from emodistill.errors import UserError
-from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.ledger import FORMAT, Ledger, LedgerJudge
 from emodistill.judges.request import Judgement, JudgeRequest
 
 
@@ -84,11 +84,15 @@ def test_a_database_of_something_else_is_named_and_left_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_ledger_of_a_later_format_is_refused(path):
+@pytest.mark.parametrize("version", [0, 1, FORMAT - 1, FORMAT + 1])
+def test_a_ledger_of_another_format_is_refused_and_left_alone(ask, path, version):
     with Ledger(path) as ledger:
-        ledger.connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(UserError, match="has format 99, this code reads 3"):
+        LedgerJudge(CountingJudge(), ledger).scores(ask("word"))
+        ledger.connection.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"ledger.sqlite has format {version}, .* delete it or move it away"):
         Ledger(path)
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_ledger_is_explained(ask, path):

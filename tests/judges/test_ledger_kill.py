@@ -53,7 +53,7 @@ def rows(path, query=CONTENT):
 @pytest.mark.parametrize("every", [(), (32,)], ids=["no probes", "late probes"])
 def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tmp_path, every):
     path, diary, moments = tmp_path / "ledger.sqlite", tmp_path / "diary", random.Random(20)
-    known, lines, held = set(), 0, 0
+    known, lines, pending = set(), 0, 0
     for _ in range(KILLS):
         kill(start(path, diary, *every), moments, diary)
         again = known & set(read(diary, "asked", lines))
@@ -61,10 +61,10 @@ def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tm
         stored = rows(path, "SELECT utterance, coalesce(score, held) FROM judgements")
         assert set(read(diary, "told")) <= {text for text, _ in stored}, "what was paid for is lost"
         known = {text for text, score in stored if score is not None}
-        held += len(rows(path, "SELECT key FROM judgements WHERE held IS NOT NULL"))
+        pending += len(rows(path, "SELECT key FROM judgements WHERE held IS NOT NULL"))
         lines = length(diary)
     assert 0 < len(known) < COUNT * 8 // 9, "all kills came before the work, or after it"
-    assert (held > LATE) == bool(every), "no kill came while scores were held"
+    assert (pending > LATE) == bool(every), "no kill came while scores were pending"
 
     last = start(path, diary, *every)
     assert last.stdout.read() == b"ready\n" and last.wait() == 0

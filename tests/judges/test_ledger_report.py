@@ -1,4 +1,4 @@
-"""`python -m emodistill.judges`: every figure is that of the rows, and what a server said is shown as plain text."""
+"""`python -m emodistill.judges`: every number is that of the rows, and what a server said is shown as plain text."""
 
 import math
 import statistics
@@ -51,33 +51,33 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
-def figures(ledger, version="1"):
+def statistics_of(ledger, version="1"):
     return next(one for one in judge_statistics(ledger) if one.version == version)
 
 
-def test_the_figures_are_those_of_the_rows(ledger):
-    judge = figures(ledger)
-    whole, scores = judge.spread(), [1.0 + i / 2 for i in range(10)]
+def test_the_statistics_are_those_of_the_rows(ledger):
+    judge = statistics_of(ledger)
+    whole, scores = judge.scores(), [1.0 + i / 2 for i in range(10)]
     assert (whole.scored, whole.missing) == (10, 2)
     assert whole.mean == pytest.approx(statistics.fmean(scores)) and whole.std == pytest.approx(
         statistics.pstdev(scores)
     )
     assert whole.histogram == [1, 2, 2, 2, 2, 1, 0, 0, 0, 0]  # 1.5 is 2, 5.5 is 6
-    bill = judge.bill
-    assert (bill.attempts, bill.prompt_tokens, bill.completion_tokens, bill.cost) == (11, 1100, 110, 5.5)
-    assert bill.unpriced == 0 and 0 < bill.latency_s <= 2.0
+    cost = judge.cost
+    assert (cost.attempts, cost.prompt_tokens, cost.completion_tokens, cost.cost) == (11, 1100, 110, 5.5)
+    assert cost.unpriced == 0 and 0 < cost.latency_s <= 2.0
 
 
 def test_domain_and_emotion_are_told_apart(ledger, requests):
-    judge = figures(ledger)
+    judge = statistics_of(ledger)
     assert set(judge.cells) == {(one.scenario.domain, one.emotion) for one in requests}
-    assert judge.spread("debt").mean == pytest.approx(3.0) and judge.spread("hospital").missing == 1
-    assert judge.spread(emotions=["joy"]).scored == 4
-    assert judge.spread("debt", [None]).mean == pytest.approx((2.0 + 5.0) / 2)  # the third and the ninth of them
+    assert judge.scores("debt").mean == pytest.approx(3.0) and judge.scores("hospital").missing == 1
+    assert judge.scores(emotions=["joy"]).scored == 4
+    assert judge.scores("debt", [None]).mean == pytest.approx((2.0 + 5.0) / 2)  # the third and the ninth of them
 
 
 def test_versions_and_judges_are_not_mixed(ledger):
-    assert figures(ledger, "2").spread().mean == 9.0
+    assert statistics_of(ledger, "2").scores().mean == 9.0
     assert judge_statistics(ledger, "nobody") == [] and len(judge_statistics(ledger, "paid")) == 2
 
 
@@ -97,8 +97,8 @@ def test_drift_is_by_day_or_else_by_quarter(ledger, path, scenario, days, period
         )
     (judge,) = judge_statistics(ledger, "daily")
     assert len(judge.periods) == periods
-    assert sum(period.spread.scored for period in judge.periods) == len(requests)
-    assert judge.periods[0].spread.mean == 5.0 and judge.periods[-1].spread.mean == 6.0
+    assert sum(period.scores.scored for period in judge.periods) == len(requests)
+    assert judge.periods[0].scores.mean == 5.0 and judge.periods[-1].scores.mean == 6.0
 
 
 def test_bars_show_the_fullest_bin_in_full_and_never_hide_a_bin():

@@ -13,7 +13,7 @@ from emodistill.judges.request import Judgement, announced
 WAIT_S = 20
 
 
-class RateLimiter(CountingJudge):
+class Gate(CountingJudge):
     """Says that it was asked, and answers when the gate is opened."""
 
     def __init__(self, breaks=False):
@@ -39,7 +39,7 @@ def pool():
 def test_a_thread_waits_for_what_another_one_asks_and_does_not_pay_again(ask, path, pool, text):
     """Two objects on one file, as a training run has them. A missing answer that just came is an answer too."""
     with Ledger(path) as mine, Ledger(path) as theirs:
-        gate, judge, told = RateLimiter(), CountingJudge(), []
+        gate, judge, told = Gate(), CountingJudge(), []
         first = pool.submit(LedgerJudge(gate, mine).scores, ask(text))
         assert gate.entered.wait(WAIT_S)
         second = pool.submit(LedgerJudge(judge, theirs).scores, ask("other", text), lambda *pair: told.append(pair))
@@ -56,7 +56,7 @@ def test_a_thread_waits_for_what_another_one_asks_and_does_not_pay_again(ask, pa
 
 def test_where_the_other_thread_breaks_down_the_one_that_waited_asks_itself(ask, path, pool):
     with Ledger(path) as ledger:
-        gate, judge = RateLimiter(breaks=True), CountingJudge()
+        gate, judge = Gate(breaks=True), CountingJudge()
         first = pool.submit(LedgerJudge(gate, ledger).scores, ask("word"))
         assert gate.entered.wait(WAIT_S)
         second = pool.submit(LedgerJudge(judge, ledger).scores, ask("word"))
@@ -116,7 +116,7 @@ def test_a_judge_may_ask_the_ledger_that_it_is_asked_by(ask, path):
         assert LedgerJudge(outer, ledger).scores(ask("word")) == [5.0]
 
 
-def test_claims_belong_to_the_file_whatever_its_name(tmp_path):
+def test_keys_in_flight_belong_to_the_file_whatever_its_name(tmp_path):
     (tmp_path / "link.sqlite").symlink_to(tmp_path / "ledger.sqlite")
     names = [tmp_path / "ledger.sqlite", tmp_path / "link.sqlite", tmp_path / "x" / ".." / "ledger.sqlite"]
     assert len({id(in_flight_keys(name)) for name in names}) == 1
@@ -124,11 +124,11 @@ def test_claims_belong_to_the_file_whatever_its_name(tmp_path):
 
 
 def test_what_a_thread_holds_no_other_one_takes_until_it_lets_go(pool):
-    claims = InFlightKeys()
-    assert claims.take(["a", "b"]) == ["a", "b"] == claims.take(["a", "b"])
-    assert pool.submit(claims.take, ["b", "c"]).result() == ["c"]
-    waiting = pool.submit(claims.wait, ["a", "b"])
-    claims.release(["b"])
+    keys = InFlightKeys()
+    assert keys.take(["a", "b"]) == ["a", "b"] == keys.take(["a", "b"])
+    assert pool.submit(keys.take, ["b", "c"]).result() == ["c"]
+    waiting = pool.submit(keys.wait, ["a", "b"])
+    keys.release(["b"])
     assert not waiting.done()
-    claims.release(["a"])
+    keys.release(["a"])
     waiting.result(WAIT_S)

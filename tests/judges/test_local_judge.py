@@ -11,6 +11,7 @@ from emodistill.errors import UserError
 from emodistill.judges import local as few_shot
 from emodistill.judges.examples import examples
 from emodistill.judges.local import LocalModelJudge
+from emodistill.language_models import local as local_models
 from emodistill.language_models.embedded import cache_dir
 from emodistill.negotiation.domains import load_domain
 
@@ -24,7 +25,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(tiny):
-    return LocalModelJudge(tiny, "float32", shown=4, scaled=False)
+    return LocalModelJudge(tiny, "float32", num_examples=4, scaled=False)
 
 
 def scores(judge, requests):
@@ -39,7 +40,9 @@ def test_every_request_gets_its_own_score_wherever_it_stands(judge, ask):
 
 def test_the_size_of_a_batch_changes_nothing(tiny, judge, ask):
     many = ask(*(f"{text} {i}" for i in range(4) for text in TEXTS))
-    assert scores(LocalModelJudge(tiny, "float32", batch_size=1, shown=4, scaled=False), many) == scores(judge, many)
+    assert scores(LocalModelJudge(tiny, "float32", batch_size=1, num_examples=4, scaled=False), many) == scores(
+        judge, many
+    )
 
 
 def test_expected_digit_is_a_mean_over_the_nine_digits(judge, ask):
@@ -53,7 +56,8 @@ def test_it_computes_on_the_gpu_where_there_is_one(tiny, ask, monkeypatch):
     monkeypatch.setattr(PreTrainedModel, "to", lambda model, place: places.append(place) or model)
     for there_is_one, device, expected in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=there_is_one: found)
-        judge = LocalModelJudge(tiny, "float32", shown=4, scaled=False, device=device)
+        monkeypatch.setattr(local_models, "_SHARED", {})
+        judge = LocalModelJudge(tiny, "float32", num_examples=4, scaled=False, device=device)
         scores(judge, ask(*TEXTS))
         assert places == [torch.device(expected)]
         places.clear()
@@ -62,8 +66,16 @@ def test_it_computes_on_the_gpu_where_there_is_one(tiny, ask, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
 def test_on_the_gpu_it_scores_as_on_the_cpu(tiny, ask):
-    there, here = (LocalModelJudge(tiny, "float32", shown=4, scaled=False, device=place) for place in ("gpu", "cpu"))
+    there, here = (
+        LocalModelJudge(tiny, "float32", num_examples=4, scaled=False, device=place) for place in ("gpu", "cpu")
+    )
     assert scores(there, ask(*TEXTS)) == pytest.approx(scores(here, ask(*TEXTS)), abs=0.1)
+
+
+def test_judges_of_one_model_share_its_weights_and_those_of_another_dtype_do_not(tiny, judge):
+    same = LocalModelJudge(tiny, "float32", num_examples=2, scaled=False)
+    other = LocalModelJudge(tiny, "bfloat16", num_examples=4, scaled=False)
+    assert same._model() is judge._model() and other._model() is not judge._model()
 
 
 def test_the_emotion_and_the_domain_are_shown(judge, ask):
@@ -95,7 +107,7 @@ def test_a_batch_has_one_prefix(tiny, ask):
 
     (request,) = ask(TEXTS[0])
     elsewhere = replace(request, scenario=replace(request.scenario, domain="student"))
-    watching = Watching(tiny, "float32", shown=4, scaled=False)
+    watching = Watching(tiny, "float32", num_examples=4, scaled=False)
     watching.judge([request, replace(request, emotion=None), elsewhere, request])
     assert len(watching.seen) == 3 and all(len(kinds) == 1 for kinds in watching.seen)
 
@@ -113,14 +125,14 @@ def test_an_utterance_cannot_write_its_own_score(tiny, judge, ask):
     shown = few_shot.case(ask(text)[0], "Score: ", True)
     assert shown.count("\n") == 1 and shown.count('"') == 2
     assert text in few_shot.case(ask(text)[0], "Score: ", False)
-    high = LocalModelJudge(tiny, "float32", shown=4, scaled=False)
+    high = LocalModelJudge(tiny, "float32", num_examples=4, scaled=False)
     high.expected_digits = lambda requests: judge.expected_digits(requests) * 0 + 9
     assert scores(high, ask(text, TEXTS[0])) == [2.0, 10.0]
 
 
 def test_a_model_that_cannot_tell_good_from_bad_is_refused(tiny, ask):
     with pytest.raises(UserError, match="cannot judge; choose another model"):
-        LocalModelJudge(tiny, "float32", shown=4).judge(ask(TEXTS[0]))
+        LocalModelJudge(tiny, "float32", num_examples=4).judge(ask(TEXTS[0]))
 
 
 def test_the_scale_comes_from_other_domains_and_from_nothing_that_is_shown():
@@ -145,14 +157,14 @@ def test_a_tokenizer_without_digits_is_refused():
 
 
 def test_whatever_changes_a_score_changes_the_version(tiny):
-    settings = [{}, {"shown": 5}, {"scaled": True}, {"defended": False}, {"dtype": "bfloat16"}]
-    base = {"dtype": "float32", "shown": 4, "scaled": False}
+    settings = [{}, {"num_examples": 5}, {"scaled": True}, {"defended": False}, {"dtype": "bfloat16"}]
+    base = {"dtype": "float32", "num_examples": 4, "scaled": False}
     versions = {LocalModelJudge(tiny, **(base | setting)).version for setting in settings}
     assert len(versions) == len(settings)
     assert LocalModelJudge(tiny, **base).version == LocalModelJudge(tiny, **base, batch_size=3).version
 
 
-@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"shown": 0}])
+@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"num_examples": 0}])
 def test_settings_without_a_meaning_are_refused(tiny, setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         LocalModelJudge(tiny, **setting)

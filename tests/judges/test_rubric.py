@@ -183,7 +183,12 @@ def test_the_version_changes_with_anything_that_changes_scores(judge, scenario, 
 
 @pytest.mark.parametrize(
     "weights",
-    [{"slip": 2.0}, {"emotion": -0.1}, {"plain_sight": 0.0}, dict.fromkeys(("progress", "firmness", "freshness"), 0.0)],
+    [
+        {"role_violation": 2.0},
+        {"emotion": -0.1},
+        {"plain_sight": 0.0},
+        dict.fromkeys(("progress", "firmness", "freshness"), 0.0),
+    ],
 )
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(UserError, match="rubric: "):

@@ -1,10 +1,10 @@
-"""Several judges asked the same, and one score made of theirs.
+"""Several judges are asked the same, and their scores become one.
 
-A score needs a number of members that gave one; with fewer it is missing, never the score of those that happened to
-answer: by default all are needed, as a mean over other members is a score on another scale.
+By default every member must give a score. With fewer than `needs` scores the judgement is missing, because a mean over
+other members would be a score on another scale.
 
-Members are asked in turn, a chunk of requests at a time, and the last one's verdicts complete a judgement as they
-arrive. So the member that costs money belongs at the end: what it was paid for is handed on at once.
+The members are asked in turn, a chunk of requests at a time, and a judgement is complete as soon as the last member's
+arrives. So the member that costs money belongs at the end: what was paid for is handed on at once.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from emodistill.errors import UserError
-from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement
-from emodistill.judges.sentinel import together
+from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, add_usage
+from emodistill.language_models.completion import Usage
 
 HOW: dict[str, Callable[[list[float]], float]] = {"mean": statistics.fmean, "median": statistics.median, "min": min}
 
@@ -50,21 +50,26 @@ class EnsembleJudge:
         self.version = f"{how} of {', '.join(judges)} {digest}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        """One judgement a request, in order; its raw reply is what each member said, as JSON."""
+        """One judgement per request, in order; its raw reply is what each member said, as JSON."""
         judgements: list[Judgement] = []
         for first in range(0, len(requests), self.chunk):
-            judgements += self._chunk(requests[first : first + self.chunk], first, on_judgement)
+            judgements += self._judge_chunk(requests[first : first + self.chunk], first, on_judgement)
         return judgements
 
-    def _chunk(self, requests: Sequence[JudgeRequest], first: int, on_judgement: OnJudgement | None) -> list[Judgement]:
+    def _judge_chunk(
+        self, requests: Sequence[JudgeRequest], first: int, on_judgement: OnJudgement | None
+    ) -> list[Judgement]:
         *others, last = self.judges.values()
-        given = [judge.judge(requests) for judge in others]
+        of_others = [judge.judge(requests) for judge in others]
         combined: dict[int, Judgement] = {}
+        spent: dict[int, Usage] = {}  # on pending judgements of the last member
 
         def arrived(place: int, judgement: Judgement) -> None:
-            if judgement.held is not None:
-                return  # its last word is still to come
-            combined[place] = self._combined([*(verdicts[place] for verdicts in given), judgement])
+            if judgement.pending_score is not None:
+                spent[place] = judgement.usage
+                return
+            of_all = [*(judgements[place] for judgements in of_others), judgement]
+            combined[place] = self._combined(of_all, spent.get(place, Usage()))
             if on_judgement is not None:
                 on_judgement(first + place, combined[place])
 
@@ -73,16 +78,16 @@ class EnsembleJudge:
                 arrived(place, judgement)
         return [combined[place] for place in range(len(requests))]
 
-    def _combined(self, verdicts: Sequence[Judgement]) -> Judgement:
-        named = dict(zip(self.judges, verdicts, strict=True))
-        usage = together(*(verdict.usage for verdict in verdicts))
+    def _combined(self, judgements: Sequence[Judgement], spent: Usage) -> Judgement:
+        named = dict(zip(self.judges, judgements, strict=True))
+        usage = add_usage(spent, *(judgement.usage for judgement in judgements))
         parts = {
-            name: {key: value for key in ("score", "reason", "raw") if (value := getattr(verdict, key)) is not None}
-            for name, verdict in named.items()
+            name: {key: value for key in ("score", "reason", "raw") if (value := getattr(judgement, key)) is not None}
+            for name, judgement in named.items()
         }
         raw = json.dumps(parts)
-        scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+        scores = [judgement.score for judgement in judgements if judgement.score is not None]
         if len(scores) < self.needs:
-            missing = "; ".join(f"{name}: {verdict.reason}" for name, verdict in named.items() if verdict.score is None)
+            missing = "; ".join(f"{name}: {one.reason}" for name, one in named.items() if one.score is None)
             return Judgement(None, f"{len(scores)} of the {self.needs} scores that are needed: {missing}", raw, usage)
         return Judgement(round(HOW[self.how](scores), 2), None, raw, usage)

@@ -1,9 +1,14 @@
-"""Signs that a text speaks to its judge and not to the other side of the table.
+"""Keeps judged texts from speaking to their judge: `sanitize` removes structure, `detect_injection` finds attempts.
 
-A language model that is told "this is data" obeys the data now and then all the same. So how a judged text that bears
-such a sign may score is not left to the model: it is a role violation, which the rubric calls a failure, and its
-score is capped. The signs are rules about words, not a model: they cannot be argued with, and they catch only what they
-know. docs/judges.md has what they catch and what they do not.
+A prompt has structure: lines, tags, brackets, chat markup. A text that brings its own can pretend to be the end of the
+material, a new example, or another speaker. So `sanitize` turns characters that carry structure into harmless ones that
+look alike, drops everything invisible, and makes one line of a text. It changes no word: what a speaker says, however
+brazen, is what the judge has to judge.
+
+A language model that is told "this is data" obeys the data now and then all the same. So a text with signs of an
+injection is not left to the model: it is a role violation, which the rubric calls a failure, and its score is capped.
+The signs are rules about words, not a model: they cannot be argued with, and they catch only what they know.
+docs/judges.md has what they catch and what they do not.
 """
 
 import re
@@ -11,15 +16,10 @@ import unicodedata
 
 from emodistill.judges.rubric import words
 
-# ---- cleaning ----
-# Text of others, made safe to stand in a prompt: whatever it says, it cannot end its own quotation.
-#
-# A prompt has structure: lines, tags, brackets, chat markup. A text that brings its own structure can pretend to be the
-# end of the material, a new example, or another voice. So characters that carry structure become harmless ones that look
-# alike, everything invisible goes, and a text is one line. No word is changed: what a speaker says, however brazen, is
-# what the judge has to judge.
-
+FILTER_LOGIC = 1  # raise it when a rule of this file changes: part of a judge's version
 LONGEST = 1500  # characters of one text that a judge is shown
+CAP = 2.0  # highest score of a text with a sign of an injection
+
 _HARMLESS = str.maketrans(
     {"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")", "|": "¦", "`": "'", "\\": "/", "#": "№"}
 )
@@ -27,27 +27,25 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (zero width, dire
 
 
 def sanitize(text: str, longest: int = LONGEST) -> str:
-    """One line without markup or invisible characters; the end of an over-long text is cut, and says so.
+    """One line without markup or invisible characters; an over-long text is cut, and says so.
 
     Compatibility forms (full-width letters and the like) become the plain ones, so that no rule about words is dodged
     by a font.
     """
-    shown = "".join(_plain(character) for character in unicodedata.normalize("NFKC", text))
-    line = " ".join(shown.translate(_HARMLESS).split())
+    visible = "".join(_visible(character) for character in unicodedata.normalize("NFKC", text))
+    line = " ".join(visible.translate(_HARMLESS).split())
     for run in ("---", "===", "***", "___"):
         while run in line:
             line = line.replace(run, run[:2])
     return line if len(line) <= longest else f"{line[:longest].rstrip()} … (cut here, {len(text) - longest} more)"
 
 
-def _plain(character: str) -> str:
+def _visible(character: str) -> str:
     if character.isspace():
         return " "
     return "" if unicodedata.category(character) in _INVISIBLE else character
 
 
-CAP = 2.0  # most that a text with a sign can score
-FILTER_LOGIC = 1  # raise it when a rule below changes
 _TOP = r"(?:\d+|nine|ten|full|top|max(?:imum)?|highest|perfect)"
 _MARK = r"(?:scor(?:e[sd]?|ing)|rating|rated)"
 _SIGNS = {
@@ -69,7 +67,7 @@ _SIGNS = {
         r"\b(?:this|the) (?:utterance|text|response|reply|turn)\b|\bnegotiation turn\b"
         r"|\b(?:turn|utterance|text) in (?:the )?history\b|\b(?:masterpiece|masterful)\b|\brated this\b"
     ),
-    "speaks in another voice": re.compile(
+    "speaks as somebody else": re.compile(
         r"(?:^|[.!?\"')] )\W*(?:system|assistant|user|human|ai|note|verdict|score|rating|response|answer|solution"
         r"|(?:final|thought|reasoning)(?: \w+)?)\s*:|\bas an ai\b|\b(?:large )?language model\b"
         r"|^\W*(?:solution|answer|let us solve\b.*)\W*$|\bend of (?:the )?(?:utterance|data|input)\b"
@@ -86,11 +84,11 @@ _ENGLISH = re.compile(
     r"\b(?:the|an?|to|of|and|in|is|it|you|i|we|that|for|on|with|my|your|our|this|be|are|was|have|can|will|not|if|at|from"
     r"|by|as|me|so|but|or|no|do|let|us|they|what|there|all|them|he|she|his|her|has|had|would|could|should)\b"
 )
-_LONG = 130  # words; a turn has 60 at most
+_MOST_WORDS = 130  # a turn has 60 at most
 
 
 def detect_injection(text: str) -> list[str]:
-    """What in a text is not said to the other side; empty for words of a negotiation."""
+    """The signs that a text speaks to its judge and not to the other side, in words; empty for a clean utterance."""
     line = sanitize(text, longest=100_000)
     plain = line.casefold().replace("’", "'")
     found = [name for name, pattern in _SIGNS.items() if pattern.search(plain)]
@@ -99,14 +97,14 @@ def detect_injection(text: str) -> list[str]:
     if _SPACED.search(f"{plain} ") or _BLOB.search(line):
         found.append("is written in a code")
     if _foreign(plain):
-        found.append("is not in the language of the talk")
-    if len(words(line)) > _LONG:
+        found.append("is not in English")
+    if len(words(line)) > _MOST_WORDS:
         found.append("is far too long for a turn")
     return found
 
 
 def _foreign(plain: str) -> bool:
-    """Whether some sentence has many letters that are not Latin, or more little words of other languages than ours."""
+    """Whether a sentence has many letters that are not Latin, or more function words of another language than English."""
     for sentence in re.split(r"[.!?。！？]+", plain):
         letters = [character for character in sentence if character.isalpha()]
         if sum("LATIN" not in unicodedata.name(character, "") for character in letters) > 0.3 * len(letters):
@@ -118,21 +116,19 @@ def _foreign(plain: str) -> bool:
 
 
 def capped(text: str, score: float) -> float:
-    """The score, or `CAP` where it is higher than that and the text speaks to its judge."""
+    """The score, but at most `CAP` where the text has a sign of an injection."""
     return min(score, CAP) if detect_injection(text) else score
 
 
 def says_nothing(text: str) -> bool:
-    """Whether there is no word in it; no model needs to be asked what that is worth."""
+    """Whether a text has no word; no model needs to be asked what that is worth."""
     return not words(sanitize(text))
 
 
 def without_injections(text: str) -> str:
-    """The sentences of an earlier turn that a judge may see; where some spoke to the judge, a gap is marked."""
-    kept = [
-        sentence
-        for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)
-        if sentence.strip() and not detect_injection(sentence)
-    ]
-    whole = [] if detect_injection(" ".join(kept)) else kept
-    return " ".join(whole) if len(whole) and not detect_injection(text) else " ".join([*whole, "(left out)"])
+    """The sentences of an earlier turn that a judge may see, and "(left out)" where some had signs of an injection."""
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", text) if sentence.strip()]
+    clean = [sentence for sentence in sentences if not detect_injection(sentence)]
+    if detect_injection(" ".join(clean)):
+        clean = []  # the signs are in how the sentences stand together
+    return " ".join(clean) if clean and not detect_injection(text) else " ".join([*clean, "(left out)"])

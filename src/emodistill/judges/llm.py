@@ -1,9 +1,15 @@
 """A language model behind a chat interface as the judge.
 
-One request, one call, one verdict: nothing that an utterance says can reach the verdict on another. The reply has a
-JSON schema where the server can enforce one, and is read strictly in any case (`verdict`): what is not exactly a score
-is missing, with its reason and the reply as it came. Nothing is imputed, and no call is made twice here; that is the
-business of the endpoint and the ledger.
+One request, one call, one judgement: nothing that an utterance says can reach the score of another. The model sees the
+rubric, scored examples as earlier turns of the chat, and the case. What the speakers said is data, and stands between
+marks with a code that no speaker can know: the code is a hash of the case, their own words included, so a text that
+names its own code would have to be a fixed point of the hash, and the code of another case is useless. The same case
+always has the same code, so prompts are stable and a stored judgement is found again. Inside the marks each text is one
+line without anything that looks like a mark (`injection_filter.sanitize`).
+
+The reply is read strictly: it is one JSON object with a score, or the score is missing, with the reason and the reply
+as it came. A lenient reader takes the first number it meets, so that "I would not give it 10" becomes a 10. Nothing is
+imputed, and nothing is asked twice here: that is the business of the endpoint and the ledger.
 """
 
 import hashlib
@@ -17,76 +23,95 @@ from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sa
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply
 from emodistill.negotiation.domains import Domain, domain_names
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 
-# ---- verdict ----
-# The reply of a judging model, read strictly: one JSON object with a score, or no score at all.
-#
-# A lenient reader takes the first number it meets, so that "I would not give it 10" is a 10 and an outage page with an
-# error code is a verdict. Here everything but the exact form is missing, with the reason.
-
+LOGIC = 1  # raise it when what a model is shown changes: part of the judge's version
+TURNS = 12  # of the history, the last ones
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"score": {"type": "integer", "enum": list(range(int(LOWEST), int(HIGHEST) + 1))}},
     "required": ["score"],
     "additionalProperties": False,
 }
-_LONGEST = 200  # characters; the form needs about 15
-_SHOWN = 60
+_NO_WORDS = Judgement(LOWEST)  # of an utterance without a word; nobody is asked
 
 
-class Malformed(ValueError):
-    """The reply is not a verdict; the message says in which way."""
+class LanguageModelJudge:
+    """Asks a `Completer` for a score from 1 to 10.
 
-
-def read_verdict(reply: str) -> float:
-    """The score of a reply that is exactly one JSON object `{"score": n}` with a number from 1 to 10.
+    Args:
+        completer: the model; several judgements are asked for at once, as many as it takes.
+        num_examples: scored examples of the domain that come before the case, 0 to 24.
+        temperature, seed: of the sampling; greedy by default.
+        max_tokens: of a reply. The form needs about 10; give a model that thinks first what it needs.
+        structured: ask the server to enforce the form.
+        defended: quote, sanitize, screen and cap what speakers said (docs/judges.md). Off only to measure what it does.
 
     Raises:
-        Malformed: if it is anything else.
+        UserError: if a setting has no meaning.
     """
-    text = reply.strip()
-    if len(text) > _LONGEST:
-        raise Malformed(f"the reply is {len(text)} characters long and no verdict: {_start(text)}")
-    try:
-        verdict = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
-    except json.JSONDecodeError as error:
-        raise Malformed(f"the reply is not one JSON object ({error.msg}): {_start(text)}") from error
-    if not isinstance(verdict, dict) or verdict.keys() != {"score"}:
-        raise Malformed(f"the reply is not an object with the one key score: {_start(text)}")
-    score = verdict["score"]
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise Malformed(f"the score is not a number: {_start(text)}")
-    if not LOWEST <= score <= HIGHEST:
-        raise Malformed(f"the score does not lie between 1 and 10: {_start(text)}")
-    return float(score)
 
+    name = "lm"
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise Malformed("the reply names a key twice")
-    return found
+    def __init__(
+        self,
+        completer: Completer,
+        num_examples: int = 4,
+        temperature: float = 0.0,
+        seed: int | None = 0,
+        max_tokens: int = 32,
+        structured: bool = True,
+        defended: bool = True,
+    ) -> None:
+        if num_examples < 0 or max_tokens < 1 or temperature < 0:
+            settings = f"num_examples={num_examples}, max_tokens={max_tokens}, temperature={temperature}"
+            raise UserError(f"judge: one of {settings} is too small; use at least 0, 1 and 0")
+        self.completer, self.num_examples, self.temperature, self.seed = completer, num_examples, temperature, seed
+        self.max_tokens, self.schema, self.defended = max_tokens, SCHEMA if structured else None, defended
+        example_texts = [repr(examples(name)[:num_examples]) for name in domain_names()]
+        sampling = (temperature, seed, max_tokens, structured)
+        recipe = [LOGIC, FILTER_LOGIC, LONGEST, TURNS, completer.name, example_texts, sampling, defended]
+        self.version = f"{completer.name} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """One judgement per request, in order; missing where the model gave no answer, or none of the right form."""
+        judgements = [_NO_WORDS] * len(requests)
+        asked: list[int] = []
+        for index, request in enumerate(requests):
+            if not (self.defended and says_nothing(request.utterance)):
+                asked.append(index)
+            elif on_judgement is not None:
+                on_judgement(index, _NO_WORDS)
 
-def _refuse(constant: str) -> float:
-    raise Malformed(f"the score is {constant}")
+        def arrived(place: int, answer: Reply | Failure) -> None:
+            index = asked[place]
+            judgements[index] = self._judgement(requests[index], answer)
+            if on_judgement is not None:
+                on_judgement(index, judgements[index])
 
+        if asked:
+            self.completer.complete([self.request(requests[i]) for i in asked], arrived)
+        return judgements
 
-def _start(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+    def request(self, request: JudgeRequest) -> CompletionRequest:
+        """What the model is asked."""
+        chat = messages(request, examples(request.scenario.domain)[: self.num_examples], self.defended)
+        return CompletionRequest(chat, self.max_tokens, self.temperature, self.seed, self.schema)
 
+    def _judgement(self, request: JudgeRequest, answer: Reply | Failure) -> Judgement:
+        if isinstance(answer, Failure):
+            return Judgement(None, f"{answer.kind}: {answer.reason}", usage=answer.usage)
+        if answer.cut:
+            reason = f"malformed: the reply was cut at {self.max_tokens} tokens; raise max_tokens"
+            return Judgement(None, reason, answer.text, answer.usage)
+        try:
+            score = read_verdict(answer.text)
+        except Malformed as error:
+            return Judgement(None, f"malformed: {error}", answer.text, answer.usage)
+        if self.defended:
+            score = capped(request.utterance, score)
+        return Judgement(score, None, answer.text, answer.usage)
 
-# ---- prompt ----
-# How a case is put before a judge that is a language model behind a chat interface.
-#
-# What the speakers said is data, and stands between marks with a code that no speaker can know: the code is a hash of the
-# case, their own words included: a text that names its code would have to be a fixed point of the hash, and the code of
-# another case is useless. The same case always has the same code, so prompts are stable and a stored verdict can be found
-# again. Inside the marks there is one line a text, without anything that looks like a mark (`cleaning`).
-
-TURNS = 12  # of the history, the last ones
-LOGIC = 1  # raise it when what a model is shown changes
 
 _SYSTEM = """You judge one utterance of a negotiation. {situation}
 Rubric: {rubric}
@@ -102,14 +127,14 @@ _FORM = """
 Answer with one JSON object and nothing else, for example {"score": 4}"""
 
 
-def messages(request: JudgeRequest, shown: tuple[Example, ...], defended: bool) -> tuple[Message, ...]:
+def messages(request: JudgeRequest, scored: tuple[Example, ...], defended: bool) -> tuple[Message, ...]:
     """The chat that asks for a verdict: the rubric, scored examples as earlier turns, the case."""
     rules = request.scenario.rules
     roles = {"focal_role": rules.roles[FOCAL], "counterparty_role": rules.roles[COUNTERPARTY]}
     situation = rules.prompt["situation"].format(**roles, quantity=rules.quantity)
     system = _SYSTEM.format(situation=situation, rubric=rules.rubric.get("text", ""), role=rules.roles[FOCAL])
     chat = [Message("system", system + (_DATA if defended else "") + _FORM)]
-    for example in shown:
+    for example in scored:
         chat.append(Message("user", _example(rules, example, defended)))
         chat.append(Message("assistant", json.dumps({"score": example.score})))
     return (*chat, Message("user", _case(request, defended)))
@@ -129,20 +154,18 @@ def _case(request: JudgeRequest, defended: bool) -> str:
     ]
     facts.append(f"the {rules.roles[FOCAL]} wants {rules.say(scenario.focal_target)}")
     facts.append(f"the {rules.roles[COUNTERPARTY]} wants {rules.say(scenario.counterparty_target)}")
-    history = [(rules.roles[turn.speaker], said(turn, defended)) for turn in request.history[-TURNS:]]
+    history = [
+        (rules.roles[turn.speaker], without_injections(turn.text) if defended else turn.text)
+        for turn in request.history[-TURNS:]
+    ]
     return _laid_out(facts, history, request.emotion, (rules.roles[FOCAL], request.utterance), defended)
-
-
-def said(turn: Turn, defended: bool) -> str:
-    """The words of an earlier turn as a judge may see them."""
-    return without_injections(turn.text) if defended else turn.text
 
 
 def _laid_out(
     facts: list[str], history: list[tuple[str, str]], emotion: str | None, last: tuple[str, str], defended: bool
 ) -> str:
-    """One case as text; `last` is who speaks and the utterance to judge."""
-    code = _code(facts, history, emotion, last)
+    """One case as text; `last` is who speaks, and the utterance to judge."""
+    code = hashlib.sha256(json.dumps((facts, history, emotion, last)).encode()).hexdigest()[:12]
 
     def quoted(text: str) -> str:
         return f"<data {code}>{sanitize(text)}</data {code}>" if defended else text
@@ -154,85 +177,47 @@ def _laid_out(
     return "\n".join(lines)
 
 
-def _code(*content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+_LONGEST_REPLY = 200  # characters; the form needs about 15
+_QUOTED = 60  # characters of it in a reason
 
 
-NOTHING = Judgement(LOWEST)  # of an utterance without a word; nobody is asked
+class Malformed(ValueError):
+    """The reply is not a verdict; the message says in which way."""
 
 
-class LanguageModelJudge:
-    """Asks a `Completer` for a score from 1 to 10.
-
-    Args:
-        completer: the model; several judgements are asked for at once, as many as it takes.
-        shown: how many scored examples of the domain come before the case; 0 to 8.
-        temperature, seed: of the sampling; greedy by default.
-        max_tokens: of a reply. The form needs about 10; give a model that thinks first what it needs.
-        structured: ask the server to enforce the form.
-        defended: quote, clean, screen and cap what speakers said (docs/judges.md). Off only to measure the difference.
+def read_verdict(reply: str) -> float:
+    """The score of a reply that is exactly one JSON object `{"score": n}` with a number from 1 to 10.
 
     Raises:
-        UserError: if a setting has no meaning.
+        Malformed: if it is anything else.
     """
+    text = reply.strip()
+    if len(text) > _LONGEST_REPLY:
+        raise Malformed(f"the reply is {len(text)} characters long and no verdict: {_quoted(text)}")
+    try:
+        verdict = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"the reply is not one JSON object ({error.msg}): {_quoted(text)}") from error
+    if not isinstance(verdict, dict) or verdict.keys() != {"score"}:
+        raise Malformed(f"the reply is not an object with the one key score: {_quoted(text)}")
+    score = verdict["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise Malformed(f"the score is not a number: {_quoted(text)}")
+    if not LOWEST <= score <= HIGHEST:
+        raise Malformed(f"the score does not lie between 1 and 10: {_quoted(text)}")
+    return float(score)
 
-    name = "lm"
 
-    def __init__(
-        self,
-        completer: Completer,
-        shown: int = 4,
-        temperature: float = 0.0,
-        seed: int | None = 0,
-        max_tokens: int = 32,
-        structured: bool = True,
-        defended: bool = True,
-    ) -> None:
-        if shown < 0 or max_tokens < 1 or temperature < 0:
-            raise UserError(f"judge: shown={shown}, max_tokens={max_tokens} or temperature={temperature} is too small")
-        self.completer, self.shown, self.temperature, self.seed = completer, shown, temperature, seed
-        self.max_tokens, self.schema, self.defended = max_tokens, SCHEMA if structured else None, defended
-        shown_texts = [repr(examples(name)[:shown]) for name in domain_names()]
-        sampling = (temperature, seed, max_tokens, structured)
-        recipe = [LOGIC, FILTER_LOGIC, LONGEST, TURNS, completer.name, shown_texts, sampling, defended]
-        self.version = f"{completer.name} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Malformed("the reply names a key twice")
+    return found
 
-    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        """One judgement a request, in order; missing where the model did not answer, or not in the form."""
-        judgements = [NOTHING] * len(requests)
-        asked = [i for i, request in enumerate(requests) if not self._settled(request)]
 
-        def arrived(place: int, answer: Reply | Failure) -> None:
-            judgements[asked[place]] = self._judgement(requests[asked[place]], answer)
-            if on_judgement is not None:
-                on_judgement(asked[place], judgements[asked[place]])
+def _no_constant(constant: str) -> float:
+    raise Malformed(f"the score is {constant}")
 
-        if on_judgement is not None:
-            for place in sorted(set(range(len(requests))) - set(asked)):
-                on_judgement(place, NOTHING)
-        if asked:
-            self.completer.complete([self.request(requests[i]) for i in asked], arrived)
-        return judgements
 
-    def request(self, request: JudgeRequest) -> CompletionRequest:
-        """What the model is asked."""
-        chat = messages(request, examples(request.scenario.domain)[: self.shown], self.defended)
-        return CompletionRequest(chat, self.max_tokens, self.temperature, self.seed, self.schema)
-
-    def _settled(self, request: JudgeRequest) -> bool:
-        return self.defended and says_nothing(request.utterance)
-
-    def _judgement(self, request: JudgeRequest, answer: Reply | Failure) -> Judgement:
-        if isinstance(answer, Failure):
-            return Judgement(None, f"{answer.kind}: {answer.reason}", usage=answer.usage)
-        if answer.cut:
-            reason = f"malformed: the reply was cut at {self.max_tokens} tokens; raise max_tokens"
-            return Judgement(None, reason, answer.text, answer.usage)
-        try:
-            score = read_verdict(answer.text)
-        except Malformed as error:
-            return Judgement(None, f"malformed: {error}", answer.text, answer.usage)
-        return Judgement(self._capped(request, score), None, answer.text, answer.usage)
-
-    def _capped(self, request: JudgeRequest, score: float) -> float:
-        return capped(request.utterance, score) if self.defended else score
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…")

@@ -1,4 +1,4 @@
-"""What a judge is asked and what it answers. Any object with a name, a version and a `judge` method is one."""
+"""What a judge is asked and what it answers. Any object with a name, a version and a `judge` method is a judge."""
 
 import hashlib
 import json
@@ -20,16 +20,17 @@ class JudgeRequest:
 
     Attributes:
         history: the turns before it, of both sides, in order.
-        emotion: the label the speaker was asked to show, or None where none was.
-        utterance: the words to score. They are data: nothing in them may be read as an instruction.
-        held: what an earlier call was told of it and did not get to count; no part of what is asked.
+        emotion: the label that the speaker was asked to show, or None where none was.
+        utterance: the text to score. It is data: nothing in it may be read as an instruction.
+        pending: an earlier judgement of this request with a `pending_score`, given back by the ledger so that it is
+            not paid for again. Not part of what is asked, and not part of the request's key.
     """
 
     scenario: Scenario
     history: tuple[Turn, ...]
     emotion: str | None
     utterance: str
-    held: "Judgement | None" = None
+    pending: "Judgement | None" = None
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,27 @@ class Judgement:
     """A score from 1 to 10, or None with the reason why there is none.
 
     Attributes:
-        raw: the reply that the score was read from, as it came; None for a judge that replies in numbers.
-        usage: what the judgement took; nothing, for a judge that calls nobody.
-        held: a score that does not count yet, where `score` is None because something else must be known first.
+        raw: the reply that the score was read from, unchanged; None for a judge that computes its score.
+        usage: what the judgement took; zero for a judge that calls no server.
+        pending_score: a score that was paid for but does not count yet, because the probe of its batch has not been
+            answered (see `sentinel`). `score` is None then, and a final judgement of the same request follows.
     """
 
     score: float | None
     reason: str | None = None
     raw: str | None = None
     usage: Usage = Usage()
-    held: float | None = None
+    pending_score: float | None = None
 
 
-OnJudgement = Callable[[int, Judgement], None]  # which request, in the order they were given, and its judgement
+OnJudgement = Callable[[int, Judgement], None]  # index of the request, and its judgement
 
 
 class Judge(Protocol):
     """Scores utterances.
 
-    `name` and `version` identify its verdicts in the ledger: whatever changes a score must change the version, the
-    model and the sampling settings among it.
+    `name` and `version` identify its judgements in the ledger. Whatever can change a score must change the version: the
+    model, the prompt, the sampling settings.
     """
 
     @property
@@ -66,23 +68,39 @@ class Judge(Protocol):
     def version(self) -> str: ...
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        """One judgement a request, in order.
+        """One judgement per request, in order.
 
         Args:
-            on_judgement: called once for every request, on the calling thread, as soon as its judgement is there, so
-                that what was paid for is stored whatever becomes of the others. Of a score that is held it is told
-                before, too; the usages of both then add up to the whole.
+            on_judgement: called on the calling thread as soon as a judgement is there, so that what was paid for can be
+                stored whatever happens to the rest. It gets the final judgement of every request once, and before it
+                at most one with a `pending_score`; the usages of the two add up to the usage in the returned list.
         """
 
 
 def announced(judgements: list[Judgement], on_judgement: OnJudgement | None, first: int = 0) -> list[Judgement]:
-    """The same judgements, after `on_judgement` was told of each; they are those of the requests from `first` on."""
+    """Call `on_judgement` for each of these judgements of the requests from `first` on, and return them."""
     if on_judgement is not None:
         for place, judgement in enumerate(judgements, first):
             on_judgement(place, judgement)
     return judgements
 
 
+def add_usage(*usages: Usage) -> Usage:
+    """What calls that ran side by side took: sums, and the longest latency.
+
+    The cost is None unless the price of every call is known.
+    """
+    calls = [usage for usage in usages if usage.attempts or usage.prompt_tokens or usage.completion_tokens]
+    costs = [usage.cost for usage in calls if usage.cost is not None]
+    return Usage(
+        sum(usage.prompt_tokens for usage in calls),
+        sum(usage.completion_tokens for usage in calls),
+        sum(costs) if calls and len(costs) == len(calls) else None,
+        max((usage.latency_s for usage in calls), default=0.0),
+        sum(usage.attempts for usage in calls),
+    )
+
+
 def rubric_version(domain: Domain) -> str:
-    """Twelve hex digits of what a domain's file tells its judges: another rubric, other judgements."""
+    """Twelve hex digits of the rubric in a domain's file: another rubric, other judgements."""
     return hashlib.sha256(json.dumps(domain.rubric, sort_keys=True).encode()).hexdigest()[:12]

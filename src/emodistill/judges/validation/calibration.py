@@ -28,9 +28,9 @@ from emodistill.judges.examples import read
 from emodistill.judges.ledger import judgement_key
 from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.local import LocalModelJudge
-from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, announced
+from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, add_usage, announced
 from emodistill.judges.rubric import RubricJudge
-from emodistill.judges.sentinel import SentinelJudge, together
+from emodistill.judges.sentinel import SentinelJudge
 from emodistill.language_models.client import Endpoint
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.offers import parse_offer
@@ -315,7 +315,7 @@ class Calibration:
         return ", ".join(parts)
 
     def cost(self) -> str:
-        usage = together(*(judgement.usage for judgement in self.judgements))
+        usage = add_usage(*(judgement.usage for judgement in self.judgements))
         money = "nothing" if not usage.attempts else "unknown" if usage.cost is None else f"{usage.cost:.4f} in all"
         tokens = (usage.prompt_tokens + usage.completion_tokens) / len(self.cases)
         if isinstance(self.judge, EnsembleJudge):  # its members remember, so its own time says nothing

@@ -9,8 +9,8 @@ from judge_cases import CountingJudge
 from emodistill.errors import UserError
 from emodistill.judges.examples import probes
 from emodistill.judges.llm import LanguageModelJudge
-from emodistill.judges.request import Judgement
-from emodistill.judges.sentinel import SentinelJudge, together
+from emodistill.judges.request import Judgement, add_usage
+from emodistill.judges.sentinel import SentinelJudge
 from emodistill.language_models.completion import Usage
 
 
@@ -64,11 +64,11 @@ def test_everything_is_told_once_for_good_and_the_bill_is_whole(ask):
     judged = SentinelJudge(Fooled(), every=2).judge(
         ask("a", "b", "c"), lambda place, given: told.append((place, given))
     )
-    final = [(place, given) for place, given in told if given.held is None]
+    final = [(place, given) for place, given in told if given.pending_score is None]
     assert sorted(place for place, _ in final) == [0, 1, 2]
     assert all(replace(judged[place], usage=given.usage) == given for place, given in final)
-    assert together(*(given.usage for _, given in told)) == together(*(judgement.usage for judgement in judged))
-    assert together(*(judgement.usage for judgement in judged)) == replace(
+    assert add_usage(*(given.usage for _, given in told)) == add_usage(*(judgement.usage for judgement in judged))
+    assert add_usage(*(judgement.usage for judgement in judged)) == replace(
         BILL, prompt_tokens=500, completion_tokens=25, cost=1.25, attempts=5
     )
 
@@ -93,9 +93,9 @@ def test_the_version_tells_probed_from_unprobed():
 
 def test_costs_add_up_where_they_are_known():
     free, paid = Usage(1, 1, None, 0.1, 1), Usage(2, 2, 0.5, 0.3, 2)
-    assert together(paid, paid) == Usage(4, 4, 1.0, 0.3, 4)
-    assert together(free, paid) == Usage(3, 3, None, 0.3, 3)
-    assert together(Usage(), paid) == paid and together() == Usage()
+    assert add_usage(paid, paid) == Usage(4, 4, 1.0, 0.3, 4)
+    assert add_usage(free, paid) == Usage(3, 3, None, 0.3, 3)
+    assert add_usage(Usage(), paid) == paid and add_usage() == Usage()
 
 
 @pytest.mark.parametrize("setting", [{"every": 0}, {"limit": 0.5}, {"limit": 10.5}])

@@ -4,7 +4,7 @@ import pytest
 from judge_cases import ANGRY, GOOD
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.judges.rubric import freshness, length, role_violations
+from emodistill.judges.rubric import count_role_violations, freshness, length
 from emodistill.negotiation.protocol import Turn
 
 
@@ -55,8 +55,8 @@ def test_role_violations_are_penalised(score, violation):
         "Dear debtor.",
     ],
 )
-def test_ordinary_words_are_no_violations(scenario, clean):
-    assert role_violations(clean, scenario.rules, load_vocabulary().labels) == 0
+def test_ordinary_words_are_no_role_violations(scenario, clean):
+    assert count_role_violations(clean, scenario.rules, load_vocabulary().labels) == 0
 
 
 def test_repeating_oneself_costs_and_another_number_does_not_hide_it(score, history):

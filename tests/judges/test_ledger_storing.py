@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from judge_cases import CountingJudge
 
-from emodistill.judges import ledger as intake
+from emodistill.judges import ledger as ledger_module
 from emodistill.judges.ledger import Ledger, LedgerJudge
 from emodistill.judges.request import Judgement
 from emodistill.language_models.completion import Usage
@@ -49,7 +49,7 @@ def test_free_verdicts_are_stored_in_batches(ask, path):
 
 
 def test_a_free_verdict_does_not_wait_for_ever(ask, path, monkeypatch):
-    monkeypatch.setattr(intake, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(ledger_module, "_PAUSE_S", 0.0)
     with Ledger(path) as ledger:
         judge = Announcing(path, Usage())
         LedgerJudge(judge, ledger).scores(ask(*"abc"))
@@ -107,7 +107,7 @@ def test_offline_asks_nobody_and_writes_nothing(ask, path):
         LedgerJudge(CountingJudge(), ledger).scores(ask("word", "silence"))
         judge, told = CountingJudge(), []
         found = LedgerJudge(judge, ledger, offline=True).judgements(
-            ask("word", "silence", "new"), lambda place, judgement: told.append((place, judgement.score))
+            ask("word", "silence", "new"), lambda *pair: told.append(pair)
         )
         assert [one.score for one in found] == [5.0, None, None] and judge.asked == []
         assert found[1].reason == "no answer" and "ledger.sqlite has no judgement of it" in found[2].reason

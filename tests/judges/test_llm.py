@@ -58,7 +58,7 @@ def test_an_utterance_without_words_scores_1_and_asks_nobody(ask):
 
 
 def test_what_is_asked_for_is_what_was_set(ask):
-    judge = LanguageModelJudge(Answering(by_words), shown=2, temperature=0.3, seed=5, max_tokens=20)
+    judge = LanguageModelJudge(Answering(by_words), num_examples=2, temperature=0.3, seed=5, max_tokens=20)
     asked = judge.request(ask("Take 45 days.")[0])
     assert (asked.temperature, asked.seed, asked.max_tokens, asked.schema) == (0.3, 5, 20, SCHEMA)
     assert [message.role for message in asked.messages] == ["system", *["user", "assistant"] * 2, "user"]
@@ -66,7 +66,7 @@ def test_what_is_asked_for_is_what_was_set(ask):
 
 
 def test_whatever_changes_a_score_changes_the_version():
-    settings = [{}, {"shown": 2}, {"temperature": 0.5}, {"seed": 1}, {"max_tokens": 64}, {"structured": False}]
+    settings = [{}, {"num_examples": 2}, {"temperature": 0.5}, {"seed": 1}, {"max_tokens": 64}, {"structured": False}]
     settings += [{"defended": False}]
     versions = {LanguageModelJudge(Answering(by_words), **setting).version for setting in settings}
     versions.add(LanguageModelJudge(Answering(by_words, name="other at http://127.0.0.1:1/v1")).version)
@@ -75,7 +75,7 @@ def test_whatever_changes_a_score_changes_the_version():
     assert "model at http://127.0.0.1:1/v1" in LanguageModelJudge(Answering(by_words)).version
 
 
-@pytest.mark.parametrize("setting", [{"shown": -1}, {"max_tokens": 0}, {"temperature": -0.1}])
+@pytest.mark.parametrize("setting", [{"num_examples": -1}, {"max_tokens": 0}, {"temperature": -0.1}])
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         LanguageModelJudge(Answering(by_words), **setting)
