@@ -30,7 +30,7 @@ def build(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Expressio
     if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
         selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
     expression = expression_test(cfg, corpus, vocabulary) if cfg.study.expression else None
-    speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(endpoint_voice, cfg), cfg.retries)
+    speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(endpoint_backend, cfg), cfg.retries)
 
     def measure(generator: str) -> None:
         if expression and is_local(generator):
@@ -86,11 +86,11 @@ def describe(cfg: DictConfig) -> str:
     return words
 
 
-def endpoint_voice(cfg: DictConfig) -> Any:
+def endpoint_backend(cfg: DictConfig) -> Any:
     """The model behind an endpoint that speaks in the arms `endpoint_*`."""
     from hydra.utils import instantiate
 
-    return instantiate(cfg.endpoint_voice, _convert_="all").open()
+    return instantiate(cfg.endpoint_backend, _convert_="all").open()
 
 
 def opponent(cfg: DictConfig) -> Any:

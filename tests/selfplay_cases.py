@@ -1,6 +1,6 @@
-"""Self-play with scripted voices: what the tests of corpora have in common."""
+"""Self-play with scripted backends: what the tests of corpora have in common."""
 
-from scripted_voices import ScriptedSource, obedient
+from scripted_backends import ScriptedBackendSpec, obedient
 
 from emodistill.counterparties.specs import LanguageModelCounterpartySpec
 from emodistill.data.agent_specs import ChatAgentSpec
@@ -9,9 +9,9 @@ from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySche
 
 
 def seats(script=obedient, emotions="random", offers=None, retries=2, **counterparty):
-    voice = ScriptedSource(script)
-    given = {"voice": voice, "bargains": "schedule", "schedule": CounterpartySchedule(ConcessionSchedule())}
-    focal = ChatAgentSpec(voice, emotions, "goemotions28", offers or ConcessionSchedule(), retries=retries)
+    backend = ScriptedBackendSpec(script)
+    given = {"backend": backend, "bargains": "schedule", "schedule": CounterpartySchedule(ConcessionSchedule())}
+    focal = ChatAgentSpec(backend, emotions, "goemotions28", offers or ConcessionSchedule(), retries=retries)
     return focal, LanguageModelCounterpartySpec(**(given | counterparty))
 
 

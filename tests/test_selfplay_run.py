@@ -22,9 +22,9 @@ TINY = (
     "data=selfplay",
     "data.corpus.batch=6",
     "speaker.max_new_tokens=12",
-    "counterparty.seat.voice.max_new_tokens=12",
+    "counterparty.seat.backend.max_new_tokens=12",
     "speaker.dtype=float32",
-    "counterparty.seat.voice.dtype=float32",
+    "counterparty.seat.backend.dtype=float32",
 )
 
 
@@ -53,7 +53,7 @@ def test_all_stages_learn_from_one_corpus_that_the_models_played(place):
 
 
 def test_a_language_model_may_sit_opposite_in_the_evaluation(place):
-    changes = ["counterparty=lm", "counterparty.seat.voice.max_new_tokens=8", "arms=[vanilla,iql]", "name=opposite"]
+    changes = ["counterparty=lm", "counterparty.seat.backend.max_new_tokens=8", "arms=[vanilla,iql]", "name=opposite"]
     before = corpus_file(place).stat().st_mtime_ns
     report = place.evaluate("run", *changes)  # data=bundled: its scenarios are the same, and nothing has to be built
     assert len(list(place.folder.glob("corpora/*"))) == 1 and corpus_file(place).stat().st_mtime_ns == before
@@ -95,10 +95,10 @@ def test_both_seats_share_one_copy_of_the_weights_and_their_caches_change_no_wor
         counterparty = LanguageModelCounterpartySpec(
             source, "schedule", schedule, ["calm"], {"calm": "You are calm."}
         ).open()
-        voices = [focal.speaker.voice, counterparty.voice]
-        assert isinstance(focal, FocalAgent) and len({id(v.generator._decoder.model) for v in voices}) == 1
-        for voice in voices:
-            extend = voice.generator.extend_and_sample
+        backends = [focal.speaker.backend, counterparty.backend]
+        assert isinstance(focal, FocalAgent) and len({id(v.generator._decoder.model) for v in backends}) == 1
+        for backend in backends:
+            extend = backend.generator.extend_and_sample
 
             def without_cache(sessions, prompts, seeds, extend=extend):
                 for session in sessions:
@@ -106,7 +106,7 @@ def test_both_seats_share_one_copy_of_the_weights_and_their_caches_change_no_wor
                 return extend(sessions, prompts, seeds)
 
             if forget:
-                voice.generator.extend_and_sample = without_cache
+                backend.generator.extend_and_sample = without_cache
         return [[turn.text for turn in game.turns] for game in play(games(), focal, counterparty)]
 
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from scripted_voices import ScriptedVoice, obedient
+from scripted_backends import ScriptedBackend, obedient
 
 from emodistill.counterparties.language_model import LanguageModelCounterparty
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -35,23 +35,23 @@ def test_it_knows_its_own_target_and_columns_and_nothing_of_the_other_side(domai
 
 
 def played(script, offers=SCHEDULE, personas=None, count=6):
-    voice = ScriptedVoice(script)
+    backend = ScriptedBackend(script)
     vocabulary = load_vocabulary()
     focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
     scenarios = [s for domain in ("debt", "disaster", "student") for s in generate_scenarios(domain, 10)[:2]]
     games = [Negotiation(scenario, seed) for seed, scenario in enumerate(scenarios[:count])]
-    return play(games, focal, LanguageModelCounterparty(voice, offers, personas)), voice
+    return play(games, focal, LanguageModelCounterparty(backend, offers, personas)), backend
 
 
 def test_a_schedule_decides_its_numbers_and_the_model_says_them():
-    games, voice = played(obedient)
+    games, backend = played(obedient)
     for game in games:
         offers = [game.scenario.position(offer) for offer in game.offers(COUNTERPARTY)]
         assert (
             offers == sorted(offers) and offers[0] <= 0.1 and game.end == "deal" and game.counterparty == "lm:scripted"
         )
         assert not any(turn.offer_appended or turn.emotion for turn in game.turns if turn.speaker == COUNTERPARTY)
-    assert all(prompt.splitlines()[-1].startswith("[") for call in voice.asked for _, prompt, _ in call)
+    assert all(prompt.splitlines()[-1].startswith("[") for call in backend.asked for _, prompt, _ in call)
 
 
 def test_a_number_that_the_words_do_not_state_is_appended():
@@ -101,11 +101,11 @@ def test_noise_comes_from_its_own_generator_and_differs_by_seed():
 )
 def test_a_model_that_bargains_is_read_by_the_neutral_parsers(words, move):
     game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
-    counterparty = LanguageModelCounterparty(ScriptedVoice(lambda *_: words), offers=None)
+    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: words), offers=None)
     counterparty.begin([game])
     game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
     assert counterparty.act([game]) == [move]
-    assert counterparty.voice.asked[0][0][1] == "Pay in 20 days."  # the words heard, and no directive
+    assert counterparty.backend.asked[0][0][1] == "Pay in 20 days."  # the words heard, and no directive
 
 
 def test_it_is_told_how_to_accept_only_where_it_decides():
@@ -131,7 +131,7 @@ def test_personas_go_by_seed_and_their_sentence_is_in_the_prompt():
 def test_a_slip_of_its_own_kind_is_counted_and_a_fault_is_its_own():
     answers = iter(["Creditor: pay!", "I need 90 days.", Fault("line dead")])
     game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
-    counterparty = LanguageModelCounterparty(ScriptedVoice(lambda *_: next(answers)), offers=None)
+    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: next(answers)), offers=None)
     counterparty.begin([game])
     game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
     (move,) = counterparty.act([game])

@@ -1,7 +1,7 @@
 """Where the model bargains its own number, training must not tell it either: one prompt in play and in training."""
 
 import pytest
-from scripted_voices import ScriptedCompleter
+from scripted_backends import ScriptedCompleter
 from tiny_model import build_tokenizer
 
 from emodistill.data.chats import ChatEncoder
@@ -12,7 +12,8 @@ from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
-from emodistill.policy.agents import EndpointSpeaker
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import EndpointChatBackend
 from emodistill.policy.chat_format import ChatFormat
 
 VOCABULARY = load_vocabulary()
@@ -34,7 +35,7 @@ class Yields:
 def test_training_tells_what_play_told(told):
     offers = ConcessionSchedule() if told else OpenOffers(ConcessionSchedule())
     completer = ScriptedCompleter(lambda request: f"I say {20 + len(request.messages)} days.")
-    agent = FocalAgent(UniformEmotion(VOCABULARY), offers, EndpointSpeaker(completer, VOCABULARY))
+    agent = FocalAgent(UniformEmotion(VOCABULARY), offers, ChatSpeaker(EndpointChatBackend(completer), VOCABULARY))
     (game,) = play([Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 3)], agent, Yields())
     assert game.end == "deal" and len(game.turns) >= 5
     chat = ChatFormat(build_tokenizer(), VOCABULARY)

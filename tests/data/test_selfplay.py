@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from scripted_voices import ScriptedSource, obedient
+from scripted_backends import ScriptedBackendSpec, obedient
 from selfplay_cases import make, seats
 
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
@@ -80,7 +80,7 @@ def test_a_corpus_on_disk_opens_no_model(whole):
     focal, counterparty = seats()
     make(whole.root, focal, counterparty).episodes()
     make(whole.root, focal, counterparty).build()
-    assert focal.voice.opened == counterparty.voice.opened == 0
+    assert focal.backend.opened == counterparty.backend.opened == 0
 
 
 def test_faults_make_episodes_invalid_and_the_rest_is_played(tmp_path):
@@ -139,8 +139,8 @@ class Trained:
 
 def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_there(tmp_path):
     def folders(emotions):
-        voice = ScriptedSource(obedient)
-        given = [(voice, emotions, "goemotions28", ConcessionSchedule(), Trained(name)) for name in ("one", "two")]
+        backend = ScriptedBackendSpec(obedient)
+        given = [(backend, emotions, "goemotions28", ConcessionSchedule(), Trained(name)) for name in ("one", "two")]
         return {make(tmp_path, ChatAgentSpec(*each)).folder for each in given}
 
     assert len(folders("selector")) == 2 and len(folders("random")) == 1

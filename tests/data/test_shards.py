@@ -28,7 +28,9 @@ def test_shards_make_the_same_corpus(whole, tmp_path, count):
     focal, counterparty = seats()
     merged = make(tmp_path, focal, counterparty)
     merged.build()
-    assert focal.voice.opened == 0 and merged.episodes() == whole.episodes() and merged.folder.name == whole.folder.name
+    assert (
+        focal.backend.opened == 0 and merged.episodes() == whole.episodes() and merged.folder.name == whole.folder.name
+    )
 
 
 @pytest.fixture

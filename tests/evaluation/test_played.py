@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from scripted_voices import ScriptedCompleter, ScriptedVoice, obedient
+from scripted_backends import ScriptedBackend, ScriptedCompleter, obedient
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
@@ -55,8 +55,8 @@ def arms(*names):
     return parse_arms(names, VOCABULARY)
 
 
-def voiced(script):
-    return lambda words: ChatSpeaker(ScriptedVoice(script), VOCABULARY)
+def spoken_by(script):
+    return lambda words: ChatSpeaker(ScriptedBackend(script), VOCABULARY)
 
 
 @pytest.mark.parametrize(("price", "money"), [(0.5, 0.5), (None, None), (0.0, 0.0)])
@@ -91,7 +91,7 @@ def test_unknown_prices_make_an_unknown_sum():
 
 
 def test_a_repetition_says_other_words_to_the_same_counterparties(make):
-    runner = make(voiced(obedient))
+    runner = make(spoken_by(obedient))
     first, again = runner.play(arms("random", "random#2")).values()
     assert [(e.scenario.id, e.seed, e.counterparty) for e in first] == [
         (e.scenario.id, e.seed, e.counterparty) for e in again
@@ -103,7 +103,7 @@ def test_a_repetition_says_other_words_to_the_same_counterparties(make):
 
 
 def test_the_baseline_of_mean_returns_plays_with_any_generator(make):
-    (episodes,) = make(voiced(obedient)).play(arms("mean_return+sft")).values()
+    (episodes,) = make(spoken_by(obedient)).play(arms("mean_return+sft")).values()
     assert {turn.emotion for episode in episodes for turn in episode.focal_turns} == {"joy"}
     assert {episode.behaviour for episode in episodes} == {"fixed:joy"}
 
@@ -114,7 +114,7 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
         assert all(said.split(":")[0] in VOCABULARY.labels for _, said in dialogue.exchanges)
         return with_name(emotion, obedient(dialogue, prompt, seed))
 
-    (episodes,) = make(voiced(names)).play(arms("self_selected+sft")).values()
+    (episodes,) = make(spoken_by(names)).play(arms("self_selected+sft")).values()
     turns = [turn for episode in episodes for turn in episode.focal_turns]
     assert len({turn.emotion for turn in turns}) > 5 and all(turn.emotion in VOCABULARY for turn in turns)
     assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.role_violations for turn in turns)
@@ -123,17 +123,17 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
 
 def test_who_cannot_name_an_emotion_is_not_asked_to():
     (selecting, prompted) = arms("self_selected+base", "iql+jpo_joint")
-    voice = ChatSpeaker(ScriptedVoice(obedient), VOCABULARY)
-    assert speaker_of(prompted, voice) is voice and speaker_of(selecting, voice).emotions == "self_selected"
-    assert speaker_of(selecting, voice).voice is voice.voice
+    backend = ChatSpeaker(ScriptedBackend(obedient), VOCABULARY)
+    assert speaker_of(prompted, backend) is backend and speaker_of(selecting, backend).emotions == "self_selected"
+    assert speaker_of(selecting, backend).backend is backend.backend
     with pytest.raises(UserError, match="no language model that could name an emotion"):
         speaker_of(selecting, PhrasebookSpeaker(VOCABULARY))
     with pytest.raises(UserError, match="chooses its emotions itself; play self_selected.jpo_joint"):
-        speaker_of(prompted, voice.naming())
+        speaker_of(prompted, backend.naming())
 
 
 def test_the_counterpartys_part_needs_a_language_model():
-    speakers = Speakers({}, "run", None, VOCABULARY, lambda: ScriptedVoice(obedient))
+    speakers = Speakers({}, "run", None, VOCABULARY, lambda: ScriptedBackend(obedient))
     assert speakers("endpoint", side="counterparty").side == "counterparty"
     with pytest.raises(UserError, match="no lines for the counterparty"):
         speakers("phrasebook", side="counterparty")

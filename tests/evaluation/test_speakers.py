@@ -1,7 +1,7 @@
 """Speakers of arms whose model is elsewhere, and an arm that nobody could play."""
 
 import pytest
-from scripted_voices import ScriptedCompleter, ScriptedVoice
+from scripted_backends import ScriptedBackend, ScriptedCompleter
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
@@ -64,6 +64,6 @@ def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_pat
     assert 0 < sum(episode.end == "invalid" for episode in episodes) < 4
 
 
-def test_a_voice_may_fail_for_one_negotiation_alone():
-    voice = ScriptedVoice(lambda dialogue, prompt, seed: Fault("line dead"))
-    assert Speakers({}, "run", None, VOCABULARY, lambda: voice)("endpoint").voice is voice
+def test_a_backend_may_fail_for_one_negotiation_alone():
+    backend = ScriptedBackend(lambda dialogue, prompt, seed: Fault("line dead"))
+    assert Speakers({}, "run", None, VOCABULARY, lambda: backend)("endpoint").backend is backend

@@ -13,7 +13,7 @@ BRIEF = (  # few and short rounds: the server writes one reply at a time
     "+schedule.rounds=3",
     "counterparty.seat.bargains=schedule",
     "counterparty.seat.schedule.schedule.rounds=3",
-    "counterparty.seat.voice.max_tokens=8",
+    "counterparty.seat.backend.max_tokens=8",
     "counterparty.seat.retries=0",
 )
 SELF_PLAY = (
@@ -85,8 +85,8 @@ def test_the_bill_is_that_of_the_run(place):
 
 def test_the_server_sits_opposite_and_speaks_for_an_arm_of_the_evaluation(place, served):
     changes = ["counterparty=endpoint", *BRIEF, "arms=[vanilla,endpoint_vanilla]", "retries=0"]
-    voice = ["endpoint_voice.max_tokens=8", "name=opposite", "data=selfplay"]
-    report = place.evaluate("run", *served, *voice, *changes)
+    backend = ["endpoint_backend.max_tokens=8", "name=opposite", "data=selfplay"]
+    report = place.evaluate("run", *served, *backend, *changes)
     assert report["about"]["counterparty"].startswith("the language model")
     assert {cell["arm"]: cell["episodes"] for cell in report["cells"]} == {"vanilla": 1, "endpoint_vanilla": 1}
     for arm in ("vanilla", "endpoint_vanilla"):

@@ -13,7 +13,8 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.role_checks import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule
-from emodistill.policy.agents import LanguageModelSpeaker
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import LocalChatBackend
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.generation import ChatGenerator
 
@@ -55,7 +56,7 @@ def make(parts, vocabulary):
         settings = {"temperature": 1.0, "top_k": 50, "max_new_tokens": REPLY, "stop_ids": chat.end_of_turn[:1]}
         generator = ChatGenerator(*parts, **(settings | changes))
         generator.context = context
-        return LanguageModelSpeaker(generator, chat)
+        return ChatSpeaker(LocalChatBackend(generator, chat), vocabulary, emotions=emotions)
 
     return build
 
@@ -67,17 +68,17 @@ def negotiations(count=4, seed=0, max_rounds=6):
 
 def spy_on(speaker):
     """Every history that the speaker asked a reply to, by scenario, in order."""
-    histories, extend = {}, speaker.local.generator.extend_and_sample
+    histories, extend = {}, speaker.backend.generator.extend_and_sample
 
     def record(sessions, prompts, seeds):
-        by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.local._talks.values()}
+        by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.backend._talks.values()}
         for session, prompt in zip(sessions, prompts, strict=True):
             asked, history = histories.setdefault(by_session[id(session)], []), [*session.tokens, *prompt]
             if history not in asked[-1:]:  # a further attempt at a reply out of role must be asked the same
                 asked.append(history)
         return extend(sessions, prompts, seeds)
 
-    speaker.local.generator.extend_and_sample = record
+    speaker.backend.generator.extend_and_sample = record
     return histories
 
 
@@ -90,20 +91,20 @@ def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emo
     played = play(negotiations(), FocalAgent(selector, ConcessionSchedule(), speaker), Stubborn())
     assert len({len(negotiation.turns) for negotiation in played}) > 1  # chats ended in different rounds
     assert any(turn.offer_appended for negotiation in played for turn in negotiation.turns)
-    encoder = ChatEncoder(speaker.local.chat, context)
+    encoder = ChatEncoder(speaker.backend.chat, context)
     for negotiation in played:
         episode = Episode.of(negotiation, "train", "uniform", "lm")
         contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
         assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
-    assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)
+    assert (speaker.backend.dropped_rounds > 0) == (context < CONTEXT)
 
 
 class Naming:
     """Puts a name before every reply of a generator, or now and then none, as a trained policy would."""
 
     def __init__(self, speaker, vocabulary):
-        self.voice, self.labels = speaker.voice, vocabulary.labels
-        self.reply_as_it_is = self.voice.reply
+        self.backend, self.labels = speaker.backend, vocabulary.labels
+        self.reply_as_it_is = self.backend.reply
 
     def reply(self, dialogues, prompts, seeds):
         replies = self.reply_as_it_is(dialogues, prompts, seeds)
@@ -117,22 +118,22 @@ class Naming:
 def test_a_chat_of_named_emotions_is_the_one_that_training_sees(make, vocabulary, context):
     speaker = make(context, "self_selected")
     histories = spy_on(speaker)
-    speaker.local.reply = Naming(speaker, vocabulary).reply
+    speaker.backend.reply = Naming(speaker, vocabulary).reply
     played = play(negotiations(), FocalAgent(LeftToSpeaker(), ConcessionSchedule(), speaker), Stubborn())
     turns = [turn for negotiation in played for turn in negotiation.turns if turn.speaker == FOCAL]
     assert len({turn.emotion for turn in turns}) > 3
-    encoder = ChatEncoder(speaker.local.chat, context)
+    encoder = ChatEncoder(speaker.backend.chat, context)
     for negotiation in played:
         episode = Episode.of(negotiation, "train", "self_selected", "lm")
         contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
         assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]
-    assert (speaker.local.dropped_rounds > 0) == (context < CONTEXT)
+    assert (speaker.backend.dropped_rounds > 0) == (context < CONTEXT)
 
 
 def test_the_cache_changes_no_word(make, vocabulary):
     def words(forget):
         speaker = make()
-        extend = speaker.local.generator.extend_and_sample
+        extend = speaker.backend.generator.extend_and_sample
 
         def without_cache(sessions, prompts, seeds):
             for session in sessions:
@@ -140,7 +141,7 @@ def test_the_cache_changes_no_word(make, vocabulary):
             return extend(sessions, prompts, seeds)
 
         if forget:
-            speaker.local.generator.extend_and_sample = without_cache
+            speaker.backend.generator.extend_and_sample = without_cache
         agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), speaker)
         return [[turn.text for turn in negotiation.turns] for negotiation in play(negotiations(), agent, Stubborn())]
 
@@ -161,11 +162,11 @@ def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
 def test_chats_that_are_over_are_forgotten(make, vocabulary):
     speaker = make()
     play(negotiations(), FocalAgent(NoEmotion(), ConcessionSchedule(), speaker), Stubborn())
-    assert len(speaker.local._talks) < 4
+    assert len(speaker.backend._talks) < 4
     games = negotiations(count=2)
     speaker.begin(games)
     speaker.speak(games, [Decision("propose", 45.0, "open")] * 2, [None] * 2)
-    assert len(speaker.local._talks) == 2
+    assert len(speaker.backend._talks) == 2
 
 
 def test_a_context_too_short_for_one_round_is_said_plainly(make):
@@ -180,7 +181,7 @@ def test_a_generator_that_would_talk_on_is_refused(parts, vocabulary):
     generator = ChatGenerator(*parts, temperature=0.0, top_k=None, max_new_tokens=4)
     generator.sampling = type(generator.sampling)(0.0, None, 4, frozenset())
     with pytest.raises(ValueError, match="end of turn"):
-        LanguageModelSpeaker(generator, chat)
+        LocalChatBackend(generator, chat)
 
 
 def test_only_the_first_paragraph_is_said():

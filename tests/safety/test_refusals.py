@@ -1,7 +1,7 @@
 """Flagged words under the guard: asked for again, with which seeds, and the neutral sentence at last."""
 
 import pytest
-from scripted_voices import ScriptedVoice
+from scripted_backends import ScriptedBackend
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.agents import Decision, Fault, FocalAgent, NoEmotion, Utterance
@@ -19,7 +19,7 @@ def games(count: int = 1, domain: str = "debt") -> list[Negotiation]:
     return [Negotiation(Scenario(f"{domain}-{i}", domain, 20.0, 100.0), seed=i) for i in range(count)]
 
 
-def voice(*replies: str | Fault, repeats: bool = False) -> ScriptedVoice:
+def backend(*replies: str | Fault, repeats: bool = False) -> ScriptedBackend:
     """Gives every negotiation these replies, attempt by attempt; the last one for ever."""
     given: dict[int, int] = {}
 
@@ -27,7 +27,7 @@ def voice(*replies: str | Fault, repeats: bool = False) -> ScriptedVoice:
         at = given[id(dialogue.negotiation)] = given.get(id(dialogue.negotiation), -1) + 1
         return replies[min(at, len(replies) - 1)]
 
-    scripted = ScriptedVoice(script)
+    scripted = ScriptedBackend(script)
     scripted.repeats = repeats
     return scripted
 
@@ -53,7 +53,7 @@ def said(scripted, level="words", decision=OFFER, tables=None, emotions="prompte
     ],
 )
 def test_what_is_said_and_what_was_refused(replies, words, violations, calls):
-    scripted = voice(*replies)
+    scripted = backend(*replies)
     assert said(scripted) == [Utterance(words, violations)]
     assert len(scripted.asked) == calls
 
@@ -62,14 +62,14 @@ def test_only_flagged_words_are_asked_for_again_with_new_seeds_of_their_own():
     def script(dialogue, prompt, seed):
         return THREAT if dialogue.negotiation.seed == 1 else GOOD
 
-    scripted, tables = ScriptedVoice(script), games(3)
+    scripted, tables = ScriptedBackend(script), games(3)
     said(scripted, tables=tables)
     assert [[name for name, _, _ in call] for call in scripted.asked] == [["debt-0", "debt-1", "debt-2"]] + [
         ["debt-1"]
     ] * 2
     seeds = [seed for call in scripted.asked for name, _, seed in call if name == "debt-1"]
     assert len(set(seeds)) == 3
-    unguarded, plain = ScriptedVoice(script), games(3)
+    unguarded, plain = ScriptedBackend(script), games(3)
     said(unguarded, "off", tables=plain)
     assert unguarded.asked[0] == scripted.asked[0]  # the first attempt is the same with and without a guard
     assert [t.rng[FOCAL].integers(99) for t in tables] == [t.rng[FOCAL].integers(99) for t in plain]
@@ -77,32 +77,32 @@ def test_only_flagged_words_are_asked_for_again_with_new_seeds_of_their_own():
 
 def test_a_kind_that_the_guard_does_not_refuse_passes_and_a_bound_of_none_asks_once():
     only_insults = Guard("test", ["insult"], {}, redraws=0)
-    assert said(voice(THREAT), only_insults) == [Utterance(THREAT)]
-    scripted = voice(INSULT)
+    assert said(backend(THREAT), only_insults) == [Utterance(THREAT)]
+    scripted = backend(INSULT)
     assert (
         said(scripted, only_insults)[0].role_violations == ("guarded:insult", "guarded:fallback")
         and len(scripted.asked) == 1
     )
 
 
-def test_a_voice_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():
-    scripted = voice(THREAT, repeats=True)
+def test_a_backend_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():
+    scripted = backend(THREAT, repeats=True)
     assert said(scripted)[0].text == "My offer is 45 days." and len(scripted.asked) == 1
-    assert said(voice(Fault("line dead"))) == [Fault("line dead")]
+    assert said(backend(Fault("line dead"))) == [Fault("line dead")]
 
 
 def test_slips_of_role_and_refusals_are_both_kept():
-    (words,) = said(voice("Debtor: fine.", THREAT, GOOD), retries=2)
+    (words,) = said(backend("Debtor: fine.", THREAT, GOOD), retries=2)
     assert words.text == GOOD and sorted(words.role_violations) == ["guarded:threat", "other_side"]
 
 
 def test_a_model_that_names_a_barred_emotion_is_asked_again():
     hospital = games(domain="hospital")
     (words,) = said(
-        voice("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="self_selected"
+        backend("anger: I want 45 days.", "joy: I want 45 days."), "mild", tables=hospital, emotions="self_selected"
     )
     assert (words.emotion, words.role_violations) == ("joy", ("guarded:emotion",))
-    (words,) = said(voice("anger: no."), "mild", tables=games(domain="hospital"), emotions="self_selected")
+    (words,) = said(backend("anger: no."), "mild", tables=games(domain="hospital"), emotions="self_selected")
     assert (words.emotion, words.text) == ("neutral", "My offer is 45 days.")
 
 
@@ -117,7 +117,7 @@ def test_the_neutral_sentence_says_the_decision():
 
 def test_refusals_belong_to_their_own_turn():
     (table,) = tables = games()
-    speaker = load_guard("words").speaker(ChatSpeaker(voice(THREAT, GOOD), VOCABULARY), VOCABULARY)
+    speaker = load_guard("words").speaker(ChatSpeaker(backend(THREAT, GOOD), VOCABULARY), VOCABULARY)
     speaker.begin(tables)
     assert speaker.speak(tables, [OFFER], [None])[0].role_violations == ("guarded:threat",)
     table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))

@@ -21,7 +21,7 @@ class LanguageModelCounterparty:
     """Sits opposite the focal side, in role (see `role_play`).
 
     Args:
-        voice: where the words come from.
+        backend: where the words come from.
         offers: decides its act and number, as the counterparty sees them; None leaves both to the model.
         personas: a sentence each, by name; the persona of a negotiation goes by its seed. None of them is fine.
         retries: how often a reply that breaks the role is asked for again.
@@ -29,19 +29,19 @@ class LanguageModelCounterparty:
 
     def __init__(
         self,
-        voice: ChatBackend,
+        backend: ChatBackend,
         offers: OfferPolicy | None,
         personas: Mapping[str, str] | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self.voice, self.offers, self.personas = voice, offers, dict(personas or {})
-        self.name = f"lm:{voice.name}"
-        self._play = RolePlay(voice, COUNTERPARTY, retries)
+        self.backend, self.offers, self.personas = backend, offers, dict(personas or {})
+        self.name = f"lm:{backend.name}"
+        self._play = RolePlay(backend, COUNTERPARTY, retries)
 
     @property
     def usage(self) -> Usage:
-        """What its voice took so far."""
-        return self.voice.usage
+        """What its backend took so far."""
+        return self.backend.usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
         for negotiation in negotiations:

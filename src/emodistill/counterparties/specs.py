@@ -12,6 +12,8 @@ from emodistill.negotiation.schedule import CounterpartySchedule
 from emodistill.policy.agents import RETRIES
 from emodistill.policy.chat_backends import ChatBackendSpec
 
+_BACKEND = "voice"  # a recipe is the identity of a corpus, so its keys keep their names
+
 
 class SimulatedCounterpartySpec:
     """The documented behavioural simulation.
@@ -39,7 +41,7 @@ class LanguageModelCounterpartySpec:
     """A language model, here or behind an endpoint.
 
     Args:
-        voice: which one.
+        backend: which one.
         bargains: `schedule` decides its numbers and it says them; `model` leaves numbers, acceptance and leaving to it.
         schedule: those numbers.
         personas: names of those that take part; a negotiation's goes by its seed.
@@ -54,7 +56,7 @@ class LanguageModelCounterpartySpec:
 
     def __init__(
         self,
-        voice: ChatBackendSpec,
+        backend: ChatBackendSpec,
         bargains: Literal["schedule", "model"],
         schedule: CounterpartySchedule,
         personas: Sequence[str] = (),
@@ -67,19 +69,19 @@ class LanguageModelCounterpartySpec:
             raise UserError(f"counterparty: no persona '{unknown[0]}'; there are {', '.join(known) or 'none'}")
         if bargains not in ("schedule", "model"):
             raise UserError(f"counterparty.seat.bargains={bargains}: use schedule or model")
-        self.voice, self.bargains, self.schedule, self.retries = voice, bargains, schedule, retries
+        self.backend, self.bargains, self.schedule, self.retries = backend, bargains, schedule, retries
         self.personas = {persona: known[persona] for persona in personas}
 
     def recipe(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {"bargains": self.bargains}
         if self.bargains == "schedule":
             numbers |= {"schedule": vars(self.schedule.schedule), "noise": self.schedule.noise}
-        return {"voice": self.voice.recipe(), **numbers, "personas": self.personas, "retries": self.retries}
+        return {_BACKEND: self.backend.recipe(), **numbers, "personas": self.personas, "retries": self.retries}
 
     def describe(self) -> str:
         whose = "numbers from a schedule" if self.bargains == "schedule" else "numbers of its own"
-        return f"the language model {self.voice.describe()} with {whose}"
+        return f"the language model {self.backend.describe()} with {whose}"
 
     def open(self) -> Agent:
         offers = self.schedule if self.bargains == "schedule" else None
-        return LanguageModelCounterparty(self.voice.open(), offers, self.personas, self.retries)
+        return LanguageModelCounterparty(self.backend.open(), offers, self.personas, self.retries)

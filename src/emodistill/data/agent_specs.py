@@ -18,6 +18,8 @@ from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.policy.agents import RETRIES, ChatSpeaker
 from emodistill.policy.chat_backends import ChatBackendSpec
 
+_BACKEND = "voice"  # a recipe is the identity of a corpus, so its keys keep their names
+
 
 class AgentSpec(Protocol):
     """A counterparty by configuration; `depends_on_assets`: whether it is made of the package's own lines and weights."""
@@ -75,7 +77,7 @@ class ChatAgentSpec:
     """A language model on the focal side, here or behind an endpoint.
 
     Args:
-        voice: which one.
+        backend: which one.
         emotions: `random`, `fixed:<label>`, `none`, or `selector` for the trained one.
         offers: decides numbers and acceptance.
         trained: where the trained selector comes from; needed for `selector` only.
@@ -89,14 +91,14 @@ class ChatAgentSpec:
 
     def __init__(
         self,
-        voice: ChatBackendSpec,
+        backend: ChatBackendSpec,
         emotions: str,
         vocabulary: str,
         offers: OfferPolicy,
         trained: SelectorSource | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self.voice, self.emotions, self.vocabulary = voice, emotions, load_vocabulary(vocabulary)
+        self.backend, self.emotions, self.vocabulary = backend, emotions, load_vocabulary(vocabulary)
         self.offers, self.trained, self.retries = offers, trained, retries
         if emotions != "selector":
             self._selector()
@@ -106,7 +108,7 @@ class ChatAgentSpec:
     def recipe(self) -> dict[str, Any]:
         chosen = self.trained.recipe() if self.trained and self.emotions == "selector" else {}
         return {
-            "voice": self.voice.recipe(),
+            _BACKEND: self.backend.recipe(),
             "emotions": self.emotions,
             **chosen,
             "vocabulary": [self.vocabulary.name, self.vocabulary.fingerprint],
@@ -123,10 +125,10 @@ class ChatAgentSpec:
             "selector": "with emotions by a trained selector",
         }
         whose = "its numbers from a schedule" if isinstance(self.offers, ConcessionSchedule) else "numbers of its own"
-        return f"the language model {self.voice.describe()}, {shown[kind]}, {whose}"
+        return f"the language model {self.backend.describe()}, {shown[kind]}, {whose}"
 
     def open(self) -> FocalAgent:
-        speaker = ChatSpeaker(self.voice.open(), self.vocabulary, retries=self.retries)
+        speaker = ChatSpeaker(self.backend.open(), self.vocabulary, retries=self.retries)
         return FocalAgent(self._selector(), self.offers, speaker)
 
     def _selector(self) -> Selector:

@@ -11,8 +11,8 @@ from emodistill.negotiation.agents import Speaker
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import Emotions
 from emodistill.negotiation.protocol import FOCAL, Side
-from emodistill.policy.agents import RETRIES, ChatSpeaker, LanguageModelSpeaker
-from emodistill.policy.chat_backends import ChatBackend
+from emodistill.policy.agents import RETRIES, ChatSpeaker
+from emodistill.policy.chat_backends import ChatBackend, LocalChatBackend
 from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, read_identity
 from emodistill.policy.generation import RolloutSampler
 
@@ -83,7 +83,8 @@ class Speakers:
         sampler, emotions = self.sampler.another() if fresh else self.sampler, self.emotions(generator)
         adapter = None if generator == BASE else str(self.adapter(generator))
         sampler.refresh(ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=emotions))
-        speaker = LanguageModelSpeaker(sampler.generator, sampler.chat_format, generator, self.retries, side)
+        backend = LocalChatBackend(sampler.generator, sampler.chat_format)
+        speaker = ChatSpeaker(backend, self.vocabulary, generator, self.retries, side)
         return speaker.naming() if emotions == SELF_SELECTED else speaker
 
 

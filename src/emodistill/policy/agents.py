@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.language_models.completion import Completer, Usage
+from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Decision, Fault, Utterance
 from emodistill.negotiation.prompts import (
     Emotions,
@@ -29,9 +29,7 @@ from emodistill.negotiation.role_checks import (
     violates_role_behind,
     without_role_violations,
 )
-from emodistill.policy.chat_backends import ChatBackend, Dialogue, EndpointChatBackend, LocalChatBackend
-from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.generation import ChatGenerator
+from emodistill.policy.chat_backends import ChatBackend, Dialogue
 
 # ---- role_play ----
 # Speaking in role: a reply that breaks the role is asked for again, within a bound, and what is left at last is mended.
@@ -56,17 +54,19 @@ class Line:
 
 
 class RolePlay:
-    """One side of many negotiations, spoken by one voice.
+    """One side of many negotiations, spoken by one backend.
 
     Args:
-        voice: where the words come from.
+        backend: where the words come from.
         side: which seat it speaks on.
         retries: how often a reply that breaks the role is asked for again.
         names: the emotions of which every reply names one before its words; None where replies are words alone.
     """
 
-    def __init__(self, voice: ChatBackend, side: Side, retries: int = RETRIES, names: Vocabulary | None = None) -> None:
-        self.voice, self.side, self.retries, self.names = voice, side, retries, names
+    def __init__(
+        self, backend: ChatBackend, side: Side, retries: int = RETRIES, names: Vocabulary | None = None
+    ) -> None:
+        self.backend, self.side, self.retries, self.names = backend, side, retries, names
         self._dialogues: dict[int, Dialogue] = {}
 
     def begin(self, negotiations: Sequence[Negotiation], systems: Sequence[str]) -> None:
@@ -101,9 +101,9 @@ class RolePlay:
         said: dict[int, Utterance | Fault] = {}
         violations: list[list[str]] = [[] for _ in lines]
         pending = list(range(len(lines)))
-        for attempt in range(1 if self.voice.repeats else 1 + self.retries):
+        for attempt in range(1 if self.backend.repeats else 1 + self.retries):
             tries = [_again(seeds[i], attempt) if attempt else seeds[i] for i in pending]
-            replies = self.voice.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
+            replies = self.backend.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
             before = {i: len(violations[i]) for i in pending}
             for i, reply in zip(pending, replies, strict=True):
                 if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
@@ -143,12 +143,12 @@ def _again(seed: int, attempt: int) -> int:
 
 
 class ChatSpeaker:
-    """Puts decisions into the words of any voice, in role (see `role_play`).
+    """Puts decisions into the words of any backend, in role (see `role_play`).
 
     Args:
-        voice: where the words come from.
+        backend: where the words come from.
         vocabulary: the emotions that it may be asked for.
-        name: what reports call it; the voice's by default.
+        name: what reports call it; the backend's by default.
         retries: how often a reply that breaks the role is asked for again.
         side: whose part it speaks.
         emotions: how emotions enter the chat; with `self_selected` the model chooses one and names it before it speaks.
@@ -156,25 +156,25 @@ class ChatSpeaker:
 
     def __init__(
         self,
-        voice: ChatBackend,
+        backend: ChatBackend,
         vocabulary: Vocabulary,
         name: str | None = None,
         retries: int = RETRIES,
         side: Side = FOCAL,
         emotions: Emotions = "prompted",
     ) -> None:
-        self.voice, self.vocabulary, self.name, self.side = voice, vocabulary, name or voice.name, side
+        self.backend, self.vocabulary, self.name, self.side = backend, vocabulary, name or backend.name, side
         self.retries, self.emotions = retries, emotions
-        self._play = RolePlay(voice, side, retries, vocabulary if emotions == "self_selected" else None)
+        self._play = RolePlay(backend, side, retries, vocabulary if emotions == "self_selected" else None)
 
     def naming(self) -> "ChatSpeaker":
-        """The same voice, which names its emotions itself."""
-        return ChatSpeaker(self.voice, self.vocabulary, self.name, self.retries, self.side, "self_selected")
+        """The same backend, which names its emotions itself."""
+        return ChatSpeaker(self.backend, self.vocabulary, self.name, self.retries, self.side, "self_selected")
 
     @property
     def usage(self) -> Usage:
-        """What its voice took so far."""
-        return self.voice.usage
+        """What its backend took so far."""
+        return self.backend.usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
         systems = [opening_words(n.scenario, self.vocabulary, self.emotions, self.side) for n in negotiations]
@@ -192,33 +192,3 @@ class ChatSpeaker:
         words = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
         directive = directive_words(self.vocabulary, emotion, decision.act, words, self.emotions)
         return Line(round_words(heard, directive), directive)
-
-
-class LanguageModelSpeaker(ChatSpeaker):
-    """A model on this machine as speaker; see `LocalChatBackend` for generator and chat."""
-
-    def __init__(
-        self,
-        generator: ChatGenerator,
-        chat: ChatFormat,
-        name: str | None = None,
-        retries: int = RETRIES,
-        side: Side = FOCAL,
-    ) -> None:
-        self.local = LocalChatBackend(generator, chat)
-        super().__init__(self.local, chat.vocabulary, name, retries, side, chat.emotions)
-
-
-class EndpointSpeaker(ChatSpeaker):
-    """A model behind an endpoint as speaker; see `EndpointChatBackend` for the settings."""
-
-    def __init__(
-        self,
-        completer: Completer,
-        vocabulary: Vocabulary,
-        max_tokens: int = 96,
-        temperature: float = 0.7,
-        name: str | None = None,
-        retries: int = RETRIES,
-    ) -> None:
-        super().__init__(EndpointChatBackend(completer, max_tokens, temperature, name), vocabulary, name, retries)

@@ -109,7 +109,7 @@ class GuardedSpeaker:
 
 
 class GuardedChatBackend:
-    """A voice that keeps flagged replies to itself.
+    """A backend that keeps flagged replies to itself.
 
     Attributes:
         plain: for each negotiation, by id, what is said where nothing else may be.
@@ -117,7 +117,7 @@ class GuardedChatBackend:
     """
 
     def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
-        self.inner: ChatBackend = speaker.voice
+        self.inner: ChatBackend = speaker.backend
         self.refusal, self.name = refusal, self.inner.name
         self._names = speaker.vocabulary if speaker.emotions == "self_selected" else None
         self.plain, self.refusals = dict[int, str](), dict[int, list[str]]()
@@ -165,7 +165,7 @@ class GuardedChatBackend:
 
 
 class GuardedChatSpeaker(ChatSpeaker):
-    """A language model as speaker whose voice is guarded."""
+    """A language model as speaker whose backend is guarded."""
 
     def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
         self.guarded, self.refusal = GuardedChatBackend(speaker, refusal), refusal

@@ -1,7 +1,7 @@
 """A model behind an endpoint on the focal side: what it is sent, and what its failures mean."""
 
 import pytest
-from scripted_voices import ScriptedCompleter
+from scripted_backends import ScriptedCompleter
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -10,7 +10,8 @@ from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
-from emodistill.policy.agents import EndpointSpeaker
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import EndpointChatBackend
 
 VOCABULARY = load_vocabulary()
 
@@ -33,7 +34,7 @@ def tables(count=2):
 
 def speak(script, selector=None, offers=None, games=None, **settings):
     completer = ScriptedCompleter(script)
-    speaker = EndpointSpeaker(completer, VOCABULARY, **settings)
+    speaker = ChatSpeaker(EndpointChatBackend(completer, **settings), VOCABULARY)
     games = games or tables()
     play(games, FocalAgent(selector or NoEmotion(), offers or ConcessionSchedule(), speaker), Haggler())
     return games, completer.requests
@@ -81,7 +82,8 @@ def test_a_server_that_refuses_for_good_stops_the_run(kind):
 
 def test_slips_are_asked_again_and_counted():
     answers = iter(["Debtor: yes.", "We insist on 20 days."])
-    speaker = EndpointSpeaker(ScriptedCompleter(lambda request: next(answers)), VOCABULARY, name="large")
+    backend = EndpointChatBackend(ScriptedCompleter(lambda request: next(answers)))
+    speaker = ChatSpeaker(backend, VOCABULARY, name="large")
     games = tables(1)
     speaker.begin(games)
     (said,) = speaker.speak(games, [Decision("propose", 20.0, "open")], [None])

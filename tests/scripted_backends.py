@@ -1,9 +1,9 @@
-"""Voices that say what a test wants: a script by seat, and a `Completer` that answers from a function."""
+"""Chat backends that say what a test wants: a script by seat, and a `Completer` that answers from a function."""
 
 from emodistill.language_models.completion import Failure, Reply, Usage
 
 
-class ScriptedVoice:
+class ScriptedBackend:
     """Says what `script(dialogue, prompt, seed)` returns, and writes down what it was asked."""
 
     repeats = False
@@ -19,8 +19,8 @@ class ScriptedVoice:
         return [self.script(*parts) for parts in zip(dialogues, prompts, seeds, strict=True)]
 
 
-class ScriptedSource:
-    """Opens such a voice, and counts how often."""
+class ScriptedBackendSpec:
+    """Opens such a backend, and counts how often."""
 
     def __init__(self, script, name="scripted"):
         self.script, self.name, self.opened = script, name, 0
@@ -33,7 +33,7 @@ class ScriptedSource:
 
     def open(self):
         self.opened += 1
-        return ScriptedVoice(self.script, self.name)
+        return ScriptedBackend(self.script, self.name)
 
 
 class ScriptedCompleter:
