@@ -1,15 +1,14 @@
 """A report on disk: the page, its tables and figures as files, and every number as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emodistill.files import atomic_write
 from emodistill.reporting.formats import escape_markdown, latex, markdown, parquet, png, to_tensorboard
-from emodistill.reporting.page import Detect, page, transcripts
+from emodistill.reporting.page import Detect, page
 from emodistill.reporting.results import StudyResult, plain
-from emodistill.reporting.tables import Figure, Table
 
 
 def write_report(folder: Path, study: StudyResult, detect: Detect | None = None) -> dict[str, Any]:
@@ -18,32 +17,40 @@ def write_report(folder: Path, study: StudyResult, detect: Detect | None = None)
     Each file is written whole or not at all, and tables and figures of an earlier report go.
 
     Args:
-        detect: finds what is flagged in words.
+        detect: finds what is flagged in the words of the transcripts.
 
     Returns:
         the content of `report.json`.
     """
-    tables, figures, about, statements = study.tables, study.figures, study.about, study.statements
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {table.name: [dict(row) for row in table.rows] for table in tables}
-    report: dict[str, Any] = plain({**study.values, "tables": rows, "verdicts": statements, "about": dict(about)})
+    rows = {table.name: [dict(row) for row in table.rows] for table in study.tables}
+    about = {"tables": rows, "verdicts": study.statements, "about": dict(study.about), "answer": study.answer}
+    report: dict[str, Any] = plain({**study.values, **about})
     atomic_write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    atomic_write(folder / "report.md", _markdown(statements, tables, figures, about))
-    _fill(folder / "tables", _table_files(tables))
-    _fill(folder / "figures", {f"{figure.name}.png": png(figure) for figure in figures})
-    to_tensorboard(figures, folder / "tensorboard")
-    dialogues = transcripts(study.arms, study.perceiver, study.vocabulary, study.selector_checkpoint, detect)
-    title = f"EmoDistill: {about.get('study', 'evaluation')} of run {about.get('run', folder.parent.name)}"
-    atomic_write(folder / "report.html", page(title, study.verdicts, study.rule, tables, figures, about, dialogues))
+    atomic_write(folder / "report.md", _markdown(study))
+    tables: dict[str, str | bytes] = {}
+    for table in study.tables:
+        tables[f"{table.name}.md"] = markdown(table)
+        tables[f"{table.name}.tex"] = latex(table)
+        tables[f"{table.name}.parquet"] = parquet(table)
+    _fill(folder / "tables", tables)
+    _fill(folder / "figures", {f"{figure.name}.png": png(figure) for figure in study.figures})
+    to_tensorboard(study.figures, folder / "tensorboard")
+    atomic_write(folder / "report.html", page(study, detect))
     return report
 
 
-def _table_files(tables: Sequence[Table]) -> dict[str, str | bytes]:
-    found: dict[str, str | bytes] = {}
-    for table in tables:
-        found |= {f"{table.name}.md": markdown(table), f"{table.name}.tex": latex(table)}
-        found[f"{table.name}.parquet"] = parquet(table)
-    return found
+def _markdown(study: StudyResult) -> str:
+    """The report without transcripts, in the order of the page."""
+    verdicts = "\n".join(f"- {escape_markdown(line)}" for line in study.statements)
+    about = [f"- {key.replace('_', ' ')}: {escape_markdown(str(value))}" for key, value in study.about.items()]
+    parts = [f"# {escape_markdown(study.title)}", escape_markdown(study.answer), "## Verdicts", verdicts or "None."]
+    if study.figures:
+        parts += ["## Figures", *(f"![{escape_markdown(f.alternative)}](figures/{f.name}.png)" for f in study.figures)]
+    if study.tables:
+        parts += ["## Tables", *(markdown(table).rstrip() for table in study.tables)]
+    parts += ["## What was played", "\n".join(about)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _fill(folder: Path, content: Mapping[str, str | bytes]) -> None:
@@ -54,14 +61,3 @@ def _fill(folder: Path, content: Mapping[str, str | bytes]) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name not in content:
             path.unlink()
-
-
-def _markdown(
-    verdicts: Sequence[str], tables: Sequence[Table], figures: Sequence[Figure], about: Mapping[str, Any]
-) -> str:
-    known = "\n".join(f"- {key.replace('_', ' ')}: {escape_markdown(str(value))}" for key, value in about.items())
-    said = "\n".join(f"- {escape_markdown(line)}" for line in verdicts)
-    seen = [f"![{escape_markdown(f.alternative)}](figures/{f.name}.png)\n" for f in figures]
-    parts = ["# Report", f"## Verdicts\n\n{said or 'None.'}", f"## What was played\n\n{known}"]
-    parts += ["## Tables", *map(markdown, tables)] if tables else []
-    return "\n\n".join([*parts, *(["## Figures", *seen] if seen else [])]) + "\n"

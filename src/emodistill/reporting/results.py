@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.results import ArmResult
+from emodistill.reporting.figures.intervals import utility_by_arm
 from emodistill.reporting.tables import Figure, Table, distinct
 
 RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
@@ -62,8 +64,19 @@ class StudyResult:
 
     @property
     def figures(self) -> list[Figure]:
-        """All figures, each under a name of its own."""
-        return distinct([figure for one in self.analyses.values() for figure in one.figures])
+        """The overview, and those of all analyses, each under a name of its own."""
+        leading = [self.overview] if self.overview else []
+        return distinct([*leading, *(figure for one in self.analyses.values() for figure in one.figures)])
+
+    @cached_property
+    def overview(self) -> Figure | None:
+        """Utility of every arm with its interval, by domain; None where nothing was played."""
+        return utility_by_arm(self.arms)
+
+    @property
+    def title(self) -> str:
+        """A heading, e.g. `EmoDistill: main of run demo`."""
+        return f"EmoDistill: {self.about.get('study', 'evaluation')} of run {self.about.get('run', 'without a name')}"
 
     @property
     def statements(self) -> list[str]:

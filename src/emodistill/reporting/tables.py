@@ -70,6 +70,11 @@ class Table:
         rows = [row for row in self.rows if row.get("domain") == ALL_DOMAINS]
         return replace(self, rows=rows) if rows else self
 
+    def by_domain(self) -> "Table":
+        """The rows of single domains, under a name of their own."""
+        rows = [row for row in self.rows if row.get("domain") != ALL_DOMAINS]
+        return replace(self, name=f"{self.name}-by-domain", title=f"{self.title}, by domain", rows=rows)
+
 
 @dataclass(frozen=True)
 class Figure:

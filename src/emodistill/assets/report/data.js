@@ -2,11 +2,7 @@
 const dialogues = JSON.parse(byId("dialogues").textContent);
 const { players, scenarios, episodes } = dialogues;
 
-const nameOf = players.map((player) => {
-  const same = players.filter((other) => other.arm === player.arm && other.condition === player.condition);
-  const parts = [player.arm, player.condition, same.length > 1 ? `training seed ${player.training_seed}` : ""];
-  return parts.filter(Boolean).join(", ");
-});
+const nameOf = players.map((player) => player.name);
 const ENDS = { deal: "deal", walk_away: "walked away", deadline: "deadline", invalid: "invalid" };
 
 const FILTERS = [

@@ -8,11 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from emodistill.data.schema import Episode
+from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.statistics import ALPHA, bootstrap_interval, utilities
 from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
 from emodistill.reporting.tables import Figure
 
 ROW_INCHES = 0.3
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,29 @@ def interval_plot(
             f"{estimate.panel}, {estimate.label}: {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]."
         )
     return Figure(name, title, " ".join(parts), partial(_draw, list(estimates), axis, reference))
+
+
+def utility_by_arm(results: Sequence[ArmResult], seed: int = 0) -> Figure | None:
+    """Mean utility of every arm, in each domain and over all of them; None without a valid episode.
+
+    Training seeds are averaged first. The intervals are those of the table of arms: a bootstrap over scenarios.
+    """
+    played: dict[str, list[Episode]] = {}
+    for one in results:
+        played.setdefault(", ".join(filter(None, (one.arm, one.condition))), []).extend(one.episodes)
+    found = {arm: utilities(episodes) for arm, episodes in played.items()}
+    domains = sorted({domain for values in found.values() for domain, _, _ in values})
+    everywhere = [*(["all domains"] if len(domains) > 1 else []), *domains]
+    estimates = []
+    for panel in everywhere:
+        for arm, values in found.items():
+            chosen = {key: value for key, value in values.items() if panel in ("all domains", key[0])}
+            if chosen:
+                numbers = list(chosen.values())
+                interval = bootstrap_interval(numbers, [key[:2] for key in chosen], seed, unseen=0.0)
+                estimates.append(Estimate(panel, arm, sum(numbers) / len(numbers), *interval))
+    title = "Utility by arm and domain"
+    return interval_plot("utility", title, estimates, "mean utility, 95 % interval") if estimates else None
 
 
 def differences(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
