@@ -65,6 +65,8 @@ def write_some_report(folder: Path, played=None, result=None, selector_checkpoin
         [TABLE],
         [FIGURE],
         ["The rule, fixed before the numbers: x beats y.", f"debt: {HOSTILE}"],
+        "emodistill is above vanilla.",
+        "emodistill",
         values={"cells": [1.0, float("nan")]},
     )
     about = {"run": "tiny", "study": "main", "command": f"python evaluate.py {HOSTILE}", "date": "2026-11-24"}

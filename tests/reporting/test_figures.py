@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from emodistill.evaluation.results import ArmResult
 from emodistill.reporting import formats as pictures
 from emodistill.reporting.figures.curves import Bin, Curve, calibration, learning_curves
 from emodistill.reporting.figures.episodes import FAMILIES, emotion_use, family, offer_trajectories
-from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
+from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot, utility_by_arm
 from emodistill.reporting.figures.matrix import matrix
 
 WORDS = load_vocabulary()
@@ -63,6 +64,18 @@ def test_differences_are_filled_only_where_they_stand_after_correction():
     hollow, filled = (pictures.svg(differences([row | {"p_holm": p}], "D")).decode() for p in (0.2, 0.01))
     assert "#ffffff" in hollow.split('id="axes_1"')[1].split("line2d")[-1] and hollow != filled
     assert differences([row | {"difference_interval": [None, None, None], "p_holm": None}], "D") is None
+
+
+def test_the_overview_has_a_row_for_each_arm_and_condition_and_counts_no_invalid_episode():
+    episodes = [replace(make_episode(number=n), end="deal", deal_value=20.0 + 7.1 * n) for n in range(4)]
+    invalid = replace(make_episode(number=9), end="invalid")
+    home, away = ArmResult("iql", [*episodes, invalid], "home"), ArmResult("iql", episodes[:1], "away")
+    text = utility_by_arm([home, away]).alternative
+    assert "debt, iql, home: 0.85 [" in text and "debt, iql, away: 1.00 [" in text and "all domains" not in text
+    elsewhere = replace(episodes[3], scenario=replace(episodes[3].scenario, domain="student"))
+    text = utility_by_arm([ArmResult("iql", [*episodes[:3], elsewhere])]).alternative
+    assert [text.index(part) for part in ("all domains, iql: ", "debt, iql: 0.90 ", "student, iql: ")]
+    assert utility_by_arm([ArmResult("iql", [invalid])]) is None
 
 
 def test_missing_numbers_of_a_matrix_stay_empty():

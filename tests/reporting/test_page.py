@@ -6,6 +6,9 @@ from contextlib import contextmanager
 import pytest
 from reporting_cases import HOSTILE, write_some_report
 
+from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.tables import Column, Table
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -50,13 +53,54 @@ def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
-def test_it_opens_with_the_verdicts_first(page):
+def test_it_opens_with_the_answer_then_a_figure_of_all_arms_then_a_pair(page):
     headings = texts(page, "h1, h2")
-    assert headings[1:] == ["Verdicts", "What was played", "Tables", "Figures", "What was left out", "Transcripts"]
+    assert headings[0] == "EmoDistill: main of run tiny" and headings[1].startswith(
+        "One pair of dialogues: emodistill and"
+    )
+    assert headings[2:] == ["Verdicts", "Figures", "Tables", "What was played", "What was left out", "Transcripts"]
+    assert texts(page, ".answer") == ["emodistill is above vanilla."]
+    top = "[...document.querySelectorAll('.answer, #figure-utility, #pair, #verdicts')].map(e => e.id || e.className)"
+    assert page.evaluate(top) == ["answer", "figure-utility", "pair", "verdicts"]
+    assert "vanilla: 0.00 [0.00, 0.00]" in page.locator("#figure-utility img").get_attribute("alt")
     assert "x beats y." in page.locator("#verdicts .rule").inner_text()
     assert texts(page, ".verdicts li") == [f"debt: {HOSTILE}"]
     assert page.locator("#found").inner_text() == "18 of 18 episodes"
-    assert page.locator("figure img").get_attribute("alt").startswith("Falls from 1 to 0")
+    assert page.locator("#figure-line img").get_attribute("alt").startswith("Falls from 1 to 0")
+
+
+def test_the_pair_shows_both_arms_round_by_round_and_opens_in_the_reader(page):
+    assert texts(page, ".pair thead th")[1:] == [
+        "emodistill\ndeadline, utility 0.00",
+        'evil"><b>\ndeal at 30 days, utility 0.86',
+    ]
+    first = page.locator(".pair tbody tr").first
+    assert first.locator("th").inner_text() == "1, creditor"
+    assert first.locator("td").nth(0).inner_text().split("\n\n") == ["shows anger", "Round 0: I want 20 days."]
+    assert first.locator("td").nth(1).locator("p").inner_text() == HOSTILE
+    last = page.locator(".pair tbody tr").last  # the rival's deal was over by then
+    assert (
+        last.locator("td").nth(0).inner_text() == "Reply 1: give me 90 days."
+        and last.locator("td").nth(1).inner_text() == ""
+    )
+    page.get_by_role("link", name="Open it in the reader").click()
+    page.locator(".transcript").nth(1).wait_for()
+    assert texts(page, ".transcript h3") == ["emodistill: debt-001, seed 0", 'evil"><b>: debt-001, seed 0']
+
+
+def test_rows_of_single_domains_are_folded_and_can_be_opened_and_sorted(browser, tmp_path):
+    rows = [{"domain": domain, "arm": arm} for domain in ("all", "debt", "student") for arm in ("b", "a")]
+    columns = [Column("domain", "domain", "text"), Column("arm", "arm", "text")]
+    long = Table("long", "Long", columns[1:], [{"arm": str(i)} for i in range(13)])
+    result = AnalysisResult([Table("arms", "Arms", columns, rows), long])
+    with opened(browser, write_some_report(tmp_path, result=result).as_uri()) as page:
+        assert texts(page, "table[data-table=arms] tbody td") == ["b", "a"]
+        assert texts(page, "details summary") == ["Arms, by domain (4 rows)", "Long (13 rows)"]
+        assert not page.locator("table[data-table=long]").is_visible()
+        page.locator("details summary").first.focus()
+        page.keyboard.press("Enter")
+        page.locator("table[data-table=arms-by-domain] th button").nth(1).click()
+        assert texts(page, "table[data-table=arms-by-domain] tbody td") == ["a", "a", "b", "b"]
 
 
 def test_a_header_sorts_its_column_and_what_is_missing_comes_last(page):
@@ -99,8 +143,8 @@ def test_a_transcript_has_words_emotions_offers_and_its_address(page):
     assert "Round 0: I want 21 days." in turns.first.inner_text() and "position" in turns.first.inner_text()
     assert "read as" in turns.nth(1).inner_text()
     assert "focal side ends at" in page.locator("svg.chart").get_attribute("aria-label")
-    page.locator("summary").click()
-    assert "Tight until the harvest" in page.locator("details").inner_text()
+    page.locator(".transcript summary").click()
+    assert "Tight until the harvest" in page.locator(".transcript details").inner_text()
 
 
 def test_two_arms_stand_side_by_side_on_one_scenario_and_seed(page):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from episodes import make_episode
 from reporting_cases import hostile_episode, some_played
@@ -8,7 +10,7 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import load_selector
-from emodistill.reporting.page import transcripts
+from emodistill.reporting.page import choose_pair, transcripts
 from emodistill.safety.detector import detect
 
 PERCEIVER, WORDS = load_perceiver("counterparty"), load_vocabulary()
@@ -113,3 +115,39 @@ def test_a_runs_own_selector_comes_first(checkpoint, tmp_path):
     none = ArmResult("b", [make_episode()], run_dir=str(tmp_path))
     with_own, without = transcripts([own, none], PERCEIVER, WORDS)["episodes"]
     assert "q" in with_own["turns"][0] and "q" not in without["turns"][0]
+
+
+def dealt(utility, number=0, end="deal"):
+    """An episode that ends with this utility."""
+    episode = make_episode(1, number)
+    deal = 20.0 + (1 - utility) * 71.0 if end == "deal" else None
+    return replace(episode, end=end, deal_value=deal)
+
+
+def arm(name, *utilities, **about):
+    return ArmResult(name, [dealt(u, number) for number, u in enumerate(utilities)], **about)
+
+
+def test_the_pair_is_the_subject_and_its_strongest_rival_at_the_median_difference():
+    results = [arm("weak", 0.1, 0.1, 0.1), arm("subject", 0.5, 0.9, 0.2), arm("strong", 0.4, 0.6, 0.9)]
+    pair = choose_pair(results, "subject")
+    assert (pair.first, pair.rival) == (1, 2)
+    assert [scenario for _, scenario, _ in pair.keys] == ["debt-002", "debt-000", "debt-001"]
+    assert pair.differences == pytest.approx([-0.7, 0.1, 0.3]) and pair.middle == 1
+    assert choose_pair(results).first == 2  # without a subject, the strongest arm
+
+
+def test_a_rival_of_the_same_condition_and_training_seed_goes_before_a_stronger_one():
+    results = [
+        arm("subject", 0.5, condition="home", training_seed=1),
+        arm("near", 0.1, condition="home", training_seed=1),
+        arm("other seed", 0.6, condition="home", training_seed=2),
+        arm("elsewhere", 0.9, condition="away", training_seed=1),
+    ]
+    assert [choose_pair(results[:1] + results[i:], "subject").rival + i - 1 for i in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_there_is_no_pair_without_an_episode_that_two_arms_have_ended():
+    invalid = ArmResult("b", [dealt(0.5, end="invalid")])
+    assert choose_pair([arm("a", 0.5)], "a") is None and choose_pair([arm("a", 0.5), invalid], "a") is None
+    assert choose_pair([], "a") is None and choose_pair([arm("b", 0.5)], "a") is None

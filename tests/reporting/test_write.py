@@ -22,19 +22,21 @@ def test_everything_is_written_and_nothing_half(folder):
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if not name.startswith("tensorboard/events")]
     tables = [f"tables/arms.{kind}" for kind in ("md", "parquet", "tex")]
-    assert names == ["figures/line.png", "report.html", "report.json", "report.md", *tables]
+    figures = ["figures/line.png", "figures/utility.png"]
+    assert names == [*figures, "report.html", "report.json", "report.md", *tables]
 
 
 def test_the_json_keeps_what_it_was_given_and_adds_the_tables(folder):
     report = json.loads((folder / "report.json").read_text())
     assert report["cells"] == [1.0, None] and report["about"]["run"] == "tiny"
     assert report["tables"]["arms"][0]["utility"] == [0.5, 0.25, 0.75] and report["tables"]["arms"][1]["p"] is None
-    assert report["verdicts"][1] == f"debt: {HOSTILE}"
+    assert report["verdicts"][1] == f"debt: {HOSTILE}" and report["answer"] == "emodistill is above vanilla."
 
 
-def test_the_markdown_has_verdicts_before_tables_and_the_figures(folder):
+def test_the_markdown_has_the_order_of_the_page(folder):
     text = (folder / "report.md").read_text()
-    assert text.index("## Verdicts") < text.index("## What was played") < text.index("## Tables")
+    order = ["emodistill is above vanilla.", "## Verdicts", "## Figures", "## Tables", "## What was played"]
+    assert sorted(order, key=text.index) == order
     assert "](figures/line.png)" in text and "<img" not in text.replace("\\<img", "")
 
 

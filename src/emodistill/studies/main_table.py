@@ -25,10 +25,9 @@ from emodistill.evaluation.statistics import (
 )
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
-from emodistill.reporting.figures.intervals import Estimate, differences, interval_plot
+from emodistill.reporting.figures.intervals import differences
 from emodistill.reporting.results import AnalysisResult, plain
 from emodistill.reporting.tables import Column, Figure, Table
-from emodistill.studies.comparisons import arms_of, domains_of, mean_interval, utility
 from emodistill.studies.expression_readings import readings
 from emodistill.studies.safety import analyse_safety, guard_curve
 from emodistill.studies.training_seeds import seed_tables
@@ -290,7 +289,12 @@ def result_of(
     tables = [_arms(report), *([_comparisons(report)] if report["comparisons"] else [])]
     several = seed_tables(played, seed, subject)
     return AnalysisResult(
-        [*tables, *several, exclusions(played)], (), sentences(report, subject, rivals), values=report
+        [*tables, *several, exclusions(played)],
+        (),
+        sentences(report, subject, rivals),
+        answer(report, subject, rivals),
+        subject if report["verdict"] else "",
+        values=report,
     )
 
 
@@ -350,12 +354,35 @@ def sentences(report: Mapping[str, Any], subject: str = SUBJECT, rivals: Sequenc
     return lines
 
 
+def answer(report: Mapping[str, Any], subject: str = SUBJECT, rivals: Sequence[str] = RIVALS) -> str:
+    """One sentence over all domains: where the subject stands, and its difference to the strongest rival."""
+    if not report["verdict"]:
+        return ""
+    domains = list(report["verdict"])
+    domain, where = (domains[0], f"In {domains[0]}") if len(domains) == 1 else (ALL, f"Over all {len(domains)} domains")
+    rows = [row for row in report["comparisons"] if row["domain"] == domain and row["against"] in rivals]
+    known = [row for row in rows if None not in (row["mean"], *row["interval"])]
+    sentence = f"{where} {_standing(subject, rows)}"
+    if known:
+        strongest = min(known, key=lambda row: float(row["mean"]))
+        low, high = strongest["interval"]
+        among = ", the strongest of them," if len(rows) > 1 else ""
+        sentence += f": its paired difference of utility to {strongest['against']}{among} is "
+        sentence += f"{strongest['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{sentence}{_remark(rows)}."
+
+
 def _phrase(subject: str, rows: Sequence[Mapping[str, Any]], verdict: str) -> str:
     """What the subject is to each rival; with the verdict before it, where that is not the same for all of them."""
+    sentence = _standing(subject, rows)
+    return sentence if len({row["verdict"] for row in rows}) == 1 else f"{verdict}: {sentence}"
+
+
+def _standing(subject: str, rows: Sequence[Mapping[str, Any]]) -> str:
     names = {single: [row["against"] for row in rows if row["verdict"] == single] for single in _PHRASES}
-    parts = [f"{_PHRASES[single]} {_listed(rivals)}" for single, rivals in names.items() if rivals]
-    sentence = f"{subject} {_listed(parts)}"
-    return sentence if len(parts) == 1 else f"{verdict}: {sentence}"
+    return (
+        f"{subject} {_listed([f'{_PHRASES[single]} {_listed(rivals)}' for single, rivals in names.items() if rivals])}"
+    )
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -386,8 +413,7 @@ class MainTable:
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         perceiver, vocabulary = load_perceiver("counterparty"), load_vocabulary(self.vocabulary)
         found = analyse_main(played, perceiver, vocabulary, self.subject, self.rivals, self.seed)
-        figures = [*found.figures, _intervals(played, self.seed), *_differences(found)]
-        return replace(found, figures=figures)
+        return replace(found, figures=_differences(found))
 
 
 @dataclass(frozen=True)
@@ -426,12 +452,3 @@ class GuardPrice:
 def _differences(found: AnalysisResult) -> list[Figure]:
     drawn = [differences(table.rows, table.title) for table in found.tables if table.name == "comparisons"]
     return [figure for figure in drawn if figure is not None]
-
-
-def _intervals(played: Sequence[ArmResult], seed: int) -> Figure:
-    estimates = [
-        Estimate(domain, arm, *mean_interval(utility(played, arm, domain=domain), seed))
-        for domain in domains_of(played)
-        for arm in arms_of(played)
-    ]
-    return interval_plot("utility", "Utility by arm and domain", estimates, "mean utility, 95 % interval")
