@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from emodistill.reporting.model_card import Kept, write_model_card
+from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
 
 
 class AdapterExport(L.Callback):
@@ -23,19 +23,19 @@ class AdapterExport(L.Callback):
         if trainer.interrupted or not trainer.is_global_zero:
             return
         trained = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
-        kept = Kept(trainer.global_step)
+        selected = SelectedCheckpoint(trainer.global_step)
         if self.best.is_file():
             saved = torch.load(self.best, map_location="cpu", weights_only=True)
             pl_module.load_state_dict(saved["state_dict"])
-            kept = _kept(saved)
+            selected = _selected(saved)
         pl_module.policy.save_adapter(self.folder)
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, figures, kept)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, metrics, selected)
         pl_module.load_state_dict(trained)  # the module is handed back as training left it
 
 
-def _kept(saved: dict[str, Any]) -> Kept:
+def _selected(saved: dict[str, Any]) -> SelectedCheckpoint:
     """The step of a checkpoint, and what made it the best one."""
-    checkpoints = (state for name, state in saved["callbacks"].items() if name.startswith("ModelCheckpoint"))
-    state = next(state for state in checkpoints if state["monitor"])  # a user may have added others after ours
-    return Kept(saved["global_step"], state["monitor"], float(state["best_model_score"]))
+    monitored = (state for state in saved["callbacks"].values() if state.get("monitor") and "best_model_score" in state)
+    state = next(monitored)  # a user may have added others after ours
+    return SelectedCheckpoint(saved["global_step"], state["monitor"], float(state["best_model_score"]))

@@ -5,7 +5,7 @@ import yaml
 from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.reporting.model_card import Kept, write_model_card
+from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
 from emodistill.reporting.page import sort_value
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, distinct
@@ -87,7 +87,9 @@ def a_card(tmp_path, base="embedded", **identity):
     learner = {"kl_coef": 0.04, "policy": {"four_bit": True}, "api_key_env": "SECRET"}
     (stage / "config.yaml").write_text(yaml.safe_dump({"learner": learner, "seed": 3}))
     known = {"base_model": base, "fingerprint": "f00d", "vocabulary": load_vocabulary().name, **identity}
-    write_model_card(adapter, known, 40, {"val/reward": 7.07458, "train/loss": 1.0}, Kept(20, "val/reward", 8.5))
+    write_model_card(
+        adapter, known, 40, {"val/reward": 7.07458, "train/loss": 1.0}, SelectedCheckpoint(20, "val/reward", 8.5)
+    )
     return (adapter / "README.md").read_text()
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from emodistill.errors import UserError
-from emodistill.safety.detector import KINDS, Detector, default_detector, detect
+from emodistill.safety.detector import KINDS, Detector, PlainText, default_detector, detect
 
 CONTENT = yaml.safe_load(
     (resources.files("emodistill") / "assets" / "safety" / "patterns.yaml").read_text(encoding="utf-8")
@@ -86,15 +86,36 @@ def test_a_kind_too_few_or_too_many_is_refused():
     for change in ("remove", "add"):
         content = copy.deepcopy(CONTENT)
         content["kinds"].pop("threat") if change == "remove" else content["kinds"].update(boasting={})
-        with pytest.raises(UserError, match="must have the kinds"):
+        with pytest.raises(UserError, match="kinds must be threat"):
             Detector(content)
 
 
-def test_speed():
-    texts = ["I understand your situation, but if we cannot agree I will have to ask you for 30 days, please."] * 3000
-    best = 0.0
-    for _ in range(4):  # another job on the core must not fail this
+def test_most_patterns_are_never_tried():
+    """Beside bringing the text into its plain form, finding costs little, however fast or busy the machine is."""
+    texts = ["I understand your situation, but if we cannot agree I will have to ask you for 30 days, please."] * 1000
+
+    def seconds(work):
         start = time.process_time()
-        detect(texts)
-        best = max(best, len(texts) / (time.process_time() - start))
-    assert best >= 10_000
+        work()
+        return time.process_time() - start
+
+    normalising = min(seconds(lambda: [PlainText.of(text) for text in texts]) for _ in range(4))
+    assert min(seconds(lambda: detect(texts)) for _ in range(4)) < 6 * normalising  # without the index: far more
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("kinds", "threat", "paterns"), [], "^my.yaml: there is no key kinds.threat.paterns"),
+        (("kinds", "threat", "patterns"), ["or else $", False], "^my.yaml: kinds.threat.patterns.1=False should be"),
+        (("lists", "very"), "so", "^my.yaml: lists.very=so should be"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_key(where, value, message):
+    content = copy.deepcopy(CONTENT)
+    inner = content
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    with pytest.raises(UserError, match=message):
+        Detector(content, "my.yaml")

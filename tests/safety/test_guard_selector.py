@@ -13,7 +13,7 @@ from emodistill.learners.selector import IQLSelector
 from emodistill.negotiation.agents import Choice, FixedEmotion, NoEmotion, UniformEmotion
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.safety.guard import Guard, guarded, load_guard
+from emodistill.safety.guard import Guard, load_guard
 
 SETTINGS = {
     "hidden_dims": [16],
@@ -67,7 +67,7 @@ def test_a_label_of_another_vocabulary_is_barred_where_all_its_meanings_are():
 
 
 def test_a_uniform_selector_draws_evenly_among_what_is_left():
-    selector = guarded(UniformEmotion(VOCABULARY), "strict", VOCABULARY)
+    selector = load_guard("strict").selector(UniformEmotion(VOCABULARY), VOCABULARY)
     choices = selector.select(tables(count=3000))
     allowed = set(VOCABULARY.labels) - load_guard("strict").barred(VOCABULARY, "hospital")
     assert {choice.emotion for choice in choices} == allowed
@@ -102,7 +102,7 @@ def test_the_trained_selector_chooses_among_what_is_left_by_its_own_ranking(temp
 
 
 def test_a_constant_emotion_is_refused_with_the_way_out():
-    angry = guarded(FixedEmotion(VOCABULARY, "anger"), "mild", VOCABULARY)
+    angry = load_guard("mild").selector(FixedEmotion(VOCABULARY, "anger"), VOCABULARY)
     assert angry.select(tables("debt", 1))[0].emotion == "anger"
     with pytest.raises(UserError, match="guard=mild bars 'anger' in 'hospital'; leave the arm"):
         angry.select(tables("hospital", 1))
@@ -114,9 +114,12 @@ def test_a_constant_emotion_is_refused_with_the_way_out():
 
 def test_what_is_not_touched():
     fixed = FixedEmotion(VOCABULARY, "anger")
-    assert guarded(fixed, "off", VOCABULARY) is fixed and guarded(fixed, "words", VOCABULARY) is fixed
-    assert guarded(NoEmotion(), "strict", VOCABULARY).select(tables(count=1)) == [Choice(None, None)]
-    assert guarded(NoEmotion(), "strict", VOCABULARY).name == "none"
+    assert (
+        load_guard("off").selector(fixed, VOCABULARY) is fixed
+        and load_guard("words").selector(fixed, VOCABULARY) is fixed
+    )
+    assert load_guard("strict").selector(NoEmotion(), VOCABULARY).select(tables(count=1)) == [Choice(None, None)]
+    assert load_guard("strict").selector(NoEmotion(), VOCABULARY).name == "none"
 
 
 def test_unknown_levels_and_kinds_and_a_guard_that_leaves_nothing():

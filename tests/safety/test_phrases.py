@@ -3,14 +3,14 @@
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.safety.detector import compile_phrase, plain
+from emodistill.safety.detector import PlainText, compile_phrase
 
 LISTS = {"bad": ["evil", "very mean", "mean"]}
 
 
 def found(pattern: str, text: str) -> str | None:
     """The words of the original text that a pattern matches."""
-    form = plain(text)
+    form = PlainText.of(text)
     match = compile_phrase(pattern, LISTS).expression.search(form.text)
     if match is None:
         return None
@@ -55,6 +55,6 @@ def test_what_is_no_pattern(pattern):
 def test_a_text_without_the_cues_cannot_match(pattern):
     phrase = compile_phrase(pattern, LISTS)
     for text in ("you were evil", "you are mean", "if you then stop it", "if they leave", "a clown", "clown"):
-        form = plain(text).text
+        form = PlainText.of(text).text
         if phrase.expression.search(form):
             assert phrase.cues & set(form.split()), text

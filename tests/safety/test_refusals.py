@@ -36,7 +36,7 @@ def said(scripted, level="words", decision=OFFER, tables=None, emotions="prompte
     tables = tables or games()
     speaker = ChatSpeaker(scripted, VOCABULARY, retries=retries, emotions=emotions)
     guard = load_guard(level) if isinstance(level, str) else level
-    guarded = guard.speaker(speaker, VOCABULARY)
+    guarded = guard.speaker(speaker)
     guarded.begin(tables)
     return guarded.speak(tables, [decision] * len(tables), [None] * len(tables))
 
@@ -117,7 +117,7 @@ def test_the_neutral_sentence_says_the_decision():
 
 def test_refusals_belong_to_their_own_turn():
     (table,) = tables = games()
-    speaker = load_guard("words").speaker(ChatSpeaker(backend(THREAT, GOOD), VOCABULARY), VOCABULARY)
+    speaker = load_guard("words").speaker(ChatSpeaker(backend(THREAT, GOOD), VOCABULARY))
     speaker.begin(tables)
     assert speaker.speak(tables, [OFFER], [None])[0].role_violations == ("guarded:threat",)
     table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))
@@ -150,11 +150,11 @@ def test_any_other_speaker_is_asked_again_and_the_turn_keeps_why():
         ((THREAT, GOOD), GOOD, ("guarded:threat",)),
         ((INSULT,), "My offer is 45 days.", ("guarded:insult",) * 3 + ("guarded:fallback",)),
     ]:
-        speaker = load_guard("words").speaker(Repeating(*lines), VOCABULARY)
+        speaker = load_guard("words").speaker(Repeating(*lines))
         (move,) = FocalAgent(NoEmotion(), Schedule(), speaker).act(games())
         assert (move.text, move.role_violations, move.offer, move.offer_appended) == (text, violations, 45.0, False)
 
 
 def test_the_level_off_leaves_the_speaker_alone():
     speaker = Repeating(GOOD)
-    assert load_guard("off").speaker(speaker, VOCABULARY) is speaker
+    assert load_guard("off").speaker(speaker) is speaker

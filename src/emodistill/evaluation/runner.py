@@ -39,7 +39,7 @@ class Keeper(Protocol):
 
     def selector(self, selector: Selector, vocabulary: Vocabulary) -> Selector: ...
 
-    def speaker(self, speaker: Speaker, vocabulary: Vocabulary) -> Speaker: ...
+    def speaker(self, speaker: Speaker) -> Speaker: ...
 
     def check(self, emotion: str, domains: Sequence[str], vocabulary: Vocabulary) -> None: ...
 
@@ -94,7 +94,7 @@ class Runner:
             self.on_speaker(generator)
             for arm in (arm for arm in missing if arm.generator == generator):
                 own = speaker_of(arm, speaker)
-                self._keep(arm, self.guard.speaker(own, self.vocabulary) if self.guard else own)
+                self._keep(arm, self.guard.speaker(own) if self.guard else own)
         return {arm.name: read_episodes(self.file(arm)) for arm in arms}
 
     def played(

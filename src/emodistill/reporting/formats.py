@@ -1,11 +1,11 @@
-"""Figures as files: PNG for people and papers, SVG for the page, and TensorBoard."""
+"""Tables and figures in every format: screen, Markdown, LaTeX and Parquet; PNG, SVG and TensorBoard."""
 
 import base64
 import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,10 +22,51 @@ from rich.text import Text
 from emodistill.reporting.figures.style import styled
 from emodistill.reporting.tables import Column, Figure, Table
 
-# ---- latex ----
-# Tables for papers: LaTeX with the rules of booktabs.
+PIPED_WIDTH = 190  # characters of a table that is piped into a file: as wide as it needs
+DPI = 150
+LARGEST_VECTOR = 400_000  # bytes; a larger drawing goes into the page as pixels
 
-_CHARACTERS = {
+
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table; where its first two columns are words, a line parts the values of the first."""
+    console = console or (Console() if Console().is_terminal else Console(width=PIPED_WIDTH))
+    grid = Grid(title=Text(table.title), caption=Text(table.note) if table.note else None, caption_justify="left")
+    for column in table.columns:
+        label = column.kind == "text"
+        grid.add_column(
+            Text(column.header), justify="left" if label else "right", no_wrap=label or column.kind == "interval"
+        )
+    rows = table.cells()
+    sections = len(table.columns) > 1 and all(column.kind == "text" for column in table.columns[:2])
+    for before, row in zip([None, *rows], rows, strict=False):
+        if sections and before is not None and before[0] != row[0]:
+            grid.add_section()
+        grid.add_row(*map(Text, row))  # Text: words from outside may look like rich's markup
+    console.print(grid)
+
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_<>|\[\]])")
+
+
+def markdown(table: Table) -> str:
+    """The table under its title, with its note beneath; all words are escaped."""
+    marks = ["---" if column.kind == "text" else "---:" for column in table.columns]
+    lines = [_row(column.header for column in table.columns), f"|{'|'.join(marks)}|", *map(_row, table.cells())]
+    note = [escape_markdown(table.note)] if table.note else []
+    return "\n\n".join([f"**{escape_markdown(table.title)}**", "\n".join(lines), *note]) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, in one line. An interval keeps its brackets: alone they are no link."""
+    escaped = _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return escaped.replace(r"\[", "[").replace(r"\]", "]").replace("](", r"]\(")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escape_markdown, cells))} |"
+
+
+_LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     **{character: rf"\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
@@ -44,7 +85,7 @@ _CHARACTERS = {
 
 
 def latex(table: Table) -> str:
-    """A floating `table` that wants \\usepackage{booktabs}; every word is escaped."""
+    """A floating `table` that needs \\usepackage{booktabs}; every word is escaped."""
     # by hand: pandas escapes cells, but leaves captions as they are
     frame = pd.DataFrame(
         [[escape_latex(cell) for cell in row] for row in table.cells()],
@@ -63,46 +104,18 @@ def latex(table: Table) -> str:
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it stands, in one line."""
-    return "".join(_CHARACTERS.get(character, character) for character in " ".join(text.split()))
-
-
-# ---- markdown ----
-# Tables as Markdown.
-
-_SPECIAL = re.compile(r"([\\`*_<>|\[\]])")
-
-
-def markdown(table: Table) -> str:
-    """The table under its title, with its note beneath; all words are escaped."""
-    marks = ["---" if column.kind == "text" else "---:" for column in table.columns]
-    lines = [_row(column.header for column in table.columns), f"|{'|'.join(marks)}|", *map(_row, table.cells())]
-    note = [escape_markdown(table.note)] if table.note else []
-    return "\n\n".join([f"**{escape_markdown(table.title)}**", "\n".join(lines), *note]) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, in one line. An interval keeps its brackets: alone they are no link."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace(r"\[", "[").replace(r"\]", "]").replace("](", r"]\(")
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(escape_markdown, cells))} |"
-
-
-# ---- parquet ----
-# Tables as data: raw values, nothing rounded.
-
-
-def frame(table: Table) -> pd.DataFrame:
-    """One column each under its key; an interval is three: `<key>`, `<key>_low` and `<key>_high`."""
-    columns = [part for column in table.columns for part in _names(column)]
-    return pd.DataFrame([_values(table, row) for row in table.rows], columns=columns)
+    return "".join(_LATEX_SPECIAL.get(character, character) for character in " ".join(text.split()))
 
 
 def parquet(table: Table) -> bytes:
-    """The same as a Parquet file; title, note and headers are in its metadata."""
+    """Raw values, nothing rounded, as a Parquet file; title, note and headers are in its metadata.
+
+    One column each under its key; an interval is three: `<key>`, `<key>_low` and `<key>_high`.
+    """
+    names = [name for column in table.columns for name in _names(column)]
+    frame = pd.DataFrame([_values(table.columns, row) for row in table.rows], columns=names)
     about = {"title": table.title, "note": table.note, "headers": {c.key: c.header for c in table.columns}}
-    arrow = pa.Table.from_pandas(frame(table), preserve_index=False)
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"emodistill": json.dumps(about).encode()})
     buffer = io.BytesIO()
     pq.write_table(arrow, buffer)
@@ -113,40 +126,12 @@ def _names(column: Column) -> list[str]:
     return [column.key, f"{column.key}_low", f"{column.key}_high"] if column.kind == "interval" else [column.key]
 
 
-def _values(table: Table, row: Any) -> list[Any]:
+def _values(columns: Sequence[Column], row: Mapping[str, Any]) -> list[Any]:
     found: list[Any] = []
-    for column in table.columns:
+    for column in columns:
         value = row.get(column.key)
         found += list(value or (None, None, None)) if column.kind == "interval" else [value]
     return found
-
-
-# ---- terminal ----
-# Tables on the screen.
-
-WIDTH = 190  # of a table that is piped into a file: as wide as it needs
-
-
-def print_table(table: Table, console: Console | None = None) -> None:
-    """Print a table; where its first two columns are words, a line parts the values of the first."""
-    console = console or (Console() if Console().is_terminal else Console(width=WIDTH))
-    grid = Grid(title=Text(table.title), caption=Text(table.note) if table.note else None, caption_justify="left")
-    for column in table.columns:
-        label = column.kind == "text"
-        grid.add_column(
-            Text(column.header), justify="left" if label else "right", no_wrap=label or column.kind == "interval"
-        )
-    rows = table.cells()
-    sections = len(table.columns) > 1 and all(column.kind == "text" for column in table.columns[:2])
-    for before, row in zip([None, *rows], rows, strict=False):
-        if sections and before is not None and before[0] != row[0]:
-            grid.add_section()
-        grid.add_row(*map(Text, row))  # Text: words from outside may look like rich's markup
-    console.print(grid)
-
-
-DPI = 150
-LARGEST_VECTOR = 400_000  # bytes; a larger drawing goes into the page as pixels
 
 
 def drawn(figure: Figure, titled: bool) -> Canvas:
@@ -161,11 +146,22 @@ def drawn(figure: Figure, titled: bool) -> Canvas:
 
 
 def png(figure: Figure, titled: bool = True) -> bytes:
+    """For people and papers."""
     return _saved(figure, "png", titled)
 
 
 def svg(figure: Figure) -> bytes:
+    """For the page, which has the title in its own words."""
     return _saved(figure, "svg", titled=False)
+
+
+def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
+    canvas, buffer = drawn(figure, titled), io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
+    metadata = nothing if kind == "svg" else None
+    with styled():
+        canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
+    return buffer.getvalue()
 
 
 def data_uri(figure: Figure) -> str:
@@ -178,7 +174,7 @@ def data_uri(figure: Figure) -> str:
 
 def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
     """Write all figures as one event file; an older one in this folder is replaced."""
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter  # here, so that printing a table does not load PyTorch
 
     shutil.rmtree(folder, ignore_errors=True)
     if not figures:
@@ -186,12 +182,3 @@ def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
     with SummaryWriter(str(folder)) as writer:
         for figure in figures:
             writer.add_figure(figure.name, drawn(figure, titled=True))
-
-
-def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
-    canvas, buffer = drawn(figure, titled), io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
-    plain = nothing if kind == "svg" else None
-    with styled():
-        canvas.savefig(buffer, format=kind, dpi=DPI, metadata=plain, bbox_inches="tight", pad_inches=0.08)
-    return buffer.getvalue()

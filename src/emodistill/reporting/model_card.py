@@ -34,7 +34,7 @@ tags: [negotiation, emotion, lora, simulated]
 # Expression policy: adapter of stage `{stage}`, run `{run}`
 
 A LoRA adapter that puts a chosen emotion and a decided offer into the words of a negotiator. Made by `emodistill`
-{version} in {steps} optimizer steps. {kept}
+{version} in {steps} optimizer steps. {selected}
 
 - **Base model:** {base_words}. Fingerprint `{fingerprint}`; an adapter is refused on any other.
 - **Vocabulary of emotions:** `{vocabulary}`{trained}.
@@ -54,11 +54,11 @@ it with `guard=` where words or emotions must be kept out.
 {data} Both sides of the bundled and self-played corpora are **simulated**; a corpus of your own or an imported one is
 described by the card beside it. No test scenario is among the training data.
 
-## Figures at the end of training
+## Metrics at the end of training
 
-After {steps} steps, whichever were kept:
+After all {steps} steps, whichever step's weights were selected:
 
-{figures}
+{metrics}
 
 A judge's score is what training raises. It is arithmetic or a model's opinion, and no measure of negotiating well; for
 that play the arms: `python evaluate.py run={run}`.
@@ -92,8 +92,8 @@ It was trained on a base in 4 bits (NF4) where `four_bit` is true below. `evalua
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Which weights an adapter has.
+class SelectedCheckpoint:
+    """Which step's weights an adapter has.
 
     Attributes:
         step: optimizer steps behind them.
@@ -111,7 +111,7 @@ class Kept:
 
 
 def write_model_card(
-    adapter: Path, identity: Mapping[str, str], steps: int, figures: Mapping[str, float], kept: Kept
+    adapter: Path, identity: Mapping[str, str], steps: int, metrics: Mapping[str, float], selected: SelectedCheckpoint
 ) -> None:
     """Write `README.md` into an adapter folder, from the stage's own records where they are there.
 
@@ -119,8 +119,8 @@ def write_model_card(
         adapter: `checkpoints/<run>/<stage>/adapter`; `config.yaml` and `corpus.json` are beside it.
         identity: what the adapter belongs to, as in `emodistill.json`.
         steps: of the whole training.
-        figures: the last values by name; those of validation are shown.
-        kept: which of all weights the adapter has.
+        metrics: the last values by name; those of validation are shown.
+        selected: whose weights the adapter has.
     """
     from emodistill import __version__
 
@@ -139,12 +139,12 @@ def write_model_card(
         run=stage.parent.name,
         version=__version__,
         steps=steps,
-        kept=kept,
+        selected=selected,
         fingerprint=identity["fingerprint"],
         vocabulary=identity["vocabulary"],
         trained=trained,
         data=_data(stage / CORPUS),
-        figures=_figures(figures),
+        metrics=_metrics(metrics),
         folder=adapter,
         settings=_settings(stage / "config.yaml"),
     )
@@ -170,12 +170,12 @@ def _shown(path: Path) -> str:
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
-def _figures(figures: Mapping[str, float]) -> str:
-    shown = {name: value for name, value in sorted(figures.items()) if name.startswith("val/")}
+def _metrics(metrics: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in sorted(metrics.items()) if name.startswith("val/")}
     if not shown:
         return "None were measured."
     return "\n".join(
-        ["| figure | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in shown.items())]
+        ["| metric | value |", "|---|---|", *(f"| {name} | {value:.4g} |" for name, value in shown.items())]
     )
 
 

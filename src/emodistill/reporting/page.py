@@ -130,7 +130,7 @@ class Pair:
 
     Attributes:
         first, rival: places in the list of `ArmResult`s.
-        keys: (domain, scenario, seed) of every pair of episodes, from the largest loss of the first to its largest gain.
+        keys: (domain, scenario, seed) of every pair of episodes, from the lowest difference to the highest.
         differences: utility of the first less that of the rival, for each of `keys`.
     """
 

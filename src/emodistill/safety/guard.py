@@ -1,16 +1,22 @@
 """The guard: emotions that are not shown to whom, and flagged words that are not said (docs/safety.md, docs/ethics.md).
 
-It wraps the selector and the speaker of an arm. What it costs is measured, not assumed: `studies/safety.py`.
+It wraps the selector and the speaker of an arm. What it costs is measured: `study=guard`.
+
+A reply with flagged words is asked for again with new draws, a few times; then a neutral sentence takes its place. Each
+refusal stays with the turn, among its role violations, as `guarded:<kind>`; `guarded:fallback` says that the neutral
+sentence was said. A language model is asked again with seeds derived from the turn's own, so that later turns draw as
+they would have without a guard; the phrasebook draws on.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
@@ -33,188 +39,10 @@ from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import ChatBackend, Dialogue
 from emodistill.safety.detector import KINDS, detect
 
-# ---- refusals ----
-# Speakers whose flagged words are refused: asked for again with new draws within a bound, then a neutral sentence.
-#
-# Every refusal stays with the turn, among its role violations, as `guarded:<kind>`; `guarded:fallback` says that the
-# neutral sentence was said. A language model is asked again with seeds derived from the turn's own, so that later turns
-# draw as they would have; the phrasebook draws on.
-
-MARK = "guarded:"
-_STREAM = 0x6A  # keeps the seeds of redraws apart from those of replies out of role
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What is refused.
-
-    Attributes:
-        kinds: of the detector.
-        redraws: how often words are asked for again.
-        barred: the emotions that a model must not name in a domain.
-    """
-
-    kinds: Sequence[str]
-    redraws: int
-    barred: Callable[[str], Collection[str]]
-
-    def reasons(self, text: str) -> list[str]:
-        """Why a text is refused, in the form of role violations; empty where it may be said."""
-        (flags,) = detect([first_paragraph(text)])
-        return [MARK + kind for kind in self.kinds if kind in flags.kinds]
-
-
-def neutral_sentence(negotiation: Negotiation, decision: Decision) -> str:
-    """What is said where nothing else may be: the decision, and no more."""
-    if decision.act == "accept":
-        return "I accept your offer."
-    if decision.act == "walk_away":
-        return "I see no agreement, so I end the talks here."
-    own = negotiation.offers(FOCAL)
-    offer = decision.offer if decision.offer is not None else own[-1] if own else negotiation.scenario.focal_target
-    return offer_sentence(negotiation, offer)
-
-
-class GuardedSpeaker:
-    """Any speaker without a memory of its own, such as the phrasebook: it is simply asked again."""
-
-    def __init__(self, speaker: Speaker, refusal: Refusal) -> None:
-        self.inner, self.refusal, self.name = speaker, refusal, speaker.name
-
-    def begin(self, negotiations: Sequence[Negotiation]) -> None:
-        self.inner.begin(negotiations)
-
-    def speak(
-        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
-    ) -> list[Spoken]:
-        said: list[Spoken] = [""] * len(negotiations)
-        refusals: list[list[str]] = [[] for _ in negotiations]
-        pending = list(range(len(negotiations)))
-        for _ in range(1 + self.refusal.redraws):
-            asked = [negotiations[i] for i in pending], [decisions[i] for i in pending], [emotions[i] for i in pending]
-            replies = self.inner.speak(*asked)
-            refused = []
-            for i, reply in zip(pending, replies, strict=True):
-                said[i] = reply
-                reasons = [] if isinstance(reply, Fault) else self.refusal.reasons(_text(reply))
-                refusals[i] += reasons
-                refused += [i] if reasons else []
-            pending = refused
-            if not pending:
-                break
-        for i in pending:
-            said[i] = neutral_sentence(negotiations[i], decisions[i])
-            refusals[i].append(f"{MARK}fallback")
-        return [_with_violations(spoken, marks) for spoken, marks in zip(said, refusals, strict=True)]
-
-
-class GuardedChatBackend:
-    """A backend that keeps flagged replies to itself.
-
-    Attributes:
-        plain: for each negotiation, by id, what is said where nothing else may be.
-        refusals: for each negotiation, by id, why replies of this turn were refused.
-    """
-
-    def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
-        self.inner: ChatBackend = speaker.backend
-        self.refusal, self.name = refusal, self.inner.name
-        self._names = speaker.vocabulary if speaker.emotions == "self_selected" else None
-        self.plain, self.refusals = dict[int, str](), dict[int, list[str]]()
-
-    @property
-    def usage(self) -> Usage:
-        return self.inner.usage
-
-    @property
-    def repeats(self) -> bool:
-        return self.inner.repeats
-
-    def reply(self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Fault]:
-        said: list[str | Fault] = [""] * len(dialogues)
-        pending = list(range(len(dialogues)))
-        for attempt in range(1 if self.repeats else 1 + self.refusal.redraws):
-            tries = [_seed(seeds[i], attempt) for i in pending]
-            replies = self.inner.reply([dialogues[i] for i in pending], [prompts[i] for i in pending], tries)
-            for i, reply in zip(pending, replies, strict=True):
-                said[i] = reply
-            pending = [i for i in pending if self._refused(dialogues[i], said[i])]
-            if not pending:
-                break
-        for i in pending:
-            said[i] = self._fallback(dialogues[i])
-        return said
-
-    def _refused(self, dialogue: Dialogue, reply: str | Fault) -> bool:
-        if isinstance(reply, Fault):
-            return False
-        named = None if self._names is None else take_apart(reply, self._names)
-        reasons = self.refusal.reasons(reply if named is None else named.words)
-        if named is not None and named.emotion in self.refusal.barred(dialogue.negotiation.scenario.domain):
-            reasons.append(f"{MARK}emotion")
-        self.refusals.setdefault(id(dialogue.negotiation), []).extend(reasons)
-        return bool(reasons)
-
-    def _fallback(self, dialogue: Dialogue) -> str:
-        key = id(dialogue.negotiation)
-        self.refusals[key].append(f"{MARK}fallback")
-        if self._names is None:
-            return self.plain[key]
-        allowed = [x for x in self._names.labels if x not in self.refusal.barred(dialogue.negotiation.scenario.domain)]
-        return with_name("neutral" if "neutral" in allowed else allowed[0], self.plain[key])
-
-
-class GuardedChatSpeaker(ChatSpeaker):
-    """A language model as speaker whose backend is guarded."""
-
-    def __init__(self, speaker: ChatSpeaker, refusal: Refusal) -> None:
-        self.guarded, self.refusal = GuardedChatBackend(speaker, refusal), refusal
-        self._unguarded = speaker
-        kept = (speaker.vocabulary, speaker.name, speaker.retries, speaker.side, speaker.emotions)
-        super().__init__(self.guarded, *kept)
-
-    def naming(self) -> "GuardedChatSpeaker":
-        return GuardedChatSpeaker(self._unguarded.naming(), self.refusal)
-
-    def speak(
-        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
-    ) -> list[Utterance | Fault]:
-        pairs = zip(negotiations, decisions, strict=True)
-        self.guarded.plain = {id(table): neutral_sentence(table, decision) for table, decision in pairs}
-        self.guarded.refusals = {}
-        spoken = super().speak(negotiations, decisions, emotions)
-        marks = [self.guarded.refusals.get(id(negotiation), []) for negotiation in negotiations]
-        return [
-            words if isinstance(words, Fault) else replace(words, role_violations=(*words.role_violations, *refusals))
-            for words, refusals in zip(spoken, marks, strict=True)
-        ]
-
-
-def _text(spoken: str | Utterance) -> str:
-    return spoken if isinstance(spoken, str) else spoken.text
-
-
-def _with_violations(spoken: Spoken, violations: Sequence[str]) -> Spoken:
-    if isinstance(spoken, Fault) or not violations:
-        return spoken
-    words = Utterance(spoken) if isinstance(spoken, str) else spoken
-    return replace(words, role_violations=(*words.role_violations, *violations))
-
-
-def _seed(seed: int, attempt: int) -> int:
-    """The seed of a redraw; the first attempt has the seed that it would have had without a guard."""
-    return int(np.random.default_rng((seed, _STREAM, attempt)).integers(2**63)) if attempt else seed
-
-
+LEVELS = "assets/safety/guard.yaml"
 REDRAWS = 2
-
-
-@runtime_checkable
-class Maskable(Protocol):
-    """A selector that can choose among some of its labels."""
-
-    def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
-        """Choose in each negotiation among its allowed labels alone."""
+MARK = "guarded:"
+_STREAM = 0x6A  # keeps the seeds of redraws apart from those of replies that broke the role
 
 
 class Guard:
@@ -244,13 +72,22 @@ class Guard:
         Raises:
             UserError: if no label would be left.
         """
-        barred = self.forbidden.get(domain, frozenset())
-        found = {x for x in vocabulary.labels if x in barred or _all_in(vocabulary.perceived(x), barred)}
-        if len(found) == len(vocabulary.labels):
+        forbidden = self.forbidden.get(domain, frozenset())
+        barred = set()
+        for label in vocabulary.labels:
+            perceived = vocabulary.perceived(label)
+            if label in forbidden or (perceived and set(perceived) <= forbidden):
+                barred.add(label)
+        if len(barred) == len(vocabulary.labels):
             raise UserError(
                 f"guard={self.level} leaves no emotion of '{vocabulary.name}' in '{domain}'; use a milder guard="
             )
-        return frozenset(found)
+        return frozenset(barred)
+
+    def allowed(self, vocabulary: Vocabulary, domain: str) -> list[str]:
+        """The labels that may be shown in a domain, in the order of the vocabulary."""
+        barred = self.barred(vocabulary, domain)
+        return [label for label in vocabulary.labels if label not in barred]
 
     def check(self, emotion: str, domains: Sequence[str], vocabulary: Vocabulary) -> None:
         """Refuse an arm of one constant emotion before anything is played; other sources of emotions pass.
@@ -265,18 +102,59 @@ class Guard:
                     "restrict domains=[...], or use a milder guard="
                 )
 
+    def reasons(self, text: str) -> list[str]:
+        """Why a text is refused, in the form of role violations; empty where it may be said."""
+        (flags,) = detect([first_paragraph(text)])
+        return [MARK + kind for kind in self.kinds if kind in flags.kinds]
+
     def selector(self, selector: Selector, vocabulary: Vocabulary) -> Selector:
         """A selector that never chooses a barred emotion; the same one where nothing is barred."""
         return GuardedSelector(selector, self, vocabulary) if any(self.forbidden.values()) else selector
 
-    def speaker(self, speaker: Speaker, vocabulary: Vocabulary) -> Speaker:
+    def speaker(self, speaker: Speaker) -> Speaker:
         """A speaker whose flagged words are refused; the same one where no kind is refused."""
         if not self.kinds:
             return speaker
-        refusal = Refusal(self.kinds, self.redraws, lambda domain: self.barred(vocabulary, domain))
-        if isinstance(speaker, ChatSpeaker):
-            return GuardedChatSpeaker(speaker, refusal)
-        return GuardedSpeaker(speaker, refusal)
+        return GuardedChatSpeaker(speaker, self) if isinstance(speaker, ChatSpeaker) else GuardedSpeaker(speaker, self)
+
+
+class _Level(BaseModel):
+    """One level in the file."""
+
+    model_config = ConfigDict(extra="forbid")
+    kinds: list[str]
+    forbidden: dict[str, list[str]]
+
+
+@cache
+def _levels() -> dict[str, _Level]:
+    file = resources.files("emodistill") / LEVELS
+    try:
+        return TypeAdapter(dict[str, _Level]).validate_python(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise UserError.from_validation(LEVELS, error) from error
+
+
+def load_guard(level: str, redraws: int = REDRAWS) -> Guard:
+    """A level that ships with the package: `off`, `words`, `mild` or `strict`.
+
+    Raises:
+        UserError: if there is no such level.
+    """
+    if level == "off":
+        return Guard("off", (), {}, redraws)
+    if level not in _levels():
+        raise UserError(f"guard={level}: levels are off, {', '.join(_levels())}")
+    found = _levels()[level]
+    return Guard(level, found.kinds, found.forbidden, redraws)
+
+
+@runtime_checkable
+class Maskable(Protocol):
+    """A selector that can choose among some of its labels."""
+
+    def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
+        """Choose in each negotiation among its allowed labels alone."""
 
 
 class GuardedSelector:
@@ -291,8 +169,7 @@ class GuardedSelector:
         self.name = selector.name
 
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
-        barred = [self.guard.barred(self.vocabulary, negotiation.scenario.domain) for negotiation in negotiations]
-        allowed = [[label for label in self.vocabulary.labels if label not in bars] for bars in barred]
+        allowed = [self.guard.allowed(self.vocabulary, negotiation.scenario.domain) for negotiation in negotiations]
         if isinstance(self.inner, Maskable):
             return self.inner.select_among(negotiations, allowed)
         if isinstance(self.inner, UniformEmotion):
@@ -307,29 +184,146 @@ def _uniform(negotiation: Negotiation, allowed: Sequence[str]) -> Choice:
     return Choice(allowed[int(negotiation.rng[FOCAL].integers(len(allowed)))], 1.0 / len(allowed))
 
 
-def _all_in(labels: Sequence[str], barred: frozenset[str]) -> bool:
-    return bool(labels) and set(labels) <= barred
+class GuardedSpeaker:
+    """Any speaker without a memory of its own, such as the phrasebook: it is simply asked again."""
+
+    def __init__(self, speaker: Speaker, guard: Guard) -> None:
+        self.inner, self.guard, self.name = speaker, guard, speaker.name
+
+    def begin(self, negotiations: Sequence[Negotiation]) -> None:
+        self.inner.begin(negotiations)
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[Spoken]:
+        said: list[Spoken] = [""] * len(negotiations)
+        refusals: list[list[str]] = [[] for _ in negotiations]
+        pending = list(range(len(negotiations)))
+        for _ in range(1 + self.guard.redraws):
+            asked = [negotiations[i] for i in pending], [decisions[i] for i in pending], [emotions[i] for i in pending]
+            replies = self.inner.speak(*asked)
+            refused = []
+            for i, reply in zip(pending, replies, strict=True):
+                said[i] = reply
+                if isinstance(reply, Fault):
+                    continue
+                if reasons := self.guard.reasons(reply if isinstance(reply, str) else reply.text):
+                    refusals[i] += reasons
+                    refused.append(i)
+            pending = refused
+            if not pending:
+                break
+        for i in pending:
+            said[i] = neutral_sentence(negotiations[i], decisions[i])
+            refusals[i].append(f"{MARK}fallback")
+        return [_with_refusals(spoken, reasons) for spoken, reasons in zip(said, refusals, strict=True)]
 
 
-def load_guard(level: str, redraws: int = REDRAWS) -> Guard:
-    """A level that ships with the package: `off`, `words`, `mild` or `strict`.
+class GuardedChatSpeaker(ChatSpeaker):
+    """A language model as speaker whose replies are guarded."""
 
-    Raises:
-        UserError: if there is no such level.
+    def __init__(self, speaker: ChatSpeaker, guard: Guard) -> None:
+        self.guarded, self.guard = GuardedChatBackend(speaker, guard), guard
+        self._unguarded = speaker
+        settings = (speaker.vocabulary, speaker.name, speaker.retries, speaker.side, speaker.emotions)
+        super().__init__(self.guarded, *settings)
+
+    def naming(self) -> "GuardedChatSpeaker":
+        return GuardedChatSpeaker(self._unguarded.naming(), self.guard)
+
+    def speak(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> list[Utterance | Fault]:
+        pairs = zip(negotiations, decisions, strict=True)
+        self.guarded.neutral = {
+            id(negotiation): neutral_sentence(negotiation, decision) for negotiation, decision in pairs
+        }
+        self.guarded.refusals = {}
+        spoken = super().speak(negotiations, decisions, emotions)
+        refusals = [self.guarded.refusals.get(id(negotiation), []) for negotiation in negotiations]
+        return [
+            words if isinstance(words, Fault) else replace(words, role_violations=(*words.role_violations, *reasons))
+            for words, reasons in zip(spoken, refusals, strict=True)
+        ]
+
+
+class GuardedChatBackend:
+    """A chat backend that keeps flagged replies to itself.
+
+    Attributes:
+        neutral: for each negotiation, by id, what is said where nothing else may be.
+        refusals: for each negotiation, by id, why replies of this turn were refused.
     """
-    if level == "off":
-        return Guard("off", (), {}, redraws)
-    if level not in _levels():
-        raise UserError(f"guard={level}: levels are off, {', '.join(_levels())}")
-    return Guard(level, **_levels()[level], redraws=redraws)
+
+    def __init__(self, speaker: ChatSpeaker, guard: Guard) -> None:
+        self.inner: ChatBackend = speaker.backend
+        self.guard, self.vocabulary, self.name = guard, speaker.vocabulary, self.inner.name
+        self.names_emotions = speaker.emotions == "self_selected"
+        self.neutral, self.refusals = dict[int, str](), dict[int, list[str]]()
+
+    @property
+    def usage(self) -> Usage:
+        return self.inner.usage
+
+    @property
+    def repeats(self) -> bool:
+        return self.inner.repeats
+
+    def reply(self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]) -> list[str | Fault]:
+        said: list[str | Fault] = [""] * len(dialogues)
+        pending = list(range(len(dialogues)))
+        for attempt in range(1 if self.repeats else 1 + self.guard.redraws):
+            tries = [_seed(seeds[i], attempt) for i in pending]
+            replies = self.inner.reply([dialogues[i] for i in pending], [prompts[i] for i in pending], tries)
+            for i, reply in zip(pending, replies, strict=True):
+                said[i] = reply
+            pending = [i for i in pending if self._refused(dialogues[i], said[i])]
+            if not pending:
+                break
+        for i in pending:
+            said[i] = self._fallback(dialogues[i])
+        return said
+
+    def _refused(self, dialogue: Dialogue, reply: str | Fault) -> bool:
+        if isinstance(reply, Fault):
+            return False
+        if self.names_emotions:
+            named = take_apart(reply, self.vocabulary)
+            reasons = self.guard.reasons(named.words)
+            if named.emotion in self.guard.barred(self.vocabulary, dialogue.negotiation.scenario.domain):
+                reasons.append(f"{MARK}emotion")
+        else:
+            reasons = self.guard.reasons(reply)
+        self.refusals.setdefault(id(dialogue.negotiation), []).extend(reasons)
+        return bool(reasons)
+
+    def _fallback(self, dialogue: Dialogue) -> str:
+        key = id(dialogue.negotiation)
+        self.refusals[key].append(f"{MARK}fallback")
+        if not self.names_emotions:
+            return self.neutral[key]
+        allowed = self.guard.allowed(self.vocabulary, dialogue.negotiation.scenario.domain)
+        return with_name("neutral" if "neutral" in allowed else allowed[0], self.neutral[key])
 
 
-def guarded(selector: Selector, level: str, vocabulary: Vocabulary) -> Selector:
-    """A selector under a level that ships with the package."""
-    return load_guard(level).selector(selector, vocabulary)
+def neutral_sentence(negotiation: Negotiation, decision: Decision) -> str:
+    """What is said where nothing else may be: the decision, and no more."""
+    if decision.act == "accept":
+        return "I accept your offer."
+    if decision.act == "walk_away":
+        return "I see no agreement, so I end the talks here."
+    own = negotiation.offers(FOCAL)
+    offer = decision.offer if decision.offer is not None else own[-1] if own else negotiation.scenario.focal_target
+    return offer_sentence(negotiation, offer)
 
 
-@cache
-def _levels() -> dict[str, Any]:
-    file = resources.files("emodistill") / "assets" / "safety" / "guard.yaml"
-    return cast(dict[str, Any], yaml.safe_load(file.read_text(encoding="utf-8")))
+def _with_refusals(spoken: Spoken, reasons: Sequence[str]) -> Spoken:
+    if isinstance(spoken, Fault) or not reasons:
+        return spoken
+    words = Utterance(spoken) if isinstance(spoken, str) else spoken
+    return replace(words, role_violations=(*words.role_violations, *reasons))
+
+
+def _seed(seed: int, attempt: int) -> int:
+    """The seed of a redraw; the first attempt has the seed that it would have had without a guard."""
+    return int(np.random.default_rng((seed, _STREAM, attempt)).integers(2**63)) if attempt else seed

@@ -1,4 +1,7 @@
-"""The detector's own error, and what it finds in recorded dialogues, as tables."""
+"""The detector's own error on labelled utterances, and what it finds in recorded dialogues, as tables.
+
+docs/safety.md says how the labelled utterances came about. The patterns were tuned on one half of them only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +15,6 @@ from emodistill.data.schema import Episode
 from emodistill.reporting.tables import Column, Table
 from emodistill.safety.detector import KINDS, Detector, Flags, Kind
 
-# ---- labelled ----
-# The labelled utterances by which the detector is measured; see docs/safety.md for how they came about.
-
 Half = Literal["development", "held_out"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
@@ -25,16 +25,6 @@ class Labelled:
 
     text: str
     kinds: frozenset[Kind]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a detector made of labelled utterances, for one kind."""
-
-    hits: int
-    misses: int
-    false: int
-    passed: int
 
 
 def load_labelled(half: Half) -> list[Labelled]:
@@ -52,6 +42,16 @@ def _labelled(heading: str, entry: str | dict[str, object]) -> Labelled:
     return Labelled(str(entry["text"]), own | frozenset(also))
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What a detector made of labelled utterances, for one kind."""
+
+    hits: int
+    misses: int
+    false: int
+    passed: int
+
+
 def count(detector: Detector, utterances: Sequence[Labelled]) -> dict[Kind, Counts]:
     """Hits and errors of a detector for each kind; an utterance of another kind is a negative of this one."""
     found = [flags.kinds for flags in detector.detect([utterance.text for utterance in utterances])]
@@ -67,16 +67,6 @@ def harmless_flagged(detector: Detector, utterances: Sequence[Labelled]) -> tupl
     """How many of the harmless utterances are flagged as anything, and how many harmless ones there are."""
     harmless = [utterance.text for utterance in utterances if not utterance.kinds]
     return sum(map(bool, detector.detect(harmless))), len(harmless)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A flagged focal turn: where it stands, its words, and what was found in them."""
-
-    episode: str
-    agent: str
-    text: str
-    flags: Flags
 
 
 def share(part: int, whole: int) -> tuple[float, float, float]:
@@ -110,16 +100,25 @@ def error_table(detector: Detector) -> Table:
         Column("half", "half", "text"),
         Column("kind", "kind", "text"),
         Column("positives", "positives", "count"),
-        *(Column(key, header, "interval") for key, header in _MEASURES),
+        Column("recall", "recall [95 %]", "interval"),
+        Column("precision", "precision [95 %]", "interval"),
+        Column("false", "false positives [95 %]", "interval"),
     ]
-    return Table("detector_error", "Error of the safety detector", columns, rows, ERROR_NOTE)
+    note = (
+        "Wilson intervals. The patterns were tuned on the development half, so only the held-out half says how they do "
+        "on words that nobody tuned them for. Precision depends on the share of positives, here about one in eight."
+    )
+    return Table("detector_error", "Error of the safety detector", columns, rows, note)
 
 
-_MEASURES = (("recall", "recall [95 %]"), ("precision", "precision [95 %]"), ("false", "false positives [95 %]"))
-ERROR_NOTE = (
-    "Wilson intervals. The patterns were tuned on the development half, so only the held-out half says how they do on "
-    "words that nobody tuned them for. Precision depends on the share of positives, here about one in eight a kind."
-)
+@dataclass(frozen=True)
+class Finding:
+    """A flagged focal turn: where it stands, its words, and what was found in them."""
+
+    episode: str
+    agent: str
+    text: str
+    flags: Flags
 
 
 def scan(detector: Detector, episodes: Sequence[Episode]) -> tuple[Table, list[Finding]]:
@@ -144,7 +143,5 @@ def scan(detector: Detector, episodes: Sequence[Episode]) -> tuple[Table, list[F
         Column("any", "any kind", "interval", 4),
         *(Column(kind, kind.replace("_", " "), "interval", 4) for kind in KINDS),
     ]
-    return Table("scan", "Share of focal turns that are flagged", columns, rows, SCAN_NOTE), findings
-
-
-SCAN_NOTE = "Wilson intervals over turns. Read them beside the detector's own error: python -m emodistill.safety."
+    note = "Wilson intervals over turns. Read them beside the detector's own error: python -m emodistill.safety."
+    return Table("scan", "Share of focal turns that are flagged", columns, rows, note), findings

@@ -1,8 +1,7 @@
-"""How both sides' offers move towards each other."""
+"""What arms do over the rounds: the emotions that they show, and how both sides' offers move towards each other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,21 +10,13 @@ from matplotlib.figure import Figure as Canvas
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.protocol import FOCAL, MAX_ROUNDS, Side, other
-from emodistill.reporting.figures.style import COUNTERPARTY, FAINT, panels, words
-from emodistill.reporting.figures.style import FOCAL as FOCAL_COLOUR
+from emodistill.reporting.figures.style import COUNTERPARTY_COLOUR, FAINT, FOCAL_COLOUR, panels, words
 from emodistill.reporting.tables import Figure
 
-if TYPE_CHECKING:
-    from emodistill.evaluation.results import ArmResult
-
-    pass
-
-
-# ---- emotions ----
-# Which emotions each arm shows, and when.
-
-EMOTIONS_MOST_ARMS = 8
+MOST_EMOTION_ARMS, MOST_TRAJECTORY_ARMS = 8, 6
+SIDES = {FOCAL: (FOCAL_COLOUR, "focal side", "-"), other(FOCAL): (COUNTERPARTY_COLOUR, "counterparty", "--")}
 FEWEST_TURNS = 5  # of a round; a share of fewer says nothing and stays empty
 FAMILIES = {  # of GoEmotions' labels, as its authors group them
     "positive": "admiration amusement approval caring desire excitement gratitude joy love optimism pride relief",
@@ -41,16 +32,16 @@ def family(label: str, vocabulary: Vocabulary) -> str:
     return next((name for name, members in FAMILIES.items() if first in members.split()), "other")
 
 
-def emotion_use(played: "Sequence[ArmResult]", vocabulary: Vocabulary) -> Figure | None:
+def emotion_use(results: Sequence[ArmResult], vocabulary: Vocabulary) -> Figure | None:
     """Shares of emotions by round, a panel for each arm that changes its emotion; None where no arm does."""
     shares: dict[str, np.ndarray] = {}
-    for item in played:
-        counts = _counts(item, vocabulary)
+    for one in results:
+        counts = _emotion_counts(one, vocabulary)
         if (counts.sum(1) > 0).sum() > 1:
-            shares[item.arm] = shares[item.arm] + counts if item.arm in shares else counts
+            shares[one.arm] = shares[one.arm] + counts if one.arm in shares else counts
     if not shares:
         return None
-    arms = list(shares)[:EMOTIONS_MOST_ARMS]
+    arms = list(shares)[:MOST_EMOTION_ARMS]
     order = sorted(vocabulary.labels, key=lambda label: [*FAMILIES, "other"].index(family(label, vocabulary)))
     listed = []
     for arm in arms:
@@ -62,21 +53,23 @@ def emotion_use(played: "Sequence[ArmResult]", vocabulary: Vocabulary) -> Figure
         "Emotions shown over the rounds",
         "Share of focal turns of each round that show each emotion (rounds with fewer than "
         f"{FEWEST_TURNS} turns stay empty), for {words(list(shares))}. {' '.join(listed)}",
-        partial(_emotions_draw, {arm: shares[arm] for arm in arms}, order, vocabulary),
+        partial(_draw_emotions, {arm: shares[arm] for arm in arms}, order, vocabulary),
     )
 
 
-def _counts(item: "ArmResult", vocabulary: Vocabulary) -> np.ndarray:
+def _emotion_counts(one: ArmResult, vocabulary: Vocabulary) -> np.ndarray:
     """(labels, rounds)"""
     counts = np.zeros((len(vocabulary), MAX_ROUNDS))
-    for episode in item.episodes:
+    for episode in one.episodes:
         for turn in episode.focal_turns:
             if turn.emotion in vocabulary and turn.round <= MAX_ROUNDS:
                 counts[vocabulary.index(turn.emotion or ""), turn.round - 1] += 1
     return counts
 
 
-def _emotions_draw(counts: dict[str, np.ndarray], order: list[str], vocabulary: Vocabulary, canvas: Canvas) -> None:
+def _draw_emotions(
+    counts: Mapping[str, np.ndarray], order: Sequence[str], vocabulary: Vocabulary, canvas: Canvas
+) -> None:
     rows = [vocabulary.index(label) for label in order]
     kinds = [family(label, vocabulary) for label in order]
     grid = panels(canvas, len(counts), 4, (2.9, 0.9 + 0.165 * len(order)))
@@ -104,23 +97,19 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     return np.where(turns >= FEWEST_TURNS, counts / np.maximum(turns, 1), np.nan)
 
 
-MOST_ARMS = 6
-_OF_SIDE = {FOCAL: (FOCAL_COLOUR, "focal side", "-"), other(FOCAL): (COUNTERPARTY, "counterparty", "--")}
-
-
-def offer_trajectories(played: "Sequence[ArmResult]") -> Figure | None:
+def offer_trajectories(results: Sequence[ArmResult]) -> Figure | None:
     """Mean position of each side by round, and the middle four fifths of episodes; a row of panels for each arm.
 
     An episode that is over stays where it ended, so every round stands for the same episodes. None without episodes.
     """
     episodes: dict[str, list[Episode]] = {}
-    for item in played:
-        episodes.setdefault(item.arm, []).extend(e for e in item.episodes if e.end != "invalid" and e.turns)
-    arms = [arm for arm, found in episodes.items() if found][:MOST_ARMS]
+    for one in results:
+        episodes.setdefault(one.arm, []).extend(e for e in one.episodes if e.end != "invalid" and e.turns)
+    arms = [arm for arm, found in episodes.items() if found][:MOST_TRAJECTORY_ARMS]
     if not arms:
         return None
     domains = sorted({episode.scenario.domain for arm in arms for episode in episodes[arm]})
-    last = {arm: np.nanmean([_path(e, other(FOCAL))[-1] for e in episodes[arm]]) for arm in arms}
+    last = {arm: np.nanmean([_standing_positions(e, other(FOCAL))[-1] for e in episodes[arm]]) for arm in arms}
     listed = ", ".join(f"{arm} {value:.2f}" for arm, value in last.items())
     return Figure(
         "offer_trajectories",
@@ -128,11 +117,11 @@ def offer_trajectories(played: "Sequence[ArmResult]") -> Figure | None:
         "Position of both sides' standing offers by round, 1 at the focal side's target and 0 at the counterparty's, "
         f"for {words(arms)} in {words(domains)}; an episode that is over stays where it ended. Where the counterparty "
         f"ends on average: {listed}.",
-        partial(_draw, {arm: episodes[arm] for arm in arms}, domains),
+        partial(_draw_trajectories, {arm: episodes[arm] for arm in arms}, domains),
     )
 
 
-def _path(episode: Episode, side: Side) -> list[float]:
+def _standing_positions(episode: Episode, side: Side) -> list[float]:
     """The side's standing position after each round, MAX_ROUNDS numbers; nan before its first offer."""
     standing, path = float("nan"), [float("nan")] * MAX_ROUNDS
     for turn in episode.turns:
@@ -145,13 +134,13 @@ def _path(episode: Episode, side: Side) -> list[float]:
     return path[:over] + [standing] * (MAX_ROUNDS - over)
 
 
-def _draw(episodes: dict[str, list[Episode]], domains: list[str], canvas: Canvas) -> None:
+def _draw_trajectories(episodes: Mapping[str, list[Episode]], domains: Sequence[str], canvas: Canvas) -> None:
     canvas.set_layout_engine("constrained")
     canvas.set_size_inches(0.9 + 2.4 * len(domains), 0.9 + 1.5 * len(episodes))
     grid = canvas.subplots(len(episodes), len(domains), sharex=True, sharey=True, squeeze=False)
     for line, (arm, found) in zip(grid, episodes.items(), strict=True):
         for axes, domain in zip(line, domains, strict=True):
-            _panel(axes, [episode for episode in found if episode.scenario.domain == domain])
+            _draw_positions(axes, [episode for episode in found if episode.scenario.domain == domain])
             if axes in grid[0]:
                 axes.set_title(domain)
         line[0].set_ylabel(arm.replace("_", "\n") if len(arm) > 14 else arm, fontsize=9.5)
@@ -163,10 +152,10 @@ def _draw(episodes: dict[str, list[Episode]], domains: list[str], canvas: Canvas
     canvas.legend(handles, labels, loc="outside upper right", ncols=2)
 
 
-def _panel(axes: Axes, episodes: list[Episode]) -> None:
+def _draw_positions(axes: Axes, episodes: list[Episode]) -> None:
     rounds = np.arange(1, MAX_ROUNDS + 1)
-    for side, (colour, label, dashes) in _OF_SIDE.items():
-        paths = np.array([_path(episode, side) for episode in episodes])
+    for side, (colour, label, dashes) in SIDES.items():
+        paths = np.array([_standing_positions(episode, side) for episode in episodes])
         known = np.isfinite(paths).any(0) if len(paths) else np.zeros(MAX_ROUNDS, dtype=bool)
         if known.any():
             low, high = np.nanquantile(paths[:, known], [0.1, 0.9], axis=0)

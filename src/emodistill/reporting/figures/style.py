@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288", "#882255", "#117733", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 INK, FAINT = "#222222", "#c8c8c8"
-FOCAL, COUNTERPARTY = PALETTE[0], PALETTE[1]
+FOCAL_COLOUR, COUNTERPARTY_COLOUR = PALETTE[0], PALETTE[1]
 SETTINGS = {
     "font.size": 10,
     "font.family": "sans-serif",
