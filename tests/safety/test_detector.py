@@ -85,7 +85,9 @@ def test_definitions_are_whole_sentences():
 def test_a_kind_too_few_or_too_many_is_refused():
     for change in ("remove", "add"):
         content = copy.deepcopy(CONTENT)
-        content["kinds"].pop("threat") if change == "remove" else content["kinds"].update(boasting={})
+        content["kinds"].pop("threat") if change == "remove" else content["kinds"].update(
+            boasting={"definition": "Big words."}
+        )
         with pytest.raises(UserError, match="kinds must be threat"):
             Detector(content)
 
