@@ -31,6 +31,8 @@ RENAMED = {  # configuration keys of version 0.1 and what they are called now
     "data.view": "data.dataset",
     "learner.judging.patience": "learner.judging.max_unscored_batches",
     "counterparty.seat": "counterparty.agent",
+    "counterparty.agent.voice": "counterparty.agent.backend",
+    "data.corpus.focal.voice": "data.corpus.focal.backend",
     "endpoint_voice": "endpoint_backend",
     "size.situations": "size.expression_contexts",
 }

@@ -1,1 +1,34 @@
-"""The expression policy: how an episode becomes a chat, how it is scored, how it speaks."""
+"""The expression policy: how an episode becomes a chat, how replies are scored and sampled, who speaks with it."""
+
+from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import (
+    ChatBackend,
+    ChatBackendSpec,
+    EndpointChatBackend,
+    EndpointModel,
+    LocalChatBackend,
+    LocalModel,
+)
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.generation import ChatGenerator, RolloutSampler, Session
+from emodistill.policy.token_batches import Chats, TokenLogprobs, collate_chats, pack_replies
+
+__all__ = [
+    "ChatBackend",
+    "ChatBackendSpec",
+    "ChatFormat",
+    "ChatGenerator",
+    "ChatSpeaker",
+    "Chats",
+    "EndpointChatBackend",
+    "EndpointModel",
+    "ExpressionPolicy",
+    "LocalChatBackend",
+    "LocalModel",
+    "RolloutSampler",
+    "Session",
+    "TokenLogprobs",
+    "collate_chats",
+    "pack_replies",
+]

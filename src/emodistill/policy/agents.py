@@ -1,8 +1,16 @@
-"""A language model as the focal side's speaker: it is given the emotion and, where a schedule decides it, the offer.
+"""A language model on one side of many negotiations: it puts decisions into words and stays in its role.
 
-The chat holds what was really said: where the agent appended an offer, or a reply was mended, the words of the turn as
-it stands in the negotiation replace those sampled, just as training sees them. A chat that outgrows the context loses
-whole early rounds, again as in training; its opening stays.
+One rule holds for every side and every kind of model. A reply without a role violation (see
+`negotiation.role_checks`) is said. A reply with one is asked for again with a new seed, at most `retries` times. If the
+last attempt has a violation too, it is cut out and the rest is said; where nothing is left the turn is a fault, and the
+episode is invalid. Every violation is kept with its turn.
+
+A model that selects its emotion itself names it before its words ("joy: We are nearly there."). A reply without a name
+has the violation `unnamed`, but its words are said if no attempt names an emotion. The name never reaches the other
+side; it stays in the model's own chat.
+
+That chat holds what was really said: where an offer was appended or a reply was cut, the words of the turn as it stands
+in the negotiation replace the sampled ones, exactly as in training.
 """
 
 from collections.abc import Sequence
@@ -22,7 +30,7 @@ from emodistill.negotiation.prompts import (
     take_apart,
     with_name,
 )
-from emodistill.negotiation.protocol import FOCAL, Negotiation, Side, Turn
+from emodistill.negotiation.protocol import FOCAL, Negotiation, Side
 from emodistill.negotiation.role_checks import (
     find_role_violation,
     first_paragraph,
@@ -31,34 +39,23 @@ from emodistill.negotiation.role_checks import (
 )
 from emodistill.policy.chat_backends import ChatBackend, Dialogue
 
-# ---- role_play ----
-# Speaking in role: a reply that breaks the role is asked for again, within a bound, and what is left at last is mended.
-#
-# The rule, the same for every agent and every kind of model. A reply without a role violation (see `role_checks`) is
-# said. One with a violation is asked for again with a new seed, at most `retries` times. If the last one has one too,
-# it is cut out and the rest is said; where nothing is left the turn is a fault, and the episode invalid. Every violation
-# is kept with the turn.
-#
-# A model that has to name its emotion before it speaks and names none has the violation `unnamed`; its words are said
-# all the same if no attempt names one. The name never reaches the other side, and stays in the model's own chat.
-
 RETRIES = 2
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one negotiation needs said next: the whole prompt, and the directive in it, which must not be repeated."""
+    """What one negotiation needs said next: the prompt, and the directive in it, which a reply must not repeat."""
 
     prompt: str
     directive: str = ""
 
 
 class RolePlay:
-    """One side of many negotiations, spoken by one backend.
+    """One side of many negotiations, spoken by one chat backend.
 
     Args:
         backend: where the words come from.
-        side: which seat it speaks on.
+        side: which side it speaks for.
         retries: how often a reply that breaks the role is asked for again.
         names: the emotions of which every reply names one before its words; None where replies are words alone.
     """
@@ -67,7 +64,7 @@ class RolePlay:
         self, backend: ChatBackend, side: Side, retries: int = RETRIES, names: Vocabulary | None = None
     ) -> None:
         self.backend, self.side, self.retries, self.names = backend, side, retries, names
-        self._dialogues: dict[int, Dialogue] = {}
+        self._dialogues: dict[int, Dialogue] = {}  # by id of the negotiation
 
     def begin(self, negotiations: Sequence[Negotiation], systems: Sequence[str]) -> None:
         """Open the dialogues of these negotiations with their system messages."""
@@ -77,46 +74,44 @@ class RolePlay:
                 self._dialogues[id(negotiation)] = Dialogue(negotiation, self.side, system)
 
     def speak(self, negotiations: Sequence[Negotiation], lines: Sequence[Line]) -> list[Utterance | Fault]:
-        """What is said to each line, asked for in one call an attempt; one draw from each negotiation's generator."""
+        """What is said to each line: one call of the backend an attempt, one draw from each negotiation's generator."""
         self._forget_ended()
-        dialogues = [self._dialogue(negotiation) for negotiation in negotiations]
+        dialogues = [self._up_to_date(negotiation) for negotiation in negotiations]
         seeds = [int(negotiation.rng[self.side].integers(2**63)) for negotiation in negotiations]
         for dialogue, line in zip(dialogues, lines, strict=True):
             dialogue.asked = line.prompt
         return self._in_role(dialogues, lines, seeds)
 
-    def _dialogue(self, negotiation: Negotiation) -> Dialogue:
+    def _up_to_date(self, negotiation: Negotiation) -> Dialogue:
         """The dialogue with the last round added: what was asked then, and what was said in the end."""
         dialogue = self._dialogues[id(negotiation)]
         if dialogue.asked is not None:
             turn = next(turn for turn in reversed(negotiation.turns) if turn.speaker == self.side)
-            dialogue.exchanges.append((dialogue.asked, self._own_words(turn)))
+            said = turn.text if self.names is None else with_name(turn.emotion, turn.text)
+            dialogue.exchanges.append((dialogue.asked, said))
             dialogue.asked = None
         return dialogue
-
-    def _own_words(self, turn: Turn) -> str:
-        return turn.text if self.names is None else with_name(turn.emotion, turn.text)
 
     def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
         said: dict[int, Utterance | Fault] = {}
         violations: list[list[str]] = [[] for _ in lines]
         pending = list(range(len(lines)))
         for attempt in range(1 if self.backend.repeats else 1 + self.retries):
-            tries = [_again(seeds[i], attempt) if attempt else seeds[i] for i in pending]
+            tries = [_seed_of_attempt(seeds[i], attempt) for i in pending]
             replies = self.backend.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
             before = {i: len(violations[i]) for i in pending}
             for i, reply in zip(pending, replies, strict=True):
                 if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
-                    said[i] = self._judged(dialogues[i], lines[i].directive, reply, violations[i])
+                    said[i] = self._checked(dialogues[i], lines[i].directive, reply, violations[i])
             pending = [i for i in pending if len(violations[i]) > before[i]]
             if not pending:
                 break
         return [said[i] for i in range(len(lines))]
 
-    def _judged(
+    def _checked(
         self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]
     ) -> Utterance | Fault:
-        """What a reply amounts to; a role violation in what would be said is added to `violations`."""
+        """What would be said of a reply; a role violation in it is added to `violations`."""
         if isinstance(reply, Fault):
             return reply
         domain = dialogue.negotiation.scenario.domain
@@ -128,30 +123,29 @@ class RolePlay:
             behind = ["other_side"] if violates_role_behind(words, domain, self.side) else []
             return Utterance(first_paragraph(words), (*violations, *behind), emotion)
         violations.append(violation)
-        if mended := without_role_violations(words, domain, self.side, directive):
-            return Utterance(mended, tuple(violations), emotion)
+        if rest := without_role_violations(words, domain, self.side, directive):
+            return Utterance(rest, tuple(violations), emotion)
         return Fault(f"the {self.side} had nothing to say in role ({', '.join(violations)})")
 
     def _forget_ended(self) -> None:
-        """Free what belongs to negotiations that are over."""
         self._dialogues = {key: d for key, d in self._dialogues.items() if d.negotiation.end is None}
 
 
-def _again(seed: int, attempt: int) -> int:
-    """The seed of a further attempt. It is drawn from nothing of the negotiation, so later draws stay the same."""
-    return int(np.random.default_rng((seed, attempt)).integers(2**63))
+def _seed_of_attempt(seed: int, attempt: int) -> int:
+    """The first attempt has the seed itself; further seeds come from it alone, so the negotiation's draws stay."""
+    return int(np.random.default_rng((seed, attempt)).integers(2**63)) if attempt else seed
 
 
 class ChatSpeaker:
-    """Puts decisions into the words of any backend, in role (see `role_play`).
+    """Puts the decisions of an agent into words, in role, with any chat backend.
 
     Args:
         backend: where the words come from.
         vocabulary: the emotions that it may be asked for.
-        name: what reports call it; the backend's by default.
+        name: what reports call it; by default the backend's name.
         retries: how often a reply that breaks the role is asked for again.
         side: whose part it speaks.
-        emotions: how emotions enter the chat; with `self_selected` the model chooses one and names it before it speaks.
+        emotions: how emotions enter the chat; with `self_selected` the model names one before its words.
     """
 
     def __init__(
@@ -168,12 +162,12 @@ class ChatSpeaker:
         self._play = RolePlay(backend, side, retries, vocabulary if emotions == "self_selected" else None)
 
     def naming(self) -> "ChatSpeaker":
-        """The same backend, which names its emotions itself."""
+        """The same speaker, but it selects and names its emotions itself."""
         return ChatSpeaker(self.backend, self.vocabulary, self.name, self.retries, self.side, "self_selected")
 
     @property
     def usage(self) -> Usage:
-        """What its backend took so far."""
+        """What its backend used so far."""
         return self.backend.usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
@@ -189,6 +183,6 @@ class ChatSpeaker:
 
     def _line(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> Line:
         heard = negotiation.turns[-1].text if negotiation.turns else None
-        words = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
-        directive = directive_words(self.vocabulary, emotion, decision.act, words, self.emotions)
+        offer = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
+        directive = directive_words(self.vocabulary, emotion, decision.act, offer, self.emotions)
         return Line(round_words(heard, directive), directive)

@@ -1,6 +1,10 @@
-"""Voices by configuration: said now, opened when somebody has to speak.
+"""Where the words of one side come from: a model on this machine, or one behind an endpoint.
 
-A corpus that is built already is read without a model in memory, and no run should hold one that it does not use.
+Both continue a `Dialogue`, one side's chat of one negotiation in words. It holds what was really said, so where an
+offer was appended or a reply was cut, later rounds see the words as they stand in the negotiation, as in training.
+
+A configuration names a backend by its spec. The spec opens it when somebody has to speak: a corpus that exists already
+is read without a model in memory.
 """
 
 from collections.abc import Sequence
@@ -18,13 +22,7 @@ from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy, adapter_fingerprint
 from emodistill.policy.generation import ChatGenerator, Session
 
-# ---- voices ----
-# Where the words of a seat come from: a model on this machine, or one behind an endpoint.
-#
-# Both continue a `Dialogue`: one side's chat of one negotiation, in words. It holds what was really said, so where an
-# offer was appended or a reply mended, later rounds see the words as they stand on the table, just as training does.
-
-STOPS = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
+FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
 
 
 @dataclass(eq=False)
@@ -45,27 +43,46 @@ class Dialogue:
 
 
 class ChatBackend(Protocol):
+    """Continues dialogues; `name` is what reports call it."""
+
     name: str
 
     @property
     def usage(self) -> Usage:
-        """What its replies took so far; `cost` is None where a price is not known, and 0 where nobody charges."""
+        """What its replies used so far; `cost` is None where a price is not known, and 0 where nobody charges."""
 
     @property
     def repeats(self) -> bool:
-        """Whether the same prompt gives the same reply whatever the seed, so that trying again is no use."""
+        """Whether the same prompt gives the same reply with every seed, so that another attempt is no use."""
 
     def reply(
         self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
     ) -> Sequence[str | Fault]:
-        """The next words of each dialogue to a prompt, as they come. It leaves the dialogues as they are."""
+        """The next words of each dialogue after a prompt, as the model gives them; the dialogues are not changed."""
+
+
+class ChatBackendSpec(Protocol):
+    """A chat backend by configuration."""
+
+    def recipe(self) -> dict[str, Any]:
+        """What fixes the words, in plain values; part of a corpus's identity."""
+
+    def describe(self) -> str:
+        """The model in a few words, for people."""
+
+    def open(self) -> ChatBackend: ...
 
 
 @dataclass
-class _Talk:
-    """A dialogue in tokens; `rounds` are the exchanges encoded so far."""
+class _EncodedDialogue:
+    """A dialogue in tokens.
 
-    dialogue: Dialogue  # also keeps its id from being reused
+    Attributes:
+        rounds: the exchanges encoded so far.
+        dropped: how many early rounds the context has no room for.
+    """
+
+    dialogue: Dialogue  # kept, so that no other dialogue gets its id
     opening: list[int]
     rounds: list[list[int]] = field(default_factory=list)
     dropped: int = 0
@@ -75,6 +92,8 @@ class _Talk:
 class LocalChatBackend:
     """A model on this machine; the attention cache of every dialogue is kept between rounds.
 
+    A chat that outgrows the context loses whole early rounds, as in training; its opening stays.
+
     Attributes:
         dropped_rounds: early rounds left out so far because a chat outgrew the context.
     """
@@ -82,8 +101,8 @@ class LocalChatBackend:
     def __init__(self, generator: ChatGenerator, chat: ChatFormat, name: str | None = None) -> None:
         """
         Args:
-            generator: one whose `stop_ids` hold the chat's end of turn.
-            name: default is the model's.
+            generator: its `stop_ids` must hold the chat's end of turn.
+            name: by default the model's.
 
         Raises:
             ValueError: if the generator would not stop where the chat's turns end.
@@ -95,11 +114,11 @@ class LocalChatBackend:
         self.generator, self.chat = generator, chat
         self.name = name or generator.name.rstrip("/").rsplit("/", 1)[-1]
         self.dropped_rounds = 0
-        self._talks: dict[int, _Talk] = {}
+        self._encoded: dict[int, _EncodedDialogue] = {}  # by id of the dialogue
 
     @property
     def usage(self) -> Usage:
-        """Tokens as the generator counts them: what the cache still held was not read again."""
+        """Tokens as the generator counts them: those that the cache still held were not read again."""
         return Usage(self.generator.read, self.generator.written, 0.0)
 
     @property
@@ -109,44 +128,121 @@ class LocalChatBackend:
     def reply(
         self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
     ) -> Sequence[str | Fault]:
-        self._talks = {key: talk for key, talk in self._talks.items() if talk.dialogue.negotiation.end is None}
-        talks = [self._talk(dialogue) for dialogue in dialogues]
+        self._encoded = {key: e for key, e in self._encoded.items() if e.dialogue.negotiation.end is None}
+        encoded = [self._encode(dialogue) for dialogue in dialogues]
         messages = [self.chat.user(prompt) for prompt in prompts]
-        for talk, message in zip(talks, messages, strict=True):
-            self._recall(talk, len(message))
-        replies = self.generator.extend_and_sample([talk.session for talk in talks], messages, seeds)
+        for each, message in zip(encoded, messages, strict=True):
+            self._fit_to_context(each, len(message))
+        replies = self.generator.extend_and_sample([each.session for each in encoded], messages, seeds)
         return [self.chat.text(reply) for reply in replies]
 
-    def _talk(self, dialogue: Dialogue) -> _Talk:
-        if id(dialogue) not in self._talks:
-            self._talks[id(dialogue)] = _Talk(dialogue, self.chat.system(dialogue.system))
-        talk = self._talks[id(dialogue)]
-        for prompt, said in dialogue.exchanges[len(talk.rounds) :]:
-            talk.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
-        return talk
+    def _encode(self, dialogue: Dialogue) -> _EncodedDialogue:
+        if id(dialogue) not in self._encoded:
+            self._encoded[id(dialogue)] = _EncodedDialogue(dialogue, self.chat.system(dialogue.system))
+        encoded = self._encoded[id(dialogue)]
+        for prompt, said in dialogue.exchanges[len(encoded.rounds) :]:
+            encoded.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
+        return encoded
 
-    def _recall(self, talk: _Talk, upcoming: int) -> None:
-        """Set the session to the chat so far, less the early rounds that do not fit beside what comes."""
-        room = self.generator.context - self.generator.sampling.max_new_tokens - len(talk.opening) - upcoming
+    def _fit_to_context(self, encoded: _EncodedDialogue, upcoming: int) -> None:
+        """Set the session to the chat so far, without the early rounds that leave no room for `upcoming` tokens."""
+        room = self.generator.context - self.generator.sampling.max_new_tokens - len(encoded.opening) - upcoming
         if room < 0:
             raise UserError(
                 f"model={self.generator.name}: a context of {self.generator.context} tokens is too short for the "
-                f"situation of scenario {talk.dialogue.negotiation.scenario.id} and one round; choose a model with a "
-                "longer one"
+                f"system message of scenario {encoded.dialogue.negotiation.scenario.id} and one round; choose a model "
+                "with a longer one"
             )
         first = 0
-        while sum(map(len, talk.rounds[first:])) > room:
+        while sum(map(len, encoded.rounds[first:])) > room:
             first += 1
-        self.dropped_rounds += max(first - talk.dropped, 0)
-        talk.dropped = max(first, talk.dropped)
-        talk.session.tokens = [*talk.opening, *(token for tokens in talk.rounds[first:] for token in tokens)]
+        self.dropped_rounds += max(first - encoded.dropped, 0)
+        encoded.dropped = max(first, encoded.dropped)
+        encoded.session.tokens = [*encoded.opening, *(token for tokens in encoded.rounds[first:] for token in tokens)]
+
+
+class LocalModel:
+    """A model on this machine by configuration; two sides with the same weights share them.
+
+    Args:
+        model: `embedded`, a folder, or a Hugging Face id.
+        dtype: of the weights, see `dtype_of`.
+        adapter: folder of a trained adapter to merge in, or None.
+        vocabulary: that the adapter was trained with.
+        temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
+        device: where it computes, see `device_of`.
+
+    Raises:
+        UserError: if dtype or device have no meaning here; from `recipe` and `open` if model or adapter are missing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str = "bfloat16",
+        adapter: str | None = None,
+        vocabulary: str = DEFAULT,
+        temperature: float = 0.7,
+        top_k: int | None = 40,
+        max_new_tokens: int = 48,
+        max_batch: int = 32,
+        device: str = "auto",
+    ) -> None:
+        self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
+        self.device = device_of(device)
+        self.dtype = dtype_of(dtype, self.device)
+        self.temperature, self.top_k = temperature, top_k
+        self.max_new_tokens, self.max_batch = max_new_tokens, max_batch
+
+    @property
+    def _dtype_name(self) -> str:
+        """What is computed with, for a recipe: never `auto`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def recipe(self) -> dict[str, Any]:
+        if self.adapter and not Path(self.adapter).is_dir():
+            raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
+        return {
+            "model": fingerprint(self.model),
+            "adapter": adapter_fingerprint(Path(self.adapter)) if self.adapter else None,
+            "dtype": self._dtype_name,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def describe(self) -> str:
+        return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
+
+    def open(self) -> ChatBackend:
+        tokenizer = load_tokenizer(self.model)
+        chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary))
+        generator = ChatGenerator(
+            self._weights(),
+            tokenizer,
+            self.temperature,
+            self.top_k,
+            self.max_new_tokens,
+            self.max_batch,
+            stop_ids=chat.end_of_turn[:1],
+        )
+        return LocalChatBackend(generator, chat, Path(self.model).name)
+
+    def _weights(self) -> Any:
+        if not self.adapter:
+            return shared_model(self.model, self.dtype, self.device)
+        return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
+
+    def _merged(self) -> Any:
+        policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
+        return policy.merged(self.dtype, self.device)
 
 
 class EndpointChatBackend:
     """A model behind a `Completer`; all dialogues of a call are asked for at once.
 
     A request that fails is a fault of its negotiation alone. A failure that every further request would meet (no
-    credentials, no quota, no budget) stops the run instead: to play on would fill a corpus with nothing.
+    credentials, no quota, no budget) stops the run instead: a corpus of failures would be useless.
 
     Args:
         max_tokens: longest reply.
@@ -179,7 +275,7 @@ class EndpointChatBackend:
         answers = self.completer.complete(requests)
         self.usage = total([self.usage, *(answer.usage for answer in answers)])
         for answer in answers:
-            if isinstance(answer, Failure) and answer.kind in STOPS:
+            if isinstance(answer, Failure) and answer.kind in FATAL:
                 raise UserError(f"{self.name}: {answer.reason}; mend it and run the same command again to continue")
         return [
             Fault(f"{self.name}: {answer.kind}: {answer.reason}") if isinstance(answer, Failure) else answer.text
@@ -189,84 +285,13 @@ class EndpointChatBackend:
 
 def _messages(dialogue: Dialogue, prompt: str) -> tuple[Message, ...]:
     messages = [Message("system", dialogue.system)]
-    for told, said in dialogue.exchanges:
-        messages += [Message("user", told), Message("assistant", said)]
+    for asked, said in dialogue.exchanges:
+        messages += [Message("user", asked), Message("assistant", said)]
     return (*messages, Message("user", prompt))
 
 
-class ChatBackendSpec(Protocol):
-    def recipe(self) -> dict[str, Any]:
-        """What fixes the words, in plain values; part of a corpus's identity."""
-
-    def describe(self) -> str:
-        """The model in a few words, for people."""
-
-    def open(self) -> ChatBackend: ...
-
-
-class LocalModel:
-    """A model on this machine; two seats with the same weights share them.
-
-    Args:
-        model: `embedded`, a folder, or a Hugging Face id.
-        dtype: of the weights, see `dtype_of`.
-        adapter: folder of a trained adapter to merge in, or None.
-        vocabulary: that the adapter was trained with.
-        temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
-        device: `auto` takes a GPU where there is one.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        dtype: str = "bfloat16",
-        adapter: str | None = None,
-        vocabulary: str = DEFAULT,
-        temperature: float = 0.7,
-        top_k: int | None = 40,
-        max_new_tokens: int = 48,
-        max_batch: int = 32,
-        device: str = "auto",
-    ) -> None:
-        self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
-        self.device = device_of(device)
-        self.dtype = dtype_of(dtype, self.device)
-        self.sampling = {"temperature": temperature, "top_k": top_k, "max_new_tokens": max_new_tokens}
-        self.max_batch = max_batch
-
-    @property
-    def _dtype_name(self) -> str:
-        """What is computed with, for a recipe: never `auto`."""
-        return str(self.dtype).removeprefix("torch.")
-
-    def recipe(self) -> dict[str, Any]:
-        if self.adapter and not Path(self.adapter).is_dir():
-            raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
-        adapter = adapter_fingerprint(Path(self.adapter)) if self.adapter else None
-        return {"model": fingerprint(self.model), "adapter": adapter, "dtype": self._dtype_name, **self.sampling}
-
-    def describe(self) -> str:
-        return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
-
-    def open(self) -> ChatBackend:
-        tokenizer = load_tokenizer(self.model)
-        chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary))
-        stops = chat.end_of_turn[:1]
-        generator = ChatGenerator(self._weights(), tokenizer, **self.sampling, max_batch=self.max_batch, stop_ids=stops)  # type: ignore[arg-type]  # by name
-        return LocalChatBackend(generator, chat, Path(self.model).name)
-
-    def _weights(self) -> Any:
-        if not self.adapter:
-            return shared_model(self.model, self.dtype, self.device)
-        return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
-
-    def _merged(self) -> Any:
-        policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
-        return policy.merged(self.dtype, self.device)
-
-
 class EndpointModel:
-    """A model behind an endpoint.
+    """A model behind an endpoint by configuration.
 
     Args:
         completer: the client.

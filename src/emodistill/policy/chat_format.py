@@ -1,10 +1,10 @@
-"""An episode as one append-only chat: what is said never changes the tokens before it.
+"""An episode as one append-only chat: a new message never changes the tokens before it.
 
-Training then scores every chosen turn of an episode in one forward pass, and playing keeps the attention cache of the
-rounds before. Both need the same thing of a chat template: that rendering more messages only adds text at the end. It
-is checked once, when the format is made, on the real template of the model.
+Training then scores every chosen turn of an episode in one forward pass, and play keeps the attention cache of earlier
+rounds. Both need the same of a chat template: to render more messages only adds text at the end. This is checked when
+the format is made, on the model's own template.
 
-Whatever a template writes after its end-of-turn token (ChatML: a newline) is moved to the front of the next message.
+Text that a template writes after its end-of-turn token (ChatML: a newline) is moved to the front of the next message.
 A reply then ends exactly with the token at which generation stops, and no token is trained that is never sampled.
 """
 
@@ -19,13 +19,13 @@ from emodistill.negotiation.prompts import Emotions, directive_words, opening_wo
 from emodistill.negotiation.protocol import Act
 from emodistill.negotiation.scenarios import Scenario
 
-_WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents while the template is taken apart
+_WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents while a template is taken apart
 
 
 class ChatFormat:
     """Token lists of the parts of an episode: `opening`, then for every round a `prompt` and a `reply`.
 
-    Those two are of the focal side; `system` and `user` serve any other chat with the same template.
+    `opening` and `prompt` hold the focal side's words; `system` and `user` take any words, for other chats.
 
     Attributes:
         end_of_turn: ids that close every reply; sampling stops at the first of them.
@@ -53,7 +53,7 @@ class ChatFormat:
             )
 
     def opening(self, scenario: Scenario) -> list[int]:
-        """The system message: the situation as the focal side knows it, its own target, and how to answer."""
+        """The system message: the scenario as the focal side knows it, its own target, and how to answer."""
         return self.system(opening_words(scenario, self.vocabulary, self.emotions))
 
     def prompt(
@@ -100,10 +100,9 @@ class ChatFormat:
 
     def _plain(self, words: str) -> str:
         """Words without the template's own control tokens, so that nobody can speak as the system."""
-        while (
-            sanitize := self._special.sub("", words)
-        ) != words:  # taking one token out may join the halves of another
-            words = sanitize
+        plain = self._special.sub("", words)
+        while plain != words:  # removing one token may join the halves of another
+            words, plain = plain, self._special.sub("", plain)
         return words.strip()
 
     def _encode(self, text: str) -> list[int]:

@@ -1,7 +1,13 @@
-"""The language model that puts a chosen emotion into words: a 4-bit base with LoRA adapters.
+"""The expression policy puts a chosen emotion into words: a frozen language model in 4 bits with LoRA adapters.
 
 Its state dict is the trained adapter alone, loaded strictly: the frozen base is a function of `base_model` and comes
-from there, and a checkpoint of another LoRA layout is refused by name. Only tokens of responses get logits.
+from there, and a checkpoint with another LoRA layout is refused. Only response tokens get logits.
+
+Adapters are saved in PEFT's own format, which any PEFT tool reads. A note beside it, `emodistill.json`, names the base
+model and the vocabulary with their fingerprints. An adapter made for others is refused: its weights may fit the shapes,
+and would then produce nonsense without an error.
+
+LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
 """
 
 import copy
@@ -35,22 +41,190 @@ from emodistill.language_models.local import (
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
 
-# ---- base_model ----
-# Loads the frozen base of an expression policy, in 4 bits where asked.
-#
-# Quantised through transformers: Lightning's precision plugin would quantise the adapters too, and runs on CUDA only.
-
+POLICY, REFERENCE = "policy", "reference"  # names of the adapters in the PEFT model
+WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
-def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) -> Any:
-    """A frozen causal language model to put adapters on, in NF4 with double quantisation or in `compute_dtype`.
+class ExpressionPolicy(nn.Module):
+    """A frozen causal language model whose only trainable weights are the `policy` adapter.
 
-    It is loaded on the CPU; `device` is where it will compute, which decides what the dtype `auto` is.
+    Attributes:
+        identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
+        start: fingerprint of the adapter that training starts from, `base` without one.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        lora: dict[str, Any],
+        four_bit: bool,
+        compute_dtype: str,
+        vocabulary: str,
+        init_adapter: str | None = None,
+        reference: bool = False,
+        gradient_checkpointing: bool = False,
+        emotions: Emotions = "prompted",
+        device: str = "auto",
+    ) -> None:
+        """
+        Args:
+            base_model: `embedded`, a folder, or a Hugging Face id.
+            lora: arguments of `peft.LoraConfig`; ignored where `init_adapter` brings its own.
+            four_bit: hold the base in NF4 with double quantisation; False keeps it in `compute_dtype`.
+            compute_dtype: `auto`, `float32` or `bfloat16`, of the base (see `dtype_of`); adapters and log-probabilities
+                are always float32.
+            vocabulary: name or file of the emotion vocabulary.
+            init_adapter: folder of a trained adapter to start from.
+            reference: keep a frozen second copy of the start as the reference policy (the base itself where there is no
+                `init_adapter`), and switch LoRA dropout off: with dropout the policy would differ from its reference
+                before the first update.
+            gradient_checkpointing: recompute activations in the backward pass: slower, far less memory.
+            emotions: how emotions enter the chats it is trained on, see `ChatFormat`; noted beside every adapter.
+            device: where it will compute, see `device_of`. It decides the dtype `auto`; the trainer moves the policy.
+
+        Raises:
+            UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
+        """
+        super().__init__()
+        words = load_vocabulary(vocabulary)
+        self.base_model = base_model
+        self.identity = {
+            "base_model": base_model,
+            "fingerprint": fingerprint(base_model),
+            "vocabulary": words.name,
+            "vocabulary_fingerprint": words.fingerprint,
+        }
+        if emotions != "prompted":
+            self.identity["emotions"] = emotions
+        config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
+        config.lora_dropout = 0.0 if reference else config.lora_dropout
+        base = load_base(base_model, four_bit, compute_dtype, device)
+        if gradient_checkpointing:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+        self.model = get_peft_model(base, config, adapter_name=POLICY)
+        self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
+        self.has_reference_adapter = reference and init_adapter is not None
+        if init_adapter:
+            self._start_from(Path(init_adapter), config)
+        self.register_state_dict_post_hook(_keep_trainable)  # type: ignore[no-untyped-call]  # torch 2.13
+        self.register_load_state_dict_post_hook(_excuse_frozen)  # type: ignore[no-untyped-call]  # torch 2.13
+        self.train()  # from_pretrained returns an eval-mode model, and Lightning keeps the mode it finds
+
+    def _given_config(self, folder: str) -> LoraConfig:
+        refuse_foreign(read_identity(Path(folder)), self.identity, folder)
+        return read_lora_config(Path(folder))
+
+    def _start_from(self, folder: Path, config: LoraConfig) -> None:
+        read_adapter(self.model, POLICY, folder)
+        if self.has_reference_adapter:
+            self.model.add_adapter(REFERENCE, config)
+            read_adapter(self.model, REFERENCE, folder)
+            self.model.set_adapter(POLICY)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, batch: Chats) -> TokenLogprobs:
+        """Log-probability of every response token, given all tokens that it attends to."""
+        causal = self.model.get_base_model()
+        packed = batch.position_ids is not None
+        mask = packed_mask(batch) if packed else None  # without one, no token attends to the padding on its right
+        hidden = causal.base_model(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+        rows, columns, before = response_positions(batch)
+        targets = batch.input_ids[rows, columns]
+        logprobs = frozen_head_logprobs(hidden[rows, before], causal.get_output_embeddings(), targets)
+        return TokenLogprobs(logprobs, batch.utterance[rows, columns])
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within this context, `forward` is the frozen reference policy: no gradient, no dropout."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                if self.has_reference_adapter:
+                    self.model.set_adapter(REFERENCE, inference_mode=True)
+                    yield
+                else:
+                    with self.model.disable_adapter():
+                        yield
+        finally:
+            if self.has_reference_adapter:
+                self.model.set_adapter(POLICY)
+            self.train(was_training)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter in PEFT's own format with `emodistill.json` beside it, whole or not at all."""
+        write_adapter(self.model, POLICY, Path(folder), self.identity)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Take over the weights of a saved adapter.
+
+        Raises:
+            UserError: if it is damaged, of another shape, or belongs to another base model or vocabulary.
+        """
+        refuse_foreign(read_identity(Path(folder)), self.identity, str(folder))
+        read_adapter(self.model, POLICY, Path(folder))
+
+    def merged(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+        """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic.
+
+        Args:
+            device: where it computes; by default where the policy does.
+        """
+        model = load_model(self.base_model, dtype, device or self.device)
+        self.merge_into(model)
+        return model
+
+    @torch.no_grad()
+    def merge_into(self, model: nn.Module) -> None:
+        """Write base plus adapter into a model that `merged` returned, in place.
+
+        The base is the *dequantised* NF4 weight, not the original one: the adapter was trained on top of it and has
+        learned to correct its errors, and samples should come from the policy that the log-probabilities describe.
+        """
+        base = self.model.get_base_model()
+        for name, parameter in model.named_parameters():
+            place, _, leaf = name.rpartition(".")
+            module = base.get_submodule(place)
+            value = getattr(getattr(module, "base_layer", module), leaf)
+            if isinstance(value, bnb.nn.Params4bit):
+                value = bnb.functional.dequantize_4bit(value.data, value.quant_state)
+            if leaf == "weight" and hasattr(module, "base_layer"):
+                value = value.float() + module.get_delta_weight(POLICY).float()
+            parameter.copy_(value)
+
+
+def _keep_trainable(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _metadata: dict[str, Any]) -> None:
+    """State dict hook: leave out what is frozen, which is the base and the reference."""
+    trainable = {prefix + name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in trainable]:
+        del state_dict[key]
+
+
+def _excuse_frozen(module: nn.Module, incompatible_keys: Any) -> None:
+    """Loading hook: frozen weights are not missing; what the adapter lacks still is."""
+    parameters = module.named_parameters(remove_duplicate=False)  # an output layer tied to the embedding has two names
+    frozen = tuple(name for name, parameter in parameters if not parameter.requires_grad)
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if not key.endswith(frozen)]
+
+
+def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) -> Any:
+    """A causal language model to put adapters on, in NF4 with double quantisation or in `compute_dtype`, on the CPU.
+
+    It is quantised by transformers: Lightning's precision plugin would quantise the adapters too, and needs CUDA.
+
+    Args:
+        device: where it will compute, which decides what the dtype `auto` is.
 
     Raises:
-        UserError: if the model is not to be had or computes its logits in a way that `policy.tokens` does not, or the
-            dtype is unknown.
+        UserError: if the model is not to be had or computes its logits in a way that `ExpressionPolicy.forward` does
+            not, or the dtype is unknown.
     """
     dtype = dtype_of(compute_dtype, device_of(device))
     if dtype == torch.float16:
@@ -76,15 +250,6 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # bitsandbytes 0.50: its packed form has no gradient
     return base
-
-
-# ---- adapters ----
-# Adapter folders: PEFT's own format, with a note beside it of what the adapter was trained for.
-#
-# Any PEFT tool reads the folder. `emodistill.json` names the base model and the vocabulary with their fingerprints, and
-# an adapter meant for others is refused: its weights may well fit the shapes, and would then speak nonsense quietly.
-
-WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 
 
 def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str]) -> None:
@@ -120,11 +285,6 @@ def read_identity(folder: Path) -> dict[str, str]:
         return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder / NOTE} is damaged ({error}); train the stage that writes it again") from error
-
-
-def check_identity(folder: Path, identity: dict[str, str]) -> None:
-    """Refuse an adapter of another base model or vocabulary, by name; a UserError says which."""
-    refuse_foreign(read_identity(folder), identity, str(folder))
 
 
 def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
@@ -169,7 +329,6 @@ def adapter_fingerprint(folder: Path) -> str:
 
 def read_lora_config(folder: Path) -> LoraConfig:
     """The LoRA layout of a saved adapter, ready to be trained further."""
-    read_identity(folder)
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
@@ -198,172 +357,3 @@ def read_adapter(model: Any, name: str, folder: Path) -> None:
             "use the LoRA settings it was trained with"
         )
     set_peft_model_state_dict(model, tensors, adapter_name=name)
-
-
-POLICY, REFERENCE = "policy", "reference"
-
-
-class ExpressionPolicy(nn.Module):
-    """A frozen causal language model whose only trainable weights are the `policy` adapter.
-
-    Attributes:
-        identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
-        start: fingerprint of the adapter that training starts from, `base` without one.
-    """
-
-    def __init__(
-        self,
-        base_model: str,
-        lora: dict[str, Any],
-        four_bit: bool,
-        compute_dtype: str,
-        vocabulary: str,
-        init_adapter: str | None = None,
-        reference: bool = False,
-        gradient_checkpointing: bool = False,
-        emotions: Emotions = "prompted",
-        device: str = "auto",
-    ) -> None:
-        """
-        Args:
-            base_model: `embedded`, a folder, or a Hugging Face id.
-            lora: arguments of `peft.LoraConfig`; ignored where `init_adapter` brings its own.
-            four_bit: hold the base in NF4 with double quantisation; False keeps it in `compute_dtype`.
-            compute_dtype: `auto`, `float32` or `bfloat16`, of the base (see `dtype_of`); adapters and log-probabilities
-                are always float32.
-            vocabulary: name or file of the emotion vocabulary.
-            init_adapter: folder of a trained adapter to start from.
-            reference: keep a frozen second copy of the start as the reference policy (the base itself where there is no
-                `init_adapter`), and switch LoRA dropout off: with dropout the policy would differ from its reference
-                before the first update.
-            gradient_checkpointing: recompute activations in the backward pass: slower, far less memory.
-            emotions: how emotions enter the chats it is trained on, see `ChatFormat`; noted beside every adapter.
-            device: where it will compute, see `device_of`. It decides the dtype `auto`; whoever trains moves the policy.
-
-        Raises:
-            UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
-        """
-        super().__init__()
-        words = load_vocabulary(vocabulary)
-        self.base_model = base_model
-        self.identity = {
-            "base_model": base_model,
-            "fingerprint": fingerprint(base_model),
-            "vocabulary": words.name,
-            "vocabulary_fingerprint": words.fingerprint,
-        }
-        if emotions != "prompted":
-            self.identity["emotions"] = emotions
-        config = LoraConfig(task_type="CAUSAL_LM", **lora) if init_adapter is None else self._given_config(init_adapter)
-        config.lora_dropout = 0.0 if reference else config.lora_dropout
-        base = load_base(base_model, four_bit, compute_dtype, device)
-        if gradient_checkpointing:
-            base.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = get_peft_model(base, config, adapter_name=POLICY)
-        self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
-        self.has_reference_adapter = reference and init_adapter is not None
-        if init_adapter:
-            self._start_from(Path(init_adapter), config)
-        self.register_state_dict_post_hook(_keep_trainable)  # type: ignore[no-untyped-call]  # torch 2.13
-        self.register_load_state_dict_post_hook(_excuse_frozen)  # type: ignore[no-untyped-call]  # torch 2.13
-        self.train()  # from_pretrained returns an eval-mode model, and Lightning keeps the mode it finds
-
-    def _given_config(self, folder: str) -> LoraConfig:
-        check_identity(Path(folder), self.identity)
-        return read_lora_config(Path(folder))
-
-    def _start_from(self, folder: Path, config: LoraConfig) -> None:
-        read_adapter(self.model, POLICY, folder)
-        if self.has_reference_adapter:
-            self.model.add_adapter(REFERENCE, config)
-            read_adapter(self.model, REFERENCE, folder)
-            self.model.set_adapter(POLICY)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def forward(self, batch: Chats) -> TokenLogprobs:
-        """Log-probability of every response token, given all tokens it can see."""
-        causal = self.model.get_base_model()
-        packed = batch.position_ids is not None
-        mask = packed_mask(batch) if packed else None  # a causal model never sees padding on the right
-        hidden = causal.base_model(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
-        ).last_hidden_state
-        rows, columns, before = response_positions(batch)
-        targets = batch.input_ids[rows, columns]
-        logprobs = frozen_head_logprobs(hidden[rows, before], causal.get_output_embeddings(), targets)
-        return TokenLogprobs(logprobs, batch.utterance[rows, columns])
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside, forward is the frozen reference policy: no gradient, no dropout."""
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                if self.has_reference_adapter:
-                    self.model.set_adapter(REFERENCE, inference_mode=True)
-                    yield
-                else:
-                    with self.model.disable_adapter():
-                        yield
-        finally:
-            if self.has_reference_adapter:
-                self.model.set_adapter(POLICY)
-            self.train(was_training)
-
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the adapter in PEFT's own format with `emodistill.json` beside it; whole or not at all."""
-        write_adapter(self.model, POLICY, Path(folder), self.identity)
-
-    def load_adapter(self, folder: str | Path) -> None:
-        """Take over the weights of a saved adapter.
-
-        Raises:
-            UserError: if it is damaged, of another shape, or belongs to another base model or vocabulary.
-        """
-        check_identity(Path(folder), self.identity)
-        read_adapter(self.model, POLICY, Path(folder))
-
-    def merged(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
-        """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic.
-
-        Args:
-            device: where it computes; by default where the policy does.
-        """
-        model = load_model(self.base_model, dtype, device or self.device)
-        self.merge_into(model)
-        return model
-
-    @torch.no_grad()
-    def merge_into(self, model: nn.Module) -> None:
-        """Write base plus adapter into a model that `merged` returned, in place.
-
-        The base is the *dequantised* NF4 weight, not the original one: the adapter was trained on top of it and has
-        learnt to make up for its errors, and what is sampled should be what the log-probabilities describe.
-        """
-        base = self.model.get_base_model()
-        for name, parameter in model.named_parameters():
-            place, _, leaf = name.rpartition(".")
-            module = base.get_submodule(place)
-            value = getattr(getattr(module, "base_layer", module), leaf)
-            if isinstance(value, bnb.nn.Params4bit):
-                value = bnb.functional.dequantize_4bit(value.data, value.quant_state)
-            if leaf == "weight" and hasattr(module, "base_layer"):
-                value = value.float() + module.get_delta_weight(POLICY).float()
-            parameter.copy_(value)
-
-
-def _keep_trainable(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _metadata: dict[str, Any]) -> None:
-    trainable = {prefix + name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for key in [key for key in state_dict if key.startswith(prefix) and key not in trainable]:
-        del state_dict[key]
-
-
-def _excuse_frozen(module: nn.Module, incompatible_keys: Any) -> None:
-    named = module.named_parameters(remove_duplicate=False)  # an output layer tied to the embedding has two names
-    frozen = tuple(name for name, parameter in named if not parameter.requires_grad)
-    missing = incompatible_keys.missing_keys
-    missing[:] = [key for key in missing if not key.endswith(frozen)]

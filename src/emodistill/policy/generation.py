@@ -1,8 +1,15 @@
-"""Samples replies from the policy while it is trained: from a plain copy with the adapter merged in.
+"""Batched generation for many chats at once, each with its attention cache kept from round to round.
 
-A forward pass through LoRA on 4-bit weights costs twice that of the same model merged in bfloat16, and sampling is most
-of the time of a JPO step. Writing the merged weights again after every update is cheap beside it, so samples always
-come from the policy as it is.
+From the bottom up: `RowCache` holds keys and values of chats of different lengths, `pick` draws a token, `Decoder` runs
+the token loop, `ChatGenerator` continues chats or samples several replies to one context, and `RolloutSampler` does so
+with a merged copy of the expression policy.
+
+The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
+the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where rounding
+that depends on the batch tips a choice: rare in float32, now and then in bfloat16.
+
+Shapes: R rows, N new tokens a row, W columns in use, H key-value heads, D their width, V vocabulary entries, T tokens
+of the longest reply.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +26,13 @@ from emodistill.language_models.local import device_of, dtype_of
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 
-# ---- kv_cache ----
-# An attention cache whose rows have their own lengths: column j of a row is token j of its chat, always.
-#
-# The usual batched cache pads every round to its longest row, so that holes pile up over a conversation, and copies all
-# of itself to append one token. Here each row writes where it ends, in a buffer made once: there are no holes to mask, a
-# row's position ids are its columns, forgetting the end of a row means lowering its length, and rows that finish are
-# overwritten by the last one, so that those still speaking are always the first rows, in one view.
-#
-# Shapes: R rows, N new tokens a row, W columns in use, H key-value heads, D their width.
+PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
+PADDING = 0  # masked, so any id will do
+COLUMNS = 256  # buffers grow by this many columns at a time, so that one serves several rounds
 
 
 class Layout(NamedTuple):
-    """What a model keeps of a token."""
+    """The keys and values that a model keeps of a token."""
 
     layers: int
     heads: int
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> "Layout":
-        """Read off a pass over one token.
+        """Found by running the model over one token.
 
         Raises:
             UserError: if the layers differ, or keep something else than keys and values.
@@ -52,30 +53,22 @@ class Layout(NamedTuple):
         if {getattr(state, "shape", None) for state in states} != {getattr(states[0], "shape", ())}:
             raise UserError(
                 f"model={model.name_or_path}: its layers do not all keep keys and values of one shape; choose a model "
-                "with plain attention in every layer, such as Llama, Qwen2.5, SmolLM2 or Mistral"
+                "with plain attention in every layer, such as Llama, Qwen2.5 or SmolLM2"
             )
         return cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(()))
 
 
-def context_limit(model: Any) -> int:
-    """Tokens a chat may have with this model; a sliding window counts as the end of what it can see."""
-    config = model.config.get_text_config()
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or [])
-    window = getattr(config, "sliding_window", None) if slides else None
-    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
-
-
 class Step(NamedTuple):
-    """Where the new tokens of one forward pass go, and what they see."""
+    """Where the new tokens of one forward pass are stored, and what they attend to."""
 
     positions: Tensor  # (R, N) long, a token's place in its chat
-    columns: Tensor  # (R, N) long, the same, but the spare column for padding
+    columns: Tensor  # (R, N) long, the same, except that padding has the spare column
     mask: Tensor  # (R, 1, N, W) bool, true where a new token sees a column
     width: int  # W
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's view of the cache, as transformers calls it."""
+    """One layer of a `RowCache`, with the interface of transformers."""
 
     is_sliding = False
 
@@ -84,7 +77,7 @@ class _Layer(CacheLayerMixin):
         self.owner, self.index = owner, index
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do: the buffer exists."""
+        """Nothing to do: the buffer exists."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store (R, H, N, D) keys and values; returns those of all columns in use, (R, H, W, D)."""
@@ -106,7 +99,12 @@ class _Layer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """Keys and values of up to `rows` chats of up to `capacity` tokens.
+    """Keys and values of up to `rows` chats of up to `capacity` tokens; column j of a row is token j of its chat.
+
+    The usual batched cache pads every round to its longest row, so that gaps add up over a conversation, and copies
+    itself to append one token. Here each row is written where it ends, in a buffer made once. There are no gaps to
+    mask, a row's position ids are its columns, and to forget the end of a row is to lower its length. A row that
+    finishes is overwritten by the last one, so those still being written are always the first rows, in one view.
 
     Attributes:
         capacity: most tokens of a row.
@@ -153,13 +151,6 @@ class RowCache(Cache):
             self.lengths[target] = length
 
 
-# ---- sampling ----
-# From logits to tokens: greedy, or temperature over the likeliest k.
-#
-# The k likeliest are taken first: a softmax and a cumulative sum over a vocabulary of 49,152 cost ten times as much.
-# Shapes: R rows, V vocabulary entries, T tokens of the longest reply.
-
-
 def uniform_noise(seeds: Sequence[int | Sequence[int]], length: int) -> Tensor:
     """One uniform number in [0, 1) a token; a row depends on its own seed alone: (R, T) float64."""
     return torch.from_numpy(np.stack([np.random.default_rng(seed).random(length) for seed in seeds]))
@@ -172,24 +163,15 @@ def pick(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None
     """
     if temperature == 0:
         return logits.argmax(-1)
+    # the k likeliest come first: softmax and cumulative sum over a vocabulary of 49,152 cost ten times as much
     values, ids = logits.topk(min(top_k or logits.shape[1], logits.shape[1]))
-    # in the order of ids: were it the order of logits, a rounding error that swaps two likely tokens would change far
-    # more draws than its own size
+    # in the order of ids: in the order of logits, a rounding error that swaps two likely tokens would change far more
+    # draws than its own size
     ids, order = ids.sort(-1)
     likelihood = (values.double().gather(1, order) / temperature).softmax(-1)
     cumulative = likelihood.cumsum(-1)
     rank = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1]).unsqueeze(1), right=True)
     return ids.gather(1, rank.clamp(max=ids.shape[1] - 1)).squeeze(1)
-
-
-# ---- decoding ----
-# The token loop: new tokens of many chats through the model, then one token a row and step until every row has ended.
-#
-# Shapes: R rows, V vocabulary entries, T tokens of the longest reply.
-
-PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
-PADDING = 0  # masked, so any id will do
-COLUMNS = 256  # buffers grow by this many columns at a time, so that one serves several rounds
 
 
 @dataclass(frozen=True)
@@ -217,7 +199,7 @@ class Sampling:
 
 
 class Decoder:
-    """One model with one buffer of attention rows, which serves call after call."""
+    """The token loop of one model, with one `RowCache` that serves call after call."""
 
     def __init__(self, model: Any, sampling: Sampling) -> None:
         self.model, self.sampling = model, sampling
@@ -225,7 +207,7 @@ class Decoder:
         self._buffer: RowCache | None = None
 
     def rows(self, chats: list[Sequence[int]]) -> RowCache:
-        """The buffer, made larger where it is too small for these chats and their replies."""
+        """The cache, made larger where it is too small for these chats and their replies."""
         columns = max(map(len, chats)) + self.sampling.max_new_tokens
         if self._buffer is None or len(self._buffer.lengths) < len(chats) or self._buffer.capacity < columns:
             rows = max(len(chats), len(self._buffer.lengths) if self._buffer else 0)
@@ -234,7 +216,11 @@ class Decoder:
         return self._buffer
 
     def feed(self, cache: RowCache, pending: list[list[int]]) -> Tensor:
-        """Run new tokens of the first rows, of different lengths, through the model; logits after each row's last."""
+        """Run new tokens of the first rows, of different lengths, through the model.
+
+        Returns:
+            Logits after the last token of each row, (R, V) float32.
+        """
         longest = max(map(len, pending))
         padded = [[PADDING] * (longest - len(ids)) + ids for ids in pending]
         step = max(1, PREFILL_TOKENS // len(pending))
@@ -261,8 +247,17 @@ class Decoder:
     def decode(
         self, cache: RowCache, logits: Tensor, noise: Tensor, finish: Callable[[int, int, list[int]], None]
     ) -> list[list[int]]:
-        """Sample until every row has ended; `finish(owner, row, reply)` is called before a row is given up."""
-        owners, noise = list(range(len(logits))), noise.to(logits.device)
+        """Sample one token a row and step until every row has ended.
+
+        Args:
+            logits: (R, V) after what was fed.
+            noise: (R, T) uniform numbers, one a token.
+            finish: called as `finish(i, row, reply)` when reply i has ended, while its row of the cache is still there.
+
+        Returns:
+            The replies in the order of the logits.
+        """
+        owners, noise = list(range(len(logits))), noise.to(logits.device)  # owners[row] is the reply that a row writes
         replies: list[list[int]] = [[] for _ in owners]
         for position in range(self.sampling.max_new_tokens):
             drawn = pick(logits, noise[owners, position], self.sampling.temperature, self.sampling.top_k).tolist()
@@ -271,7 +266,7 @@ class Decoder:
                 reply.append(drawn[row])
                 if drawn[row] in self.sampling.stop_ids or position + 1 == self.sampling.max_new_tokens:
                     finish(owners[row], row, reply)
-                    cache.move(len(owners) - 1, row)  # those still speaking stay the first rows
+                    cache.move(len(owners) - 1, row)  # the replies that go on stay the first rows
                     owners[row], drawn[row] = owners[-1], drawn[len(owners) - 1]
                     owners.pop()
             if not owners:
@@ -280,24 +275,15 @@ class Decoder:
         return replies
 
 
-# ---- generation ----
-# Batched generation for many chats at once, each with its attention cache kept from round to round.
-#
-# A `Session` is a chat's tokens, which its owner may edit, and the cache of a prefix of them. Before a reply, whatever of
-# the history the cache does not hold any more or not yet is fed; so the cache can never disagree with what was really
-# said, and a round costs its own tokens, not those of the rounds before.
-#
-# The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
-# the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where float
-# arithmetic that depends on the batch tips a choice: rare in float32, now and then in bfloat16.
-
-
 @dataclass(eq=False)
 class Session:
-    """One chat under way.
+    """One chat under way: its tokens, and the attention cache of a prefix of them.
+
+    Before a reply, all tokens that the cache does not hold are fed. So the cache cannot disagree with what was really
+    said, and a round costs its own tokens, not those of earlier rounds.
 
     Attributes:
-        tokens: everything said so far. It may be edited freely between two calls, and decides.
+        tokens: everything said so far. The owner may edit it freely between two calls.
         cached: the tokens whose keys and values `keys_values` holds.
         keys_values: (layers, 2, H, len(cached), D), or None.
     """
@@ -321,7 +307,7 @@ class ChatGenerator:
 
     Attributes:
         context: the most tokens a chat may have, its next reply included.
-        read, written: tokens fed and tokens sampled so far; what the cache still held was not fed again.
+        read, written: tokens fed and tokens sampled so far; tokens that the cache still held are not fed again.
     """
 
     def __init__(
@@ -338,7 +324,7 @@ class ChatGenerator:
         Args:
             model: a causal language model of transformers with plain attention in every layer.
             temperature, top_k, max_new_tokens: see `Sampling`.
-            max_batch: most rows in one forward pass; more chats are split.
+            max_batch: most rows in one forward pass; more chats are split up.
             stop_ids: tokens that end a reply, besides the tokenizer's end of sequence.
 
         Raises:
@@ -365,7 +351,7 @@ class ChatGenerator:
             The replies as sampled: the token that ended one is its last, unless it was cut at `max_new_tokens`.
 
         Raises:
-            ValueError: if a chat leaves no room in the model's context; the owner has to shorten it.
+            ValueError: if a chat leaves no room for a reply in the model's context; its owner has to shorten it.
         """
         for session, new in zip(sessions, new_tokens, strict=True):
             self._check_length(len(session.tokens) + len(new))
@@ -410,12 +396,12 @@ class ChatGenerator:
             cache, [session.tokens[length:] for session, length in zip(sessions, known, strict=True)]
         )
 
-        def park(owner: int, row: int, reply: list[int]) -> None:
-            session = sessions[owner]
+        def keep(i: int, row: int, reply: list[int]) -> None:
+            session = sessions[i]
             session.tokens.extend(reply)
             session.cached, session.keys_values = session.tokens[: cache.lengths[row]], cache.save(row)
 
-        return self._decoder.decode(cache, logits, uniform_noise(seeds, self.sampling.max_new_tokens), park)
+        return self._decoder.decode(cache, logits, uniform_noise(seeds, self.sampling.max_new_tokens), keep)
 
     def _branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
         distinct = sorted({i for i, _ in rows})
@@ -423,14 +409,27 @@ class ChatGenerator:
         cache.lengths = [0] * len(cache.lengths)
         logits = self._decoder.feed(cache, [list(contexts[i]) for i in distinct])
         source = [distinct.index(i) for i, _ in rows]
-        for row in reversed(range(len(rows))):  # from the end, where no row is the source of one that is still to come
+        for row in reversed(range(len(rows))):  # from the end, so that no row is overwritten before it is copied
             cache.move(source[row], row)
         noise = uniform_noise([(seed, *row) for row in rows], self.sampling.max_new_tokens)
-        return self._decoder.decode(cache, logits[source], noise, lambda owner, row, reply: None)
+        return self._decoder.decode(cache, logits[source], noise, lambda i, row, reply: None)
+
+
+def context_limit(model: Any) -> int:
+    """The most tokens that a chat may have with this model; with a sliding window, what it can attend to."""
+    config = model.config.get_text_config()
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or [])
+    window = getattr(config, "sliding_window", None) if slides else None
+    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
 
 
 class RolloutSampler:
-    """Draws replies with `ChatGenerator` from a merged copy of an `ExpressionPolicy`."""
+    """Draws replies from a copy of an `ExpressionPolicy` with the adapter merged in.
+
+    A forward pass through LoRA on 4-bit weights costs twice that of the merged model in bfloat16, and sampling takes
+    most of the time of a JPO step. To write the merged weights again after every update is cheap in comparison, so
+    samples always come from the current policy.
+    """
 
     def __init__(
         self,
@@ -444,9 +443,9 @@ class RolloutSampler:
     ) -> None:
         """
         Args:
-            dtype: of the merged copy; `bfloat16` is fast where the hardware has it, `float32` exact, see `dtype_of`.
+            dtype: of the merged copy, see `dtype_of`; `bfloat16` is fast where the device has it, `float32` exact.
             temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
-            device: where the merged copy speaks, see `device_of`.
+            device: where the merged copy computes, see `device_of`.
         """
         self.chat_format, self.device = chat_format, device_of(device)
         self.dtype = dtype_of(dtype, self.device)
@@ -461,7 +460,7 @@ class RolloutSampler:
         return RolloutSampler(self.chat_format, str(self.dtype).removeprefix("torch."), *settings)
 
     def refresh(self, policy: ExpressionPolicy) -> None:
-        """Take over the policy's weights; the first time, make the copy."""
+        """Take over the policy's weights; the first call makes the copy."""
         if self._generator is not None:
             policy.merge_into(self._model)
             return
@@ -477,7 +476,7 @@ class RolloutSampler:
         )
 
     def release(self) -> None:
-        """Give the copy's memory back; the next `refresh` makes another."""
+        """Free the copy's memory; the next `refresh` makes another."""
         self._model = self._generator = None
 
     def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
@@ -486,7 +485,7 @@ class RolloutSampler:
 
     @property
     def generator(self) -> ChatGenerator:
-        """What speaks with the weights of the last `refresh`."""
+        """The generator with the weights of the last `refresh`."""
         if self._generator is None:
             raise ValueError("RolloutSampler: call refresh first")
         return self._generator

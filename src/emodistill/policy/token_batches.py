@@ -1,4 +1,4 @@
-"""Batches of chats as tensors, and the arithmetic from token log-probabilities to utterances.
+"""Batches of chats as tensors, log-probabilities of their response tokens, and sums and means by utterance.
 
 Shapes: B rows, T tokens a padded row, K response tokens of the whole batch, U utterances of the whole batch.
 """
@@ -18,9 +18,9 @@ HEAD_ROWS = 8192  # rows of an output layer that are held in float32 at a time: 
 class Chats(NamedTuple):
     """Tokenised chats, right-padded.
 
-    Without `position_ids` a row is one chat, and every token sees all tokens before it. With them a row is *packed*: a
-    context followed by several replies to it, each of which sees the context and itself only and is numbered as if it
-    came right after the context. The context then runs through the model once for all its replies.
+    Without `position_ids` a row is one chat, and every token attends to all tokens before it. With them a row is
+    *packed*: a context followed by several replies to it. Each reply attends to the context and itself only, and is
+    numbered as if it came right after the context. The context then runs through the model once for all its replies.
     """
 
     input_ids: Tensor  # (B, T) long
@@ -35,7 +35,7 @@ class Chats(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Chats":
         moved = (None if field is None else field.to(device, non_blocking=non_blocking) for field in self)
-        return Chats(*moved)  # type: ignore[arg-type]  # None is the last field or nowhere
+        return Chats(*moved)  # type: ignore[arg-type]  # only the last field can be None
 
 
 class TokenLogprobs(NamedTuple):
@@ -94,13 +94,12 @@ def pack_replies(contexts: Sequence[Sequence[int]], replies: Sequence[Sequence[S
 
 
 def packed_mask(chats: Chats) -> Tensor:
-    """Which token sees which in packed rows: (B, 1, T, T) bool, true where the row's token may look at the column's."""
+    """Which token attends to which in packed rows: (B, 1, T, T) bool, true where row t may attend to column s."""
     causal = torch.ones(chats.input_ids.shape[1:] * 2, dtype=torch.bool, device=chats.input_ids.device).tril()
     owner, seen = chats.utterance.unsqueeze(2), chats.utterance.unsqueeze(1)
     visible = causal & ((seen == -1) | (seen == owner)) & chats.attention_mask.unsqueeze(1)
-    return (visible | torch.eye(len(causal), dtype=torch.bool, device=causal.device)).unsqueeze(
-        1
-    )  # padding sees itself
+    itself = torch.eye(len(causal), dtype=torch.bool, device=causal.device)  # for padding, which sees nothing else
+    return (visible | itself).unsqueeze(1)
 
 
 def response_positions(chats: Chats) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,7 +71,7 @@ def spy_on(speaker):
     histories, extend = {}, speaker.backend.generator.extend_and_sample
 
     def record(sessions, prompts, seeds):
-        by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.backend._talks.values()}
+        by_session = {id(t.session): t.dialogue.negotiation.scenario.id for t in speaker.backend._encoded.values()}
         for session, prompt in zip(sessions, prompts, strict=True):
             asked, history = histories.setdefault(by_session[id(session)], []), [*session.tokens, *prompt]
             if history not in asked[-1:]:  # a further attempt at a reply out of role must be asked the same
@@ -162,11 +162,11 @@ def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
 def test_chats_that_are_over_are_forgotten(make, vocabulary):
     speaker = make()
     play(negotiations(), FocalAgent(NoEmotion(), ConcessionSchedule(), speaker), Stubborn())
-    assert len(speaker.backend._talks) < 4
+    assert len(speaker.backend._encoded) < 4
     games = negotiations(count=2)
     speaker.begin(games)
     speaker.speak(games, [Decision("propose", 45.0, "open")] * 2, [None] * 2)
-    assert len(speaker.backend._talks) == 2
+    assert len(speaker.backend._encoded) == 2
 
 
 def test_a_context_too_short_for_one_round_is_said_plainly(make):
