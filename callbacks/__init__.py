@@ -4,6 +4,7 @@ from callbacks.adapter_export import AdapterExport
 from callbacks.emotion_usage import EmotionUsage
 from callbacks.hparams_tab import HParamsTab
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.progress import TrainingProgress
 from callbacks.rng_state import RngState
 from callbacks.samples import SampleUtterances
 from callbacks.throughput import Throughput
@@ -16,4 +17,5 @@ __all__ = [
     "RngState",
     "SampleUtterances",
     "Throughput",
+    "TrainingProgress",
 ]

@@ -19,7 +19,7 @@ def test_each_loss_reaches_its_own_head_and_no_other(head):
 
 
 def test_the_losses_are_the_definitions():
-    """METHOD 5 written out once more, turn by turn, in plain Python numbers."""
+    """Equations 5, 6 and 7 written out once more, turn by turn, in plain Python numbers."""
     learner, batch = make(inverse_temperature=8.0, max_advantage_weight=1.5), make_batch()
     with torch.no_grad():
         learner.target_q.q1[-1].bias += 0.3  # the target differs from Q, as it does after any step

@@ -1,4 +1,7 @@
-"""The optimizer of the two language-model learners: AdamW on the adapter, with a warm-up and perhaps a cosine."""
+"""The optimizer of the two language-model learners: AdamW on the adapter, with a warm-up and perhaps a cosine.
+
+The schedules of transformers are not used: their warm-up begins at a rate of 0, which wastes the first of few steps.
+"""
 
 import math
 from typing import Any

@@ -25,7 +25,7 @@ class SFTLearner(L.LightningModule):
         """
         Args:
             policy: arguments of `ExpressionPolicy`.
-            optimizer: see `learners.adamw`.
+            optimizer: see `learners.optimizer.adamw`.
         """
         super().__init__()
         self.save_hyperparameters()

@@ -1,0 +1,106 @@
+"""What a user sees of a training: optimizer steps, time left, the loss and the monitored metric."""
+
+import io
+import re
+import sys
+
+import pytest
+import torch
+from tiny_runs import Workplace, composed, forget_cut
+
+from train import train
+
+
+class Screen(io.StringIO):
+    """Standard error that is a terminal, or is not."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("progress"))
+    place.train("iql")
+    return place
+
+
+@pytest.fixture
+def watch(place, monkeypatch):
+    """Trains with the bar of the configuration, and returns what stood on standard error."""
+
+    def run(stage, name, *overrides, terminal=False):
+        cfg = place.config(stage, name, *overrides)
+        cfg.callbacks.progress_bar = composed("train", f"stage={stage}").callbacks.progress_bar
+        cfg.trainer.enable_progress_bar = True
+        screen = Screen(terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("COLUMNS", "200")
+        try:
+            train(cfg)
+        finally:
+            monkeypatch.undo()
+            run.screen = screen.getvalue()
+        return run.screen
+
+    return run
+
+
+def lines_of(screen, stage):
+    return [line for line in screen.splitlines() if line.startswith(f"{stage}: ")]
+
+
+def test_without_a_terminal_there_are_plain_lines(place, watch):
+    """Two batches a step, a validation after each of them, which has the step's line."""
+    place.copy("run", "plain", ["iql"])
+    found = lines_of(watch("sft", "plain", "size.accumulate=2", "size.sft_steps=3"), "sft")
+    assert found[0] == "sft: optimizer step 0/3, 0:00:00 elapsed"
+    assert [re.search(r"step (\d)/3", line).group(1) for line in found] == ["0", "1", "2", "3"]
+    form = r"sft: optimizer step 3/3, \d:\d\d:\d\d elapsed, 0:00:00 left, loss [\d.]+, val/loss [\d.]+ \(best [\d.]+\)"
+    assert re.fullmatch(form, found[-1])
+
+
+def test_lines_are_few(place, watch):
+    """Thirty updates: a line every three; the one of a validation is the line of its step."""
+    found = lines_of(watch("iql", "few", "size.iql_steps=30", "size.iql_val_every=15"), "iql")
+    steps = [int(re.search(r"step (\d+)/30", line).group(1)) for line in found]
+    assert steps == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
+    assert "val/fqe_value" not in found[4] and "val/fqe_value" in found[5]
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_validation(place, watch):
+    place.copy("run", "bar", ["iql"])
+    screen = watch("sft", "bar", terminal=True)
+    assert "optimizer step 6/6" in screen and "(validating)" in screen and "\x1b[" in screen
+    assert "0/?" not in screen and "v_num" not in screen
+    said = [line for line in re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", screen).splitlines() if "sft: optimizer" in line]
+    assert len(said) == 3 and all("(best " in line for line in said)
+
+
+def test_the_best_value_is_that_of_the_checkpoint(place, watch):
+    """The loss falls, so with `mode=max` the first value stays the best."""
+    place.copy("run", "best", ["iql"])
+    last = lines_of(watch("sft", "best", "monitor.mode=max"), "sft")[-1]
+    saved = torch.load(place.folder / "best" / "sft" / "best.ckpt", weights_only=True)["callbacks"]
+    best = next(float(state["best_model_score"]) for key, state in saved.items() if key.startswith("ModelCheckpoint"))
+    metric, shown = re.search(r"val/loss ([\d.e+]+) \(best ([\d.e+]+)\)", last).groups()
+    assert float(shown) == pytest.approx(best, rel=1e-3) and float(metric) < float(shown)
+
+
+def test_the_time_left_is_known_right_after_a_resume(place, watch):
+    """The checkpoint says that three of six steps took a minute and 40 seconds: as much is still to come."""
+    place.copy("run", "cut", ["iql"])
+    cut = {"_target_": "tiny_runs.PowerCut", "step": 3}
+    with pytest.raises(RuntimeError, match="power cut"):
+        watch("sft", "cut", *(f"+callbacks.cut.{key}={value}" for key, value in cut.items()))
+    folder = place.folder / "cut" / "sft"
+    forget_cut(folder)
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    saved["callbacks"]["Throughput"]["seconds"] = 100.0
+    torch.save(saved, folder / "last.ckpt")
+    first = lines_of(watch("sft", "cut"), "sft")[0]
+    assert re.match(r"sft: optimizer step 3/6, 0:01:40 elapsed, 0:01:40 left, val/loss best [\d.]+$", first)
