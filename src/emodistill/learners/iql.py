@@ -25,6 +25,8 @@ from emodistill.learners.ope import fitted_q_value, importance_sampled_value, me
 from emodistill.losses import expectile_loss
 from emodistill.networks import TwinQ, mlp
 
+__all__ = ["DatasetStats", "IQLLearner", "Transitions"]
+
 Metrics = dict[str, Tensor | float]
 
 HEADS = ("q", "v", "policy")
