@@ -1,5 +1,6 @@
 """What the pages say can be done: commands compose, targets and linked files exist, nothing names a private place."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -22,9 +23,14 @@ from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "checkpoints/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate|play)\.py|make) .*)$", re.MULTILINE)
+INLINE = re.compile(r"`((?:python (?:train|evaluate|play)\.py|make) [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
+MODULE = re.compile(r"python -m (emodistill[\w.]*)")
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 PRIVATE = [
     "/" + "work/",
@@ -38,13 +44,14 @@ PRIVATE = [
 
 
 def commands():
-    """(page, words) of every command of ours in a code block."""
+    """(page, words) of every command of ours in a code block or in inline code; `...` stands for more of them."""
     for page in PAGES:
-        for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-            for command in COMMAND.findall(block.group(1) or block.group(2)):
-                words = [
-                    word for word in shlex.split(command, comments=True) if not word.startswith("HYDRA_FULL_ERROR")
-                ]
+        text = page.read_text(encoding="utf-8")
+        found = [command for block in BLOCK.finditer(text) for command in COMMAND.findall(block[1] or block[2])]
+        found += [" ".join(command.split()) for command in INLINE.findall(text) if not command.startswith("python -m")]
+        for command in found:
+            words = [word for word in shlex.split(command, comments=True) if not word.startswith("HYDRA_FULL_ERROR")]
+            if not {"...", "lint`"} & set(words):
                 yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
 
 
@@ -74,6 +81,23 @@ def test_commands_of_the_pages_work_as_printed(words):
     size, more = variables.get("SIZE", "demo"), shlex.split(variables.get("ARGS", ""))
     for script, stage in (("train.py", ["stage=jpo"]), ("evaluate.py", [])):
         check_python(script, [*stage, f"size={size}", *more])
+
+
+def test_modules_named_in_the_pages_can_be_run():
+    named = {module for page in PAGES for module in MODULE.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 4
+    for module in sorted(named):
+        found = importlib.util.find_spec(module)
+        assert found is not None, module
+        assert found.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__"), module
+
+
+def test_the_readme_is_short_and_is_found_from_the_index():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+    assert len((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split()) <= 1500
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, f"docs/README.md does not list {page.name}"
 
 
 def test_the_readme_shows_each_entry():
