@@ -17,6 +17,12 @@ from commands import entry
 if TYPE_CHECKING:
     import lightning as L
 
+WORK = {
+    "iql": "trains the selector by Implicit Q-Learning: which emotion to show",
+    "sft": "fine-tunes the language model on chosen turns of the corpus: how to say it",
+    "jpo": "improves its replies by Judge Policy Optimization",
+}
+
 
 def train(cfg: DictConfig) -> "L.Trainer | None":
     """Build the stage that `cfg` describes and fit it; None where it was finished before."""
@@ -34,6 +40,9 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
             if state == "finished":
                 print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
                 return None
+            if first:
+                minutes = cfg.size.minutes[cfg.name] if cfg.size.minutes else None
+                entry.announce(f"{cfg.name} ({folder.path}, {cfg.trainer.max_steps:,} steps) {WORK[cfg.name]}", minutes)
             checkpoint = folder.last if state == "continue" else None
             trainer = fit(cfg, checkpoint, lambda: folder.record(config) if first else None)
             if trainer.interrupted:

@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -109,6 +110,42 @@ def paid(cfg: DictConfig) -> Iterator[None]:
     path = cfg.endpoint.spending.path
     with billed(Path(path)) if path and os.environ.get("LOCAL_RANK", "0") == "0" else nullcontext():
         yield
+
+
+REFERENCE_SPEED = 790.0  # `matrix_speed` of the machine that the minutes of `configs/size/` were taken on
+
+
+def announce(work: str, minutes: float | None) -> None:
+    """Say what a command is about to do, and about how long that takes on this machine.
+
+    Args:
+        minutes: what it took on the reference machine; None where nobody measured it.
+    """
+    expected = None if minutes is None else minutes * REFERENCE_SPEED / matrix_speed()
+    here = (
+        ""
+        if expected is None
+        else f"; about {expected:.0f} min on this machine"
+        if expected >= 1
+        else "; under a minute"
+    )
+    print(f"{work}{here}", flush=True)
+
+
+def matrix_speed() -> float:
+    """Matrix products of the language model's shapes in 10^9 operations a second, in the dtype that `auto` takes."""
+    import torch
+
+    from emodistill.language_models.local import dtype_of
+
+    dtype = dtype_of("auto", torch.device("cpu"))
+    rows, inner, columns, repeats = 1792, 576, 1536, 16
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
+    left @ right  # the first product sets the kernel up
+    began = time.perf_counter()
+    for _ in range(repeats):
+        left @ right
+    return 2e-9 * rows * inner * columns * repeats / (time.perf_counter() - began)
 
 
 def explain(error: BaseException) -> str | None:
