@@ -1,9 +1,26 @@
-"""The learners of the three stages: IQL selector, supervised expression policy, Judge Policy Optimization."""
+"""The learners of the three stages: IQL selector, supervised expression policy, Judge Policy Optimization.
 
-from emodistill.learners.iql import IQLLearner, Transitions
-from emodistill.learners.jpo import JPOLearner
-from emodistill.learners.selector import IQLAdvantages, IQLSelector, MeanReturnBaseline, load_selector
-from emodistill.learners.sft import SFTLearner
+    from emodistill.learners import IQLLearner, JPOLearner, SFTLearner, Transitions, load_selector
+
+A name is imported from its module when it is first asked for: the selector needs no PEFT and no bitsandbytes, whose
+imports take seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emodistill.learners.iql import IQLLearner, Transitions
+    from emodistill.learners.jpo import JPOLearner
+    from emodistill.learners.selector import IQLAdvantages, IQLSelector, MeanReturnBaseline, load_selector
+    from emodistill.learners.sft import SFTLearner
+
+_MODULES = {
+    "iql": ("IQLLearner", "Transitions"),
+    "jpo": ("JPOLearner",),
+    "selector": ("IQLAdvantages", "IQLSelector", "MeanReturnBaseline", "load_selector"),
+    "sft": ("SFTLearner",),
+}
 
 __all__ = [
     "IQLAdvantages",
@@ -15,3 +32,10 @@ __all__ = [
     "Transitions",
     "load_selector",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
