@@ -4,7 +4,7 @@ from scripted_backends import ScriptedBackendSpec, obedient
 
 from emodistill.counterparties.specs import LanguageModelCounterpartySpec
 from emodistill.data.agent_specs import ChatAgentSpec
-from emodistill.data.corpus import GeneratedScenarios, SelfPlayCorpus
+from emodistill.data.corpus import GeneratedScenarios, PlayedCorpus
 from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
 
 
@@ -19,4 +19,4 @@ def make(folder, focal=None, counterparty=None, **changes):
     ours = seats()
     given = {"domains": ["debt", "student"], "episodes_per_scenario": 3, "split_seed": 0, "batch": 5} | changes
     sides = {"focal": focal or ours[0], "counterparty": counterparty or ours[1]}
-    return SelfPlayCorpus(**given, **sides, scenarios=GeneratedScenarios(10, 0), folder=str(folder))
+    return PlayedCorpus("selfplay", **given, **sides, scenarios=GeneratedScenarios(10, 0), folder=str(folder))

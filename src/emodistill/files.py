@@ -1,4 +1,4 @@
-"""Files that several processes may want: written whole or not at all, and folders that one process holds at a time."""
+"""Files that several processes may want: written whole or not at all, in folders that one process holds at a time."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from emodistill.errors import UserError
+
+
+def cache_dir() -> Path:
+    """Where downloads and corpora are kept: the environment variable EMODISTILL_CACHE, else `~/.cache/emodistill`."""
+    return Path(os.environ.get("EMODISTILL_CACHE") or "~/.cache/emodistill").expanduser()
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
 from emodistill.data import corpus as corpus_module
-from emodistill.data.corpus import BundledCorpus, GeneratedScenarios
+from emodistill.data.agent_specs import TeacherSpec
+from emodistill.data.corpus import GeneratedScenarios, PlayedCorpus
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.prompts import system_words
@@ -16,10 +17,13 @@ from emodistill.negotiation.schedule import ConcessionSchedule
 GIVEN = {"domains": ["debt"], "episodes_per_scenario": 3, "split_seed": 0}
 
 
-def make(folder, per_domain=10, personas=("vanilla", "threat"), **changes):
-    changes["counterparty"] = SimulatedCounterpartySpec(personas)
-    given = GIVEN | {"vocabulary": "goemotions28", "schedule": ConcessionSchedule()} | changes
-    return BundledCorpus(**given, scenarios=GeneratedScenarios(per_domain, 0), folder=str(folder))
+def make(folder, per_domain=10, personas=("vanilla", "threat"), vocabulary="goemotions28", **changes):
+    seats = {
+        "focal": TeacherSpec(vocabulary, ConcessionSchedule()),
+        "counterparty": SimulatedCounterpartySpec(personas),
+    }
+    scenarios = GeneratedScenarios(per_domain, 0)
+    return PlayedCorpus("bundled", scenarios=scenarios, folder=str(folder), **seats, **(GIVEN | changes))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def test_another_recipe_is_another_folder(built, change):
 
 
 def test_changed_assets_are_another_recipe(built, monkeypatch):
-    monkeypatch.setattr(corpus_module, "assets_fingerprint", lambda: "0" * 12)
+    monkeypatch.setattr(corpus_module, "assets_fingerprint", lambda assets: "0" * 12)
     assert make(built.root).folder != built.folder
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.language_models.embedded import WheelModel, cache_dir, embedded_model
+from emodistill.files import cache_dir
+from emodistill.language_models.embedded import WheelModel, embedded_model
 from emodistill.language_models.local import load_model, load_tokenizer
 
 

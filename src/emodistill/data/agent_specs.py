@@ -1,4 +1,4 @@
-"""Focal seats of a corpus: who speaks, with which emotions and whose numbers."""
+"""Who plays a corpus, by configuration: the words, the emotions and the offers of a side, and what its recipe says."""
 
 from typing import Any, Protocol
 
@@ -22,18 +22,12 @@ _BACKEND = "voice"  # a recipe is the identity of a corpus, so its keys keep the
 
 
 class AgentSpec(Protocol):
-    """A counterparty by configuration; `depends_on_assets`: whether it is made of the package's own lines and weights."""
+    """One side of a corpus, by configuration.
 
-    depends_on_assets: bool
+    Attributes:
+        depends_on_assets: whether it is made of the package's own lines and weights, which are part of the recipe then.
+    """
 
-    def recipe(self) -> dict[str, Any]: ...
-
-    def describe(self) -> str: ...
-
-    def open(self) -> Agent: ...
-
-
-class FocalAgentSpec(Protocol):
     depends_on_assets: bool
 
     def recipe(self) -> dict[str, Any]:
@@ -42,10 +36,17 @@ class FocalAgentSpec(Protocol):
     def describe(self) -> str:
         """This side in a few words, for the dataset card."""
 
+    def open(self) -> Agent:
+        """The agent; loads its models."""
+
+
+class FocalAgentSpec(AgentSpec, Protocol):
     def open(self) -> FocalAgent: ...
 
 
 class SelectorSource(Protocol):
+    """Where a trained selector comes from."""
+
     def recipe(self) -> dict[str, Any]: ...
 
     def open(self) -> Selector: ...

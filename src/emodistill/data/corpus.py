@@ -1,142 +1,47 @@
-"""Self-play: a language model on the focal side against whatever sits opposite, usually a language model as well."""
+"""Corpora of episodes: a Parquet file that you bring, or one that is played here once and kept.
+
+    <cache>/corpora/<name>-<hash of the recipe>/
+        recipe.json         everything that fixes the corpus
+        manifest.json       which scenario is in which split
+        README.md           the dataset card
+        episodes.parquet    written last, whole or not at all
+        parts/              episodes played so far; gone when the corpus is whole
+        shard-1-of-4/       what one of several machines played, see `Shard`
+
+Another recipe is another folder, so nothing that was made before is touched. A corpus is played in parts that do not
+depend on each other. A part on disk is not played again, so a build that was killed continues, and ends with the same
+bytes. Test scenarios are never played.
+"""
 
 import hashlib
 import json
 import re
-from collections import Counter
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from emodistill.data.agent_specs import AgentSpec, FocalAgentSpec, TeacherSpec
-from emodistill.data.schema import SCHEMA, SCHEMA_VERSION, Episode, read_episodes, write_episodes
+from emodistill.data.card import write_card
+from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.errors import UserError
-from emodistill.files import atomic_write, exclusive
-from emodistill.language_models.embedded import cache_dir
+from emodistill.files import atomic_write, cache_dir, exclusive
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario, load_csv
-from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiation.splits import Manifest, check_no_leak, split_of
 from emodistill.progress import progress
 
-# ---- asset_fingerprints ----
-# Short fingerprints of the package's own files that a corpus is made of.
+if TYPE_CHECKING:  # imports torch, which nobody needs who reads a corpus
+    from emodistill.data.agent_specs import AgentSpec, FocalAgentSpec
 
-_LINES = ("counterparty_lines", "perceivers", "personas.yaml", "phrasebook", "vocabularies")
-
-
-def assets_fingerprint() -> str:
-    """Twelve hex digits over what teacher and simulation are made of: their lines, weights and the domain files."""
-    assets = files("emodistill") / "assets"
-    return _fingerprint([assets / name for name in _LINES] + [_domains()])
-
-
-def domains_fingerprint() -> str:
-    """Twelve hex digits over the domain files, which every prompt and every generated scenario comes from."""
-    return _fingerprint([_domains()])
-
-
-def _domains() -> Traversable:
-    return files("emodistill") / "negotiation" / "domains"
-
-
-def _fingerprint(places: list[Traversable]) -> str:
-    digest = hashlib.sha256()
-    for place in places:
-        for entry in _walk(place):
-            digest.update(entry.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _walk(place: Traversable) -> list[Traversable]:
-    if not place.is_dir():
-        return [place]
-    entries = sorted((e for e in place.iterdir() if e.name != "__pycache__"), key=lambda entry: entry.name)
-    return [leaf for entry in entries for leaf in _walk(entry)]
-
-
-# ---- card ----
-# The dataset card that is written next to a corpus.
-
-_HEAD = """---
-license: apache-2.0
-language: en
-tags: [negotiation, emotion, offline-rl, simulated]
----
-# Negotiation episodes with emotion-labelled turns
-
-Made by `emodistill` {version} from the recipe below. Both sides are **simulated**: {about}. The probability with which
-an emotion was drawn is stored as `emotion_prob`. No person took part, and no claim about people follows from it.
-What it is not for stands in `docs/ethics.md` of the code.
-The splits are by scenario, and no test scenario has an episode here.
-"""
-
-
-def write_card(path: Path, episodes: Sequence[Episode], recipe: dict[str, Any], about: str) -> None:
-    """Write the card: what the corpus is, its figures by domain, its columns and its recipe.
-
-    Args:
-        about: who the two sides are, as a clause.
-    """
-    from emodistill import __version__
-
-    columns = "\n".join(f"| `{field.name}` | `{field.type}` |" for field in SCHEMA)
-    sections = [
-        _HEAD.format(version=__version__, about=about),
-        "## Figures\n\n" + _figures(episodes) + _mishaps(episodes),
-        f"## Columns\n\n| column | type |\n|---|---|\n{columns}\n",
-        f"## Recipe\n\n```json\n{json.dumps(recipe, indent=2)}\n```\n",
-    ]
-    path.write_text("\n".join(sections), encoding="utf-8")
-
-
-def _figures(episodes: Sequence[Episode]) -> str:
-    lines = [
-        "| domain | split | scenarios | episodes | invalid | success | utility | rounds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for domain, split in sorted({(episode.scenario.domain, episode.split) for episode in episodes}):
-        cell = [e for e in episodes if (e.scenario.domain, e.split) == (domain, split)]
-        valid = [episode for episode in cell if episode.end != "invalid"]
-        count = max(len(valid), 1)
-        rounds = sum(episode.turns[-1].round for episode in valid) / count
-        success = sum(episode.end == "deal" for episode in valid) / count
-        utility = sum(episode.utility for episode in valid) / count
-        scenarios = len({episode.scenario.id for episode in cell})
-        row = f"{success:.3f} | {utility:.3f} | {rounds:.1f}"
-        lines.append(f"| {domain} | {split} | {scenarios} | {len(cell)} | {len(cell) - len(valid)} | {row} |")
-    emotions = Counter(turn.emotion for episode in episodes for turn in episode.turns if turn.emotion)
-    shown = ", ".join(f"{label} {count}" for label, count in emotions.most_common())
-    return "\n".join(lines) + f"\n\nFocal turns by emotion: {shown}.\n"
-
-
-def _mishaps(episodes: Sequence[Episode]) -> str:
-    """What went wrong: attempts at a turn out of role, offers that had to be added, invalid episodes."""
-    lines = []
-    for side in (FOCAL, COUNTERPARTY):
-        turns = [turn for episode in episodes for turn in episode.turns if turn.speaker == side]
-        kinds = Counter(kind for turn in turns for kind in turn.role_violations)
-        by_kind = "".join(f", {count} {kind}" for kind, count in kinds.most_common())
-        affected, appended = (
-            sum(bool(turn.role_violations) for turn in turns),
-            sum(turn.offer_appended for turn in turns),
-        )
-        lines.append(f"| {side} | {len(turns)} | {affected} | {kinds.total()}{by_kind} | {appended} |")
-    faults = Counter(episode.fault for episode in episodes if episode.end == "invalid")
-    invalid = "".join(f"- {count} x {reason}\n" for reason, count in faults.most_common(10))
-    head = "| side | turns | turns with a role violation | role violations | offers appended |\n|---|---|---|---|---|\n"
-    return f"\n{head}" + "\n".join(lines) + "\n" + (f"\nInvalid episodes:\n\n{invalid}" if invalid else "")
-
-
-# ---- corpus_file ----
-# A corpus you bring as a Parquet file, and what is checked of every corpus that is read.
+EPISODES = "episodes.parquet"
+Game = tuple[Scenario, int]  # a scenario and a seed
 
 
 class Corpus(Protocol):
@@ -145,9 +50,17 @@ class Corpus(Protocol):
 
     def episodes(self) -> list[Episode]: ...
 
+    def scenarios(self, split: str) -> list[Scenario]:
+        """The scenarios of one split, each once."""
+
 
 class CorpusFile:
-    """A corpus you bring: a Parquet file of the schema in `schema.py`."""
+    """A corpus that you bring: a Parquet file of the schema in `schema.py`.
+
+    Args:
+        path: the file.
+        domains: read only these; None reads all.
+    """
 
     def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
         self.path, self.domains = Path(path), domains
@@ -158,9 +71,13 @@ class CorpusFile:
         return self.path
 
     def episodes(self) -> list[Episode]:
-        episodes = of_domains(read_episodes(self.path), self.domains, self.path)
-        check_splits(episodes, self.path)
-        return episodes
+        episodes = read_episodes(self.path)
+        found = [episode for episode in episodes if self.domains is None or episode.scenario.domain in self.domains]
+        if not found:
+            there = sorted({episode.scenario.domain for episode in episodes})
+            raise UserError(f"{self.path} has no episode of {list(self.domains or [])}; it has the domains {there}")
+        check_splits(found, self.path)
+        return found
 
     def scenarios(self, split: str) -> list[Scenario]:
         """The scenarios that have episodes in a split, each once, in the order of the file."""
@@ -170,15 +87,6 @@ class CorpusFile:
                 f"{self.path} has no episode in the split '{split}'; give data=bundled, or a corpus with some"
             )
         return list(found.values())
-
-
-def of_domains(episodes: list[Episode], domains: Sequence[str] | None, path: Path) -> list[Episode]:
-    """The episodes of these domains (all of them for None); none at all is a UserError."""
-    kept = [episode for episode in episodes if domains is None or episode.scenario.domain in domains]
-    if not kept:
-        there = sorted({episode.scenario.domain for episode in episodes})
-        raise UserError(f"{path} has no episode of {list(domains or [])}; it has the domains {there}")
-    return kept
 
 
 def check_splits(episodes: Sequence[Episode], path: Path) -> None:
@@ -192,19 +100,64 @@ def check_splits(episodes: Sequence[Episode], path: Path) -> None:
         raise UserError(f"{path}: {error}") from error
 
 
-# ---- scenario_sources ----
-# Where scenarios come from: the generator, or the published CSV files.
+class BuiltCorpus(ABC):
+    """A corpus that is made once from a recipe, in a folder of its own.
+
+    Args:
+        name: first word of the folder's name.
+        folder: where corpora lie; the package's cache by default.
+    """
+
+    def __init__(self, name: str, folder: str | None) -> None:
+        self.name, self.root = name, Path(folder) if folder else cache_dir() / "corpora"
+
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """Everything that fixes the corpus, in plain values."""
+
+    @abstractmethod
+    def make(self) -> None:
+        """Fill the folder, which this process holds alone; `file` is written last."""
+
+    @abstractmethod
+    def scenarios(self, split: str) -> list[Scenario]: ...
+
+    @cached_property
+    def folder(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.recipe(), sort_keys=True).encode()).hexdigest()[:12]
+        return self.root / f"{self.name}-{digest}"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / EPISODES
+
+    def build(self) -> Path:
+        if not self.file.is_file():
+            with exclusive(self.folder, wait=True):
+                if not self.file.is_file():  # else another process has made it while this one waited
+                    self.make()
+        return self.file
+
+    def episodes(self) -> list[Episode]:
+        episodes = read_episodes(self.file)
+        check_splits(episodes, self.file)
+        return episodes
+
+    def _write_recipe(self, manifest: Manifest) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder / "recipe.json", json.dumps(self.recipe(), indent=2))
+        manifest.write(self.folder / "manifest.json")
 
 
 class ScenarioSource(Protocol):
     def load(self, domain: str) -> list[Scenario]: ...
 
     def recipe(self) -> dict[str, Any]:
-        """What fixes the scenarios, in plain values; part of the corpus's identity."""
+        """What fixes the scenarios, in plain values; part of a corpus's recipe."""
 
 
 class GeneratedScenarios:
-    """Scenarios of this project's seeded generator."""
+    """Scenarios of the package's seeded generator."""
 
     def __init__(self, per_domain: int, seed: int) -> None:
         if per_domain < 10:
@@ -237,22 +190,194 @@ class CsvScenarios:
         return {"source": "csv", "files": contents}
 
 
-# ---- shards ----
-# A corpus in shards: shard i/n plays every n-th part in a folder of its own, and who builds the whole merges them.
-#
-#     <corpus>/shard-1-of-4/episodes.parquet   what this shard played
-#                           shard.json         written last: its recipe, and the hash of the episodes
-#
-# Shards may be played on different machines, one after the other or at once; put their folders side by side in the folder
-# of the corpus. What is merged is checked: one recipe, all shards there and finished, every game once.
+_ASSETS = ("counterparty_lines", "perceivers", "personas.yaml", "phrasebook", "vocabularies")
+ENOUGH_TO_TELL = 4  # episodes that all fail in the same call are an outage, not bad luck
+_CARD = """---
+license: apache-2.0
+language: en
+tags: [negotiation, emotion, offline-rl, simulated]
+---
+# Negotiation episodes with emotion-labelled turns
 
-Game = tuple[Scenario, int]  # a scenario and a seed
-_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
+Made by `emodistill` from the recipe below. Both sides are **simulated**: the focal side is {focal}; the counterparty is
+{counterparty}. The probability with which an emotion was drawn is stored as `emotion_prob`. No person took part, and no
+claim about people follows from it. `docs/ethics.md` of the code says what it must not be used for.
+The splits are by scenario, and no test scenario has an episode here.
+"""
+
+
+class PlayedCorpus(BuiltCorpus):
+    """Episodes of a focal agent against a counterparty, over scenarios x seeds.
+
+    A request to a language model that fails makes its episode invalid. A server that refuses for good, or is down,
+    stops the build; the same command continues it.
+
+    Args:
+        name: first word of the folder's name.
+        domains: which domains to play.
+        scenarios: where the scenarios come from.
+        episodes_per_scenario: one a seed; seeds cycle through the counterparty's personas.
+        focal, counterparty: who plays.
+        split_seed: fixes which scenarios are train, val and test.
+        folder: where corpora lie; the package's cache by default.
+        batch: episodes played in lockstep, and stored together; all of a domain and a seed by default.
+        shard: `i/n` plays only the i-th of n shares, see `Shard`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        domains: Sequence[str],
+        scenarios: ScenarioSource,
+        episodes_per_scenario: int,
+        focal: "FocalAgentSpec",
+        counterparty: "AgentSpec",
+        split_seed: int,
+        folder: str | None = None,
+        batch: int | None = None,
+        shard: str | None = None,
+    ) -> None:
+        super().__init__(name, folder)
+        for domain in domains:
+            load_domain(domain)
+        if batch is not None and batch < 1:
+            raise UserError(f"data.corpus.batch={batch}: at least one episode at a time")
+        self.domains, self.scenario_source = list(domains), scenarios
+        self.episodes_per_scenario, self.split_seed, self.batch = episodes_per_scenario, split_seed, batch
+        self.focal, self.counterparty = focal, counterparty
+        self.shard = Shard.parse(shard) if shard else None
+
+    def recipe(self) -> dict[str, Any]:
+        depends_on_assets = self.focal.depends_on_assets or self.counterparty.depends_on_assets
+        return {
+            "schema": SCHEMA_VERSION,
+            "domains": self.domains,
+            "scenarios": self.scenario_source.recipe(),
+            "split_seed": self.split_seed,
+            "episodes_per_scenario": self.episodes_per_scenario,
+            "batch": self.batch,
+            "focal": self.focal.recipe(),
+            "counterparty": self.counterparty.recipe(),
+            "assets": assets_fingerprint(_ASSETS if depends_on_assets else ()),
+        }
+
+    @cached_property
+    def all_scenarios(self) -> list[Scenario]:
+        return [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return split_of(self.all_scenarios, self.split_seed)
+
+    def scenarios(self, split: str) -> list[Scenario]:
+        """The scenarios of one split, in order of domain and id."""
+        return [scenario for scenario in self.all_scenarios if self.manifest.split(scenario) == split]
+
+    def build(self) -> Path:
+        """Play what is missing; with `shard`, only its share, which is no corpus yet. Returns the Parquet file."""
+        if self.shard and not self.file.is_file():
+            return self._build_shard(self.shard)
+        return super().build()
+
+    def episodes(self) -> list[Episode]:
+        if self.shard and not self.file.is_file():
+            raise UserError(f"shard {self.shard} of a corpus is not the corpus; play all shards, then leave out shard=")
+        return super().episodes()
+
+    def parts(self) -> list[tuple[Game, ...]]:
+        """All games, in the parts in which they are played."""
+        found: list[tuple[Game, ...]] = []
+        for domain in self.domains:
+            seen = [s for s in self.all_scenarios if s.domain == domain and self.manifest.split(s) != "test"]
+            games = [(scenario, seed) for seed in range(self.episodes_per_scenario) for scenario in seen]
+            size = self.batch or max(len(seen), 1)
+            found += [tuple(games[i : i + size]) for i in range(0, len(games), size)]
+        return found
+
+    def make(self) -> None:
+        self._write_recipe(self.manifest)
+        parts = self.parts()
+        episodes = merged(self.folder, self.recipe(), [game for part in parts for game in part])
+        if episodes is None:
+            episodes = list(self._played(self.folder / "parts", list(enumerate(parts))))
+        head = _CARD.format(focal=self.focal.describe(), counterparty=self.counterparty.describe())
+        write_card(self.folder / "README.md", head, episodes, self.recipe())
+        write_episodes(episodes, self.file)
+        _remove(self.folder / "parts")
+
+    def _build_shard(self, shard: "Shard") -> Path:
+        folder, parts = shard.folder(self.folder), list(enumerate(self.parts()))
+        if shard.count > len(parts):
+            raise UserError(f"data.corpus.shard={shard}: there are {len(parts)} batches to share; use fewer shards")
+        with exclusive(folder, wait=True):
+            if not shard.done(self.folder):
+                self._write_recipe(self.manifest)
+                own = [(i, games) for i, games in parts if shard.has(i)]
+                write_episodes(list(self._played(folder / "parts", own)), folder / EPISODES)
+                shard.finish(self.folder, self.recipe())
+                _remove(folder / "parts")
+        return folder / EPISODES
+
+    def _played(self, folder: Path, parts: Sequence[tuple[int, Sequence[Game]]]) -> Iterator[Episode]:
+        """The episodes of these parts; whatever is not on disk yet is played first."""
+        files = [folder / f"{index:05}.parquet" for index, _ in parts]
+        missing = [(games, file) for (_, games), file in zip(parts, files, strict=True) if not file.is_file()]
+        with progress("building the corpus", sum(len(games) for games, _ in missing)) as advance:
+            agents = (self.focal.open(), self.counterparty.open()) if missing else ()
+            for games, file in missing:
+                write_episodes(self._play(games, *agents), file)
+                advance(len(games))
+        yield from (episode for file in files for episode in read_episodes(file))
+
+    def _play(self, games: Sequence[Game], focal: Any, counterparty: Any) -> list[Episode]:
+        played = play([Negotiation(scenario, seed) for scenario, seed in games], focal, counterparty)
+        _check_outage(played)
+        return [Episode.of(n, self.manifest.split(n.scenario), focal.selector.name, focal.name) for n in played]
+
+
+def assets_fingerprint(assets: Sequence[str]) -> str:
+    """Twelve hex digits over these assets and the domain files, which every prompt and scenario is made of."""
+    package = files("emodistill")
+    domains = [e for e in (package / "negotiation" / "domains").iterdir() if e.name.endswith(".yaml")]
+    digest = hashlib.sha256()
+    for place in [*(package / "assets" / name for name in assets), *sorted(domains, key=lambda entry: entry.name)]:
+        for entry in _files_below(place):
+            digest.update(entry.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _files_below(place: Traversable) -> list[Traversable]:
+    if not place.is_dir():
+        return [place]
+    entries = sorted(place.iterdir(), key=lambda entry: entry.name)
+    return [file for entry in entries for file in _files_below(entry)]
+
+
+def _check_outage(played: Sequence[Negotiation]) -> None:
+    """Raises UserError where all failed in the same call: to keep that would fill a corpus with nothing."""
+    ends = {(negotiation.end, len(negotiation.turns)) for negotiation in played}
+    if len(played) >= ENOUGH_TO_TELL and len(ends) == 1 and played[0].end == "invalid":
+        why = f"none of {len(played)} episodes could be played ({played[0].fault}), and they are not kept"
+        raise UserError(f"{why}; mend it and run the same command again")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of parts that are in the whole now."""
+    for part in folder.glob("*.parquet"):
+        part.unlink()
+    if folder.is_dir():
+        folder.rmdir()
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The `number`-th of `count` shares, counted from 1."""
+    """The `number`-th of `count` shares of a corpus, counted from 1; it plays every `count`-th part.
+
+    Shards may be played on different machines, one after the other or at once. Put their folders side by side in the
+    folder of the corpus, each with its episodes.parquet and a shard.json, which is written last and holds the recipe
+    and the hash of the episodes. Who builds the corpus without `shard` merges them: of one recipe, all there and
+    finished, every game once.
+    """
 
     number: int
     count: int
@@ -302,8 +427,8 @@ class Shard:
             keys = [key for key in recipe if its_recipe.get(key) != json.loads(json.dumps(recipe[key]))]
             raise UserError(f"{folder} was played by another recipe ({', '.join(keys)} differ); play this shard again")
         if written != _hash(folder):
-            raise UserError(f"{folder / 'episodes.parquet'} is not as it was written; copy or play this shard again")
-        return read_episodes(folder / "episodes.parquet")
+            raise UserError(f"{folder / EPISODES} is not as it was written; copy or play this shard again")
+        return read_episodes(folder / EPISODES)
 
 
 def merged(corpus: Path, recipe: dict[str, Any], games: Sequence[Game]) -> list[Episode] | None:
@@ -312,7 +437,8 @@ def merged(corpus: Path, recipe: dict[str, Any], games: Sequence[Game]) -> list[
     Raises:
         UserError: if shards are missing, unfinished or of different recipes, or a game is played twice or not at all.
     """
-    shards = [Shard(int(m[1]), int(m[2])) for path in sorted(corpus.iterdir()) if (m := _NAME.fullmatch(path.name))]
+    names = [re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name) for path in sorted(corpus.iterdir())]
+    shards = [Shard(int(name[1]), int(name[2])) for name in names if name]
     if not shards:
         return None
     count = shards[0].count
@@ -343,222 +469,4 @@ def _each_once(episodes: Sequence[Episode], games: Sequence[Game], corpus: Path)
 
 
 def _hash(folder: Path) -> str:
-    return hashlib.sha256((folder / "episodes.parquet").read_bytes()).hexdigest()
-
-
-# ---- played_corpus ----
-# A corpus that is played here: a focal seat against a counterparty over scenarios x seeds, built once from a recipe.
-#
-# It lives in a folder named by a hash of its recipe: change the recipe and another folder is built, and nothing already
-# made is touched. It is played part by part, some episodes in lockstep; a part on disk is not played again, and no part
-# depends on another, so a build that was killed goes on and ends as if nothing had happened. Several machines share the
-# work as shards (`shards`). Episodes of test scenarios are never in it.
-
-EPISODES = "episodes.parquet"
-ENOUGH_TO_TELL = 4  # episodes that all fail in the same call are an outage, not bad luck
-
-
-class PlayedCorpus:
-    """Plays what its recipe says, once.
-
-    Args:
-        domains: which domains to build and read.
-        scenarios: where the scenarios come from.
-        episodes_per_scenario: one a seed; seeds cycle through the counterparty's personas.
-        focal, counterparty: who plays.
-        split_seed: fixes which scenarios are train, val and test.
-        folder: where corpora lie; the package's cache by default.
-        batch: episodes played in lockstep, and stored together; all of a domain and a seed by default.
-        shard: `i/n` plays only the i-th of n shares; see `shards`.
-    """
-
-    kind = "played"
-
-    def __init__(
-        self,
-        domains: Sequence[str],
-        scenarios: ScenarioSource,
-        episodes_per_scenario: int,
-        focal: FocalAgentSpec,
-        counterparty: AgentSpec,
-        split_seed: int,
-        folder: str | None = None,
-        batch: int | None = None,
-        shard: str | None = None,
-    ) -> None:
-        for domain in domains:
-            load_domain(domain)
-        if batch is not None and batch < 1:
-            raise UserError(f"data.corpus.batch={batch}: at least one episode at a time")
-        self.domains, self.scenario_source = list(domains), scenarios
-        self.episodes_per_scenario, self.split_seed, self.batch = episodes_per_scenario, split_seed, batch
-        self.focal, self.counterparty = focal, counterparty
-        self.root = Path(folder) if folder else cache_dir() / "corpora"
-        self.shard = Shard.parse(shard) if shard else None
-
-    def recipe(self) -> dict[str, Any]:
-        """Everything that fixes the corpus, in plain values."""
-        depends_on_assets = self.focal.depends_on_assets or self.counterparty.depends_on_assets
-        return {
-            "schema": SCHEMA_VERSION,
-            "domains": self.domains,
-            "scenarios": self.scenario_source.recipe(),
-            "split_seed": self.split_seed,
-            "episodes_per_scenario": self.episodes_per_scenario,
-            "batch": self.batch,
-            "focal": self.focal.recipe(),
-            "counterparty": self.counterparty.recipe(),
-            "assets": assets_fingerprint() if depends_on_assets else domains_fingerprint(),
-        }
-
-    @cached_property
-    def folder(self) -> Path:
-        digest = hashlib.sha256(json.dumps(self.recipe(), sort_keys=True).encode()).hexdigest()[:12]
-        return self.root / f"{self.kind}-{digest}"
-
-    @cached_property
-    def all_scenarios(self) -> list[Scenario]:
-        return [scenario for domain in self.domains for scenario in self.scenario_source.load(domain)]
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """Which scenario is in which split."""
-        return split_of(self.all_scenarios, self.split_seed)
-
-    def scenarios(self, split: str) -> list[Scenario]:
-        """The scenarios of one split, in order of domain and id."""
-        return [scenario for scenario in self.all_scenarios if self.manifest.split(scenario) == split]
-
-    def build(self) -> Path:
-        """Play what is missing; with `shard`, only its share, which is no corpus yet. Returns the Parquet file."""
-        target = self.folder / EPISODES
-        if target.is_file():
-            return target
-        if self.shard:
-            return self._build_shard(self.shard)
-        with exclusive(self.folder, wait=True):
-            if not target.is_file():
-                self._build(target)
-        return target
-
-    def episodes(self) -> list[Episode]:
-        if self.shard and not (self.folder / EPISODES).is_file():
-            raise UserError(f"shard {self.shard} of a corpus is not the corpus; play all shards, then leave out shard=")
-        episodes = read_episodes(self.folder / EPISODES)
-        check_splits(episodes, self.folder / EPISODES)
-        return episodes
-
-    def parts(self) -> list[tuple[Game, ...]]:
-        """All games, in the parts in which they are played."""
-        found: list[tuple[Game, ...]] = []
-        for domain in self.domains:
-            seen = [s for s in self.all_scenarios if s.domain == domain and self.manifest.split(s) != "test"]
-            games = [(scenario, seed) for seed in range(self.episodes_per_scenario) for scenario in seen]
-            size = self.batch or max(len(seen), 1)
-            found += [tuple(games[i : i + size]) for i in range(0, len(games), size)]
-        return found
-
-    def _build(self, target: Path) -> None:
-        self._describe(self.folder)
-        parts = self.parts()
-        episodes = merged(self.folder, self.recipe(), [game for part in parts for game in part])
-        if episodes is None:
-            episodes = list(self._played(self.folder / "parts", list(enumerate(parts))))
-        about = f"the focal side is {self.focal.describe()}; the counterparty is {self.counterparty.describe()}"
-        write_card(self.folder / "README.md", episodes, self.recipe(), about)
-        write_episodes(episodes, target)
-        _remove(self.folder / "parts")
-
-    def _build_shard(self, shard: Shard) -> Path:
-        folder = shard.folder(self.folder)
-        target, parts = folder / EPISODES, list(enumerate(self.parts()))
-        if shard.count > len(parts):
-            raise UserError(f"data.corpus.shard={shard}: there are {len(parts)} batches to share; use fewer shards")
-        with exclusive(folder, wait=True):
-            if not shard.done(self.folder):
-                self._describe(self.folder)
-                own = [(i, games) for i, games in parts if shard.has(i)]
-                write_episodes(list(self._played(folder / "parts", own)), target)
-                shard.finish(self.folder, self.recipe())
-                _remove(folder / "parts")
-        return target
-
-    def _describe(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "recipe.json", json.dumps(self.recipe(), indent=2))
-        self.manifest.write(folder / "manifest.json")
-
-    def _played(self, folder: Path, parts: Sequence[tuple[int, Sequence[Game]]]) -> Iterator[Episode]:
-        """The episodes of these parts; whatever is not on disk yet is played first."""
-        files = [folder / f"{index:05}.parquet" for index, _ in parts]
-        missing = [(games, file) for (_, games), file in zip(parts, files, strict=True) if not file.is_file()]
-        with progress("building the corpus", sum(len(games) for games, _ in missing)) as advance:
-            seats = (self.focal.open(), self.counterparty.open()) if missing else ()
-            for games, file in missing:
-                write_episodes(self._play(games, *seats), file)
-                advance(len(games))
-        yield from (episode for file in files for episode in read_episodes(file))
-
-    def _play(self, games: Sequence[Game], focal: Any, counterparty: Any) -> list[Episode]:
-        played = play([Negotiation(scenario, seed) for scenario, seed in games], focal, counterparty)
-        _check_outage(played)
-        return [Episode.of(n, self.manifest.split(n.scenario), focal.selector.name, focal.name) for n in played]
-
-
-def _check_outage(played: Sequence[Negotiation]) -> None:
-    """Raises UserError where all failed in the same call: to keep that would fill a corpus with nothing."""
-    ends = {(negotiation.end, len(negotiation.turns)) for negotiation in played}
-    if len(played) >= ENOUGH_TO_TELL and len(ends) == 1 and played[0].end == "invalid":
-        why = f"none of {len(played)} episodes could be played ({played[0].fault}), and they are not kept"
-        raise UserError(f"{why}; mend it and run the same command again")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder of parts that are in the whole now."""
-    for part in folder.glob("*.parquet"):
-        part.unlink()
-    if folder.is_dir():
-        folder.rmdir()
-
-
-# ---- corpus ----
-# The bundled corpus: episodes of the phrasebook teacher, built here from scenarios and a seed.
-#
-# Its behaviour policy draws the emotion of every focal turn uniformly and stores the probability, so importance sampling
-# is possible. Opposite sits the simulation, or any other counterparty.
-
-
-class BundledCorpus(PlayedCorpus):
-    """The corpus out of the box: the phrasebook teacher with uniformly random emotions.
-
-    Args:
-        vocabulary: name of the emotion vocabulary.
-        schedule: the focal side's concession schedule.
-        domains, scenarios, episodes_per_scenario, counterparty, split_seed, folder: see `PlayedCorpus`.
-    """
-
-    kind = "bundled"
-
-    def __init__(
-        self,
-        domains: Sequence[str],
-        scenarios: ScenarioSource,
-        episodes_per_scenario: int,
-        counterparty: AgentSpec,
-        vocabulary: str,
-        schedule: ConcessionSchedule,
-        split_seed: int,
-        folder: str | None = None,
-    ) -> None:
-        teacher = TeacherSpec(vocabulary, schedule)
-        super().__init__(domains, scenarios, episodes_per_scenario, teacher, counterparty, split_seed, folder)
-
-
-class SelfPlayCorpus(PlayedCorpus):
-    """Episodes of language models (docs/selfplay.md); see `PlayedCorpus`, and `ChatAgentSpec` for `focal`.
-
-    A request that fails makes its episode invalid; a server that refuses for good, or is down, stops the build, which
-    goes on where it stopped when the same command is run again.
-    """
-
-    kind = "selfplay"
+    return hashlib.sha256((folder / EPISODES).read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
-"""One row an episode: the Parquet schema, and the way between rows, `Episode` and `Negotiation` (ARCHITECTURE 2)."""
+"""An episode, and the Parquet files of episodes: one row each, with a checked schema."""
 
 import glob
+import io
 import json
 import math
 import tempfile
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emodistill.errors import UserError
+from emodistill.files import atomic_write
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.protocol import FOCAL, End, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -153,13 +155,10 @@ class Episode:
 def write_episodes(episodes: Iterable[Episode], path: Path) -> None:
     """Write a Parquet file, whole or not at all."""
     table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=SCHEMA)
-    partial = path.with_suffix(".partial")
+    content = io.BytesIO()
+    pq.write_table(table, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        pq.write_table(table, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(path, content.getvalue())
 
 
 def read_episodes(path: Path) -> list[Episode]:

