@@ -12,11 +12,7 @@ from emodistill.files import cache_dir
 from emodistill.judges import local as few_shot
 from emodistill.judges.examples import examples
 from emodistill.judges.local import LocalModelJudge
-<<<<<<< HEAD
 from emodistill.language_models import local as local_models
-from emodistill.language_models.embedded import cache_dir
-=======
->>>>>>> 8df9fd7 (Corpora: one class plays them (BundledCorpus and SelfPlayCorpus are PlayedCorpus by configuration), CaSiNo shares folder, lock and card with it; code is no part of a recipe any more)
 from emodistill.negotiation.domains import load_domain
 
 TEXTS = ("Take 45 days, and sign it.", "Hm.", "I am furious that this drags on! I can move to 45 days, so confirm it.")
