@@ -10,7 +10,7 @@ from episodes import make_episode
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.results import plain
-from emodistill.studies.main_table import build_report, verdicts
+from emodistill.studies.main_table import answer, build_report, verdicts
 
 
 class Blank:
@@ -133,3 +133,24 @@ def test_without_emodistill_the_arm_named_last_is_compared_and_there_is_no_verdi
         ("phrasebook_iql", "vanilla"),
     }
     assert found["verdict"] == {}
+
+
+def test_the_answer_says_where_the_subject_stands_and_its_difference_to_the_strongest_rival():
+    found = report({"vanilla": arm(spread(0.3)), "iql": arm(spread(0.7)), "emodistill": arm(spread(0.5))})
+    assert answer(found) == (
+        "In debt emodistill exceeds vanilla and is below iql: its paired difference of utility to iql, the strongest "
+        "of them, is -0.20 [-0.20, -0.20]."
+    )
+    alone = report({"vanilla": arm(spread(0.3)), "emodistill": arm(spread(0.5))})
+    assert answer(alone) == "" and answer(report({"random": arm([0.2])})) == ""
+    assert "difference of utility to vanilla is +0.20" in answer(
+        {**alone, "verdict": {"debt": "exceeds"}}, rivals=["vanilla"]
+    )
+
+
+def test_the_answer_is_over_all_domains_where_there_are_several():
+    played = {name: arm(spread(value)) for name, value in {"vanilla": 0.3, "iql": 0.3, "emodistill": 0.5}.items()}
+    for name, episodes in played.items():
+        elsewhere = [replace(e, scenario=replace(e.scenario, domain="hospital")) for e in episodes]
+        played[name] = [*episodes, *elsewhere]
+    assert answer(report(played)).startswith("Over all 2 domains emodistill exceeds vanilla and iql: ")
