@@ -56,7 +56,7 @@ described by the card beside it. No test scenario is among the training data.
 
 ## Metrics at the end of training
 
-After all {steps} steps, whichever step's weights were selected:
+After {steps} steps, whichever weights were selected:
 
 {metrics}
 
