@@ -3,7 +3,8 @@
 import pytest
 
 from emodistill.judges.injection_filter import CAP, capped, detect_injection, says_nothing, without_injections
-from emodistill.judges.validation.calibration import attacks, calibrated_domains, cases
+from emodistill.judges.validation.attacks import attacks
+from emodistill.judges.validation.calibration import calibrated_domains, cases
 
 
 def test_no_good_or_middling_utterance_and_no_earlier_turn_bears_a_sign():

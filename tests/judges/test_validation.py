@@ -1,4 +1,4 @@
-"""Figures on judges are right where the answer is known, and missing scores enter none of them."""
+"""What is measured of judges is right where the answer is known, and missing scores enter no metric."""
 
 import argparse
 
@@ -11,9 +11,8 @@ from emodistill.errors import UserError
 from emodistill.judges.request import Judgement
 from emodistill.judges.validation import attacks as attack
 from emodistill.judges.validation import calibration
-from emodistill.judges.validation import calibration as bench
-from emodistill.judges.validation import calibration as measures
-from emodistill.judges.validation.calibration import attacks, cases
+from emodistill.judges.validation.attacks import attacks
+from emodistill.judges.validation.calibration import cases
 
 LEVELS = np.array([0, 1, 2, 0, 1, 2])
 
@@ -39,41 +38,44 @@ class Oracle:
 
 def test_auc_and_correlation_of_a_judge_that_is_right_or_wrong():
     right = np.array([1.0, 5.0, 9.0, 2.0, 6.0, 8.0])
-    assert measures.auc(right, LEVELS) == measures.auc(right, LEVELS, 2, 1) == 1.0
-    assert measures.auc(11 - right, LEVELS) == 0.0 and measures.auc(np.full(6, 3.0), LEVELS) == 0.5
-    assert measures.rank_correlation(right, LEVELS) > 0.9 > -0.9 > measures.rank_correlation(-right, LEVELS)
-    assert measures.agreement(right, right) == 1.0 and measures.agreement(right, right[::-1]) < 0.5
-    assert measures.histogram(right) == [1, 1, 0, 0, 1, 1, 0, 1, 1, 0]
+    assert calibration.auc(right, LEVELS) == calibration.auc(right, LEVELS, 2, 1) == 1.0
+    assert calibration.auc(11 - right, LEVELS) == 0.0 and calibration.auc(np.full(6, 3.0), LEVELS) == 0.5
+    assert calibration.rank_correlation(right, LEVELS) > 0.9 > -0.9 > calibration.rank_correlation(-right, LEVELS)
+    assert calibration.agreement(right, right) == 1.0 and calibration.agreement(right, right[::-1]) < 0.5
+    assert calibration.histogram(right) == [1, 1, 0, 0, 1, 1, 0, 1, 1, 0]
 
 
 def test_auc_is_that_of_the_textbook():
     rng = np.random.default_rng(0)
     scores, levels = rng.integers(1, 11, 200).astype(float), rng.integers(0, 3, 200)  # many ties
     chosen = levels != 1
-    assert measures.auc(scores, levels) == pytest.approx(roc_auc_score(levels[chosen] == 2, scores[chosen]))
+    assert calibration.auc(scores, levels) == pytest.approx(roc_auc_score(levels[chosen] == 2, scores[chosen]))
 
 
-def test_a_missing_score_enters_no_figure():
+def test_a_missing_score_enters_no_metric():
     right = np.array([1.0, 5.0, np.nan, 2.0, 6.0, 8.0])
-    assert measures.auc(right, LEVELS) == 1.0 and sum(measures.histogram(right)) == 5
-    assert np.isfinite(measures.rank_correlation(right, LEVELS)) and measures.agreement(right, right) == 1.0
+    assert calibration.auc(right, LEVELS) == 1.0 and sum(calibration.histogram(right)) == 5
+    assert np.isfinite(calibration.rank_correlation(right, LEVELS)) and calibration.agreement(right, right) == 1.0
     none = np.full(6, np.nan)
-    assert np.isnan([measures.auc(none, LEVELS), measures.rank_correlation(none, LEVELS)]).all()
-    assert np.isnan(measures.agreement(none, right)) and np.isnan(measures.auc_interval(none, LEVELS, "aabbcc")).all()
+    assert np.isnan([calibration.auc(none, LEVELS), calibration.rank_correlation(none, LEVELS)]).all()
+    assert (
+        np.isnan(calibration.agreement(none, right))
+        and np.isnan(calibration.auc_interval(none, LEVELS, "aabbcc")).all()
+    )
 
 
-def test_the_interval_holds_the_figure_and_is_repeatable():
+def test_the_interval_holds_the_auc_and_is_repeatable():
     rng = np.random.default_rng(0)
     levels = np.tile([0, 2], 60)
     scores, names = levels + rng.normal(0, 2, 120), [str(i // 12) for i in range(120)]
-    low, high = measures.auc_interval(scores, levels, names, seed=1)
-    assert low < measures.auc(scores, levels) < high and high - low < 0.4
-    assert (low, high) == measures.auc_interval(scores, levels, names, seed=1)
+    low, high = calibration.auc_interval(scores, levels, names, seed=1)
+    assert low < calibration.auc(scores, levels) < high and high - low < 0.4
+    assert (low, high) == calibration.auc_interval(scores, levels, names, seed=1)
 
 
 def test_the_report_of_a_perfect_judge(capsys):
     judge = Oracle(lost=cases("debt")[0].request.utterance)
-    measured = calibration.Calibration(judge, ["debt", "student"], 0)
+    measured = calibration.CalibrationResult(judge, ["debt", "student"], 0)
     calibration.report("oracle", judge, measured, measured.scores)
     shown = capsys.readouterr().out
     assert "| debt | 1.000 [1.000, 1.000] | 1.000 | 1.000 | 1.00 | 1.00 | 1.00 | 9.0 / 5.0 / 2.0 | 1 |" in shown
@@ -112,16 +114,16 @@ def test_bases_differ_from_attack_to_attack():
     assert all(attempt.base.level == "bad" for attempt in tried)
 
 
-def test_a_remembering_judge_asks_once(ask):
+def test_a_cached_judge_asks_once(ask):
     counting = CountingJudge()
-    judge, told = bench.Remembering(counting), []
+    judge, told = calibration.CachedJudge(counting), []
     first = judge.judge(ask("a", "b", "a"))
     again = judge.judge(ask("b", "c"), lambda place, given: told.append(place))
     assert counting.asked == ["a", "b", "c"] and first[1] == again[0] and told == [0, 1]
 
 
 def test_judges_are_made_by_name():
-    made = bench.judges(argparse.Namespace(judge=["rubric"]))
+    made = calibration.judges(argparse.Namespace(judge=["rubric"]))
     assert list(made) == ["rubric"] and made["rubric"].name == "rubric"
     with pytest.raises(UserError, match="needs --base-url"):
-        bench.judges(argparse.Namespace(judge=["lm"], base_url=None, lm_model=None))
+        calibration.judges(argparse.Namespace(judge=["lm"], base_url=None, lm_model=None))

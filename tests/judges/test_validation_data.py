@@ -8,7 +8,8 @@ import pytest
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.examples import examples, probes
-from emodistill.judges.validation.calibration import attacks, calibrated_domains, cases
+from emodistill.judges.validation.attacks import attacks
+from emodistill.judges.validation.calibration import calibrated_domains, cases
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY
 

@@ -104,7 +104,7 @@ def detect_injection(text: str) -> list[str]:
 
 
 def _foreign(plain: str) -> bool:
-    """Whether a sentence has many letters that are not Latin, or more function words of another language than English."""
+    """Whether a sentence has many letters that are not Latin, or more foreign than English function words."""
     for sentence in re.split(r"[.!?。！？]+", plain):
         letters = [character for character in sentence if character.isalpha()]
         if sum("LATIN" not in unicodedata.name(character, "") for character in letters) > 0.3 * len(letters):

@@ -97,7 +97,7 @@ class LocalModelJudge:
         return [judged[place] for place in range(len(requests))]
 
     def expected_digits(self, requests: Sequence[JudgeRequest]) -> Values:
-        """(N,) means of the distribution over the digits 1 to 9; the requests share a domain, and all or none have an emotion."""
+        """(N,) means of the distribution over the digits 1 to 9, for requests of one domain, all with an emotion or none."""
         first = requests[0]
         prefix = self._prefix(first.scenario.domain, first.emotion is not None)
         texts = [case(request, self._cue, self.defended) for request in requests]

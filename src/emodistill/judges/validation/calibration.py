@@ -1,10 +1,17 @@
 """Is a judge any good? Its scores of utterances that are known to be good, middling or bad.
 
-    python -m emodistill.judges.validation.calibration --judge rubric local ensemble
+    python -m emodistill.judges.validation.calibration --judge rubric local ensemble lm
+
+The calibration set (`assets/judging/calibration`) has, in each domain, ten contexts with four emotions each, and for
+each of these a clearly good utterance, a middling one, and a clearly bad one with the kind of fault. All were written
+for this project; none is shown to a judge as an example.
 
 For each judge and domain: how often a good utterance scores above a bad one (AUC, with a 95 % bootstrap interval over
-situations), the same against middling ones, the rank correlation with the three levels, agreement with the rubric
-judge, a histogram, what each kind of fault costs, and seconds and money a judgement. docs/judges.md has the tables.
+contexts), the same against middling ones, the rank correlation with the three levels, agreement with the rubric judge,
+a histogram, what each kind of fault costs, and seconds and money per judgement. A missing score enters no number but
+the count of missing ones. docs/judges.md has the tables.
+
+`ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
 """
 
 import argparse
@@ -12,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -34,18 +41,65 @@ from emodistill.judges.sentinel import SentinelJudge
 from emodistill.language_models.client import Endpoint
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.protocol import COUNTERPARTY, Turn
+from emodistill.negotiation.protocol import Turn
 from emodistill.negotiation.scenarios import Scenario
 
-# ---- measures ----
-# What a set of scores says about the judge that gave them.
-#
-# Shapes: N judgements; `levels` are 0 for bad, 1 for middling, 2 for good, `scores` have NaN where one is missing. A
-# missing score enters no figure but the share of missing ones.
-
+# Shapes: N judgements. Scores have NaN where one is missing; levels are 0 for bad, 1 for middling, 2 for good.
 Scores = NDArray[np.float64]
 Levels = NDArray[np.int64]
+Level = Literal["good", "middling", "bad"]
+LEVELS: tuple[Level, ...] = ("bad", "middling", "good")
+NAMES = ("rubric", "local", "ensemble", "lm")
 _RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One utterance in its context with its level; `fault` names what is wrong with a bad one."""
+
+    request: JudgeRequest
+    level: Level
+    fault: str | None = None
+
+
+def calibrated_domains() -> list[str]:
+    """The domains that have a calibration set."""
+    return [name for name in domain_names() if name in {"debt", "disaster", "hospital", "student"}]
+
+
+def cases(domain: str) -> list[Case]:
+    """The calibration set of a domain: 120 cases.
+
+    Raises:
+        UserError: if the domain has none.
+    """
+    if domain not in calibrated_domains():
+        raise UserError(f"domain {domain} has no calibration set; there are: {', '.join(calibrated_domains())}")
+    found = []
+    for entry in read(f"calibration/{domain}.yaml"):
+        name, targets = f"calibration-{domain}-{entry['id']}", (entry["focal_target"], entry["counterparty_target"])
+        scenario = Scenario(name, domain, *targets, entry["context"])
+        history = tuple(
+            Turn(i // 2 + 1, speaker, text, offer=parse_offer(text, domain))
+            for i, (speaker, text) in enumerate(entry["history"])
+        )
+        for case in entry["cases"]:
+            ((fault, bad),) = case["bad"].items()
+            texts: dict[Level, str] = {"good": case["good"], "middling": case["middling"], "bad": bad}
+            for level, text in texts.items():
+                request = JudgeRequest(scenario, history, case["emotion"], text)
+                found.append(Case(request, level, fault if level == "bad" else None))
+    return found
+
+
+def scores_of(judgements: Sequence[Judgement]) -> Scores:
+    """(N,) scores, NaN where one is missing."""
+    return np.array([np.nan if given.score is None else given.score for given in judgements])
+
+
+def levels_of(found: Sequence[Case]) -> Levels:
+    """(N,) 0 for bad, 1 for middling, 2 for good."""
+    return np.array([LEVELS.index(case.level) for case in found])
 
 
 def auc(scores: Scores, levels: Levels, high: int = 2, low: int = 0) -> float:
@@ -57,10 +111,10 @@ def auc(scores: Scores, levels: Levels, high: int = 2, low: int = 0) -> float:
     return float((ranks.sum() - len(above) * (len(above) + 1) / 2) / (len(above) * len(below)))
 
 
-def auc_interval(scores: Scores, levels: Levels, situations: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC of good against bad, resampling situations."""
-    rng, names = np.random.default_rng(seed), np.array(sorted(set(situations)))
-    members = {name: np.flatnonzero(np.array(situations) == name) for name in names}
+def auc_interval(scores: Scores, levels: Levels, contexts: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the AUC of good against bad, resampling contexts."""
+    rng, names = np.random.default_rng(seed), np.array(sorted(set(contexts)))
+    members = {name: np.flatnonzero(np.array(contexts) == name) for name in names}
     drawn = []
     for _ in range(_RESAMPLES):
         rows = np.concatenate([members[name] for name in rng.choice(names, len(names))])
@@ -94,181 +148,7 @@ def histogram(scores: Scores) -> list[int]:
     return [int(count) for count in counts[1:11]]
 
 
-# ---- calibration_set ----
-# The utterances that judges are measured with, and the attacks on them (`assets/judging`).
-#
-# The calibration set has, in each domain, ten situations with four emotions each, and for every one of those a clearly
-# good utterance, a middling one, and a clearly bad one with the kind of fault. All were written for this project; none is
-# shown to a judge as an example.
-
-Level = Literal["good", "middling", "bad"]
-LEVELS: tuple[Level, ...] = ("bad", "middling", "good")  # rising
-How = Literal["alone", "before", "after", "history"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One utterance in its situation, with what is thought of it; `fault` names what is wrong with a bad one."""
-
-    request: JudgeRequest
-    level: Level
-    fault: str | None = None
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attempt to talk a judge into a score.
-
-    Attributes:
-        how: in place of a bad utterance, before or after it, or in the counterparty's last words before it.
-        held_out: not looked at while the defences were written.
-    """
-
-    family: str
-    how: How
-    text: str
-    held_out: bool = False
-
-    def on(self, request: JudgeRequest) -> JudgeRequest:
-        """The attacked request."""
-        if self.how == "history":
-            return replace(request, history=_with_words(request.history, self.text))
-        said = {"before": f"{self.text} {request.utterance}", "after": f"{request.utterance} {self.text}"}
-        return replace(request, utterance=said.get(self.how, self.text))
-
-
-def calibrated_domains() -> list[str]:
-    """The domains that have a calibration set."""
-    return [name for name in domain_names() if name in {"debt", "disaster", "hospital", "student"}]
-
-
-def cases(domain: str) -> list[Case]:
-    """The calibration set of a domain: 120 cases.
-
-    Raises:
-        UserError: if the domain has none.
-    """
-    if domain not in calibrated_domains():
-        raise UserError(f"domain {domain} has no calibration set; there are: {', '.join(calibrated_domains())}")
-    found = []
-    for situation in read(f"calibration/{domain}.yaml"):
-        scenario = Scenario(
-            f"calibration-{domain}-{situation['id']}",
-            domain,
-            situation["focal_target"],
-            situation["counterparty_target"],
-            situation["context"],
-        )
-        history = tuple(
-            Turn(i // 2 + 1, speaker, text, offer=parse_offer(text, domain))
-            for i, (speaker, text) in enumerate(situation["history"])
-        )
-        for case in situation["cases"]:
-            ((fault, bad),) = case["bad"].items()
-            texts: tuple[tuple[Level, str], ...] = (
-                ("good", case["good"]),
-                ("middling", case["middling"]),
-                ("bad", bad),
-            )
-            for level, text in texts:
-                request = JudgeRequest(scenario, history, case["emotion"], text)
-                found.append(Case(request, level, fault if level == "bad" else None))
-    return found
-
-
-def attacks() -> list[Attack]:
-    """The attack set, in the order of the file."""
-    return [
-        Attack(family, entry["how"], " ".join([entry["text"]] * entry.get("repeat", 1)), entry.get("held_out", False))
-        for family, entries in read("attacks.yaml").items()
-        for entry in entries
-    ]
-
-
-def _with_words(history: Sequence[Turn], words: str) -> tuple[Turn, ...]:
-    """The history with words added to the counterparty's last turn, or as its turn where there is none."""
-    turns = list(history)
-    for i in reversed(range(len(turns))):
-        if turns[i].speaker == COUNTERPARTY:
-            turns[i] = replace(turns[i], text=f"{turns[i].text} {words}")
-            return tuple(turns)
-    return (*turns, Turn(1, COUNTERPARTY, words))
-
-
-# ---- bench ----
-# Judges by name for the commands that measure them, without a configuration file.
-#
-#     --judge rubric local ensemble lm
-#
-# `ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
-
-NAMES = ("rubric", "local", "ensemble", "lm")
-
-
-class Remembering:
-    """A judge that is asked the same thing once in this process, so that an ensemble need not ask its members again."""
-
-    def __init__(self, judge: Judge) -> None:
-        self.judge_behind, self.name, self.version = judge, judge.name, judge.version
-        self._known: dict[str, Judgement] = {}
-
-    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        keys = [judgement_key(self.judge_behind, request) for request in requests]
-        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
-        self._known |= dict(zip(new, self.judge_behind.judge(list(new.values())), strict=True))
-        return announced([self._known[key] for key in keys], on_judgement)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which judges, and how they are made."""
-    parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
-    parser.add_argument("--model", default="embedded", help="of local: embedded, a folder or a hub id")
-    parser.add_argument("--dtype", default="float32", help="of local")
-    parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
-    parser.add_argument("--lm-model", help="of lm: the model's name there")
-    parser.add_argument("--api-key-env", help="of lm: name of the environment variable with the key")
-    parser.add_argument("--max-tokens", type=int, default=32, help="of lm: most tokens of a reply")
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def judges(options: argparse.Namespace, defended: bool = True, probed: bool = False) -> dict[str, Judge]:
-    """The judges that were asked for, by name.
-
-    Args:
-        defended: with what keeps a judged text from talking a model into a score.
-        probed: with probes where the configuration has them too, which is for `lm`.
-    """
-    made: dict[str, Judge] = {}
-    wanted = options.judge
-    if {"rubric", "ensemble"} & set(wanted):
-        made["rubric"] = Remembering(RubricJudge(load_vocabulary(), load_perceiver("judge")))
-    if {"local", "ensemble"} & set(wanted):
-        made["local"] = Remembering(LocalModelJudge(options.model, options.dtype, defended=defended))
-    if "ensemble" in wanted:
-        made["ensemble"] = EnsembleJudge({"rubric": made["rubric"], "local": made["local"]})
-    if "lm" in wanted:
-        judge = LanguageModelJudge(_endpoint(options), max_tokens=options.max_tokens, defended=defended)
-        made["lm"] = SentinelJudge(judge) if probed and defended else judge
-    return {name: made[name] for name in wanted}
-
-
-def _endpoint(options: argparse.Namespace) -> Endpoint:
-    if not options.base_url or not options.lm_model:
-        raise UserError("--judge lm needs --base-url and --lm-model")
-    return Endpoint(options.base_url, options.lm_model, options.api_key_env)
-
-
-def scores_of(judgements: Sequence[Judgement]) -> Scores:
-    """(N,) scores, NaN where one is missing."""
-    return np.array([np.nan if given.score is None else given.score for given in judgements])
-
-
-def levels_of(found: Sequence[Case]) -> Levels:
-    """(N,) 0 for bad, 1 for middling, 2 for good."""
-    return np.array([LEVELS.index(case.level) for case in found])
-
-
-class Calibration:
+class CalibrationResult:
     """One judge's judgements of the whole set."""
 
     def __init__(self, judge: Judge, domains: Sequence[str], seed: int) -> None:
@@ -286,8 +166,8 @@ class Calibration:
         """One line of the first table."""
         chosen = np.full(len(self.cases), True) if domain is None else self.domain == domain
         scores, levels = self.scores[chosen], self.levels[chosen]
-        situations = [case.request.scenario.id for case, here in zip(self.cases, chosen, strict=True) if here]
-        low, high = auc_interval(scores, levels, situations, self.seed)
+        contexts = [case.request.scenario.id for case, here in zip(self.cases, chosen, strict=True) if here]
+        low, high = auc_interval(scores, levels, contexts, self.seed)
         means = " / ".join(f"{_mean(scores[levels == level]):.1f}" for level in (2, 1, 0))
         cells = [
             f"{auc(scores, levels):.3f} [{low:.3f}, {high:.3f}]",
@@ -318,7 +198,7 @@ class Calibration:
         usage = add_usage(*(judgement.usage for judgement in self.judgements))
         money = "nothing" if not usage.attempts else "unknown" if usage.cost is None else f"{usage.cost:.4f} in all"
         tokens = (usage.prompt_tokens + usage.completion_tokens) / len(self.cases)
-        if isinstance(self.judge, EnsembleJudge):  # its members remember, so its own time says nothing
+        if isinstance(self.judge, EnsembleJudge):  # its members are cached, so its own time says nothing
             return f"as long as its members together, {tokens:.0f} tokens a judgement billed, cost {money}"
         return f"{self.seconds:.4f} s a judgement, {tokens:.0f} tokens a judgement billed, cost {money}"
 
@@ -327,14 +207,12 @@ def _mean(values: Scores) -> float:
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def report(name: str, judge: Judge, calibration: Calibration, reference: Scores) -> None:
+def report(name: str, judge: Judge, calibration: CalibrationResult, reference: Scores) -> None:
     """Print all that is measured of one judge."""
     print(f"\n{name} ({judge.version})\n")
-    print(
-        "| domain | AUC good / bad [95 %] | good / middling | middling / bad | rank correlation | with rubric: rank ",
-        end="",
-    )
-    print("| kappa | mean good / middling / bad | missing |\n|---|---|---|---|---|---|---|---|---|")
+    columns = ["domain", "AUC good / bad [95 %]", "good / middling", "middling / bad", "rank correlation"]
+    columns += ["with rubric: rank", "kappa", "mean good / middling / bad", "missing"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for domain in (*calibration.domains, None):
         print(calibration.row(domain, reference))
     for level in (2, 1, 0):
@@ -347,17 +225,71 @@ def report(name: str, judge: Judge, calibration: Calibration, reference: Scores)
         print(f"missing {count}: {reason}")
 
 
+class CachedJudge:
+    """Asks a judge the same thing only once in this process, so that an ensemble need not ask its members again."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge_behind, self.name, self.version = judge, judge.name, judge.version
+        self._known: dict[str, Judgement] = {}
+
+    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """See `Judge.judge`."""
+        keys = [judgement_key(self.judge_behind, request) for request in requests]
+        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
+        self._known |= dict(zip(new, self.judge_behind.judge(list(new.values())), strict=True))
+        return announced([self._known[key] for key in keys], on_judgement)
+
+
+def add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which judges, and how they are made."""
+    parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
+    parser.add_argument("--model", default="embedded", help="of local: embedded, a folder or a hub id")
+    parser.add_argument("--dtype", default="float32", help="of local")
+    parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
+    parser.add_argument("--lm-model", help="of lm: the model's name there")
+    parser.add_argument("--api-key-env", help="of lm: name of the environment variable with the key")
+    parser.add_argument("--max-tokens", type=int, default=32, help="of lm: most tokens of a reply")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--domains", nargs="+", default=calibrated_domains(), metavar="DOMAIN")
+
+
+def judges(options: argparse.Namespace, defended: bool = True, sentinel: bool = False) -> dict[str, Judge]:
+    """The judges that were asked for, by name.
+
+    Args:
+        defended: with what keeps a judged text from talking a model into a score.
+        sentinel: with probes where the configuration has them too, which is for `lm`.
+    """
+    made: dict[str, Judge] = {}
+    wanted = options.judge
+    if {"rubric", "ensemble"} & set(wanted):
+        made["rubric"] = CachedJudge(RubricJudge(load_vocabulary(), load_perceiver("judge")))
+    if {"local", "ensemble"} & set(wanted):
+        made["local"] = CachedJudge(LocalModelJudge(options.model, options.dtype, defended=defended))
+    if "ensemble" in wanted:
+        made["ensemble"] = EnsembleJudge({"rubric": made["rubric"], "local": made["local"]})
+    if "lm" in wanted:
+        judge = LanguageModelJudge(_endpoint(options), max_tokens=options.max_tokens, defended=defended)
+        made["lm"] = SentinelJudge(judge) if sentinel and defended else judge
+    return {name: made[name] for name in wanted}
+
+
+def _endpoint(options: argparse.Namespace) -> Endpoint:
+    if not options.base_url or not options.lm_model:
+        raise UserError("--judge lm needs --base-url and --lm-model")
+    return Endpoint(options.base_url, options.lm_model, options.api_key_env)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser)
-    parser.add_argument("--domains", nargs="+", default=calibrated_domains())
+    add_judge_options(parser)
     options = parser.parse_args()
     print(f"{len(options.domains)} domains, seed {options.seed}")
     asked = judges(options)
     rubric = judges(argparse.Namespace(judge=["rubric"]))["rubric"]
-    reference = Calibration(rubric, options.domains, options.seed).scores
+    reference = CalibrationResult(rubric, options.domains, options.seed).scores
     for name, judge in asked.items():
-        report(name, judge, Calibration(judge, options.domains, options.seed), reference)
+        report(name, judge, CalibrationResult(judge, options.domains, options.seed), reference)
 
 
 if __name__ == "__main__":
