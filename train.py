@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from commands import entry
+from commands.building import register_variants
 
 if TYPE_CHECKING:
     import lightning as L
@@ -105,6 +106,9 @@ def objective(cfg: DictConfig) -> float | None:
 
     folder = StageFolder(Path(cfg.stage_dir))
     return folder.summary().get("best") if folder.finished_file.is_file() else None
+
+
+register_variants()
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")

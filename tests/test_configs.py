@@ -9,12 +9,15 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tiny_runs import CONFIGS, composed
 
+from commands.building import read_variants
+
 STAGES = ("iql", "sft", "jpo")
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
-    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study")
+    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study", "variants")
 }
+GROUPS["variant"] = ["none", *read_variants()]
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 NEEDED = {
     ("data", "file"): ["data.corpus.path=episodes.parquet"],
@@ -103,7 +106,7 @@ def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
     assert len({frozenset(size) for size in sizes.values()}) == 1
     text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
-    script = (CONFIGS.parent / "commands" / "playing.py").read_text(encoding="utf-8")
+    script = (CONFIGS.parent / "commands" / "building.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{size\.(\w+)\}", text)) | set(re.findall(r"cfg\.size\.(\w+)", script))
     assert used == set(sizes["demo"])
 
@@ -117,9 +120,7 @@ def test_no_validation_comes_between_two_batches_of_one_step():
 
 def test_every_leaf_of_a_root_is_read():
     """A key that nothing refers to, and the two scripts do not read, is a trap: setting it does nothing."""
-    sources = [
-        CONFIGS.parent / name for name in ("train.py", "evaluate.py", "commands/playing.py", "commands/studying.py")
-    ]
+    sources = [CONFIGS.parent / name for name in ("train.py", "evaluate.py", "commands/building.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*CONFIGS.rglob("*.yaml"), *sources])
     for root in ("train", "evaluate"):
         top = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text(encoding="utf-8"))

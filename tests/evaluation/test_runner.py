@@ -54,13 +54,17 @@ def arms(*names):
     return parse_arms(names, VOCABULARY)
 
 
+def episodes_of(runner, arms):
+    return {result.arm: result.episodes for result in runner.play(arms)}
+
+
 def keys(episodes):
     return [(e.scenario.domain, e.scenario.id, e.seed, e.counterparty) for e in episodes]
 
 
 def test_every_arm_plays_the_same_scenarios_seeds_and_counterparties(made):
     runner, _ = made()
-    played = runner.play(arms("random", "phrasebook_vanilla", "fixed:anger"))
+    played = episodes_of(runner, arms("random", "phrasebook_vanilla", "fixed:anger"))
     assert list(played) == ["random", "phrasebook_vanilla", "fixed:anger"]
     assert keys(played["random"]) == keys(played["phrasebook_vanilla"]) == keys(played["fixed:anger"])
     assert len(set(keys(played["random"]))) == 8
@@ -73,16 +77,16 @@ def test_every_arm_plays_the_same_scenarios_seeds_and_counterparties(made):
 
 def test_few_seeds_meet_more_than_one_persona(made):
     runner, _ = made(seeds=1, count=4)
-    (episodes,) = runner.play(arms("random")).values()
+    (episodes,) = episodes_of(runner, arms("random")).values()
     assert len({episode.counterparty for episode in episodes}) == len(TRAINING_PERSONAS)
 
 
 def test_the_same_call_plays_the_same_episodes(made, tmp_path):
     first, _ = made(count=1)
     second, _ = made(count=1)
-    played = first.play(arms("random"))
+    played = episodes_of(first, arms("random"))
     (tmp_path / "episodes" / "random.parquet").unlink()
-    assert second.play(arms("random")) == played
+    assert episodes_of(second, arms("random")) == played
 
 
 def test_an_arm_on_disk_is_not_played_again(made, tmp_path):
@@ -90,7 +94,7 @@ def test_an_arm_on_disk_is_not_played_again(made, tmp_path):
     runner.play(arms("vanilla"))
     kept = (tmp_path / "episodes" / "vanilla.parquet").read_bytes()
     assert asked == ["base"]
-    played = runner.play(arms("vanilla", "phrasebook_iql"))
+    played = episodes_of(runner, arms("vanilla", "phrasebook_iql"))
     assert asked == ["base", "phrasebook", "selector"]
     assert (tmp_path / "episodes" / "vanilla.parquet").read_bytes() == kept
     assert list(played) == ["vanilla", "phrasebook_iql"]
@@ -116,7 +120,7 @@ def test_what_was_played_before_an_arm_failed_is_kept(made, tmp_path):
 
 def test_a_label_makes_a_file_name(made, tmp_path):
     runner, _ = made(domains=["debt"], count=1, seeds=1)
-    played = runner.play(arms("fixed:joy"))
+    played = episodes_of(runner, arms("fixed:joy"))
     assert read_episodes(tmp_path / "episodes" / "fixed-joy.parquet") == played["fixed:joy"]
 
 

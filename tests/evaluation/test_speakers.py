@@ -40,9 +40,9 @@ def test_a_model_behind_an_endpoint_plays_the_arms_that_ask_for_it(make):
     played = make(speakers(completer)).play(parse_arms(["endpoint_vanilla", "endpoint_iql"], VOCABULARY))
     asked = [request.messages[-1].content for request in completer.requests]
     joy = VOCABULARY.directive("joy")
-    half = sum(len(episode.focal_turns) for episode in played["endpoint_vanilla"])
+    half = sum(len(episode.focal_turns) for episode in played[0].episodes)
     assert not any(joy in words for words in asked[:half]) and all(joy in words for words in asked[half:])
-    for arm, episodes in played.items():
+    for arm, episodes in ((one.arm, one.episodes) for one in played):
         assert {episode.focal_agent for episode in episodes} == {arm} and {e.end for e in episodes} != {"invalid"}
         assert all(turn.offer is not None or turn.act == "accept" for e in episodes for turn in e.focal_turns)
 
@@ -60,8 +60,8 @@ def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_pat
         runner.play(parse_arms(["endpoint_vanilla"], VOCABULARY))
     assert not (tmp_path / "episodes").exists()
     some = ScriptedCompleter(lambda request: ("timeout", "too slow") if request.seed % 5 == 0 else "We insist.")
-    (episodes,) = make(speakers(some)).play(parse_arms(["endpoint_vanilla"], VOCABULARY)).values()
-    assert 0 < sum(episode.end == "invalid" for episode in episodes) < 4
+    (played,) = make(speakers(some)).play(parse_arms(["endpoint_vanilla"], VOCABULARY))
+    assert 0 < sum(episode.end == "invalid" for episode in played.episodes) < 4
 
 
 def test_a_backend_may_fail_for_one_negotiation_alone():

@@ -12,7 +12,8 @@ from emodistill.negotiation.protocol import FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.safety.__main__ import main
 from emodistill.safety.detector import KINDS
-from emodistill.studies.safety import analyse_safety, guard_curve
+from emodistill.studies.guard import guard_curve
+from emodistill.studies.safety import analyse_safety
 
 FINE, THREAT, INSULT = "I want 45 days.", "Pay or I will sue you.", "You idiot."
 

@@ -13,7 +13,7 @@ def stage(folder, steps=10, seconds=None, tokens=None):
 
 
 def costs(parts):
-    return [table.rows for table in Costs("goemotions28")(parts).tables]
+    return [table.rows for table in Costs()(parts).tables]
 
 
 def test_playing_is_added_up_and_an_unknown_price_stays_unknown():
@@ -31,7 +31,10 @@ def test_training_is_that_of_the_arms_and_a_shared_stage_comes_once(tmp_path):
     stage(condition / "jpo", 4, 30.0, 700.0)
     (condition / "iql").symlink_to(run / "iql")
     (condition / "sft").symlink_to(run / "sft")
-    parts = [ArmResult("sft", [], run_dir=str(run)), ArmResult("emodistill", [], "c", run_dir=str(condition))]
+    parts = [
+        ArmResult("sft", [], run_dir=str(run), stages=("iql", "sft")),
+        ArmResult("emodistill", [], "c", run_dir=str(condition), stages=("iql", "sft", "jpo")),
+    ]
     rows = costs(parts)[1]
     assert [row["stage"] for row in rows] == [str(run / "iql"), str(run / "sft"), str(condition / "jpo"), "together"]
     assert [row["seconds"] for row in rows] == [60.0, None, 30.0, 90.0]

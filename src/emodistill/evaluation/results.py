@@ -1,4 +1,4 @@
-"""What an arm has played in one condition, and what that cost."""
+"""What an arm has played in one condition of a study, and what that cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,16 +24,23 @@ class Cost:
             money,
         )
 
+    def __str__(self) -> str:
+        tokens = f"{self.prompt_tokens + self.generated_tokens:,} tokens ({self.generated_tokens:,} generated)"
+        money = "at an unknown price" if self.money is None else f"for {self.money:.2f} USD"
+        return f"{self.seconds:,.0f} s and {tokens}, {money}"
+
 
 @dataclass(frozen=True)
 class ArmResult:
-    """All episodes of one arm in one condition of a study, with what one training seed learnt.
+    """All episodes of one arm in one condition of a study, played with one training seed.
 
     Attributes:
         arm: its name, e.g. `emodistill` or `fixed:joy`.
         condition: label of the condition, e.g. `trained on debt`; empty where a study has only one.
         training_seed: seed of the run whose selector and adapters play.
-        run_dir: folder of that run.
+        run_dir: folder of that run; empty where no run was played.
+        cost: of playing.
+        stages: the folders under `run_dir` whose training is in what the arm plays with.
     """
 
     arm: str
@@ -42,3 +49,4 @@ class ArmResult:
     training_seed: int = 0
     run_dir: str = ""
     cost: Cost = Cost()
+    stages: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Plays every arm on unseen scenarios, one Parquet file an arm, and reports. A file on disk is not played again.
+"""Plays arms on unseen scenarios, one Parquet file for each arm. A file on disk is not played again.
 
 <folder>/episodes/<arm>.parquet    its episodes
                   <arm>.json       what they cost: seconds, tokens, money
@@ -56,7 +56,7 @@ class Runner:
         selector: loads the trained selector.
         mean_return: fits the baseline of mean returns; None where there is no corpus.
         on_speaker: called with each generator when its speaker is ready, before its arms are played.
-        folder: episodes go to `<folder>/episodes/<arm>.parquet`, the report to `<folder>/report.json`.
+        folder: episodes go to `<folder>/episodes/<arm>.parquet`.
         guard: over selector and speaker of every arm; None is no guard.
     """
 
@@ -82,8 +82,11 @@ class Runner:
         self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
         self.selector, self.mean_return, self.guard = selector, mean_return, guard
 
-    def play(self, arms: Sequence[Arm]) -> dict[str, list[Episode]]:
-        """Play what is not on disk yet, arms that share a speaker one after the other; returns arm -> episodes."""
+    def play(self, arms: Sequence[Arm]) -> list[ArmResult]:
+        """Play what is not on disk yet, arms that share a generator one after the other; every arm with its cost.
+
+        Of an arm that was played before costs were kept, the cost is zero and its money unknown.
+        """
         missing = [arm for arm in arms if not self.file(arm).is_file()]
         if self.guard:
             domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios))
@@ -95,18 +98,7 @@ class Runner:
             for arm in (arm for arm in missing if arm.generator == generator):
                 own = speaker_of(arm, speaker)
                 self._keep(arm, self.guard.speaker(own) if self.guard else own)
-        return {arm.name: read_episodes(self.file(arm)) for arm in arms}
-
-    def played(
-        self, arms: Sequence[Arm], condition: str = "", training_seed: int = 0, run_dir: str = ""
-    ) -> list[ArmResult]:
-        """The same, each arm with what it cost; see `ArmResult` for the rest. Of an arm played before costs were kept,
-        the cost is zero and its money unknown."""
-        episodes = self.play(arms)
-        return [
-            ArmResult(arm.name, episodes[arm.name], condition, training_seed, run_dir, read_cost(self.file(arm)))
-            for arm in arms
-        ]
+        return [ArmResult(arm.name, read_episodes(self.file(arm)), cost=read_cost(self.file(arm))) for arm in arms]
 
     def _keep(self, arm: Arm, speaker: Speaker) -> None:
         """Play an arm and write its files, the episodes last: they say that it is played."""

@@ -1,20 +1,21 @@
-"""What has to be trained before arms can play, and the training of it: one process a stage, in order.
+"""The stages of training that arms play with: what each learns from, and whether a run has it.
 
-A stage is there when what others take from it is there: `best.ckpt` of a finished selector, the adapter of the rest.
+The pipeline is `iql`, `sft`, `jpo`. A variant of training is one file of `configs/variants/`, which says for each stage
+that it trains otherwise what it changes there; that stage has a folder of its own, `<stage>_<variant>`. It learns from
+the variant's own stage before it, or the run's, unless the file names others (`after`).
 """
 
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import UNTRAINED, Arm
-from emodistill.evaluation.results import Cost
 from emodistill.policy.expression_policy import CONFIG, NOTE, WEIGHTS
+
+PIPELINE = ("iql", "sft", "jpo")  # each starts from the one before
+Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]  # variant -> stage of the pipeline -> what it changes there
 
 
 @dataclass(frozen=True)
@@ -22,120 +23,93 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        name: its folder under the run.
-        overrides: what `train.py` is told for it, besides what every stage of the run is told.
-        after: stages that it learns from.
+        kind: `iql`, `sft` or `jpo`.
+        variant: that trains it otherwise; None for the method itself.
+        after: folders of the stages that it learns from.
     """
 
-    name: str
-    overrides: tuple[str, ...]
+    kind: str
+    variant: str | None = None
     after: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """Its folder under the run."""
+        return f"{self.kind}_{self.variant}" if self.variant else self.kind
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage("iql", ("stage=iql",)),
-        Stage("sft", ("stage=sft",), ("iql",)),
-        Stage("jpo", ("stage=jpo",), ("sft",)),
-        Stage("sft_emotion_free", ("stage=sft", "variant=emotion_free"), ("iql",)),
-        Stage("jpo_emotion_free", ("stage=jpo", "variant=emotion_free"), ("sft_emotion_free",)),
-        Stage("sft_joint", ("stage=sft", "variant=joint"), ("iql",)),
-        Stage("jpo_joint", ("stage=jpo", "variant=joint"), ("sft_joint",)),
-        Stage("jpo_positive_advantage", ("stage=jpo", "variant=positive_advantage"), ("iql", "sft")),
-    )
-}
+    @property
+    def overrides(self) -> list[str]:
+        """What `train.py` is told to train it."""
+        return [f"stage={self.kind}", *([f"variant={self.variant}"] if self.variant else [])]
+
+    def is_trained(self, run_dir: Path) -> bool:
+        """Whether the run has what others take from it: an adapter, or the best checkpoint of a finished selector."""
+        return is_trained(self.name, run_dir)
 
 
-def is_there(name: str, run_dir: Path) -> bool:
-    """Whether a stage of the run is trained."""
+def is_trained(name: str, run_dir: Path) -> bool:
+    """The same for the stage in the folder `name`, which may be an adapter that no stage writes."""
     folder = run_dir / name
-    if name == "iql":  # its best checkpoint is written while it learns
-        over = (folder / "finished.json").is_file() or not (folder / "last.ckpt").is_file()
-        return over and (folder / "best.ckpt").is_file()
+    if name.split("_")[0] == "iql":  # its best checkpoint is written while it learns
+        finished = (folder / "finished.json").is_file() or not (folder / "last.ckpt").is_file()
+        return finished and (folder / "best.ckpt").is_file()
     return all((folder / "adapter" / part).is_file() for part in (WEIGHTS, CONFIG, NOTE))
 
 
-def needed_stages(arms: Sequence[Arm]) -> list[str]:
-    """All stages whose training is in what these arms play with, each after those that it learns from."""
-    found: dict[str, None] = {}
+class StageGraph:
+    """All stages that there are, by their names."""
 
-    def need(name: str) -> None:
-        for earlier in STAGES[name].after if name in STAGES else ():
-            need(earlier)
-        found[name] = None
+    def __init__(self, variants: Variants) -> None:
+        stages = [Stage(kind, None, PIPELINE[max(i - 1, 0) : i]) for i, kind in enumerate(PIPELINE)]
+        for variant, changed in variants.items():
+            for kind in (kind for kind in PIPELINE if kind in changed):
+                before = PIPELINE[max(PIPELINE.index(kind) - 1, 0) : PIPELINE.index(kind)]
+                own = [f"{stage}_{variant}" if stage in changed else stage for stage in before]
+                stages.append(Stage(kind, variant, tuple(changed[kind].get("after", own))))
+        self.stages = {stage.name: stage for stage in stages}
 
-    for arm in arms:
-        if arm.emotion == "iql":
-            need("iql")
-        if arm.generator not in UNTRAINED:
-            need(arm.generator)
-    return list(found)
+    def needed(self, arms: Sequence[Arm]) -> list[str]:
+        """Folders of all stages whose training is in what these arms play with, each after those it learns from."""
+        found: dict[str, None] = {}
+
+        def need(name: str) -> None:
+            for earlier in self.stages[name].after if name in self.stages else ():
+                need(earlier)
+            found[name] = None
+
+        for name in (name for arm in arms for name in _played_with(arm)):
+            need(name)
+        return list(found)
+
+    def missing(self, arms: Sequence[Arm], run_dir: Path) -> list[Stage]:
+        """The stages that these arms need and the run does not have, each after those that it learns from.
+
+        What a trained stage has learnt from is not needed any more.
+
+        Raises:
+            UserError: if an arm's generator is an adapter that is not there and that no stage writes.
+        """
+        found: dict[str, Stage] = {}
+
+        def need(name: str) -> None:
+            if name in found or is_trained(name, run_dir):
+                return
+            for earlier in self.stages[name].after:
+                need(earlier)
+            found[name] = self.stages[name]
+
+        for arm in arms:
+            for name in _played_with(arm):
+                if name not in self.stages and not is_trained(name, run_dir):
+                    raise UserError(
+                        f"arm '{arm.name}': {run_dir / name / 'adapter'} holds no adapter, and no stage writes one "
+                        f"there; stages are {', '.join(name for name in self.stages if name != 'iql')}"
+                    )
+                need(name)
+        return list(found.values())
 
 
-def missing_stages(arms: Sequence[Arm], run_dir: Path) -> list[Stage]:
-    """The stages that these arms need and the run does not have, each after those that it learns from.
-
-    Raises:
-        UserError: if the words of an arm are an adapter that is not there and that no stage writes.
-    """
-    found: dict[str, Stage] = {}
-
-    def need(name: str) -> None:
-        if name in found or is_there(name, run_dir):
-            return
-        for earlier in STAGES[name].after:
-            need(earlier)
-        found[name] = STAGES[name]
-
-    for arm in arms:
-        if arm.emotion == "iql":
-            need("iql")
-        if arm.generator not in UNTRAINED:
-            if arm.generator not in STAGES and not is_there(arm.generator, run_dir):
-                raise UserError(
-                    f"arm '{arm.name}': {run_dir / arm.generator / 'adapter'} holds no adapter, and no stage writes one "
-                    f"there; stages are {', '.join(name for name in STAGES if name != 'iql')}"
-                )
-            need(arm.generator)
-    return list(found.values())
-
-
-def commands(stages: Sequence[Stage], passed: Sequence[str]) -> list[str]:
-    """What a user would type to train them."""
-    return [shlex.join(["python", "train.py", *stage.overrides, *passed]) for stage in stages]
-
-
-def train_missing(
-    stages: Sequence[Stage], passed: Sequence[str], run_dir: Path, script: Path, stop_after_s: float | None = None
-) -> dict[str, Cost]:
-    """Train stages one after the other, each in a process of its own whose output is shown; stage -> what it cost.
-
-    A stage that was begun before goes on where it was; the seconds are those of this call. Tokens are not counted.
-
-    Args:
-        passed: overrides for every stage, e.g. `run=demo`; they have to make `train.py` use `run_dir`.
-        script: `train.py`.
-        stop_after_s: longest time for one stage; None is no limit.
-
-    Raises:
-        UserError: if one fails, with the command to run it by hand; those before it stay trained.
-    """
-    costs: dict[str, Cost] = {}
-    for stage, words in zip(stages, commands(stages, passed), strict=True):
-        print(f"{stage.name} is missing: {words}", flush=True)
-        began = time.perf_counter()
-        command = [sys.executable, str(script), *stage.overrides, *passed]
-        try:
-            code = subprocess.run(command, cwd=Path.cwd(), timeout=stop_after_s, check=False).returncode
-        except subprocess.TimeoutExpired as error:
-            raise UserError(
-                f"training {stage.name} took more than {stop_after_s:g} s; continue it with: {words}"
-            ) from error
-        if code == -2 or code == 130:
-            raise KeyboardInterrupt
-        if code != 0 or not is_there(stage.name, run_dir):
-            why = f"ended with exit status {code}" if code else f"left nothing in {run_dir / stage.name}"
-            raise UserError(f"training {stage.name} {why}; what it said stands above. Try it by hand: {words}")
-        costs[stage.name] = Cost(time.perf_counter() - began)
-    return costs
+def _played_with(arm: Arm) -> list[str]:
+    """The folders of the stages that an arm itself loads."""
+    selector = ["iql"] if arm.emotion == "iql" else []
+    return selector if arm.generator in UNTRAINED else [*selector, arm.generator]

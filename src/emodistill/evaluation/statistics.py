@@ -1,13 +1,28 @@
-"""Variance between training seeds apart from variance between scenarios (METHOD 7).
+"""Intervals, comparisons and variances with scenarios as the unit; docs/statistics.md has the measured coverage.
 
-An arm's utility, trained with I seeds and played in J scenarios, as two crossed random effects: y_ij = mean + seed_i +
-scenario_j + rest_ij, where the rest holds their interaction and the noise of episodes. The components are the
-estimators of the analysis of variance (Searle, Casella and McCulloch 1992, Variance Components, chapter 4): unbiased,
-in closed form, and the same as REML on complete data wherever none is negative. An iterative fit of a mixed model was
-not taken: crossed effects are no plain case of statsmodels' MixedLM, and with two or three seeds it ends on the border.
+**Intervals.** Episodes of one scenario are not independent, so resampling draws whole scenarios. A plain percentile
+interval of few units is too narrow twice over: the bootstrap's variance is that of a sample, (S - 1) / S of what it
+should be, and its quantiles take that variance as known. Both are known factors, so the bootstrap distribution is
+stretched by them: sqrt(S / (S - 1)) and t / z (after Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+The American Statistician 69(4), who widens the tail probabilities by the same amounts; with five scenarios that runs
+into the largest mean that five values can have).
+
+**Comparisons.** Paired differences of two arms, permutation tests by flipping the signs of scenarios, Holm's correction,
+and the smallest difference that could have been found.
+
+**Variances.** The spread between training seeds stands apart from that between scenarios. An arm's utility, trained with
+I seeds and played in J scenarios, is two crossed random effects: y_ij = mean + seed_i + scenario_j + rest_ij, where the
+rest holds their interaction and the noise of episodes. The components are the estimators of the analysis of variance
+(Searle, Casella and McCulloch 1992, Variance Components, chapter 4): unbiased, in closed form, and the same as REML on
+complete data wherever none is negative. An iterative fit of a mixed model was not taken: crossed effects are no plain
+case of statsmodels' MixedLM, and with two or three seeds it ends on the border.
+
+Notation for shapes: S scenarios, B resamples.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,20 +35,15 @@ from statsmodels.stats.power import TTestPower
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
 
-# ---- intervals ----
-# 95 % intervals of means with scenarios as the unit (METHOD 7); docs/statistics.md has the measured coverage.
-#
-# Episodes of one scenario are not independent, so resampling draws whole scenarios. A plain percentile interval of few
-# units is too narrow twice over: the bootstrap's variance is that of a sample, (S - 1) / S of what it should be, and its
-# quantiles take that variance as known. Both are known factors, so the bootstrap distribution is stretched by them:
-# sqrt(S / (S - 1)) and t / z (after Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American
-# Statistician 69(4), who widens the tail probabilities by the same amounts; with five scenarios that runs into the
-# largest mean that five values can have). Notation for shapes: S scenarios, B resamples.
-
 RESAMPLES = 10_000
+DRAWN_AT_ONCE = 10_000_000  # units; bounds the memory of a bootstrap over many
 LEVEL = 0.95
 Interval = tuple[float, float]
 UNKNOWN: Interval = (float("nan"), float("nan"))
+NOISE = "within noise"  # the verdict where nothing can be told apart
+ALPHA, POWER = 0.05, 0.8
+FEW = 8  # fewer scenarios than this: the interval of a difference holds less often than it says (docs/statistics.md)
+Key = tuple[str, str, int]  # domain, scenario, seed
 
 
 def bootstrap_interval(
@@ -61,7 +71,7 @@ def bootstrap_interval(
         totals, counts = np.append(totals, unseen * counts.mean()), np.append(counts, counts.mean())
     if len(totals) < 2:
         return UNKNOWN
-    means = resampled_means(totals, counts, seed, resamples)  # (B,)
+    means = _resampled((totals, counts), _ratio, seed, resamples)  # (B,)
     low, high = stretched(means, totals.sum() / counts.sum(), len(totals), symmetric=unseen is None)
     return (float(low), float(high)) if unseen is None else (max(float(low), 0.0), min(float(high), 1.0))
 
@@ -76,19 +86,57 @@ def per_scenario(
     return np.bincount(index, given, len(rows)), np.bincount(index, minlength=len(rows)).astype(np.float64)
 
 
-def resampled_means(totals: np.ndarray, counts: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means over episodes of resampled scenarios; two of (S,), S of at least 2 -> (B,)."""
-    found = stats.bootstrap(
-        (totals, counts),
-        lambda total, count, axis: total.sum(axis=axis) / count.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
+def statistic_interval(
+    columns: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float, float]:
+    """A statistic of units with its 95 % interval, resampling units; symmetric about the statistic.
+
+    Args:
+        columns: numbers of each unit, each (S,).
+        statistic: of such columns along their last axis, (..., S) each -> (...); nan where a sample has none. It is
+            called as `statistic(*columns, axis=-1)`.
+
+    Returns:
+        (statistic, low, high); the interval is nan for fewer than two units, or where no resample has the statistic.
+    """
+    found = float(statistic(*columns, axis=-1))
+    if len(columns[0]) < 2 or not math.isfinite(found):
+        return found, *UNKNOWN
+    drawn = _resampled(columns, statistic, seed, resamples)
+    known = drawn[np.isfinite(drawn)]
+    if not len(known):
+        return found, *UNKNOWN
+    low, high = stretched(known, found, len(columns[0]), symmetric=True)
+    return found, float(low), float(high)
+
+
+def _resampled(
+    columns: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], seed: int, resamples: int
+) -> np.ndarray:
+    """The statistic of resampled units; columns of (S,), S of at least 2 -> (B,)."""
+    with warnings.catch_warnings():  # samples without the statistic are the caller's to leave out
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            tuple(columns),
+            statistic,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=resamples,
+            batch=max(1, DRAWN_AT_ONCE // len(columns[0])),
+            rng=np.random.default_rng(seed),
+        )
     distribution: np.ndarray = found.bootstrap_distribution
     return distribution
+
+
+def _ratio(total: np.ndarray, count: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over episodes of the scenarios along an axis."""
+    mean: np.ndarray = total.sum(axis=axis) / count.sum(axis=axis)
+    return mean
 
 
 def stretched(distribution: np.ndarray, estimate: np.ndarray | float, units: int, symmetric: bool) -> np.ndarray:
@@ -101,15 +149,6 @@ def stretched(distribution: np.ndarray, estimate: np.ndarray | float, units: int
         return np.stack([centre - width, centre + width])
     ends: np.ndarray = centre + factor * np.quantile(away, [alpha / 2, 1 - alpha / 2], axis=-1)
     return ends
-
-
-# ---- statistics ----
-# Comparisons of two arms with scenarios as the unit: paired differences, permutation tests, Holm, power (METHOD 7).
-
-NOISE = "within noise"  # the verdict where nothing can be told apart
-ALPHA, POWER = 0.05, 0.8
-FEW = 8  # fewer scenarios than this: the interval of a difference holds less often than it says (docs/statistics.md)
-Key = tuple[str, str, int]  # domain, scenario, seed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, correct
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import (
     COMPARED,
@@ -62,9 +62,10 @@ class Contrast:
         note = f"Difference: less {self.reference}, paired by scenario and seed; Holm's correction over this table."
         estimates = [Estimate(r["arm"], r["condition"], *r["utility_interval"]) for r in rows if r["domain"] == POOLED]
         figure = interval_plot("conditions", self.title, estimates, "mean utility over all domains, 95 % interval")
-        return AnalysisResult(
-            [Table("conditions", self.title, _VALUES, rows, note)], [figure], self._verdicts(played, rows)
-        )
+        table = Table("conditions", self.title, _VALUES, rows, note)
+        pooled = [row for row in rows if row["domain"] == POOLED]
+        summary = Table("summary", self.title, _VALUES[1:5], pooled)
+        return AnalysisResult([table], [figure], self._verdicts(played, rows), summary=summary)
 
     def _row(self, played: Sequence[ArmResult], domain: str, arm: str, condition: str) -> dict[str, Any]:
         here = utility(played, arm, condition, domain)
@@ -78,7 +79,7 @@ class Contrast:
 
     def _verdicts(self, played: Sequence[ArmResult], rows: Sequence[dict[str, Any]]) -> list[str]:
         lines = [
-            f"The rule, fixed before the numbers: a condition differs from {self.reference} where the interval over "
+            f"{RULE} a condition differs from {self.reference} where the interval over "
             f"all domains leaves out 0 and p (Holm) is below {ALPHA:g}."
         ]
         for row in rows:

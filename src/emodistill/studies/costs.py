@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.arms import Arm, parse_arm
 from emodistill.evaluation.results import ArmResult, Cost
-from emodistill.evaluation.stage_graph import needed_stages
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
@@ -39,13 +36,7 @@ _TRAINED_NOTE = (
 
 @dataclass(frozen=True)
 class Costs:
-    """One row for each arm in each condition, one for each stage that they play with, and the sums.
-
-    Attributes:
-        vocabulary: its name.
-    """
-
-    vocabulary: str
+    """One row for each arm in each condition, one for each stage that they play with, and the sums."""
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         rows = [
@@ -58,19 +49,13 @@ class Costs:
             }
             for one in played
         ]
-        total = total_of(played)
+        total = sum((one.cost for one in played), Cost())
         episodes = sum(len(one.episodes) for one in played)
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
-        trained = trained_stages(self._folders(played))
+        folders = dict.fromkeys(Path(one.run_dir) / stage for one in played for stage in one.stages)
+        trained = trained_stages(folders)
         tables = [Table("costs", "What playing took", _COLUMNS, rows, _NOTE)]
         return AnalysisResult([*tables, Table("training", "What training took", _TRAINED, trained, _TRAINED_NOTE)])
-
-    def _folders(self, played: Sequence[ArmResult]) -> list[Path]:
-        vocabulary = load_vocabulary(self.vocabulary)
-        of_run: dict[str, list[Arm]] = {}
-        for one in (one for one in played if one.run_dir):
-            of_run.setdefault(one.run_dir, []).append(parse_arm(one.arm, vocabulary))
-        return [Path(run) / stage for run, arms in of_run.items() for stage in needed_stages(arms)]
 
 
 def trained_stages(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -85,15 +70,3 @@ def trained_stages(folders: Iterable[Path]) -> list[dict[str, Any]]:
     rows = list(found.values())
     known = [row["seconds"] for row in rows if row["seconds"] is not None]
     return [*rows, {"stage": "together", "seconds": sum(known)}] if known else rows
-
-
-def total_of(played: Sequence[ArmResult]) -> Cost:
-    """The sum over everything that was played."""
-    return sum((one.cost for one in played), Cost())
-
-
-def in_words(cost: Cost) -> str:
-    """One line for the screen."""
-    tokens = f"{cost.prompt_tokens + cost.generated_tokens:,} tokens ({cost.generated_tokens:,} of them said)"
-    money = "at an unknown price" if cost.money is None else f"for {cost.money:.2f} USD"
-    return f"playing took {cost.seconds:,.0f} s and {tokens}, {money}"

@@ -18,9 +18,9 @@ from emodistill.data.casino.episodes import EMOTICONS, OUTCOMES, people_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
-from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, stretched
+from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, statistic_interval
 from emodistill.reporting.figures.intervals import Estimate, interval_plot
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
 _COLUMNS = [
@@ -35,7 +35,7 @@ _COLUMNS = [
     Column("verdict", "verdict", "text"),
 ]
 _RULE = (
-    "The rule, fixed before the numbers: people who show an emotion come out differently where the interval leaves out "
+    f"{RULE} people who show an emotion come out differently where the interval leaves out "
     f"0 and p (Holm, over all emotions and outcomes) is below {ALPHA:g}. It is an association, and says nothing about "
     "what showing it does."
 )
@@ -82,12 +82,10 @@ def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[d
     """Mean outcome of those who showed an emotion less that of the others, for every emotion and outcome."""
     emotions = tuple(EMOTICONS.values())
     did, outcomes = people_of(dialogues, emotions)
-    share = np.full(len(dialogues), 1 / len(dialogues))
-    weights = np.random.default_rng(seed).multinomial(len(dialogues), share, size=resamples).astype(np.float64)
     p_values = permutation_p(did, outcomes, seed, resamples)
     rows = [
         {"emotion": emotion, "outcome": outcome, "p_value": float(p_values[i, j])}
-        | difference_of(did[:, :, i], outcomes[:, :, j], weights)
+        | difference_of(did[:, :, i], outcomes[:, :, j], seed, resamples)
         for i, emotion in enumerate(emotions)
         for j, outcome in enumerate(OUTCOMES)
     ]
@@ -125,17 +123,16 @@ def studentised(shown: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
     return size
 
 
-def difference_of(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Both groups' difference, (D, 2) each, with its interval by resampling dialogues, (B, D), and effect size."""
+def difference_of(did: np.ndarray, values: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
+    """Both groups' difference, (D, 2) each, with its interval by resampling dialogues, and effect size."""
     counted = {"showed": int(did.sum()), "others": int((~did).sum())}
     if did.all() or not did.any():
         nothing = [float("nan")] * 3
         unknown = {"difference_interval": nothing, "effect_size": float("nan"), "standardised": nothing}
         return {**counted, **unknown, "verdict": NOISE}
-    sums = np.stack([(values * did).sum(1), did.sum(1), (values * ~did).sum(1), (~did).sum(1)], axis=1)
-    found, drawn = float(_apart(sums.sum(0, keepdims=True))[0]), _apart(weights @ sums)
-    low, high = stretched(drawn[np.isfinite(drawn)], found, len(did), symmetric=True)
-    interval = [found, float(low), float(high)]
+    sums = [(values * did).sum(1), did.sum(1), (values * ~did).sum(1), (~did).sum(1)]  # four of (D,)
+    found, low, high = statistic_interval(sums, _apart, seed, resamples)
+    interval = [found, low, high]
     pooled = float(np.sqrt((values[did].var() * did.sum() + values[~did].var() * (~did).sum()) / did.size))
     scaled = [end / pooled if pooled > 0 else float("nan") for end in interval]
     verdict = "higher" if low > 0 else "lower" if high < 0 else NOISE
@@ -143,10 +140,10 @@ def difference_of(did: np.ndarray, values: np.ndarray, weights: np.ndarray) -> d
     return {**counted, **found_out, "verdict": verdict}
 
 
-def _apart(sums: np.ndarray) -> np.ndarray:
-    """(N, 4) -> (N,); nan where one of the two groups is empty."""
+def _apart(total: np.ndarray, count: np.ndarray, other: np.ndarray, others: np.ndarray, axis: int) -> np.ndarray:
+    """Difference of two groups' means over the dialogues along an axis; nan where a group is empty."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        apart: np.ndarray = sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
+        apart: np.ndarray = total.sum(axis) / count.sum(axis) - other.sum(axis) / others.sum(axis)
     return apart
 
 

@@ -5,15 +5,16 @@ of one scenario's episodes are exchangeable, so they are shuffled within every s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from emodistill.evaluation.arms import EMOTION_SOURCES
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, Key, correct
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import COMPARED, compared, domains_of, utility
 
@@ -63,7 +64,8 @@ class Prompting:
             Table("emotions_overall", "Do emotions differ at all?", _OVERALL, overall, _OVERALL_NOTE),
             Table("emotions", f"Each emotion held constant, less {self.reference}", _COLUMNS, rows, _note(rows)),
         ]
-        return AnalysisResult(tables, [self._map(rows, domains)], self._verdicts(rows, overall))
+        summary = replace(tables[0], note="")
+        return AnalysisResult(tables, [self._map(rows, domains)], self._verdicts(rows, overall), summary=summary)
 
     def _map(self, rows: Sequence[Mapping[str, Any]], domains: Sequence[str]) -> Any:
         cells = {(row["emotion"], row["domain"]): row["difference"] for row in rows}
@@ -75,7 +77,7 @@ class Prompting:
 
     def _verdicts(self, rows: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, Any]]) -> list[str]:
         lines = [
-            "The rule, fixed before the numbers: emotions shift outcomes in a domain where the permutation test over "
+            f"{RULE} emotions shift outcomes in a domain where the permutation test over "
             f"all labels has p (Holm) below {ALPHA:g}; one label does where its own difference to {self.reference} has."
         ]
         for row in overall:
@@ -99,7 +101,7 @@ def _label(arm: str) -> str | None:
     """The constant emotion of an arm (`joy+base`, `fixed:joy`); None for arms that choose, or show none."""
     head, plus, _ = arm.partition("+")
     if plus:
-        return None if head in ("none", "uniform", "random", "iql", "table", "self_selected") else head
+        return None if head in EMOTION_SOURCES else head
     kind, colon, label = arm.partition(":")
     return label if colon and kind.endswith("fixed") else None
 

@@ -12,7 +12,7 @@ Returns are in the reward that the selector was trained with.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,46 @@ from scipy import stats
 
 from emodistill.data.schema import Episode
 from emodistill.data.transitions import Reward, TransitionEpisodes, build_transitions
-from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
-from emodistill.evaluation.statistics import UNKNOWN, bootstrap_interval
+from emodistill.evaluation.statistics import bootstrap_interval, statistic_interval
 from emodistill.learners.ope import fitted_q_value
 from emodistill.learners.selector import IQLSelector, load_selector
 from emodistill.reporting.figures.curves import Bin, calibration
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
-# ---- realised ----
-# Turns with what the selector predicted for them and what came of them. Shapes: B turns.
+BINS = 5
+RESAMPLES = 2000
+_COLUMNS = [
+    Column("arm", "arm", "text"),
+    Column("condition", "condition", "text"),
+    Column("turns", "turns", "count"),
+    Column("scenarios", "scenarios", "count"),
+    Column("kept", "of a promised advantage, realised [95 %]", "interval"),
+    Column("correlation", "rank correlation of turns [95 %]", "interval"),
+    Column("bias", "predicted less realised [95 %]", "interval"),
+    Column("fitted_q", "fitted Q evaluation"),
+    Column("returned", "mean return [95 %]", "interval"),
+]
+_RULE = (
+    f"{RULE} Q still picks emotions for an arm's words where what is realised of a "
+    "promised advantage has an interval above 0, which only arms with random emotions can show; it orders their turns "
+    "where the rank correlation with the realised return has; it is calibrated where the interval of the bias holds 0."
+)
+_NOTE = (
+    "In the selector's reward, discounted per turn; intervals by resampling scenarios. Realised of a promised "
+    "advantage: the slope of the return beyond V(s) on Q less its mean over emotions, where chance chose the emotion; "
+    "1 if words do all that Q was taught, 0 if they do nothing. The fitted value is of the selector's own (greedy) "
+    "policy, learnt on the arm's episodes; where an arm shows other emotions it is no estimate of its return. Q is of "
+    "the behaviour that the selector improves on, not exactly of the greedy policy."
+)
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Focal turns that show an emotion.
+class QTurns:
+    """Focal turns that show an emotion: what the selector predicted for them, and what came of them. B turns.
 
     Attributes:
         predicted: min Q'(s, a) of the selector, in raw reward, (B,).
@@ -62,6 +85,58 @@ class Turns:
     table: TransitionEpisodes
 
 
+@dataclass(frozen=True)
+class Separability:
+    """Calibration of Q for every arm that shows emotions.
+
+    Attributes:
+        vocabulary: of the run.
+    """
+
+    vocabulary: Vocabulary
+    seed: int = 0
+
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
+        rows, bins = [], []
+        for one in played:
+            episodes = [episode for episode in valid(one.episodes) if shows_emotions(episode)]
+            checkpoint = Path(one.run_dir) / "iql" / "best.ckpt"
+            if not episodes or not checkpoint.is_file():
+                continue
+            selector = load_selector(str(checkpoint), self.vocabulary)
+            reward, discount = trained_with(Path(one.run_dir))
+            turns = q_turns(episodes, selector, reward, discount)
+            row = {"arm": one.arm, "condition": one.condition, "training_seed": one.training_seed}
+            rows.append({**row, **self._row(turns), "fitted_q": fitted_value(turns, selector, discount)})
+            label = f"{one.arm}, {one.condition}" if one.condition else one.arm
+            bins += binned(turns, label, self.seed)
+        table = Table("separability", "Q of the selector against what came of it", _COLUMNS, rows, _NOTE)
+        if not rows:
+            return AnalysisResult(
+                [table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"]
+            )
+        figure = calibration("q_calibration", "Predicted and realised return of turns", bins, "discounted reward")
+        return AnalysisResult(
+            [table], [figure], [_RULE, *(_verdict(row) for row in rows)], summary=replace(table, note="")
+        )
+
+    def _row(self, turns: QTurns) -> dict[str, Any]:
+        apart = turns.predicted - turns.realised
+        first = turns.step == 0
+        returned = turns.realised[first]
+        first_scenarios = [s for s, is_first in zip(turns.scenarios, first, strict=True) if is_first]
+        return {
+            "turns": len(apart),
+            "scenarios": len(set(turns.scenarios)),
+            "kept": resampled(slope, turns.advantage, turns.beyond, turns.scenarios, turns.drawn, self.seed),
+            "correlation": resampled(
+                rank_correlation, turns.predicted, turns.realised, turns.scenarios, seed=self.seed
+            ),
+            "bias": [float(apart.mean()), *bootstrap_interval(apart, turns.scenarios, self.seed)],
+            "returned": [float(returned.mean()), *bootstrap_interval(returned, first_scenarios, self.seed)],
+        }
+
+
 def trained_with(run_dir: Path) -> tuple[Reward, float]:
     """Reward and discount of a run's selector, from the configuration that its training began with.
 
@@ -73,7 +148,7 @@ def trained_with(run_dir: Path) -> tuple[Reward, float]:
 
 
 @torch.no_grad()
-def realised(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward, discount: float) -> Turns:
+def q_turns(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward, discount: float) -> QTurns:
     """All turns of valid episodes that show an emotion."""
     table = build_transitions(episodes, selector.observer, reward)
     shown = [e for e in episodes if e.end != "invalid" and any(turn.emotion is not None for turn in e.focal_turns)]
@@ -85,7 +160,7 @@ def realised(episodes: Sequence[Episode], selector: IQLSelector, reward: Reward,
     advantage = predicted - values[:, learner.stats.action_mask].mean(1)
     state = learner.v(learner.stats.standardise(transitions.observation))[:, 0] * scale
     returns = returns_of(transitions.reward.double().numpy(), transitions.terminal.numpy(), discount)
-    return Turns(
+    return QTurns(
         predicted.numpy(),
         returns,
         advantage.numpy(),
@@ -107,7 +182,7 @@ def returns_of(rewards: np.ndarray, terminal: np.ndarray, discount: float) -> np
 
 
 @torch.no_grad()
-def fitted_value(turns: Turns, selector: IQLSelector, discount: float) -> float:
+def fitted_value(turns: QTurns, selector: IQLSelector, discount: float) -> float:
     """Fitted Q evaluation, on these turns, of the selector's greedy policy: its discounted return, in raw reward."""
     transitions, learner = turns.table.transitions, selector.learner
     rows = (transitions.observation, transitions.next_observation)
@@ -115,83 +190,6 @@ def fitted_value(turns: Turns, selector: IQLSelector, discount: float) -> float:
     table = turns.table._replace(transitions=transitions._replace(observation=observation, next_observation=following))
     policy, next_policy = (learner.act(seen)[1] for seen in rows)
     return fitted_q_value(table, policy.float(), next_policy.float(), discount)
-
-
-BINS = 5
-RESAMPLES = 2000
-_COLUMNS = [
-    Column("arm", "arm", "text"),
-    Column("condition", "condition", "text"),
-    Column("turns", "turns", "count"),
-    Column("scenarios", "scenarios", "count"),
-    Column("kept", "of a promised advantage, realised [95 %]", "interval"),
-    Column("correlation", "rank correlation of turns [95 %]", "interval"),
-    Column("bias", "predicted less realised [95 %]", "interval"),
-    Column("fitted_q", "fitted Q evaluation"),
-    Column("returned", "mean return [95 %]", "interval"),
-]
-_RULE = (
-    "The rule, fixed before the numbers: Q still picks emotions for an arm's words where what is realised of a "
-    "promised advantage has an interval above 0, which only arms with random emotions can show; it orders their turns "
-    "where the rank correlation with the realised return has; it is calibrated where the interval of the bias holds 0."
-)
-_NOTE = (
-    "In the selector's reward, discounted per turn; intervals by resampling scenarios. Realised of a promised "
-    "advantage: the slope of the return beyond V(s) on Q less its mean over emotions, where chance chose the emotion; "
-    "1 if words do all that Q was taught, 0 if they do nothing. The fitted value is of the selector's own (greedy) "
-    "policy, learnt on the arm's episodes; where an arm shows other emotions it is no estimate of its return. Q is of "
-    "the behaviour that the selector improves on, not exactly of the greedy policy."
-)
-
-
-@dataclass(frozen=True)
-class Separability:
-    """Calibration of Q for every arm that shows emotions.
-
-    Attributes:
-        vocabulary: its name.
-    """
-
-    vocabulary: str
-    seed: int = 0
-
-    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        rows, bins = [], []
-        for one in played:
-            episodes = [episode for episode in valid(one.episodes) if shows_emotions(episode)]
-            checkpoint = Path(one.run_dir) / "iql" / "best.ckpt"
-            if not episodes or not checkpoint.is_file():
-                continue
-            selector = load_selector(str(checkpoint), load_vocabulary(self.vocabulary))
-            reward, discount = trained_with(Path(one.run_dir))
-            turns = realised(episodes, selector, reward, discount)
-            row = {"arm": one.arm, "condition": one.condition, "training_seed": one.training_seed}
-            rows.append({**row, **self._row(turns), "fitted_q": fitted_value(turns, selector, discount)})
-            label = f"{one.arm}, {one.condition}" if one.condition else one.arm
-            bins += binned(turns, label, self.seed)
-        table = Table("separability", "Q of the selector against what came of it", _COLUMNS, rows, _NOTE)
-        if not rows:
-            return AnalysisResult(
-                [table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"]
-            )
-        figure = calibration("q_calibration", "Predicted and realised return of turns", bins, "discounted reward")
-        return AnalysisResult([table], [figure], [_RULE, *(_verdict(row) for row in rows)])
-
-    def _row(self, turns: Turns) -> dict[str, Any]:
-        apart = turns.predicted - turns.realised
-        first = turns.step == 0
-        returned = turns.realised[first]
-        first_scenarios = [s for s, is_first in zip(turns.scenarios, first, strict=True) if is_first]
-        return {
-            "turns": len(apart),
-            "scenarios": len(set(turns.scenarios)),
-            "kept": resampled(slope, turns.advantage, turns.beyond, turns.scenarios, turns.drawn, self.seed),
-            "correlation": resampled(
-                rank_correlation, turns.predicted, turns.realised, turns.scenarios, seed=self.seed
-            ),
-            "bias": [float(apart.mean()), *bootstrap_interval(apart, turns.scenarios, self.seed)],
-            "returned": [float(returned.mean()), *bootstrap_interval(returned, first_scenarios, self.seed)],
-        }
 
 
 def shows_emotions(episode: Episode) -> bool:
@@ -220,7 +218,7 @@ def resampled(
     chosen: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[float]:
-    """A statistic of paired values, with its 95 % percentile interval by resampling whole scenarios; three of nan
+    """A statistic of paired values, with its 95 % interval by resampling whole scenarios; three of nan
     where fewer than two scenarios have any.
 
     Args:
@@ -231,19 +229,19 @@ def resampled(
         groups.setdefault(scenarios[i], []).append(i)
     if len(groups) < 2:
         return [float("nan")] * 3
-    members, rng = [np.array(group) for group in groups.values()], np.random.default_rng(seed)
+    members = [np.array(group) for group in groups.values()]
 
-    def of(rows: np.ndarray) -> float:
+    def of(drawn: np.ndarray) -> float:
+        rows = np.concatenate([members[k] for k in drawn])
         return statistic(first[rows], second[rows])
 
-    draws = rng.integers(len(members), size=(RESAMPLES, len(members)))
-    found = np.array([of(np.concatenate([members[k] for k in draw])) for draw in draws])
-    known = found[np.isfinite(found)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else UNKNOWN
-    return [of(np.concatenate(members)), float(low), float(high)]
+    def of_each(drawn: np.ndarray, axis: int) -> np.ndarray:
+        return np.apply_along_axis(of, axis, drawn)
+
+    return list(statistic_interval([np.arange(len(members))], of_each, seed, RESAMPLES))
 
 
-def binned(turns: Turns, label: str, seed: int = 0, bins: int = BINS) -> list[Bin]:
+def binned(turns: QTurns, label: str, seed: int = 0, bins: int = BINS) -> list[Bin]:
     """Equally many turns a bin, by predicted return."""
     found = []
     for rows in np.array_split(np.argsort(turns.predicted, kind="stable"), min(bins, len(turns.predicted))):

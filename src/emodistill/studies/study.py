@@ -1,4 +1,6 @@
-"""What a study trains and plays: its conditions, for every training seed, each with folders of its own.
+"""A study: conditions and training seeds, what they lack, the training of it, the play, and the analyses.
+
+Every condition with every training seed is one `StudyRun`, with folders of its own:
 
     checkpoints/<run>                                   the run: the first training seed, no condition
                      /seeds/<seed>                      another training seed
@@ -8,16 +10,34 @@
 A condition is a label with overrides for training and overrides for playing. One that trains nothing plays the run.
 """
 
+import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from emodistill.errors import UserError
+import torch
 
-STAGES = ("iql", "sft", "jpo")  # in the order of the pipeline; each starts from the one before
-ALL = "all"
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import Arm
+from emodistill.evaluation.expression import ExpressionTest
+from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.runner import Runner
+from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
+from emodistill.files import exclusive
+from emodistill.reporting.results import AnalysisResult, StudyResult
+from emodistill.reporting.tables import Column, Table
+from emodistill.runs import StageFolder
+
+ALL = "all"  # of a condition's `train`: every stage
+SHOWN = 8  # commands that a refusal names
+Analysis = Callable[[Sequence[ArmResult]], AnalysisResult]
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,13 @@ class Condition:
 
     def __post_init__(self) -> None:
         for stage in self.train or ():
-            if stage not in (*STAGES, ALL):
-                raise UserError(f"study condition '{self.label}': train.{stage} is no stage; use {', '.join(STAGES)}")
+            if stage not in (*PIPELINE, ALL):
+                raise UserError(
+                    f"study condition '{self.label}': train.{stage} is no stage; use {', '.join(PIPELINE)} or {ALL}"
+                )
+        for override in self.play:
+            if override.split("=")[0] in ("arms", "vocabulary"):
+                raise UserError(f"study condition '{self.label}': {override} would change what all conditions share")
 
     @property
     def slug(self) -> str:
@@ -45,27 +70,29 @@ class Condition:
         return re.sub(r"[^\w.+-]+", "-", self.label).strip("-")
 
     def overrides(self, stage: str) -> list[str]:
-        """Overrides of train.py for one stage."""
+        """Overrides of train.py for one stage of the pipeline."""
         train = self.train or {}
         return [*train.get(ALL, ()), *train.get(stage, ())]
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """The stages that the condition takes over from the run as they are."""
+        """The stages of the pipeline that the condition takes over from the run as they are."""
         train = self.train or {}
         if ALL in train:
             return ()
-        return STAGES[: min((STAGES.index(stage) for stage in train), default=len(STAGES))]
+        return PIPELINE[: min((PIPELINE.index(stage) for stage in train), default=len(PIPELINE))]
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One condition with one training seed: what is trained where, and where its episodes go.
+    """One condition with one training seed: what is trained where, and what was played.
 
     Attributes:
         run_dir: folder of the stages that play.
         shared_from: folder of the run whose first stages the condition takes over; `run_dir` where it trains nothing.
         stage_dir: folder of the episodes.
+        results: of each arm, once they are played.
+        expression: what was measured of each generator in fixed contexts, where the study asks for it.
     """
 
     condition: Condition
@@ -73,11 +100,198 @@ class StudyRun:
     run_dir: Path
     shared_from: Path
     stage_dir: Path
+    results: Sequence[ArmResult] = ()
+    expression: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the configuration of one `StudyRun` comes to.
+
+    Attributes:
+        config: everything that changes an episode, in plain values; kept beside the episodes.
+        opponent: the arm on the counterparty's chair; None where somebody else sits there.
+        open_runner: makes what plays, and what measures expression where the study asks for it.
+    """
+
+    config: dict[str, Any]
+    opponent: Arm | None
+    open_runner: Callable[[], tuple[Runner, ExpressionTest | None]]
+
+
+@dataclass(frozen=True)
+class MissingStage:
+    """A stage that has to be trained before the study can be played.
+
+    Attributes:
+        run_dir: folder of the run that it belongs to.
+        overrides: what `train.py` is told.
+    """
+
+    stage: Stage
+    run_dir: Path
+    overrides: Sequence[str]
 
     @property
-    def title(self) -> str:
-        """For progress and messages."""
-        return self.condition.label or self.stage_dir.name
+    def command(self) -> str:
+        """What a user would type to train it."""
+        return shlex.join(["python", "train.py", *self.overrides])
+
+
+class Study:
+    """A study, made once from its configuration; `opened`, then `missing`, `train`, `play` and `analyse`.
+
+    Args:
+        arms: every condition plays all of them.
+        conditions: see `conditions_of`; none where the study plays nothing.
+        seeds: training seeds; the first one is the run's own.
+        run_dir: folder of the run.
+        folder: of the report, and of the episodes of the first training seed.
+        configure: makes the setup of a run of the study.
+        analyses: by name, in the order of the report.
+        stages: of training.
+        training: overrides for all training, e.g. `run=demo`; with them `train.py` works in `default_run_dir`.
+        default_run_dir: see `training`; training elsewhere is told its folder.
+        run_training: runs `train.py` with these overrides and returns its exit status.
+        about: how the numbers come about, e.g. `run` and `command`, for the report.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        arms: Sequence[Arm],
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        run_dir: Path,
+        folder: Path,
+        configure: Callable[[StudyRun], Setup],
+        analyses: Mapping[str, Analysis],
+        stages: StageGraph,
+        training: Sequence[str],
+        default_run_dir: Path,
+        run_training: Callable[[Sequence[str]], int],
+        about: Mapping[str, Any],
+    ) -> None:
+        self.name, self.vocabulary, self.arms, self.analyses = name, vocabulary, arms, analyses
+        self.run_dir, self.folder, self.stages, self.about = run_dir, folder, stages, about
+        self.training, self.default_run_dir, self.run_training = training, default_run_dir, run_training
+        self.runs = plan_runs(name, conditions, seeds, run_dir, folder)
+        self.setups = [configure(run) for run in self.runs]
+
+    @contextmanager
+    def opened(self, resume: str) -> Iterator[None]:
+        """Hold the study's folder.
+
+        Stages that a condition takes over from its run get a link beside those that it trains; one that is still to be
+        trained gets its link as well, so that the commands of `refusal` work by hand.
+
+        Raises:
+            UserError: if another process holds the folder, or episodes in it were begun with another configuration.
+        """
+        try:
+            with exclusive(self.folder):
+                for run, setup in self._runs():
+                    StageFolder(run.stage_dir).state(setup.config, resume)
+                for run, setup in self._runs():
+                    self._link_shared_stages(run, setup)
+                yield
+        finally:
+            StageFolder(self.folder).discard_if_unused()
+
+    def missing(self) -> list[MissingStage]:
+        """What the arms play with and nobody has trained: every stage once, after those that it learns from."""
+        found: dict[tuple[Path, str], MissingStage] = {}
+        for run, setup in self._runs():
+            for stage in self.stages.missing(self._at_table(setup), run.run_dir):
+                shared = stage.kind in run.condition.shared
+                run_dir = run.shared_from if shared else run.run_dir
+                if shared and is_trained(stage.name, run_dir):
+                    continue
+                where = [] if run_dir == self.default_run_dir else [f"run_dir={run_dir}"]
+                own = [*where, f"seed={run.training_seed}", *run.condition.overrides(stage.kind)]
+                overrides = [*stage.overrides, *self.training, *own]
+                found.setdefault((run_dir, stage.name), MissingStage(stage, run_dir, overrides))
+        return list(found.values())
+
+    def train(self, missing: Sequence[MissingStage]) -> None:
+        """Train stages one after the other; a stage that was begun before goes on where it was.
+
+        Raises:
+            UserError: if one fails, with the command to run it by hand; those before it stay trained.
+        """
+        for one in missing:
+            print(f"{one.run_dir / one.stage.name} is missing: {one.command}", flush=True)
+            status = self.run_training(one.overrides)
+            if status in (-2, 130):
+                raise KeyboardInterrupt
+            if status != 0 or not is_trained(one.stage.name, one.run_dir):
+                why = f"ended with exit status {status}" if status else f"left nothing in {one.run_dir}"
+                raise UserError(
+                    f"training {one.stage.name} {why}; what it said stands above. Try it by hand: {one.command}"
+                )
+
+    def play(self) -> list[StudyRun]:
+        """Play every condition with every training seed; episodes that are on disk are read."""
+        played = []
+        for number, (run, setup) in enumerate(self._runs(), 1):
+            if len(self.runs) > 1:
+                title = run.condition.label or run.stage_dir.name
+                print(f"{self.name} {number}/{len(self.runs)}: {title}, training seed {run.training_seed}")
+            played.append(self._play(run, setup))
+        return played
+
+    def _play(self, run: StudyRun, setup: Setup) -> StudyRun:
+        folder = StageFolder(run.stage_dir)
+        if folder.state(setup.config, "auto") == "finished":
+            print(f"{folder.path} is finished; nothing to play")
+        runner, expression = setup.open_runner()
+        folder.record(setup.config)
+        found = zip(self.arms, runner.play(self.arms), strict=True)
+        results = [
+            replace(
+                result,
+                condition=run.condition.label,
+                training_seed=run.training_seed,
+                run_dir=str(run.run_dir),
+                stages=self.stages.needed([arm]),
+            )
+            for arm, result in found
+        ]
+        folder.finish({"episodes": sum(len(one.episodes) for one in results)})
+        generators = list(dict.fromkeys(arm.generator for arm in self.arms))
+        return replace(run, results=results, expression=expression.rows(generators) if expression else ())
+
+    def analyse(self, runs: Sequence[StudyRun]) -> StudyResult:
+        """What each analysis finds in what was played."""
+        results = [result for run in runs for result in run.results]
+        found = {name: analysis(results) for name, analysis in self.analyses.items()}
+        expression = {row["source"]: row for run in runs for row in run.expression}
+        return StudyResult(
+            results,
+            {**found, "expression": expression_result(list(expression.values()))},
+            {**self.about, **environment()},
+            self.vocabulary,
+            load_perceiver("counterparty"),
+            self.run_dir / "iql" / "best.ckpt",
+        )
+
+    def _runs(self) -> list[tuple[StudyRun, Setup]]:
+        return list(zip(self.runs, self.setups, strict=True))
+
+    def _at_table(self, setup: Setup) -> list[Arm]:
+        """All arms that sit on one of the two chairs."""
+        return list(dict.fromkeys([*self.arms, *([setup.opponent] if setup.opponent else [])]))
+
+    def _link_shared_stages(self, run: StudyRun, setup: Setup) -> None:
+        if run.run_dir == run.shared_from:
+            return
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        for name in self.stages.needed(self._at_table(setup)):
+            stage, link = self.stages.stages.get(name), run.run_dir / name
+            shared = stage is not None and stage.kind in run.condition.shared
+            if shared and not link.is_symlink() and not link.exists():
+                link.symlink_to((run.shared_from / name).resolve(), target_is_directory=True)
 
 
 def conditions_of(
@@ -87,12 +301,14 @@ def conditions_of(
 
     Args:
         study: `conditions` maps labels to {train, play}; `per_arm` names a key of evaluate.py instead, which takes
-            each arm in turn.
+            each arm in turn; `plays: false` is a study without any.
         wanted: labels of those to play, in the study's order; None plays all.
 
     Raises:
         UserError: if two labels would share a folder, or a wanted one is not there.
     """
+    if not study.get("plays", True):
+        return []
     if key := study.get("per_arm"):
         found = [Condition(arm, play=[f"{key}='{arm}'"]) for arm in arms]
     else:
@@ -122,26 +338,54 @@ def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     return found
 
 
-def parts_of(
-    study: str, conditions: Sequence[Condition], seeds: Sequence[int], run: Path, played: Path
+def plan_runs(
+    study: str, conditions: Sequence[Condition], seeds: Sequence[int], run_dir: Path, folder: Path
 ) -> list[StudyRun]:
-    """Every condition with every training seed, conditions first, so that a half-played study compares conditions.
-
-    Args:
-        study: its name.
-        run: folder of the run.
-        played: folder of the study's episodes.
-    """
+    """Every condition with every training seed, conditions first, so that a half-played study compares conditions."""
     return [
-        _part(study, condition, seed, k == 0, run, played) for k, seed in enumerate(seeds) for condition in conditions
+        _run(study, condition, seed, seed == seeds[0], run_dir, folder) for seed in seeds for condition in conditions
     ]
 
 
-def _part(study: str, condition: Condition, seed: int, first: bool, run: Path, played: Path) -> StudyRun:
-    of_seed = run if first else run / "seeds" / str(seed)
+def _run(study: str, condition: Condition, seed: int, first: bool, run_dir: Path, folder: Path) -> StudyRun:
+    of_seed = run_dir if first else run_dir / "seeds" / str(seed)
     home = of_seed
     if condition.train:
-        home = run / "studies" / study / condition.slug
+        home = run_dir / "studies" / study / condition.slug
         home = home if first else home / "seeds" / str(seed)
-    folder = played / condition.slug if condition.label else played
-    return StudyRun(condition, seed, home, of_seed, folder if first else folder / f"seed-{seed}")
+    episodes = folder / condition.slug if condition.label else folder
+    return StudyRun(condition, seed, home, of_seed, episodes if first else episodes / f"seed-{seed}")
+
+
+def refusal(missing: Sequence[MissingStage]) -> str:
+    """One sentence with the commands that train what is missing."""
+    names = ", ".join(f"{one.run_dir}/{one.stage.name}" for one in missing)
+    commands = " && ".join(one.command for one in missing[:SHOWN])
+    more = f" && ... ({len(missing) - SHOWN} more)" if len(missing) > SHOWN else ""
+    return f"{names} not trained yet; give train=missing to have that done now, or run: {commands}{more}"
+
+
+def environment() -> dict[str, str]:
+    """When, where and how the numbers of a report came about."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
+        "faithfulness_by": "perceiver 'counterparty', which trained neither selector nor policy",
+        "interval": "95 %, bootstrap over scenarios, 10,000 resamples",
+    }
+
+
+_EXPRESSION = [
+    Column("source", "generator", "text"),
+    Column("contexts", "contexts", "count"),
+    Column("faithfulness", "faithful"),
+    Column("stated_offers", "offer stated"),
+    Column("judge_score", "judge score"),
+    Column("words", "reply length, words", digits=1),
+]
+
+
+def expression_result(rows: Sequence[Mapping[str, Any]]) -> AnalysisResult:
+    """How well each generator expresses itself in fixed contexts."""
+    table = Table("expression", "Expression in fixed contexts of the validation split", _EXPRESSION, rows)
+    return AnalysisResult([table] if rows else [], values={"expression": list(rows)})

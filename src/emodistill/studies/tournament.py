@@ -5,7 +5,7 @@ and 0 without one; so both lose where no deal is reached.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from emodistill.data.schema import Episode
@@ -14,7 +14,7 @@ from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoff
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import arms_of, conditions_of
 
@@ -42,7 +42,7 @@ _PAYOFFS = [
     Column("scenarios", "scenarios", "count"),
 ]
 _RULE = (
-    "The rule, fixed before the numbers: an arm is rated above another where the intervals of their ratings do not "
+    f"{RULE} an arm is rated above another where the intervals of their ratings do not "
     "overlap; otherwise their order is within noise."
 )
 
@@ -64,9 +64,9 @@ class Tournament:
         values = [[cells.get((arm, other)) for other in others] for arm in arms]
         axes = ("arm on the focal chair", "arm on the counterparty's chair", "mean focal utility")
         figure = matrix("payoffs", "Payoff to the focal chair", arms, others, values, axes)
-        return AnalysisResult(
-            [_rated(ratings), self._both(meetings), chairs_table(chairs)], [figure], verdicts(ratings)
-        )
+        rated = _rated(ratings)
+        tables = [rated, self._both(meetings), chairs_table(chairs)]
+        return AnalysisResult(tables, [figure], verdicts(ratings), summary=replace(rated, note=""))
 
     def _chairs(self, played: Sequence[ArmResult]) -> list[dict[str, Any]]:
         pairs = dict.fromkeys((one.arm, one.condition) for one in played)

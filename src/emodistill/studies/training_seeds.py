@@ -1,4 +1,4 @@
-"""What another training seed changes: final metrics with their spread, and the curves of training.
+"""What another training seed changes: utility with its spread, where training ends, and the curves of training.
 
 The spread between training seeds stands apart from that between scenarios: more scenarios do not make one training run
 say more about the next one.
@@ -16,12 +16,50 @@ from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import Key, bootstrap_interval, components, crossed, utilities
 from emodistill.reporting.figures.curves import Curve, learning_curves
-from emodistill.reporting.results import AnalysisResult, plain
+from emodistill.reporting.results import RULE, AnalysisResult, plain
 from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import arms_of
 
-# ---- seeds ----
-# Several training seeds: what each of them reached, and the variance between them apart from that of scenarios.
+CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
+_FINAL = [
+    Column("curve", "curve", "text"),
+    Column("seeds", "training seeds", "count"),
+    Column("mean", "mean of the last values", digits=3),
+    Column("spread", "standard deviation between seeds", digits=3),
+    Column("lowest", "lowest", digits=3),
+    Column("highest", "highest", digits=3),
+]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What `seed_tables` shows of the arms, the last values of training, and its curves.
+
+    Attributes:
+        curves: names of scalars in TensorBoard.
+        subject: the arm whose differences to the others are shown; None takes the last.
+    """
+
+    curves: Sequence[str] = CURVES
+    subject: str | None = None
+    seed: int = 0
+
+    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
+        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1])
+        if not tables:
+            return AnalysisResult(
+                verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
+            )
+        found = [
+            curve
+            for run_dir, seed in dict.fromkeys((one.run_dir, one.training_seed) for one in played)
+            for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
+        ]
+        figures = [learning_curves("training", "Training with other seeds", found)] if found else []
+        verdicts = [*_verdicts(played), *_apart(tables)]
+        last = [_last(found)] if found else []
+        return AnalysisResult([*tables, *last], figures, verdicts, summary=tables[0])
+
 
 _SEEDS = [
     Column("arm", "arm", "text"),
@@ -151,46 +189,6 @@ def _components(by_seed: dict[int, dict[Key, float]]) -> list[dict[str, Any]]:
     return [dict(plain(row))]
 
 
-CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
-_FINAL = [
-    Column("curve", "curve", "text"),
-    Column("seeds", "training seeds", "count"),
-    Column("mean", "mean of the last values", digits=3),
-    Column("spread", "standard deviation between seeds", digits=3),
-    Column("lowest", "lowest", digits=3),
-    Column("highest", "highest", digits=3),
-]
-
-
-@dataclass(frozen=True)
-class Stability:
-    """What `seed_tables` shows of the arms, the last values of training, and its curves.
-
-    Attributes:
-        curves: names of scalars in TensorBoard.
-        subject: the arm whose differences to the others are shown; None takes the last.
-    """
-
-    curves: Sequence[str] = CURVES
-    subject: str | None = None
-    seed: int = 0
-
-    def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1])
-        if not tables:
-            return AnalysisResult(
-                verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
-            )
-        found = [
-            curve
-            for run_dir, seed in dict.fromkeys((one.run_dir, one.training_seed) for one in played)
-            for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
-        ]
-        figures = [learning_curves("training", "Training with other seeds", found)] if found else []
-        verdicts = [*_verdicts(played), *_apart(tables)]
-        return AnalysisResult([*tables, *([_last(found)] if found else [])], figures, verdicts)
-
-
 def curves_of(run_dir: Path, label: str, names: Sequence[str]) -> list[Curve]:
     """The named curves of a run's stages, from their TensorBoard files; stages without one give none."""
     found = []
@@ -220,7 +218,7 @@ def _last(curves: Sequence[Curve]) -> Table:
 
 
 def _verdicts(played: Sequence[ArmResult]) -> list[str]:
-    lines = ["The rule, fixed before the numbers: none; spread between training seeds is reported, not tested."]
+    lines = [f"{RULE} none; spread between training seeds is reported, not tested."]
     for arm in arms_of(played):
         means = [
             float(np.mean([episode.utility for episode in one.episodes if episode.end != "invalid"]))

@@ -14,7 +14,7 @@ import numpy as np
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, correct
 from emodistill.reporting.figures.matrix import matrix
-from emodistill.reporting.results import AnalysisResult
+from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.studies.comparisons import (
     COMPARED,
@@ -120,6 +120,6 @@ class Transfer:
 
 
 _RULE = (
-    "The rule, fixed before the numbers: transfer loses where the difference to training at home has an interval below "
+    f"{RULE} transfer loses where the difference to training at home has an interval below "
     f"0 and p (Holm) below {ALPHA:g}; a cell exceeds the arm that learnt nothing where that interval is above 0."
 )

@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from episodes import make_episode
-from test_report import Blank, arm
+from test_main_values import Blank, arm
 
 from benchmarks.interval_coverage import utility
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
 from emodistill.studies.main_table import (
-    analyse_main,
     by_arm,
     exclusions,
-    main_report,
+    main_values,
     result_of,
     verdict_rule,
     verdicts,
@@ -34,6 +33,10 @@ def drawn(rng, failing, scenarios=12, seeds=2):
         for number, row in enumerate(values)
         for seed, value in enumerate(row)
     ]
+
+
+def analyse_main(played, perceiver, vocabulary, **options):
+    return result_of(main_values(played, perceiver, vocabulary, **options), played, **options)
 
 
 def tables(found):
@@ -132,11 +135,11 @@ def test_rows_hold_raw_numbers_and_plain_json():
 
 def test_all_domains_together_are_rows_of_their_own():
     elsewhere = [replace(e, scenario=replace(e.scenario, domain="student", id="s")) for e in arm([0.4, 0.6])]
-    report = main_report([ArmResult("iql", arm([0.2, 0.4]) + elsewhere)], *WORDS)
+    report = main_values([ArmResult("iql", arm([0.2, 0.4]) + elsewhere)], *WORDS)
     (row,) = report["overall"]
     assert row["domain"] == "all" and row["episodes"] == 4 and row["scenarios"] == 3
     assert [row["domain"] for row in result_of(report, []).tables[0].rows] == ["debt", "student", "all"]
-    assert main_report([ArmResult("iql", arm([0.2]))], *WORDS)["overall"] == []
+    assert main_values([ArmResult("iql", arm([0.2]))], *WORDS)["overall"] == []
 
 
 def test_exclusions_give_every_reason():

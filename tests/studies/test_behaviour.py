@@ -7,7 +7,7 @@ from episodes import make_episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
-from emodistill.studies.expression_readings import EVERY, readings
+from emodistill.studies.behaviour import EVERY, emotion_confusion
 
 THANKS, SORRY = "Thank you so much, thanks!", "I am so sorry, I apologize."
 
@@ -26,7 +26,7 @@ def episode(lines, end="deadline"):
 
 
 def table(*played):
-    return readings(list(played), load_perceiver("counterparty"), load_vocabulary("goemotions28")).rows
+    return emotion_confusion(list(played), load_perceiver("counterparty"), load_vocabulary("goemotions28")).rows
 
 
 def test_each_emotion_is_held_against_its_readings():

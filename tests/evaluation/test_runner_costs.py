@@ -63,24 +63,23 @@ def spoken_by(script):
 def test_an_arm_costs_what_its_endpoint_billed(make, tmp_path, price, money):
     completer = Metered(lambda request: "We insist.", price)
     runner = make(lambda words: ChatSpeaker(EndpointChatBackend(completer), VOCABULARY))
-    first, second = runner.played(arms("endpoint_vanilla", "endpoint_iql"))
+    first, second = runner.play(arms("endpoint_vanilla", "endpoint_iql"))
     for played in (first, second):
         asked = sum(len(episode.focal_turns) for episode in played.episodes)
         expected = None if money is None else pytest.approx(money * asked)
         assert (played.cost.prompt_tokens, played.cost.generated_tokens) == (10 * asked, 2 * asked)
         assert played.cost.money == expected and played.cost.seconds > 0
     kept = json.loads((tmp_path / "episodes" / "endpoint_iql.json").read_text())
-    assert Cost(**kept) == second.cost == runner.played(arms("endpoint_iql"))[0].cost
+    assert Cost(**kept) == second.cost == runner.play(arms("endpoint_iql"))[0].cost
 
 
 def test_what_reads_no_token_costs_seconds_only(make, tmp_path):
     runner = make(lambda words: PhrasebookSpeaker(VOCABULARY))
-    (played,) = runner.played(arms("phrasebook_random"), "a condition", 3, "checkpoints/here")
+    (played,) = runner.play(arms("phrasebook_random"))
     assert replace(played.cost, seconds=0.0) == Cost() and played.cost.seconds > 0
-    assert (played.condition, played.training_seed, played.run_dir) == ("a condition", 3, "checkpoints/here")
-    assert played.episodes == runner.play(arms("phrasebook_random"))["phrasebook_random"]
+    assert played == runner.play(arms("phrasebook_random"))[0]
     (tmp_path / "episodes" / "phrasebook_random.json").unlink()
-    assert runner.played(arms("phrasebook_random"))[0].cost == Cost(money=None)
+    assert runner.play(arms("phrasebook_random"))[0].cost == Cost(money=None)
 
 
 def test_unknown_prices_make_an_unknown_sum():
@@ -92,7 +91,7 @@ def test_unknown_prices_make_an_unknown_sum():
 
 def test_a_repetition_says_other_words_to_the_same_counterparties(make):
     runner = make(spoken_by(obedient))
-    first, again = runner.play(arms("random", "random#2")).values()
+    first, again = (one.episodes for one in runner.play(arms("random", "random#2")))
     assert [(e.scenario.id, e.seed, e.counterparty) for e in first] == [
         (e.scenario.id, e.seed, e.counterparty) for e in again
     ]
@@ -103,7 +102,7 @@ def test_a_repetition_says_other_words_to_the_same_counterparties(make):
 
 
 def test_the_baseline_of_mean_returns_plays_with_any_generator(make):
-    (episodes,) = make(spoken_by(obedient)).play(arms("mean_return+sft")).values()
+    (episodes,) = (one.episodes for one in make(spoken_by(obedient)).play(arms("mean_return+sft")))
     assert {turn.emotion for episode in episodes for turn in episode.focal_turns} == {"joy"}
     assert {episode.behaviour for episode in episodes} == {"fixed:joy"}
 
@@ -114,7 +113,7 @@ def test_an_arm_that_names_its_emotions_has_them_in_its_turns_and_not_in_its_wor
         assert all(said.split(":")[0] in VOCABULARY.labels for _, said in dialogue.exchanges)
         return with_name(emotion, obedient(dialogue, prompt, seed))
 
-    (episodes,) = make(spoken_by(names)).play(arms("self_selected+sft")).values()
+    (episodes,) = (one.episodes for one in make(spoken_by(names)).play(arms("self_selected+sft")))
     turns = [turn for episode in episodes for turn in episode.focal_turns]
     assert len({turn.emotion for turn in turns}) > 5 and all(turn.emotion in VOCABULARY for turn in turns)
     assert not any(turn.text.split(":")[0] in VOCABULARY.labels or turn.role_violations for turn in turns)

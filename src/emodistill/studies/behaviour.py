@@ -1,18 +1,38 @@
-"""What arms were asked to show against what their words are read as, emotion by emotion."""
+"""How arms behave: emotions and offers over the rounds, and what an emotion that is asked for is read as."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from emodistill.emotions.perceiver import Perceiver, as_vocabulary
+from emodistill.emotions.perceiver import Perceiver, as_vocabulary, load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
+from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
+from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.studies.comparisons import arms_of
 
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Figures of emotions and offers over the rounds, and the table `emotion_confusion`, by arm.
+
+    Attributes:
+        vocabulary: of the run.
+    """
+
+    vocabulary: Vocabulary
+
+    def __call__(self, results: Sequence[ArmResult]) -> AnalysisResult:
+        figures = [emotion_use(results, self.vocabulary), offer_trajectories(results)]
+        table = emotion_confusion(results, load_perceiver("counterparty"), self.vocabulary)
+        return AnalysisResult([table] if table.rows else [], [figure for figure in figures if figure is not None])
+
+
 EVERY = "every emotion"
-LISTED = 3  # readings that a row names
+LISTED = 3  # emotions that a row names
 _COLUMNS = [
     Column("arm", "arm", "text"),
     Column("emotion", "asked to show", "text"),
@@ -22,15 +42,15 @@ _COLUMNS = [
 ]
 
 
-def readings(played: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> Table:
+def emotion_confusion(results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> Table:
     """A row for each arm and emotion that it was asked to show, the most frequent first, and one for all of them."""
-    rows = [row for arm in arms_of(played) for row in _rows(arm, played, perceiver, vocabulary)]
+    rows = [row for arm in arms_of(results) for row in _rows(arm, results, perceiver, vocabulary)]
     note = f"Of a turn, the emotion that the perceiver '{perceiver.name}' finds likeliest; invalid episodes left out."
-    return Table("readings", "Asked to show, and read as", _COLUMNS, rows, note, appendix=True)
+    return Table("emotion_confusion", "Asked to show, and read as", _COLUMNS, rows, note, appendix=True)
 
 
-def _rows(arm: str, played: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    episodes = valid([episode for one in played if one.arm == arm for episode in one.episodes])
+def _rows(arm: str, results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    episodes = valid([episode for one in results if one.arm == arm for episode in one.episodes])
     shown = [(turn.emotion, turn.text) for e in episodes for turn in e.focal_turns if turn.emotion is not None]
     if not shown:
         return []

@@ -8,9 +8,10 @@ import pytest
 from episodes import make_episode
 
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.results import plain
-from emodistill.studies.main_table import answer, build_report, verdicts
+from emodistill.studies.main_table import answer, main_values, verdicts
 
 
 class Blank:
@@ -36,7 +37,7 @@ def arm(values, seeds=1):
 
 
 def report(played):
-    return build_report(played, Blank(), load_vocabulary(), seed=0)
+    return main_values([ArmResult(name, episodes) for name, episodes in played.items()], Blank(), load_vocabulary())
 
 
 def spread(middle, count=20):

@@ -1,0 +1,256 @@
+"""A `Study` and what it plays with, built from a configuration; beneath this file, nothing knows Hydra."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from commands import entry
+
+if TYPE_CHECKING:
+    from emodistill.emotions.vocabulary import Vocabulary
+    from emodistill.evaluation.expression import ExpressionTest
+    from emodistill.evaluation.runner import Runner
+    from emodistill.evaluation.speakers import Speakers
+    from emodistill.studies.study import Analysis, Setup, Study, StudyRun
+
+ROOT = Path(__file__).resolve().parents[1]
+CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys", "device")
+
+
+def read_variants() -> dict[str, dict[str, dict[str, Any]]]:
+    """Variant -> stage -> what it changes there, from the files of `configs/variants`."""
+    loaded = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "configs" / "variants").glob("*.yaml"))}
+    return {name: OmegaConf.to_container(node) for name, node in loaded.items()}  # type: ignore[misc]  # dicts
+
+
+def register_variants() -> None:
+    """Make every file of `configs/variants` an option of `train.py variant=`.
+
+    Hydra gets a configuration for each variant and stage; `configs/train.yaml` takes the one of the stage at hand.
+    """
+    store = ConfigStore.instance()
+    store.store(group="variant", name="none", node={})
+    for variant, stages in read_variants().items():
+        store.store(group="variant", name=variant, node={})
+        for stage, changes in stages.items():
+            node = {"stage_dir": f"${{run_dir}}/{stage}_{variant}", **changes}
+            node.pop("after", None)  # for the graph of stages
+            store.store(group="variant/of", name=f"{variant}_{stage}", package="_global_", node=node)
+
+
+def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
+    """The study that `evaluate.py` was asked for.
+
+    Args:
+        overrides: what the user gave; conditions and training are told the same.
+    """
+    from emodistill.emotions.vocabulary import load_vocabulary
+    from emodistill.evaluation.arms import parse_arms
+    from emodistill.evaluation.stage_graph import StageGraph
+    from emodistill.studies.study import Study, conditions_of, training_seeds
+
+    vocabulary = load_vocabulary(cfg.vocabulary)
+    node: Any = OmegaConf.to_container(cfg.study, resolve=True)
+    seeds = cfg.seeds if isinstance(cfg.seeds, int) else list(cfg.seeds)
+    about = {"command": shlex.join(["python", "evaluate.py", *overrides]), "run": cfg.run, "study": cfg.study.name}
+    opposite = describe_counterparty(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
+    return Study(
+        name=cfg.study.name,
+        vocabulary=vocabulary,
+        arms=parse_arms(cfg.arms, vocabulary),
+        conditions=conditions_of(node, list(cfg.arms), None if cfg.conditions is None else list(cfg.conditions)),
+        seeds=training_seeds(seeds, cfg.seed),
+        run_dir=Path(cfg.run_dir),
+        folder=Path(cfg.stage_dir),
+        configure=lambda run: setup_of(condition_config(cfg, run, overrides), vocabulary),
+        analyses={name: analysis(name, node, vocabulary) for name, node in node["analyses"].items() if node},
+        stages=StageGraph(read_variants()),
+        training=[word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in cfg.training_keys],
+        default_run_dir=Path("checkpoints", cfg.run),
+        run_training=run_training,
+        about={**about, "counterparty": opposite, "scenarios_seed": cfg.seed},
+    )
+
+
+def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one run of a study: the user's own overrides, then those of its condition."""
+    if not run.condition.label and str(run.stage_dir) == str(cfg.stage_dir):
+        return cfg
+    folders = [f"run_dir='{run.run_dir}'", f"stage_dir='{run.stage_dir}'", f"seed={run.training_seed}"]
+    here = GlobalHydra.instance().is_initialized()
+    with nullcontext() if here else initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("evaluate", overrides=[*overrides, *run.condition.play, *folders])
+
+
+def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
+    """What one run of a study plays with."""
+    from emodistill.evaluation.arms import parse_arm
+    from emodistill.studies.study import Setup
+
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
+    recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
+    opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
+    return Setup(recorded, opponent, partial(build_runner, cfg, vocabulary))
+
+
+def analysis(name: str, node: Mapping[str, Any], vocabulary: "Vocabulary") -> "Analysis":
+    """An analysis of a study; one with a key `vocabulary` is given the study's, which is loaded once."""
+    from hydra.utils import get_class
+
+    from emodistill.errors import UserError
+
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    if "vocabulary" in given:
+        given["vocabulary"] = vocabulary
+    try:
+        made: Analysis = get_class(node["_target_"])(**given)
+    except TypeError as error:
+        raise UserError(f"study.analyses.{name}: {error}") from error
+    return made
+
+
+def run_training(overrides: Sequence[str]) -> int:
+    """Run `train.py` in a process of its own, whose output is shown; returns its exit status.
+
+    It shows tracebacks of users' mistakes where the user has asked this process for them, and only there.
+    """
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1" if entry.WANTS_TRACEBACK else "0"}
+    return subprocess.run([sys.executable, str(ROOT / "train.py"), *overrides], env=environment, check=False).returncode
+
+
+def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, ExpressionTest | None]":
+    """Everything that plays one condition; where the study asks for it, what measures expression in fixed contexts."""
+    from hydra.utils import instantiate
+
+    from emodistill.data.provenance import check_unseen
+    from emodistill.evaluation.runner import Runner, first_of_each_domain
+    from emodistill.evaluation.speakers import Speakers, is_local
+    from emodistill.learners.selector import MeanReturnBaseline, load_selector
+
+    corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")
+    policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
+    scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
+    check_unseen(Path(cfg.run_dir), scenarios)
+    selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
+    if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
+        selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
+    expression = build_expression_test(cfg, corpus, vocabulary) if cfg.study.expression else None
+    speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(open_endpoint, cfg), cfg.retries)
+
+    def measure(generator: str) -> None:
+        if expression and is_local(generator):
+            expression.measure(generator, sampler, speakers.emotions(generator))
+
+    selectors = {
+        "trained": selector,
+        "mean_return": lambda: MeanReturnBaseline(training_episodes(cfg, corpus), vocabulary),
+    }
+    runner = Runner(
+        scenarios=scenarios,
+        episodes_per_scenario=cfg.episodes_per_scenario,
+        **chairs(cfg, speakers, vocabulary, selectors),
+        speaker=speakers,
+        vocabulary=vocabulary,
+        folder=Path(cfg.stage_dir),
+        on_speaker=measure,
+        guard=instantiate(cfg.guard),
+        selector=selectors["trained"],
+        mean_return=selectors["mean_return"],
+    )
+    return runner, expression
+
+
+def chairs(
+    cfg: DictConfig, speakers: "Speakers", vocabulary: "Vocabulary", selectors: Mapping[str, Callable[[], Any]]
+) -> dict[str, Any]:
+    """The counterparty, and who decides the focal side's numbers.
+
+    With an arm as counterparty, the numbers of both sides are those of the simulation and answer to words.
+    """
+    from hydra.utils import instantiate
+
+    from emodistill.counterparties.simulation import BehaviouralCounterparty
+    from emodistill.counterparties.trained_arm import ArmCounterparty, LateSeat, moved_offers
+    from emodistill.emotions.perceiver import load_perceiver
+    from emodistill.evaluation.arms import parse_arm, selector_of
+    from emodistill.evaluation.speakers import speaker_of
+    from emodistill.negotiation.protocol import COUNTERPARTY
+
+    if not cfg.opponent:
+        return {"counterparty": counterparty(cfg).open(), "offers": instantiate(cfg.offers.policy)}
+    numbers = BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas))
+    arm = parse_arm(cfg.opponent, vocabulary)
+
+    def open_seat() -> ArmCounterparty:
+        speaker = speaker_of(arm, speakers(arm.generator, fresh=True, side=COUNTERPARTY))
+        return ArmCounterparty(arm.name, selector_of(arm, vocabulary, **selectors), speaker, numbers)
+
+    return {"counterparty": LateSeat(arm.name, open_seat), "offers": moved_offers(numbers)}
+
+
+def counterparty(cfg: DictConfig) -> Any:
+    """The counterparty of the configuration, with the personas of this evaluation."""
+    from hydra.utils import instantiate
+
+    return instantiate(cfg.counterparty.seat, personas=list(cfg.personas), _convert_="all")
+
+
+def describe_counterparty(cfg: DictConfig) -> str:
+    """The counterparty in words."""
+    if cfg.opponent:
+        return "each arm in turn, its numbers those of the behavioural simulation"
+    described: str = counterparty(cfg).describe()
+    return described
+
+
+def open_endpoint(cfg: DictConfig) -> Any:
+    """The model behind an endpoint that speaks in the arms `endpoint_*`."""
+    from hydra.utils import instantiate
+
+    return instantiate(cfg.endpoint_backend, _convert_="all").open()
+
+
+def build_expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "ExpressionTest":
+    """The fixed contexts in which base model, SFT and JPO are compared."""
+    from hydra.utils import instantiate
+
+    from emodistill.data.chat_datasets import ChatSource, validation_contexts
+    from emodistill.emotions.perceiver import load_perceiver
+    from emodistill.evaluation.expression import ExpressionTest
+
+    validation = [episode for episode in training_episodes(cfg, corpus) if episode.split == "val"]
+
+    def contexts(emotions: Any) -> Any:
+        source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions)
+        return validation_contexts(
+            validation, source.open()[0], cfg.size.expression_contexts, cfg.sampler.max_new_tokens
+        )
+
+    judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
+    return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
+
+
+def training_episodes(cfg: DictConfig, corpus: Any) -> list[Any]:
+    """The episodes that this run learnt from; where nothing says so or they are gone, those of the configuration."""
+    from emodistill.data.provenance import of_run
+    from emodistill.data.schema import read_episodes
+
+    files = {provenance.episodes for provenance in of_run(Path(cfg.run_dir)).values()}
+    for file in sorted(files):
+        if Path(file).is_file():
+            found = read_episodes(Path(file))
+            return [episode for episode in found if episode.scenario.domain in cfg.domains] or found
+    corpus.build()
+    episodes: list[Any] = corpus.episodes()
+    return episodes

@@ -1,0 +1,164 @@
+"""What each study trains and plays, and in which folders."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import CONFIGS, composed
+
+from commands.building import build_study, condition_config
+from emodistill.errors import UserError
+from emodistill.studies.study import Condition, conditions_of, plan_runs, refusal, training_seeds
+
+STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_composes_with_all_of_its_conditions(study, tmp_path):
+    overrides = [f"study={study}", f"run_dir={tmp_path / 'run'}", "run=here"]
+    cfg = composed("evaluate", *overrides)
+    assert cfg.study.name == study and cfg.study.analyses.costs if cfg.study.plays else cfg.study.analyses
+    study = build_study(cfg, overrides)
+    assert bool(study.runs) == cfg.study.plays
+    assert len({run.stage_dir for run in study.runs}) == len(study.runs)
+    for run, setup in zip(study.runs, study.setups, strict=True):
+        recorded = {key: setup.config[key] for key in ("run_dir", "stage_dir", "seed")}
+        assert recorded == {"run_dir": str(run.run_dir), "stage_dir": str(run.stage_dir), "seed": run.training_seed}
+        assert not setup.config.keys() & {"train", "training_keys", "device", "seeds"}  # they change no episode
+
+
+def built(*overrides):
+    return build_study(composed("evaluate", *overrides), overrides)
+
+
+def test_the_users_overrides_reach_every_condition_and_the_condition_wins(tmp_path):
+    overrides = ["study=counterparties", f"run_dir={tmp_path}", "episodes_per_scenario=7", "counterparty=behavioural"]
+    cfg = composed("evaluate", *overrides)
+    configs = {run.condition.label: condition_config(cfg, run, overrides) for run in built(*overrides).runs}
+    assert {config.episodes_per_scenario for config in configs.values()} == {7}
+    assert list(configs["unseen_personas"].personas) == ["charmer", "stoic", "panicked"]
+    assert "LanguageModelCounterpartySpec" in configs["unseen_model"].counterparty.seat._target_
+
+
+def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):
+    study = built("study=tournament", f"run_dir={tmp_path}", "arms=[vanilla,fixed:joy]")
+    assert [setup.opponent.name for setup in study.setups] == ["vanilla", "fixed:joy"]
+
+
+@pytest.mark.parametrize("study", ["transfer", "sensitivity", "tournament"])
+def test_some_conditions_only(study, tmp_path):
+    chosen = {"transfer": "[student,debt]", "sensitivity": '["beta 10","expectile 0.5"]', "tournament": "[iql]"}[study]
+    overrides = [f"study={study}", f"run_dir={tmp_path}"]
+    everything, some = built(*overrides).runs, built(*overrides, f"conditions={chosen}").runs
+    assert 0 < len(some) < len(everything) and all(run in everything for run in some)
+    with pytest.raises(UserError, match="this study has no 'moon'; it has "):
+        built(*overrides, "conditions=[moon]")
+
+
+def test_folders():
+    trained = Condition("debt", {"all": ["domains=[debt]"]})
+    run, played = Path("run"), Path("run/transfer")
+    found = plan_runs("transfer", [Condition("home"), trained], [4, 5], run, played)
+    assert [str(run.run_dir) for run in found] == [
+        "run",
+        "run/studies/transfer/debt",
+        "run/seeds/5",
+        "run/studies/transfer/debt/seeds/5",
+    ]
+    assert str(found[3].stage_dir) == "run/transfer/debt/seed-5" and found[3].shared_from == Path("run/seeds/5")
+
+
+def test_what_a_condition_shares_with_its_run():
+    assert Condition("a").shared == ("iql", "sft", "jpo")
+    assert Condition("a", {"jpo": []}).shared == ("iql", "sft") and Condition("a", {"all": []}).shared == ()
+    with pytest.raises(UserError, match="train.ipl"):
+        Condition("a", {"ipl": []})
+    with pytest.raises(UserError, match="'a': arms=.iql. would change what all conditions share"):
+        Condition("a", play=["arms=[iql]"])
+
+
+def test_training_seeds():
+    assert training_seeds(3, 4) == [4, 5, 6] and training_seeds([4, 9], 4) == [4, 9]
+    for wrong in (0, [], [4, 4], [5]):
+        with pytest.raises(UserError, match="seeds="):
+            training_seeds(wrong, 4)
+
+
+def test_two_labels_for_one_folder_are_refused():
+    with pytest.raises(UserError, match="a-b"):
+        conditions_of({"conditions": {"a b": {}, "a:b": {}}}, [])
+
+
+def test_what_is_missing_is_named_with_its_commands(tmp_path):
+    study = built("study=transfer", f"run_dir={tmp_path}", "run=here", "size=small", "episodes_per_scenario=3")
+    first = study.missing()[0]
+    assert first.command == (
+        f"python train.py stage=iql run=here size=small run_dir={tmp_path}/studies/transfer/debt seed=0 'domains=[debt]'"
+    )  # how many episodes are played is nothing to training
+    assert first.command in refusal(study.missing()) and "give train=missing" in refusal(study.missing())
+    assert len(study.missing()) == 8 and "(0 more)" not in refusal(study.missing())
+
+
+def test_a_stage_that_several_conditions_share_is_missing_once(tmp_path):
+    study = built("study=sensitivity_language", f"run_dir={tmp_path}", "run=here")
+    names = [str((one.run_dir / one.stage.name).relative_to(tmp_path)) for one in study.missing()]
+    assert names[:3] == ["iql", "sft", "jpo"] and len(names) == len(set(names))
+    home = "studies/sensitivity_language"
+    assert names[3:] == [
+        *(f"{home}/{condition}/jpo" for condition in ("kappa_neg-0", "kappa_neg-0.5")),
+        *(f"{home}/{condition}/{stage}" for condition in ("fraction-0.05", "fraction-0.3") for stage in ("sft", "jpo")),
+    ]
+
+
+def test_a_variant_shares_the_stages_before_those_that_a_condition_trains(tmp_path):
+    words = ("study=sensitivity_language", "arms=[joint]", 'conditions=["kappa_neg 0"]')
+    study = built(*words, f"run_dir={tmp_path}", "run=here")
+    with study.opened("auto"):
+        found = [(one.stage.name, one.run_dir.name) for one in study.missing()]
+    assert found == [("iql", tmp_path.name), ("sft_joint", tmp_path.name), ("jpo_joint", "kappa_neg-0")]
+    link = tmp_path / "studies" / "sensitivity_language" / "kappa_neg-0" / "sft_joint"
+    assert link.is_symlink() and link.readlink() == tmp_path / "sft_joint"
+
+
+TRAINER = """
+import pathlib, sys
+given = dict(word.split("=") for word in sys.argv[1:] if not word.startswith("domains"))
+name = given["stage"] + ("_" + given["variant"] if "variant" in given else "")
+if given["run"] == "fails" and name == "sft":
+    sys.exit(2)
+folder = pathlib.Path(given["run_dir"]) / name
+folder.mkdir(parents=True)
+(folder / "finished.json").write_text("{}")
+(folder / "best.ckpt").write_text("")
+if given["stage"] != "iql" and given["run"] != "loses":
+    (folder / "adapter").mkdir()
+    for part in ("adapter_model.safetensors", "adapter_config.json", "emodistill.json"):
+        (folder / "adapter" / part).write_text("")
+"""
+
+
+def trained_by(tmp_path, run):
+    """The study of one arm, with a program in place of train.py that leaves what a stage leaves, or does not."""
+    script = tmp_path / "train.py"
+    script.write_text(TRAINER)
+    study = built("arms=[positive_advantage]", f"run_dir={tmp_path / 'run'}", f"run={run}", "size=small")
+    study.run_training = lambda overrides: subprocess.run([sys.executable, str(script), *overrides]).returncode
+    return study
+
+
+def test_every_missing_stage_is_trained_once_and_then_nothing_is_missing(tmp_path, capsys):
+    study = trained_by(tmp_path, "works")
+    missing = study.missing()
+    assert [one.stage.name for one in missing] == ["iql", "sft", "jpo_positive_advantage"]
+    study.train(missing)
+    assert study.missing() == []
+    assert "jpo_positive_advantage is missing: python train.py stage=jpo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("run", "why"), [("fails", "ended with exit status 2"), ("loses", "left nothing in")])
+def test_a_failure_of_training_stops_with_its_command_and_keeps_what_was_trained(tmp_path, run, why):
+    study = trained_by(tmp_path, run)
+    with pytest.raises(UserError, match=f"training sft {why}.*python train.py stage=sft run={run}"):
+        study.train(study.missing())
+    assert [one.stage.name for one in study.missing()] == ["sft", "jpo_positive_advantage"]
