@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emodistill.studies.study import Analysis, Setup, Study, StudyRun
 
 ROOT = Path(__file__).resolve().parents[1]
-CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys", "device")
+CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys")
 
 
 def read_variants() -> dict[str, dict[str, dict[str, Any]]]:

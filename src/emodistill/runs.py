@@ -31,6 +31,7 @@ MAY_CHANGE = (  # keys that change no result
     "trainer.max_time",
     "trainer.accelerator",
     "trainer.devices",
+    *("device", "policy.device", "sampler.device"),  # of an evaluation
 )
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
 MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
