@@ -194,8 +194,13 @@ def _wrong_key(chain: list[BaseException]) -> bool:
 
 def help_text(config: str, about: str) -> str:
     """What can be set, with the comments of the YAML files; Hydra's own help needs a complete configuration."""
-    groups = [folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()]
-    options = [f"  {group.name}={'|'.join(sorted(file.stem for file in group.glob('[!_]*.yaml')))}" for group in groups]
-    root = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8").split("\nhydra:")[0]
+    groups = {folder.name: folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()}
+    groups["variant"] = groups.pop("variants")  # see `commands.building.register_variants`
+    options = [
+        f"  {name}={'|'.join(sorted(file.stem for file in folder.glob('[!_]*.yaml')))}"
+        for name, folder in groups.items()
+    ]
+    texts = [(CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").split("\nhydra:")[0] for name in (config, "base")]
+    root = "\n".join(texts)
     lines = [about.strip(), "", "Groups (the files under configs/ say what each holds):", *options]
     return "\n".join([*lines, "", "Any key can be set as key=value; --cfg job --resolve shows all of them.", "", root])

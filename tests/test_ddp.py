@@ -54,6 +54,21 @@ def test_two_processes_see_twice_the_data_of_one(place):
     )
 
 
+def test_two_processes_learn_what_one_learns_from_batches_of_two(place):
+    """The mean over the tokens of a step, however it is cut: dropout apart, for each process draws its own."""
+    plain = "policy.lora.lora_dropout=0.0"
+    for run in ("pair", "single"):
+        place.copy("run", run, ["iql"])
+    done = train(place, "sft", "pair", plain)
+    assert done.returncode == 0, done.stderr
+    place.train("sft", "single", "data.dataset.batch_size=2", plain)
+    pair, single = (place.weights(run, "sft") for run in ("pair", "single"))
+    grown = [name for name in single if "lora_B" in name]  # these begin at zero, so their size is what was learned
+    assert grown
+    one, other = (torch.cat([weights[name].flatten() for name in grown]) for weights in (pair, single))
+    assert (one - other).norm() < 0.01 * other.norm()
+
+
 def test_a_run_that_was_cut_ends_where_the_unbroken_one_does(place):
     place.copy("run", "cut", ["iql"])
     cut = ("+callbacks.cut._target_=tiny_runs.PowerCut", "+callbacks.cut.step=3", "+callbacks.cut.when=step")

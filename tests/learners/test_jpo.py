@@ -124,9 +124,9 @@ def test_the_loss_is_the_formula_of_the_method(make_learner, items):
         terms.append(min(ratio * advantage, min(max(ratio, 0.95), 1.05) * advantage))
     delta = (reference - logprobs).detach().double()
     expected = -sum(terms) / len(terms) + 0.3 * (delta.exp() - delta - 1).mean().item()
-    figures = learner.objective(learner.from_corpus(batch))
-    assert figures["loss"].item() == pytest.approx(expected, abs=1e-4)
-    assert figures["clip_fraction"] > 0
+    metrics = learner.objective(learner.from_corpus(batch))
+    assert metrics["loss"].item() == pytest.approx(expected, abs=1e-4)
+    assert metrics["clip_fraction"] > 0
 
 
 def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, items):

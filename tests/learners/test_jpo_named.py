@@ -81,17 +81,17 @@ def test_a_reply_without_a_name_has_no_score_and_teaches_nothing(rollout):
     assert [request.utterance for request in judge.requests] == ["aaa", "a"] * 2
     assert found.scores == [4.0, None, 2.0, None] * 2
     assert found.advantages == [1.0, None, -1.0, None] * 2
-    figures = learner.objective(found)
-    assert (figures["unnamed"].item(), figures["reward_missing"].item()) == (0.5, 0.5)
-    assert figures["reward"].item() == 3.0
+    metrics = learner.objective(found)
+    assert (metrics["unnamed"].item(), metrics["reward_missing"].item()) == (0.5, 0.5)
+    assert metrics["reward"].item() == 3.0
 
 
 def test_replies_of_which_none_has_a_name_change_nothing_and_blame_no_judge(rollout):
     judging = {"look_ahead": 0, "timeout_s": 20.0, "min_group": 2, "max_unscored_batches": 1}
     learner, found, judge, batch = rollout("hope: aaa", judging=judging)
     assert not getattr(judge, "requests", []) and found.scores == [None] * 8
-    figures = learner.objective(found)
-    assert figures["loss"].item() == 0.0 and figures["unnamed"].item() == 1.0
+    metrics = learner.objective(found)
+    assert metrics["loss"].item() == 0.0 and metrics["unnamed"].item() == 1.0
     before = [parameter.detach().clone() for parameter in learner.policy.parameters() if parameter.requires_grad]
     fit(learner, [batch], epochs=2)
     after = [parameter for parameter in learner.policy.parameters() if parameter.requires_grad]

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from chat_training import Gradients, adapter, batches, fit, make_sft_learner, validation_batches
+from chat_training import Gradients, batches, fit, make_sft_learner, validation_batches
 from episodes import make_episode
 
 from emodistill.data.chat_datasets import SFTBatches
@@ -109,20 +109,17 @@ def test_one_step_is_the_mean_over_its_tokens_however_it_is_cut_into_batches(mak
 
 
 def test_runs_that_cut_their_steps_differently_do_not_drift_apart(make_learner, unequal):
-    """Nine steps of three epochs: differences are those of rounding, and no side is longer than the other."""
+    """Nine steps in three epochs: the losses differ by rounding alone, and on average by even less."""
     ends = []
     for size, accumulate in CLASS:
         learner = make_learner(dropout=False, learning_rate=1e-3)
         fit(learner, batches(unequal, size), epochs=3, accumulate_grad_batches=accumulate)
         assert learner.global_step == 9
         with torch.no_grad():
-            losses = torch.stack([learner.loss(part)[0] for part in validation_batches(unequal, 1)])
-        ends.append((losses, torch.cat([tensor.flatten() for tensor in adapter(learner).values()])))
-    for losses, weights in ends[1:]:
-        assert (losses - ends[0][0]).abs().max() < 1e-4
-        lengths = torch.tensor([float(chat.utterance.count(0)) for chat in unequal])
-        assert abs((losses - ends[0][0]).mean().item()) < 2e-5 and lengths.numel() == 12
-        assert (weights - ends[0][1]).norm() < 1e-2 * (weights - ends[0][1].mean()).norm()
+            ends.append(torch.stack([learner.loss(part)[0] for part in validation_batches(unequal, 1)]))
+    for losses in ends[1:]:
+        assert (losses - ends[0]).abs().max() < 1e-4
+        assert abs((losses - ends[0]).mean().item()) < 2e-5
 
 
 def test_the_last_step_of_an_epoch_may_have_fewer_batches(make_learner, unequal):

@@ -97,7 +97,11 @@ class LocalModelJudge:
         return [judged[place] for place in range(len(requests))]
 
     def expected_digits(self, requests: Sequence[JudgeRequest]) -> Values:
-        """(N,) means of the distribution over the digits 1 to 9, for requests of one domain, all with an emotion or none."""
+        """(N,) means of the distribution over the digits 1 to 9.
+
+        Args:
+            requests: of one domain, all with an emotion or all without.
+        """
         first = requests[0]
         prefix = self._prefix(first.scenario.domain, first.emotion is not None)
         texts = [case(request, self._cue, self.defended) for request in requests]
@@ -145,8 +149,8 @@ class LocalModelJudge:
             ordered = float((high[:, None] > low).mean())
             if ordered < _LEAST_PAIRS:
                 raise UserError(
-                    f"model={self.model_name}: in {domain} it scores a good example above a bad one in {ordered:.0%} of "
-                    "the pairs, so it cannot judge; choose another model, or set scaled=false to have its scores anyway"
+                    f"model={self.model_name}: in {domain} it scores a good example above a bad one in {ordered:.0%} "
+                    "of the pairs, so it cannot judge; choose another model, or set scaled=false to use its scores"
                 )
             logger.info("%s tells good from bad in %s in %.0f %% of the pairs", self.model_name, domain, 100 * ordered)
             self._scales[domain] = float(low.mean()), float(high.mean())
@@ -180,7 +184,7 @@ def cue_and_digits(tokenizer: Any, model: str) -> tuple[str, list[int]]:
         if all(ids[:-1] == before for ids in after) and len(tokens) == len(DIGITS):
             return cue, [ids[-1] for ids in after]
     raise UserError(
-        f"model={model}: its tokenizer has no token of its own for each digit, so it cannot be asked for a score; choose another"
+        f"model={model}: its tokenizer has no token of its own for each digit, so it gives no scores; choose another"
     )
 
 
