@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def show(result: "StudyResult", folder: Path) -> None:
-    """Print what fits on one screen: the table that answers the question, the verdicts, the cost, the way to the rest."""
+    """Print what fits on one screen: the table that answers the question, verdicts, cost, and where the rest is."""
     from emodistill.evaluation.results import Cost
     from emodistill.reporting.formats import print_table
 

@@ -143,7 +143,7 @@ def check_earlier_stages(config: Mapping[str, Any]) -> None:
     """Refuse a stage whose earlier stages are not trained, from file names alone.
 
     Args:
-        config: a training configuration in plain values; what it starts from is `learner.policy.init_adapter` (a folder)
+        config: a training configuration in plain values; it starts from `learner.policy.init_adapter` (a folder)
             and any `checkpoint` below `data` that its dataset reads.
 
     Raises:

@@ -94,7 +94,8 @@ def test_what_is_missing_is_named_with_its_commands(tmp_path):
     study = built("study=transfer", f"run_dir={tmp_path}", "run=here", "size=small", "episodes_per_scenario=3")
     first = study.missing()[0]
     assert first.command == (
-        f"python train.py stage=iql run=here size=small run_dir={tmp_path}/studies/transfer/debt seed=0 'domains=[debt]'"
+        f"python train.py stage=iql run=here size=small run_dir={tmp_path}/studies/transfer/debt seed=0 "
+        "'domains=[debt]'"
     )  # how many episodes are played is nothing to training
     assert first.command in refusal(study.missing()) and "give train=missing" in refusal(study.missing())
     assert len(study.missing()) == 8 and "(0 more)" not in refusal(study.missing())

@@ -25,13 +25,12 @@ from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
 
-# ---- lookahead ----
 # One step of look-ahead on the simulation: what a state-dependent choice of emotion can earn at least.
 #
-# Before every focal turn each candidate emotion is tried on copies of the negotiation that are played to their end with
-# random emotions, and the one with the highest mean utility is shown. That is one step of policy improvement over random
-# play, found with knowledge that no learner has (the simulation itself): a lower bound of what the best policy earns.
-# The copies draw their own randomness: the look-ahead does not know the draws to come.
+# Before every focal turn each candidate emotion is tried on copies of the negotiation that are played to their end
+# with random emotions, and the one with the highest mean utility is shown. That is one step of policy improvement over
+# random play, found with knowledge that no learner has (the simulation itself): a lower bound of what the best policy
+# earns. The copies draw their own randomness: the look-ahead does not know the draws to come.
 
 CANDIDATES = (
     "anger",

@@ -34,7 +34,6 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
 from emodistill.negotiation.scenarios import Scenario
 
-# ---- dynamics ----
 # How the simulated counterparty is moved: pure functions of what has been said so far.
 #
 # Nothing is remembered between turns. The state is computed anew from the turns on the table, so a negotiation can be
@@ -118,7 +117,6 @@ def walk_away_chance(persona: Persona, constants: Constants, now: State, round: 
     return min(hostile + tired, 0.9)
 
 
-# ---- lines ----
 # What the simulated counterparty says: written lines by persona, mood and act, with words of the domain in slots.
 #
 # The focal side learns persona and mood from these words alone, through its own perceiver.

@@ -25,12 +25,11 @@ from emodistill.negotiation.agents import (
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, other
 from emodistill.negotiation.scenarios import Scenario
 
-# ---- mirror ----
 # A negotiation seen from the other chair, so that whoever plays the focal side can play the counterparty's as well.
 #
-# Targets, speakers, standing offers and generators change places; words and numbers stay as they are. What was position x
-# is 1 - x. The view is made anew for every decision and shares its generators with the table, so that a draw made on one
-# chair is a draw of the negotiation.
+# Targets, speakers, standing offers and generators change places; words and numbers stay as they are. What was
+# position x is 1 - x. The view is made anew for every decision and shares its generators with the table, so that a
+# draw made on one chair is a draw of the negotiation.
 
 
 def mirrored_scenario(scenario: Scenario) -> Scenario:

@@ -29,7 +29,6 @@ from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
 
-# ---- judged_chats ----
 # What JPO trains on: episode chats that know their judge's questions, and contexts to speak in.
 #
 # A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks for tensors inside tuples, lists and

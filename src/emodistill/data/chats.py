@@ -20,7 +20,6 @@ from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
 
-# ---- contexts ----
 # Situations in which the policy speaks next.
 
 
@@ -61,7 +60,6 @@ class ChatContext:
         return JudgeRequest(self.scenario, self.history, emotion, words)
 
 
-# ---- resumable ----
 # A loader of Python objects whose order is a function of (seed, epoch), so a cursor is all that a resume needs.
 #
 # Under distributed training every rank walks the same order and takes every world-size-th batch of it.

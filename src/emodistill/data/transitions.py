@@ -19,7 +19,6 @@ from emodistill.errors import UserError
 from emodistill.judges.request import LOWEST
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
 
-# ---- rewards ----
 # The reward of a focal turn: concession, utility and judge parts, each with a weight (METHOD 5).
 
 DEAL_BONUS = 2.0
@@ -78,7 +77,6 @@ def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> np.ndarray:
     return moves
 
 
-# ---- transitions ----
 # Transitions for the selector, read off episodes.
 #
 # Notation for shapes: N transitions, B batch, D observation, E emotions.
@@ -181,12 +179,11 @@ def _table(
     )
 
 
-# ---- batches ----
 # Batches cut straight out of tensors, in an order that is a function of (seed, epoch).
 #
 # Transitions fit in memory, so a loader that fetches rows one by one and stacks them again does in Python what one
-# `index_select` does: it halves the speed of IQL. And because the order follows from the seed and the epoch, a cursor of
-# two numbers is all that a resumed run needs to go on at the very batch where it stopped.
+# `index_select` does: it halves the speed of IQL. And because the order follows from the seed and the epoch, a cursor
+# of two numbers is all that a resumed run needs to go on at the very batch where it stopped.
 
 
 class TransitionBatches:

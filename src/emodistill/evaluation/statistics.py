@@ -7,15 +7,15 @@ stretched by them: sqrt(S / (S - 1)) and t / z (after Hesterberg 2015, "What Tea
 The American Statistician 69(4), who widens the tail probabilities by the same amounts; with five scenarios that runs
 into the largest mean that five values can have).
 
-**Comparisons.** Paired differences of two arms, permutation tests by flipping the signs of scenarios, Holm's correction,
-and the smallest difference that could have been found.
+**Comparisons.** Paired differences of two arms, permutation tests by flipping the signs of scenarios, Holm's
+correction, and the smallest difference that could have been found.
 
-**Variances.** The spread between training seeds stands apart from that between scenarios. An arm's utility, trained with
-I seeds and played in J scenarios, is two crossed random effects: y_ij = mean + seed_i + scenario_j + rest_ij, where the
-rest holds their interaction and the noise of episodes. The components are the estimators of the analysis of variance
-(Searle, Casella and McCulloch 1992, Variance Components, chapter 4): unbiased, in closed form, and the same as REML on
-complete data wherever none is negative. An iterative fit of a mixed model was not taken: crossed effects are no plain
-case of statsmodels' MixedLM, and with two or three seeds it ends on the border.
+**Variances.** The spread between training seeds stands apart from that between scenarios. An arm's utility, trained
+with I seeds and played in J scenarios, is two crossed random effects: y_ij = mean + seed_i + scenario_j + rest_ij,
+where the rest holds their interaction and the noise of episodes. The components are the estimators of the analysis of
+variance (Searle, Casella and McCulloch 1992, Variance Components, chapter 4): unbiased, in closed form, and the same
+as REML on complete data wherever none is negative. An iterative fit of a mixed model was not taken: crossed effects
+are no plain case of statsmodels' MixedLM, and with two or three seeds it ends on the border.
 
 Notation for shapes: S scenarios, B resamples.
 """

@@ -274,7 +274,7 @@ class OfferFeatures:
 
     @property
     def firmness(self) -> float:
-        """0 to 1: small concessions are firm; large ones are not, nor is taking back an offer or asking for far too much.
+        """0 to 1: small concessions are firm; large ones, a withdrawn offer and an excessive demand are not.
 
         A concession of up to 0.15 costs nothing, one of 0.6 everything; taking back 0.3 of what was offered, or opening
         at twice the target, costs everything too. Without an offer there is nothing to be firm about: 0.5.

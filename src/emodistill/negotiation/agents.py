@@ -8,7 +8,6 @@ from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
 
-# ---- agents ----
 # What sits on a seat, and the focal agent: which emotion, which offer, which words.
 #
 # An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently.

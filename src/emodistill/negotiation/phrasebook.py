@@ -24,12 +24,11 @@ from emodistill.negotiation.agents import Decision, DialogueAct
 from emodistill.negotiation.domains import domain_names, imported_domain_names, load_domain
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 
-# ---- phrasebook_files ----
 # Reads and checks the phrasebook's YAML files, so that a gap in them is found on loading and not mid-corpus.
 #
 # A file per GoEmotions label holds its tone and, for each dialogue act, its lines. A line is one text for all domains,
-# or a mapping of domains to texts (with `any` for the domains it does not name). `offers.yaml` holds the sentences that
-# state an offer or seal a deal, by tone and act, and how each domain words an offer.
+# or a mapping of domains to texts (with `any` for the domains it does not name). `offers.yaml` holds the sentences
+# that state an offer or seal a deal, by tone and act, and how each domain words an offer.
 
 ACTS: tuple[DialogueAct, ...] = get_args(DialogueAct)
 ANY = "any"

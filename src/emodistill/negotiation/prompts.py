@@ -13,7 +13,6 @@ from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL, Act, Side, other
 from emodistill.negotiation.scenarios import Scenario
 
-# ---- named_emotions ----
 # Replies in which a language model first names the emotion that it chose: "joy: We are nearly there."
 #
 # The name is for this side alone. It is taken off before anybody hears the words; the model's own chat keeps it.

@@ -1,11 +1,11 @@
 """The main table: arms by domain, paired comparisons of one arm with all others, what was left out, and the verdicts.
 
-The rule of the verdict, fixed before any number: the subject **exceeds** a rival where the 95 % interval of its paired
-difference of utility lies above 0 and p after Holm's correction over all comparisons of the table is below .05, and is
-**below** it where the interval lies below 0 and p likewise. In a domain it exceeds where it exceeds every rival, is below
-where it is below one of them, and else is **within noise**. So an arm that is played twice under two names is told apart
-from itself in at most one table of twenty. Where a rival was not played there is no verdict. In `study=main` the subject
-is `emodistill`, and its rivals are `vanilla` and `iql`.
+The rule of the verdict, fixed before any number: the subject **exceeds** a rival where the 95 % interval of its
+paired difference of utility lies above 0 and p after Holm's correction over all comparisons of the table is below
+.05, and is **below** it where the interval lies below 0 and p likewise. In a domain it exceeds where it exceeds every
+rival, is below where it is below one of them, and else is **within noise**. So an arm that is played twice under two
+names is told apart from itself in at most one table of twenty. Where a rival was not played there is no verdict. In
+`study=main` the subject is `emodistill`, and its rivals are `vanilla` and `iql`.
 """
 
 import math

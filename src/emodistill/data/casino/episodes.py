@@ -16,15 +16,16 @@ from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
 
-# ---- episodes ----
 # From one human dialogue to two episodes, one from each side.
 #
-# What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the focal
-# side, whoever submitted it, and that is its offer (METHOD 1 with c = 36 and d = 0, so a position is points / 36). The
-# game itself is not zero-sum: the other side's points do not follow from this number, and are in the other episode.
+# What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the
+# focal side, whoever submitted it, and that is its offer (METHOD 1 with c = 36 and d = 0, so a position is points /
+# 36). The game itself is not zero-sum: the other side's points do not follow from this number, and are in the other
+# episode.
 #
-# Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with which
-# the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no transition.
+# Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with
+# which the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no
+# transition.
 
 DOMAIN = "campsite"
 EMOTICONS = {"\U0001f642": "joy", "\u2639": "sadness", "\U0001f62e": "surprise", "\U0001f621": "anger"}  # 🙂 ☹ 😮 😡

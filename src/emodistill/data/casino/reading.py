@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from emodistill.errors import UserError
 
-# ---- dialogues ----
 # A CaSiNo dialogue in plain objects: who said or clicked what, who wanted what, and how both felt about the outcome.
 #
 # Two people share three packages each of food, water and firewood; a package is worth 5, 4 or 3 points to a person, by

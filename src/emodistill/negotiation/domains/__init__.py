@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     pass
 
 
-# ---- validity ----
 # What a domain file must hold beyond its keys, so that a slip in it is named when it is read and not rounds later.
 #
-# The check that matters most: no prompt may show a column that gives the answer away. Target columns and outcome columns
-# can therefore not be listed under `fields`.
+# The check that matters most: no prompt may show a column that gives the answer away. Target columns and outcome
+# columns can therefore not be listed under `fields`.
 
 _PARTS = {"situation", "focal_goal", "counterparty_goal"}
 _CSV = {"columns", "id_column", "outcome", "optional", "missing", "types", "targets"}
