@@ -106,7 +106,8 @@ def test_sizes_have_the_same_keys_and_each_of_them_is_read():
     sizes = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "size").glob("*.yaml")}
     assert len({frozenset(size) for size in sizes.values()}) == 1
     text = "\n".join(path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml"))
-    script = (CONFIGS.parent / "commands" / "building.py").read_text(encoding="utf-8")
+    scripts = ("train.py", "commands/building.py", "commands/entry.py")
+    script = "\n".join((CONFIGS.parent / name).read_text(encoding="utf-8") for name in scripts)
     used = set(re.findall(r"\$\{size\.(\w+)\}", text)) | set(re.findall(r"cfg\.size\.(\w+)", script))
     assert used == set(sizes["demo"])
 
