@@ -174,7 +174,7 @@ def test_a_model_computes_where_it_is_wanted(tiny, monkeypatch):
 def test_the_public_name_is_no_path(tiny, tmp_path):
     assert public_name("embedded") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert public_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
-    for known, name in (("", "copy"), ("/home/me/model", "copy"), ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B")):
+    for known, name in (("", "copy"), ("/models/mine", "copy"), ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B")):
         copy = shutil.copytree(tiny, tmp_path / name.replace("/", "_") / "copy", dirs_exist_ok=True)
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(config | {"_name_or_path": known}))
