@@ -44,8 +44,8 @@ def copies(monkeypatch):
     """The merged copies of the model that are made, as weak references."""
     made, merged = [], ExpressionPolicy.merged
 
-    def noted(policy, dtype):
-        copy = merged(policy, dtype)
+    def noted(policy, dtype, device=None):
+        copy = merged(policy, dtype, device)
         made.append(weakref.ref(copy))
         return copy
 

@@ -90,7 +90,7 @@ def test_resume_on_corpus_words_is_exact(place, step, when):
     cut_and_resume(place, "jpo", run, step, when, ON_CORPUS)
     assert_same_end(place, "logged", run, "jpo")
     saved = torch.load(place.folder / run / "jpo" / "last.ckpt", weights_only=True)
-    assert saved["jpo"]["cache"]["ref_logprobs"] and saved["jpo"]["memory"]["group_scores"]
+    assert saved["jpo"]["cache"]["ref_logprobs"] and saved["jpo"]["cache"]["group_scores"]
 
 
 def test_epochs_that_end_between_cuts_are_gone_on_with(place):

@@ -84,7 +84,8 @@ def test_some_keys_may_change(begun):
     named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
     waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
-    assert named | waiting == set(MAY_CHANGE)
+    places = {"device", "policy.device", "sampler.device"}
+    assert named | waiting | places == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")

@@ -10,6 +10,7 @@ A stage that is run again continues, says that it is done, or is refused with th
 import json
 import math
 import pickle
+import shutil
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -97,10 +98,9 @@ class StageFolder:
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def discard_if_unused(self) -> None:
-        """Remove the folder, and that of its run, where nothing but a lock was ever put in it."""
-        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock"}:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self.path.rmdir()
+        """Remove the folder, and that of its run, where no stage ever began: it has a lock, and curves of nothing."""
+        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock", "tensorboard"}:
+            shutil.rmtree(self.path)
             if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
                 self.path.parent.rmdir()
 
