@@ -1,4 +1,4 @@
-"""Training the variants of METHOD 7 on a tiny model: what each shares with the run, where it goes, what it is told."""
+"""Training the variants on a tiny model: what each shares with the run, where it goes, what it is told."""
 
 import json
 

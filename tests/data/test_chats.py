@@ -4,7 +4,7 @@ import pytest
 from episodes import make_episode
 from tiny_model import build_tokenizer
 
-from emodistill.data.chat_datasets import collate_contexts, collate_judged, judged_chats
+from emodistill.data.chat_datasets import ContextBatch, collate_judged, judged_chats
 from emodistill.data.chats import ChatEncoder, collate_encoded, encode_chats, encode_contexts
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.policy.chat_format import ChatFormat
@@ -155,4 +155,4 @@ def test_batches_for_the_judge_can_be_moved(encoder):
     batch = collate_judged(items, 0).to("cpu")
     assert len(batch) == 1 and batch.items == items
     contexts = encode_contexts([make_episode(1)], [[True]], encoder, 10)
-    assert collate_contexts(contexts).to("cpu").contexts == contexts
+    assert ContextBatch(contexts).to("cpu").contexts == contexts

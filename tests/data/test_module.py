@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from episodes import make_episode
+from rewards import default_reward
 
 from emodistill.data.module import NegotiationData
-from emodistill.data.transitions import Reward, TransitionBatches, TransitionDataset, Transitions
+from emodistill.data.transitions import TransitionBatches, TransitionDataset, Transitions
 from emodistill.errors import UserError
 
 
@@ -31,7 +32,7 @@ def corpus(splits=("train", "train", "val", "test")):
 
 
 def make(stored=None, seed=0, batch_size=2, batches=5):
-    view = TransitionDataset("goemotions28", "full", Reward(1.0, 0.0, 0.0), batch_size, batches)
+    view = TransitionDataset("goemotions28", "full", default_reward(), batch_size, batches)
     data = NegotiationData(stored or corpus(), view, seed)
     data.prepare_data()
     data.setup("fit")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emodistill.data.chats import ResumableBatches
+from emodistill.data.batches import ResumableBatches
 from emodistill.errors import UserError
 
 

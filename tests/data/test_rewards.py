@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from rewards import default_reward
 
 from emodistill.data.schema import Episode
-from emodistill.data.transitions import Reward
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -23,47 +23,47 @@ def episode(scenario, offers, end="deadline", deal=None):
 
 def test_concessions_by_hand():
     """Round 2: they move 0.2 towards us, we give 0.1; a fifteenth of the time has gone."""
-    found = Reward().of(episode(LESS, [(20, 120), (30, 100)]))
+    found = default_reward().of(episode(LESS, [(20, 120), (30, 100)]))
     assert found == pytest.approx([0.0, (0.2 - 0.1) * (1 - 1 / 15) - 2.0])
 
 
 def test_the_sign_is_right_whether_we_want_more_or_less():
     """Defect 4: a survivor who concedes 20 -> 40 towards our 120 gives what a debtor gives who concedes 120 -> 100."""
-    more = Reward().of(episode(MORE, [(120, 20), (110, 40)]))
-    less = Reward().of(episode(LESS, [(20, 120), (30, 100)]))
+    more = default_reward().of(episode(MORE, [(120, 20), (110, 40)]))
+    less = default_reward().of(episode(LESS, [(20, 120), (30, 100)]))
     assert more == pytest.approx(less)
 
 
 def test_a_deal_is_worth_four_more_than_none():
     offers = [(20, 120), (30, 100)]
-    gain = Reward().of(episode(LESS, offers, "deal", 30)) - Reward().of(episode(LESS, offers))
+    gain = default_reward().of(episode(LESS, offers, "deal", 30)) - default_reward().of(episode(LESS, offers))
     assert gain == pytest.approx([0.0, 4.0])
 
 
 def test_moves_are_clipped_at_two():
-    wild = Reward().of(episode(LESS, [(20, 120), (20, -900)]))
+    wild = default_reward().of(episode(LESS, [(20, 120), (20, -900)]))
     assert wild[-1] == pytest.approx(2.0 * (1 - 1 / 15) - 2.0)
 
 
 def test_a_round_without_an_offer_moves_nothing_and_the_next_counts_from_the_last_offer():
-    found = Reward().of(episode(LESS, [(20, 120), (None, None), (None, 100)]))
+    found = default_reward().of(episode(LESS, [(20, 120), (None, None), (None, 100)]))
     assert found == pytest.approx([0.0, 0.0, 0.2 * (1 - 2 / 15) - 2.0])
 
 
 def test_early_concessions_are_worth_more_than_late_ones():
-    early = Reward().of(episode(LESS, [(20, 120), (20, 100), (20, 100)])).sum()
-    late = Reward().of(episode(LESS, [(20, 120), (20, 120), (20, 100)])).sum()
+    early = default_reward().of(episode(LESS, [(20, 120), (20, 100), (20, 100)])).sum()
+    late = default_reward().of(episode(LESS, [(20, 120), (20, 120), (20, 100)])).sum()
     assert early > late
 
 
 def test_utility_part_comes_at_the_end_only():
-    found = Reward(concession=0, utility=3).of(episode(LESS, [(20, 120), (45, 45)], "deal", 45))
+    found = default_reward(concession=0, utility=3).of(episode(LESS, [(20, 120), (45, 45)], "deal", 45))
     assert found == pytest.approx([0.0, 3 * 0.75])
 
 
 def test_judge_part_is_between_zero_and_its_weight_and_a_missing_score_is_no_number():
     played = episode(LESS, [(20, 120), (30, 100), (40, 90)])
-    found = Reward(concession=0, judge=2).of(played, np.array([1.0, 10.0, np.nan]))
+    found = default_reward(concession=0, judge=2).of(played, np.array([1.0, 10.0, np.nan]))
     assert found[:2] == pytest.approx([0.0, 2.0])
     assert np.isnan(found[2])
 
@@ -71,16 +71,20 @@ def test_judge_part_is_between_zero_and_its_weight_and_a_missing_score_is_no_num
 def test_parts_add_up():
     played = episode(LESS, [(20, 120), (45, 45)], "deal", 45)
     scores = np.array([4.0, 7.0])
-    parts = Reward(1, 0, 0).of(played) + Reward(0, 1, 0).of(played) + Reward(0, 0, 1).of(played, scores)
-    assert Reward(1, 1, 1).of(played, scores) == pytest.approx(parts)
+    parts = (
+        default_reward().of(played)
+        + default_reward(concession=0, utility=1).of(played)
+        + default_reward(concession=0, judge=1).of(played, scores)
+    )
+    assert default_reward(utility=1, judge=1).of(played, scores) == pytest.approx(parts)
 
 
 def test_a_focal_turn_that_ends_the_episode_gets_the_end():
     last = episode(LESS, [(20, 120), (None, "silence")], "deal", 120)
-    assert Reward().of(last)[-1] == pytest.approx(2.0)
+    assert default_reward().of(last)[-1] == pytest.approx(2.0)
 
 
 def test_after_the_last_round_of_the_method_moves_count_nothing():
     """People may talk longer than 15 rounds; a concession must not turn into a loss."""
     offers = [(20, 120)] * 16 + [(20, 60)]
-    assert Reward().of(episode(LESS, offers))[-1] == pytest.approx(-2.0)
+    assert default_reward().of(episode(LESS, offers))[-1] == pytest.approx(-2.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_training import Gradients, RoundJudge, VowelJudge, batch_of, fit, make_jpo_learner
 
-from emodistill.data.chat_datasets import collate_contexts
+from emodistill.data.chat_datasets import ContextBatch
 from emodistill.policy.token_batches import sum_by_utterance
 
 
@@ -30,7 +30,7 @@ def reference_logprobs(learner, batch):
 def test_at_the_first_step_every_ratio_is_exactly_one_and_the_kl_exactly_zero(make_learner, items, contexts, sampler):
     """With LoRA dropout on, or references computed on other tensors, this would hold only roughly."""
     corpus = fit(make_learner(RoundJudge()), [batch_of(items[:2]), batch_of(items[2:])])[1]
-    sampled = fit(make_learner(VowelJudge(), sampler), [collate_contexts(contexts)])[1]
+    sampled = fit(make_learner(VowelJudge(), sampler), [ContextBatch(contexts)])[1]
     for row in (corpus[0], sampled[0]):
         assert row["train/ratio_mean"] == row["train/ratio_min"] == row["train/ratio_max"] == 1.0
         assert row["train/kl"] == 0.0 and row["train/clip_fraction"] == 0.0
@@ -55,7 +55,7 @@ def test_good_utterances_become_likelier_and_bad_ones_less_likely(make_learner, 
 
 def test_sampled_replies_that_the_judge_prefers_become_more_frequent(make_learner, contexts, sampler):
     learner = make_learner(VowelJudge(), sampler, samples=16, clip_range=10.0, kl_coef=0.0)
-    _, rows = fit(learner, [collate_contexts(contexts)], epochs=20)
+    _, rows = fit(learner, [ContextBatch(contexts)], epochs=20)
     rewards = [row["train/reward"] for row in rows]
     assert sum(rewards[-8:]) / 8 > sum(rewards[:8]) / 8 + 0.3
 

@@ -18,7 +18,7 @@ from chat_training import (
     stop_and_resume,
 )
 
-from emodistill.data.chat_datasets import collate_contexts
+from emodistill.data.chat_datasets import ContextBatch
 from emodistill.errors import UserError
 from emodistill.learners.jpo import JPOLearner
 from emodistill.policy.expression_policy import ExpressionPolicy
@@ -45,7 +45,7 @@ def test_a_checkpoint_holds_the_adapter_and_plain_values_only(make_learner, item
 @pytest.mark.parametrize("step", [1, 3])
 @pytest.mark.parametrize("source", ["corpus", "sampled"])
 def test_a_resumed_run_ends_with_the_same_weights(make_learner, items, contexts, encoder, tmp_path, source, step):
-    batch = batch_of(items) if source == "corpus" else collate_contexts(contexts)
+    batch = batch_of(items) if source == "corpus" else ContextBatch(contexts)
 
     def make():
         sampler = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
@@ -84,8 +84,8 @@ def test_every_draw_has_its_own_seed_and_every_validation_the_same(make_learner)
 
 def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, encoder):
     learner = make_learner(VowelJudge(), sampler)
-    fit(learner, [collate_contexts(contexts)], epochs=3)
-    learner.sampled(collate_contexts(contexts), 2, 7)
+    fit(learner, [ContextBatch(contexts)], epochs=3)
+    learner.sampled(ContextBatch(contexts), 2, 7)
     fresh = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
     fresh.refresh(learner.policy)
     ids = [context.input_ids for context in contexts]
@@ -94,7 +94,7 @@ def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, 
 
 def test_people_can_read_the_latest_samples(make_learner, contexts, sampler, items):
     learner = make_learner(VowelJudge(), sampler)
-    fit(learner, [collate_contexts(contexts)])
+    fit(learner, [ContextBatch(contexts)])
     assert len(learner.last_samples) == 4 * len(contexts)
     words, emotion, utterance, score = learner.last_samples[4]
     assert (words, emotion) == (contexts[1].words, contexts[1].emotion)
@@ -106,7 +106,7 @@ def test_people_can_read_the_latest_samples(make_learner, contexts, sampler, ite
 
 def test_validation_shows_reward_of_contexts_and_surrogate_of_corpus_turns(make_learner, items, contexts, sampler):
     learner = make_learner(VowelJudge(), sampler, learning_rate=0.0)
-    trainer, _ = fit(learner, [collate_contexts(contexts)], epochs=2, val=[collate_contexts(contexts)])
+    trainer, _ = fit(learner, [ContextBatch(contexts)], epochs=2, val=[ContextBatch(contexts)])
     shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     assert shown["val/reward"] >= 1.0 and shown["val/kl"] == 0.0 and "val/surrogate" not in shown
     learner = make_learner(RoundJudge())
@@ -126,4 +126,4 @@ def test_foreign_checkpoints_and_settings_are_refused_by_name(make_learner, item
     with pytest.raises(UserError, match="samples=1"):
         make_learner(RoundJudge(), samples=1)
     with pytest.raises(UserError, match="needs a judge and a sampler"):
-        fit(make_learner(RoundJudge()), [collate_contexts(contexts)])
+        fit(make_learner(RoundJudge()), [ContextBatch(contexts)])

@@ -19,7 +19,7 @@ from chat_training import (
 from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks.throughput import Throughput
-from emodistill.data.chat_datasets import ContextBatches, collate_contexts
+from emodistill.data.chat_datasets import ContextBatch, ContextBatches
 from emodistill.errors import UserError
 from emodistill.policy.generation import RolloutSampler
 
@@ -117,7 +117,7 @@ def test_a_dead_judge_slows_training_and_changes_nothing(make, batches):
 
 def test_what_a_judge_said_before_it_hung_counts(make, contexts):
     judge = Hanging(answers=7)
-    _, rows = fit(make(judge, timeout_s=0.5), [collate_contexts(contexts[:3])])
+    _, rows = fit(make(judge, timeout_s=0.5), [ContextBatch(contexts[:3])])
     judge.over.set()
     assert rows[0]["train/reward_missing"] == pytest.approx(5 / 12)
     assert rows[0]["train/skipped_groups"] == 1.0  # four scores, three, none
@@ -134,7 +134,7 @@ def test_a_group_with_too_few_scores_teaches_nothing(make, contexts, min_group, 
     learner = make(Forgetful(), min_group=min_group)
     learner.configure_model()
     before = adapter(learner)
-    _, rows = fit(learner, [collate_contexts(contexts[:1])])
+    _, rows = fit(learner, [ContextBatch(contexts[:1])])
     assert rows[0]["train/skipped_groups"] == skipped and rows[0]["train/reward_missing"] == 0.25
     assert same_weights(adapter(learner), before) == bool(skipped)
     assert ("train/kl" in rows[0]) != bool(skipped)
@@ -151,7 +151,7 @@ def test_groups_of_the_corpus_are_skipped_too_and_the_others_learn(make, items):
 
 
 def test_one_reply_in_validation_is_no_group_and_is_not_skipped(make, contexts):
-    trainer, _ = fit(make(), [collate_contexts(contexts)], val=[collate_contexts(contexts)])
+    trainer, _ = fit(make(), [ContextBatch(contexts)], val=[ContextBatch(contexts)])
     assert trainer.callback_metrics["val/reward"] >= 1.0 and trainer.callback_metrics["val/kl"] > 0
 
 

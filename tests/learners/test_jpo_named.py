@@ -5,7 +5,7 @@ import torch
 from chat_training import VowelJudge, fit, make_episodes, make_jpo_learner, policy_settings
 from transformers import AutoTokenizer
 
-from emodistill.data.chat_datasets import collate_contexts
+from emodistill.data.chat_datasets import ContextBatch
 from emodistill.data.chats import ChatEncoder, encode_contexts
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -59,7 +59,7 @@ def rollout(tiny_model, adapter, chat_format):
         learner.hparams["policy"]["emotions"] = "self_selected"
         learner.configure_model()
         contexts = encode_contexts(make_episodes(1), [[True, True]], ChatEncoder(chat_format, 4096), reserve=8)
-        batch = collate_contexts(contexts)
+        batch = ContextBatch(contexts)
         return learner, learner.sampled(batch, 4, 0), judge, batch
 
     return make
@@ -101,7 +101,7 @@ def test_replies_of_which_none_has_a_name_change_nothing_and_blame_no_judge(roll
 def test_where_nobody_names_anything_nothing_is_said_of_it(tiny_model, sft_adapter, contexts, sampler):
     learner = make_jpo_learner(tiny_model, sft_adapter, VowelJudge(), sampler)
     learner.configure_model()
-    found = learner.sampled(collate_contexts(contexts), 2, 0)
+    found = learner.sampled(ContextBatch(contexts), 2, 0)
     assert found.unnamed is None and "unnamed" not in learner.objective(found)
 
 

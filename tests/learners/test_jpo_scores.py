@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_training import RoundJudge, adapter, batch_of, fit, make_episodes, make_jpo_learner, same_weights
 
-from emodistill.data.chat_datasets import collate_contexts, judged_chats
+from emodistill.data.chat_datasets import ContextBatch, judged_chats
 
 
 @pytest.fixture
@@ -106,6 +106,6 @@ def test_a_judge_that_is_silent_at_validation_leaves_a_reward_that_is_not_a_numb
         def score(self, request):
             return None
 
-    trainer, _ = fit(make_learner(Silent(), sampler), [collate_contexts(contexts)], val=[collate_contexts(contexts)])
+    trainer, _ = fit(make_learner(Silent(), sampler), [ContextBatch(contexts)], val=[ContextBatch(contexts)])
     assert math.isnan(trainer.callback_metrics["val/reward"])
     assert trainer.callback_metrics["val/reward_missing"] == 1.0

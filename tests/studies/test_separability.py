@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from episodes import make_episode
+from rewards import default_reward
 
 from emodistill.data.observations import Observer, observation_dim
-from emodistill.data.transitions import Reward
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.learners.iql import IQLLearner
@@ -30,7 +30,7 @@ def selector():
 
 def test_a_turn_is_held_against_the_other_emotions_and_the_value_of_its_state():
     own = selector()
-    turns = q_turns([make_episode(rounds=2)], own, Reward(0.0, 1.0, 0.0), DISCOUNT)
+    turns = q_turns([make_episode(rounds=2)], own, default_reward(concession=0.0, utility=1.0), DISCOUNT)
     observation = turns.table.transitions.observation
     values = 2.0 * own.learner.q_values(observation)
     seen = own.learner.stats.action_mask
@@ -46,7 +46,9 @@ def test_an_emotion_is_drawn_only_where_chance_chose_it():
     certain, unknown = make_episode(rounds=1, number=1), make_episode(rounds=1, number=2)
     for episode, probability in ((certain, 1.0), (unknown, None)):
         object.__setattr__(episode.turns[0], "emotion_prob", probability)
-    turns = q_turns([make_episode(rounds=1), certain, unknown], selector(), Reward(0.0, 1.0, 0.0), DISCOUNT)
+    turns = q_turns(
+        [make_episode(rounds=1), certain, unknown], selector(), default_reward(concession=0.0, utility=1.0), DISCOUNT
+    )
     assert turns.drawn.tolist() == [True, False, False]
 
 

@@ -1,19 +1,26 @@
-"""What the two language-model stages see of the corpus: episode chats for SFT, judged chats or contexts for JPO."""
+"""What the two language-model stages see of the corpus: episode chats for SFT, judged chats or contexts for JPO.
+
+Both stages turn episodes into tokens by a `ChatSource`; `SFTDataset` and `JPODataset` follow with the batches that they
+serve, and at the end what both need for validation.
+
+A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks for tensors inside tuples, lists and
+dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
+"""
 
 import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
+from emodistill.data.batches import ResumableBatches
 from emodistill.data.chats import (
     ChatContext,
     ChatEncoder,
     EncodedChat,
-    ResumableBatches,
     collate_encoded,
     encode_chats,
     encode_contexts,
@@ -27,55 +34,43 @@ from emodistill.judges.request import JudgeRequest
 from emodistill.language_models.local import load_tokenizer
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.token_batches import Chats, collate_chats
+from emodistill.policy.token_batches import Chats
 
-# What JPO trains on: episode chats that know their judge's questions, and contexts to speak in.
-#
-# A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks for tensors inside tuples, lists and
-# dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Group:
-    """All chosen turns of one scenario: scores are compared within it.
+class ChatSource:
+    """Turns episodes into tokens for one base model.
 
-    Attributes:
-        requests: the judge's question for every turn.
-        values: a number for every turn that was known beforehand (an advantage of IQL, say), for training without a
-            judge; None where there is none.
+    Args:
+        base_model: name, folder or hub id; only its tokenizer is used here.
+        vocabulary: name of the emotion vocabulary.
+        max_tokens: a longer chat loses whole early rounds.
+        offers_told: see `ChatEncoder`.
+        emotions: how emotions enter the chat, see `ChatFormat`.
     """
 
-    name: str
-    requests: tuple[JudgeRequest, ...]
-    values: tuple[float | None, ...]
+    def __init__(
+        self,
+        base_model: str,
+        vocabulary: str,
+        max_tokens: int,
+        offers_told: bool = True,
+        emotions: Emotions = "prompted",
+    ) -> None:
+        if emotions not in get_args(Emotions):
+            raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")
+        self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
+        self.offers_told, self.emotions = offers_told, emotions
 
-
-@dataclass(frozen=True)
-class JudgedChat:
-    """One episode's chat with the place of each of its utterances in the scenario's group."""
-
-    chat: EncodedChat
-    group: Group
-    places: list[int]
-
-    @property
-    def key(self) -> str:
-        """Sixteen hex digits of the tokens and of what is scored: names this chat in the cache of the reference."""
-        content = repr((self.chat.input_ids, self.chat.utterance)).encode()
-        return hashlib.sha256(content).hexdigest()[:16]
-
-
-class JudgedBatch:
-    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order."""
-
-    def __init__(self, items: Sequence[JudgedChat], chats: Chats) -> None:
-        self.items, self.chats = list(items), chats
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "JudgedBatch":
-        return JudgedBatch(self.items, self.chats.to(device, non_blocking))
-
-    def __len__(self) -> int:
-        return len(self.items)
+    def open(self) -> tuple[ChatEncoder, int]:
+        """An encoder, and the token id to pad with."""
+        tokenizer = load_tokenizer(self.base_model)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        chat_format = ChatFormat(tokenizer, self.vocabulary, self.emotions)
+        return ChatEncoder(chat_format, self.max_tokens, self.offers_told), int(pad)
 
 
 class SFTBatch:
@@ -109,114 +104,6 @@ class SFTBatches(ResumableBatches[EncodedChat]):
             return sum(self._tokens[i] for place in places for i in self._rows(order, *place))
 
         return SFTBatch(super()._batch(order, number), tokens_of)
-
-
-class ContextBatch:
-    """Situations to speak in; nothing of it is a tensor yet.
-
-    Attributes:
-        following: makes the batches that come after this one in its epoch, where the loader knows them.
-    """
-
-    def __init__(self, contexts: Sequence[ChatContext]) -> None:
-        self.contexts = list(contexts)
-        self.following: Callable[[], Iterator[ContextBatch]] = lambda: iter(())
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
-        return self
-
-    def __len__(self) -> int:
-        return len(self.contexts)
-
-
-class ContextBatches(ResumableBatches[ChatContext]):
-    """Context batches that say what comes after them, so that it can be spoken of while this one is judged."""
-
-    def __init__(self, items: Sequence[ChatContext], batch_size: int, seed: int) -> None:
-        super().__init__(items, batch_size, seed, collate_contexts)
-
-    def _batch(self, order: list[int], number: int) -> ContextBatch:
-        batch: ContextBatch = super()._batch(order, number)
-        batch.following = lambda: (self._batch(order, later) for later in range(number + 1, len(self)))
-        return batch
-
-
-def judged_chats(
-    episodes: Sequence[Episode],
-    selected: Sequence[Sequence[bool]],
-    encoder: ChatEncoder,
-    values: Sequence[Sequence[float | None]] | None = None,
-) -> list[JudgedChat]:
-    """The chats of all episodes in which something is chosen, grouped by scenario.
-
-    A turn whose round did not fit is not trained on, but it was said, so it still counts in its group.
-
-    Args:
-        values: for every focal turn of every episode a number known beforehand; see `Group`.
-    """
-    asked = [judge_requests(episode) for episode in episodes]
-    if encoder.chat_format.emotions == "none":  # nobody was asked for an emotion, and nobody is scored on one
-        asked = [[replace(request, emotion=None) for request in requests] for requests in asked]
-    members: dict[str, list[tuple[int, int]]] = {}
-    for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
-        members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)
-    groups, places = {}, {}
-    for name, turns in members.items():
-        requests = tuple(asked[i][turn] for i, turn in turns)
-        known = tuple(None if values is None else values[i][turn] for i, turn in turns)
-        groups[name] = Group(name, requests, known)
-        places.update({turn: place for place, turn in enumerate(turns)})
-    chats = [encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True)]
-    return [
-        JudgedChat(chat, groups[scenario_group(episodes[i])], [places[i, turn] for turn in chat.turns])
-        for i, chat in enumerate(chats)
-        if chat is not None
-    ]
-
-
-def collate_judged(items: Sequence[JudgedChat], pad_id: int) -> JudgedBatch:
-    """A batch for JPO on the corpus's own utterances."""
-    return JudgedBatch(items, collate_chats([(item.chat.input_ids, item.chat.utterance) for item in items], pad_id))
-
-
-def collate_contexts(contexts: Sequence[ChatContext]) -> ContextBatch:
-    """A batch for JPO on utterances sampled from the policy."""
-    return ContextBatch(contexts)
-
-
-logger = logging.getLogger(__name__)
-
-
-class ChatSource:
-    """Turns episodes into tokens for one base model.
-
-    Args:
-        base_model: name, folder or hub id; only its tokenizer is used here.
-        vocabulary: name of the emotion vocabulary.
-        max_tokens: a longer chat loses whole early rounds.
-        offers_told: see `ChatEncoder`.
-        emotions: how emotions enter the chat, see `ChatFormat`.
-    """
-
-    def __init__(
-        self,
-        base_model: str,
-        vocabulary: str,
-        max_tokens: int,
-        offers_told: bool = True,
-        emotions: Emotions = "prompted",
-    ) -> None:
-        if emotions not in get_args(Emotions):
-            raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")
-        self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
-        self.offers_told, self.emotions = offers_told, emotions
-
-    def open(self) -> tuple[ChatEncoder, int]:
-        """An encoder, and the token id to pad with."""
-        tokenizer = load_tokenizer(self.base_model)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        chat_format = ChatFormat(tokenizer, self.vocabulary, self.emotions)
-        return ChatEncoder(chat_format, self.max_tokens, self.offers_told), int(pad)
 
 
 class SFTDataset:
@@ -257,8 +144,118 @@ class SFTDataset:
         return SFTBatches(self.train, self.batch_size, seed, self.pad)
 
     def validation_batches(self) -> list[Any]:
-        chats, size = self.validation, self.batch_size
-        return [collate_encoded(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
+        return [collate_encoded(chats, self.pad) for chats in in_batches(self.validation, self.batch_size)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All chosen turns of one scenario: scores are compared within it.
+
+    Attributes:
+        requests: the judge's question for every turn.
+        values: a number for every turn that was known beforehand (an advantage of IQL, say), for training without a
+            judge; None where there is none.
+    """
+
+    name: str
+    requests: tuple[JudgeRequest, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class JudgedChat:
+    """One episode's chat with the place of each of its utterances in the scenario's group."""
+
+    chat: EncodedChat
+    group: Group
+    places: list[int]
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits of the tokens and of what is scored: names this chat in the cache of the reference."""
+        content = repr((self.chat.input_ids, self.chat.utterance)).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+def judged_chats(
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    values: Sequence[Sequence[float | None]] | None = None,
+) -> list[JudgedChat]:
+    """The chats of all episodes in which something is chosen, grouped by scenario.
+
+    A turn whose round did not fit is not trained on, but it was said, so it still counts in its group.
+
+    Args:
+        values: for every focal turn of every episode a number known beforehand; see `Group`.
+    """
+    asked = [judge_requests(episode) for episode in episodes]
+    if encoder.chat_format.emotions == "none":  # nobody was asked for an emotion, and nobody is scored on one
+        asked = [[replace(request, emotion=None) for request in requests] for requests in asked]
+    members: dict[str, list[tuple[int, int]]] = {}
+    for i, (episode, chosen) in enumerate(zip(episodes, selected, strict=True)):
+        members.setdefault(scenario_group(episode), []).extend((i, turn) for turn, yes in enumerate(chosen) if yes)
+    groups, places = {}, {}
+    for name, turns in members.items():
+        requests = tuple(asked[i][turn] for i, turn in turns)
+        known = tuple(None if values is None else values[i][turn] for i, turn in turns)
+        groups[name] = Group(name, requests, known)
+        places.update({turn: place for place, turn in enumerate(turns)})
+    chats = [encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True)]
+    return [
+        JudgedChat(chat, groups[scenario_group(episodes[i])], [places[i, turn] for turn in chat.turns])
+        for i, chat in enumerate(chats)
+        if chat is not None
+    ]
+
+
+class JudgedBatch:
+    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order."""
+
+    def __init__(self, items: Sequence[JudgedChat], chats: Chats) -> None:
+        self.items, self.chats = list(items), chats
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "JudgedBatch":
+        return JudgedBatch(self.items, self.chats.to(device, non_blocking))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def collate_judged(items: Sequence[JudgedChat], pad_id: int) -> JudgedBatch:
+    """A batch for JPO on the corpus's own utterances."""
+    return JudgedBatch(items, collate_encoded([item.chat for item in items], pad_id))
+
+
+class ContextBatch:
+    """Contexts to speak in; nothing of it is a tensor yet.
+
+    Attributes:
+        following: makes the batches that come after this one in its epoch, where the loader knows them.
+    """
+
+    def __init__(self, contexts: Sequence[ChatContext]) -> None:
+        self.contexts = list(contexts)
+        self.following: Callable[[], Iterator[ContextBatch]] = lambda: iter(())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
+        return self
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+
+class ContextBatches(ResumableBatches[ChatContext]):
+    """Context batches that say what comes after them, so that it can be spoken of while this one is judged."""
+
+    def __init__(self, items: Sequence[ChatContext], batch_size: int, seed: int) -> None:
+        super().__init__(items, batch_size, seed, ContextBatch)
+
+    def _batch(self, order: list[int], number: int) -> ContextBatch:
+        batch: ContextBatch = super()._batch(order, number)
+        batch.following = lambda: (self._batch(order, later) for later in range(number + 1, len(self)))
+        return batch
 
 
 class JPODataset:
@@ -322,11 +319,9 @@ class JPODataset:
         return ResumableBatches(self.items, self.batch_size, seed, lambda items: collate_judged(items, self.pad))
 
     def validation_batches(self) -> list[Any]:
-        size = self.batch_size
         if self.validation_chats is not None:
-            chats = self.validation
-            return [collate_judged(chats[i : i + size], self.pad) for i in range(0, len(chats), size)]
-        return [collate_contexts(self.contexts[i : i + size]) for i in range(0, len(self.contexts), size)]
+            return [collate_judged(chats, self.pad) for chats in in_batches(self.validation, self.batch_size)]
+        return [ContextBatch(contexts) for contexts in in_batches(self.contexts, self.batch_size)]
 
 
 def validation_contexts(
@@ -346,11 +341,16 @@ def validation_contexts(
     return encode_contexts(episodes, masks, encoder, reply_tokens)
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
+def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` items at even distances, first to last."""
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """The items in order, `size` at a time."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def report(what: str, encoder: ChatEncoder, chats: int) -> None:

@@ -2,17 +2,16 @@
 
 A chat ends after its last chosen turn, because nothing behind it would be used. One that is too long loses whole early
 rounds and keeps the system message; a reply is never cut. Both losses are counted, for somebody should be told.
+
+`ChatEncoder` gives an `EncodedChat` for each episode, or a `ChatContext` for each chosen turn: all that stands before
+it, for a policy that speaks there itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import numpy as np
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
 from emodistill.negotiation.prompts import Named, take_apart
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
@@ -20,12 +19,25 @@ from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
 
-# Situations in which the policy speaks next.
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """One episode in tokens.
+
+    Attributes:
+        input_ids: the chat up to its last chosen reply.
+        utterance: for every token, which of the chosen replies it belongs to (0, 1, ...), or -1.
+        turns: for every chosen reply, which focal turn of the episode it is (0-based).
+    """
+
+    input_ids: list[int]
+    utterance: list[int]
+    turns: list[int]
 
 
 @dataclass(frozen=True)
 class ChatContext:
-    """A situation in which the policy speaks next: all tokens before its reply, and what a judge has to know.
+    """A context in which the policy speaks next: all tokens before its reply, and what a judge has to know.
 
     Attributes:
         group: name of the scenario.
@@ -49,7 +61,7 @@ class ChatContext:
         return Named(self.emotion, reply) if self.names is None else take_apart(reply, self.names)
 
     def request(self, reply: str) -> JudgeRequest | None:
-        """The question to a judge about a reply in this situation.
+        """The question to a judge about a reply in this context.
 
         None for a reply that has to name its emotion and names none: whether it shows it cannot be asked, and to ask
         without an emotion would spare it what the others are scored on.
@@ -58,79 +70,6 @@ class ChatContext:
         if self.names is not None and emotion is None:
             return None
         return JudgeRequest(self.scenario, self.history, emotion, words)
-
-
-# A loader of Python objects whose order is a function of (seed, epoch), so a cursor is all that a resume needs.
-#
-# Under distributed training every rank walks the same order and takes every world-size-th batch of it.
-
-Item = TypeVar("Item")
-
-
-class ResumableBatches(Generic[Item]):
-    """Shuffled batches of `items`, collated; the last one of an epoch may be smaller.
-
-    Lightning calls `sampler.set_epoch` before each epoch. The DataModule carries `state_dict`, because Lightning 2.6
-    drops the state of a loader where `trainer.estimated_stepping_batches` is read.
-    """
-
-    def __init__(self, items: Sequence[Item], batch_size: int, seed: int, collate: Callable[[list[Item]], Any]) -> None:
-        if not items:
-            raise UserError("nothing is left to learn from: the selection of turns is empty; choose a wider selection")
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: it must be at least 1")
-        self.items, self.batch_size, self.seed, self.collate = items, batch_size, seed, collate
-        self.rank, self.world_size = 0, 1
-        self.epoch = self.served = 0
-        self._resume_from: dict[str, int] | None = None
-
-    @property
-    def sampler(self) -> "ResumableBatches[Item]":
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Batches of this rank in an epoch: the same for every rank, or else one would wait for another."""
-        return max(-(-len(self.items) // self.batch_size) // self.world_size, 1)
-
-    def __iter__(self) -> Iterator[Any]:
-        state, self._resume_from = self._resume_from, None
-        self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.items)).tolist()
-        for number in range(self.served, len(self)):
-            self.served += 1
-            yield self._batch(order, number)
-
-    def _batch(self, order: list[int], number: int) -> Any:
-        return self.collate([self.items[i] for i in self._rows(order, number, self.rank)])
-
-    def _rows(self, order: list[int], number: int, rank: int) -> list[int]:
-        """Which items a rank's batch of this number has."""
-        start = (number * self.world_size + rank) * self.batch_size % len(order)
-        return order[start : start + self.batch_size]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "served": self.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._resume_from = state
-
-
-@dataclass(frozen=True)
-class EncodedChat:
-    """One episode in tokens.
-
-    Attributes:
-        input_ids: the chat up to its last chosen reply.
-        utterance: for every token, which of the chosen replies it belongs to (0, 1, ...), or -1.
-        turns: for every chosen reply, which focal turn of the episode it is (0-based).
-    """
-
-    input_ids: list[int]
-    utterance: list[int]
-    turns: list[int]
 
 
 @dataclass(frozen=True)
@@ -162,16 +101,14 @@ class ChatEncoder:
         Args:
             selected: for every focal turn, whether it is learnt from.
         """
-        chosen = [i for i, wanted in enumerate(selected) if wanted]
+        chosen = _places(selected)
         if not chosen:
             return None
-        rounds = [self._round(episode, i) for i in range(chosen[-1] + 1)]
+        rounds = self._rounds(episode, chosen[-1])
         opening = self.chat_format.opening(episode.scenario)
         first = self._first_that_fits(rounds, self.max_tokens - len(opening))
-        if first == len(rounds):
-            self.too_long += 1
+        if first is None:
             return None
-        self.dropped_rounds += first
         turns = [i for i in chosen if i >= first]
         self.dropped_turns += len(chosen) - len(turns)
         ids, owner = list(opening), [-1] * len(opening)
@@ -188,10 +125,10 @@ class ChatEncoder:
             selected: for every focal turn, whether it is spoken anew.
             reserve: tokens to leave free for the reply.
         """
-        chosen = [i for i, wanted in enumerate(selected) if wanted]
+        chosen = _places(selected)
         if not chosen:
             return []
-        rounds = [self._round(episode, i) for i in range(chosen[-1] + 1)]
+        rounds = self._rounds(episode, chosen[-1])
         opening = self.chat_format.opening(episode.scenario)
         budget = self.max_tokens - len(opening) - reserve
         found = (self._context(episode, turn, opening, rounds[: turn + 1], budget) for turn in chosen)
@@ -202,10 +139,8 @@ class ChatEncoder:
     ) -> ChatContext | None:
         rounds = [*rounds[:-1], _Round(rounds[-1].prompt, [])]
         first = self._first_that_fits(rounds, budget)
-        if first == len(rounds):
-            self.too_long += 1
+        if first is None:
             return None
-        self.dropped_rounds += first
         spoken, place = episode.focal_turns[turn], _place(episode, turn)
         return ChatContext(
             opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
@@ -218,9 +153,12 @@ class ChatEncoder:
             self.chat_format.vocabulary if self.chat_format.emotions == "self_selected" else None,
         )
 
-    def _round(self, episode: Episode, turn: int) -> _Round:
-        spoken = episode.focal_turns[turn]
-        return _Round(self._prompt(episode, turn), self.chat_format.spoken(spoken.emotion, spoken.text))
+    def _rounds(self, episode: Episode, last: int) -> list[_Round]:
+        """The rounds of the focal turns up to `last`, included."""
+        return [
+            _Round(self._prompt(episode, i), self.chat_format.spoken(spoken.emotion, spoken.text))
+            for i, spoken in enumerate(episode.focal_turns[: last + 1])
+        ]
 
     def _prompt(self, episode: Episode, turn: int) -> list[int]:
         spoken = episode.focal_turns[turn]
@@ -228,16 +166,26 @@ class ChatEncoder:
         words = None if told is None else episode.scenario.rules.say(told)
         return self.chat_format.prompt(_words_before(episode, turn), spoken.emotion, spoken.act, words)
 
-    @staticmethod
-    def _first_that_fits(rounds: Sequence[_Round], budget: int) -> int:
-        """Index of the earliest round from which on all fit, or their number if not even the last does."""
+    def _first_that_fits(self, rounds: Sequence[_Round], budget: int) -> int | None:
+        """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does.
+
+        What is left out is counted.
+        """
         first = len(rounds)
         while first > 0:
             budget -= len(rounds[first - 1].prompt) + len(rounds[first - 1].reply)
             if budget < 0:
                 break
             first -= 1
+        if first == len(rounds):
+            self.too_long += 1
+            return None
+        self.dropped_rounds += first
         return first
+
+
+def _places(selected: Sequence[bool]) -> list[int]:
+    return [i for i, wanted in enumerate(selected) if wanted]
 
 
 def _place(episode: Episode, turn: int) -> int:
@@ -252,7 +200,7 @@ def _words_before(episode: Episode, turn: int) -> str | None:
 
 
 def scenario_group(episode: Episode) -> str:
-    """Name of the group in which judge scores are compared: the scenario's turns (METHOD 6)."""
+    """Name of the group in which judge scores are compared: the turns of one scenario."""
     return f"{episode.scenario.domain}/{episode.scenario.id}"
 
 
@@ -273,5 +221,5 @@ def encode_contexts(
 
 
 def collate_encoded(chats: Sequence[EncodedChat], pad_id: int) -> Chats:
-    """A batch for SFT."""
+    """A batch of chats, padded on the right with `pad_id`."""
     return collate_chats([(chat.input_ids, chat.utterance) for chat in chats], pad_id)

@@ -13,21 +13,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from emodistill.data.batches import ResumableLoader
 from emodistill.data.corpus import Corpus
 from emodistill.data.provenance import Provenance
 from emodistill.data.schema import Episode
 from emodistill.errors import UserError
-
-
-class ResumableBatches(Protocol):
-    """A training loader that knows where it is, and which share of every epoch is its own."""
-
-    rank: int
-    world_size: int
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class StageDataset(Protocol):
@@ -38,7 +28,7 @@ class StageDataset(Protocol):
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         """Turn episodes into datasets; called once, before the loaders."""
 
-    def train_batches(self, seed: int) -> ResumableBatches: ...
+    def train_batches(self, seed: int) -> ResumableLoader: ...
 
     def validation_batches(self) -> Iterable[Any]: ...
 
@@ -58,7 +48,7 @@ class NegotiationData(L.LightningDataModule):
         self.provenance: Provenance | None = None
         self._file: Path | None = None
         self._ready = False
-        self._batches: ResumableBatches | None = None
+        self._batches: ResumableLoader | None = None
         self._restored: dict[str, Any] | None = None
 
     @property
@@ -81,7 +71,7 @@ class NegotiationData(L.LightningDataModule):
         self.dataset.prepare(splits["train"], splits["val"])
         self._ready = True
 
-    def train_dataloader(self) -> ResumableBatches:
+    def train_dataloader(self) -> ResumableLoader:
         self._batches = self.dataset.train_batches(self.seed)
         if self.trainer is not None:
             self._batches.rank, self._batches.world_size = self.trainer.global_rank, self.trainer.world_size

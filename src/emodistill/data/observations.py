@@ -1,4 +1,4 @@
-"""What the focal side sees before a turn, as numbers, and what a turn earned it (METHOD 5).
+"""What the focal side sees before a turn, as numbers.
 
 One function serves the corpus and live play, so a selector sees the same observation in both. Notation for shapes:
 N turns, E emotions of the vocabulary, P = 28 perceived GoEmotions probabilities.
@@ -6,7 +6,7 @@ N turns, E emotions of the vocabulary, P = 28 perceived GoEmotions probabilities
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +43,11 @@ class Observer:
     """
 
     def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver, variant: Variant = "full") -> None:
-        if variant not in ("full", "compact"):
-            raise UserError(f"observation '{variant}' is unknown; use full or compact")
-        self.vocabulary, self.perceiver, self.variant = vocabulary, perceiver, variant
+        self.vocabulary, self.perceiver, self.variant = vocabulary, perceiver, check_variant(variant)
 
     @property
     def dim(self) -> int:
-        return SITUATION + len(self.vocabulary) + PERCEIVED if self.variant == "full" else COMPACT
+        return _width(len(self.vocabulary), self.variant)
 
     def __call__(self, views: Sequence[DialoguePrefix]) -> FloatArray:
         """Observations of these views, (N, dim) float32."""
@@ -79,7 +77,7 @@ class Observer:
 
 
 def situation_of(view: DialoguePrefix) -> list[float]:
-    """The seven numbers of the situation, positions as METHOD 1 defines them."""
+    """The seven numbers of the situation, positions as `Scenario.position` defines them."""
     theirs, ours = (positions(view, side) for side in (COUNTERPARTY, FOCAL))
     moves = np.diff(theirs)
     stalemate = 0
@@ -115,5 +113,24 @@ def _last_words(turns: Sequence[Turn], speaker: Side) -> str | None:
 
 
 def observation_dim(vocabulary: str, variant: Variant) -> int:
-    """The width of an observation, for configs: name of a vocabulary and variant -> D."""
-    return SITUATION + len(load_vocabulary(vocabulary)) + PERCEIVED if variant == "full" else COMPACT
+    """The width of an observation, for configs: name of a vocabulary and variant -> D.
+
+    Raises:
+        UserError: if one of them is unknown.
+    """
+    return _width(len(load_vocabulary(vocabulary)), check_variant(variant))
+
+
+def check_variant(variant: Variant) -> Variant:
+    """The variant itself.
+
+    Raises:
+        UserError: if it is unknown.
+    """
+    if variant not in get_args(Variant):
+        raise UserError(f"observation={variant}: use {' or '.join(get_args(Variant))}")
+    return variant
+
+
+def _width(num_emotions: int, variant: Variant) -> int:
+    return SITUATION + num_emotions + PERCEIVED if variant == "full" else COMPACT

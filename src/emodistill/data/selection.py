@@ -1,4 +1,4 @@
-"""Which focal turns of a corpus the expression policy learns from (METHOD 6).
+"""Which focal turns of a corpus the expression policy learns from.
 
 The default keeps the top tenth by IQL advantage *within each scenario*. A rank over the whole corpus would keep the
 turns of easy scenarios, whatever was said in them.

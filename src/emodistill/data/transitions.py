@@ -1,4 +1,11 @@
-"""What IQL sees of the corpus: transitions, and the facts about them that a selector must store."""
+"""What IQL learns from: focal turns of the corpus as transitions, with the reward of each.
+
+The order of this page is that of the data: `Reward` says what a turn earned, `build_transitions` turns episodes into a
+table of `Transitions`, `TransitionBatches` cuts the table into batches, and `TransitionDataset` is all of it for the
+DataModule, with the statistics that a selector must store.
+
+Notation for shapes: N transitions, B rows of a table or batch, D observation.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,63 +17,76 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from emodistill.data.observations import DialoguePrefix, Observer, Variant
+from emodistill.data.batches import ResumableLoader
+from emodistill.data.observations import DialoguePrefix, Observer, Variant, check_variant
 from emodistill.data.schema import Episode
 from emodistill.data.selection import Scorer, judge_scores
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.judges.request import LOWEST
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
+from emodistill.judges.request import HIGHEST, LOWEST
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side, Turn
 
-# The reward of a focal turn: concession, utility and judge parts, each with a weight (METHOD 5).
+logger = logging.getLogger(__name__)
 
-DEAL_BONUS = 2.0
-MOVE_LIMIT = 2.0
+SMALLEST_STD = 1e-3  # a feature that hardly varies is left at its own scale, not blown up to unit variance
+SMALLEST_SCALE = 1e-6  # of rewards
+
+Scores = Callable[[Sequence[Episode]], Sequence[npt.NDArray[np.floating]]]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """Weights of the three parts.
+    """The reward of a focal turn: three parts, each with a weight. `configs/stage/iql.yaml` has the numbers.
 
     Attributes:
-        concession: [clip(dx_counterparty, -2, 2) - clip(-dx_focal, -2, 2)] * (1 - t/T), where dx is the change of
-            position of that side's standing offer over the round and t the rounds played before (people may play more
-            than T of them: then 0, not less); +2 at the end for a deal, -2 otherwise.
-        utility: the episode's utility, at its end.
-        judge: (score - 1) / 9 of the turn.
+        concession: weight of [clip(dx_counterparty, -limit, limit) - clip(-dx_focal, -limit, limit)] * (1 - t/T), where
+            dx is the change of position of that side's standing offer over the round and t the rounds played before
+            (people may play more than T of them: then 0, not less); plus `deal_bonus` at the end of an episode with a
+            deal, minus `no_deal_penalty` at the end of one without.
+        utility: weight of the episode's utility, at its end.
+        judge: weight of the turn's judge score, from 0 (lowest) to 1 (highest).
+        deal_bonus, no_deal_penalty: see `concession`.
+        move_limit: `limit` above, in position.
+        horizon: `T` above, in rounds.
     """
 
-    concession: float = 1.0
-    utility: float = 0.0
-    judge: float = 0.0
+    concession: float
+    utility: float
+    judge: float
+    deal_bonus: float
+    no_deal_penalty: float
+    move_limit: float
+    horizon: int
 
-    def of(self, episode: Episode, scores: np.ndarray | None = None) -> np.ndarray:
-        """Rewards of the episode's focal turns, (turns,) float64; nan where a judge
-        score (nan in `scores`) is needed and missing."""
+    def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
+        """Rewards of the episode's focal turns, (turns,) float64.
+
+        Args:
+            scores: of the judge, (turns,); nan where one is missing, whose reward is nan if the judge has a weight.
+        """
         rounds = sorted({turn.round for turn in episode.turns if turn.speaker == FOCAL})
         total = np.zeros(len(rounds))
         if self.concession:
-            total += self.concession * concessions(episode, rounds)
+            total += self.concession * self._concessions(episode, rounds)
         if self.utility:
             total[-1] += self.utility * episode.utility
         if self.judge:
-            total += self.judge * (np.full(len(rounds), np.nan) if scores is None else (scores - 1) / 9)
+            missing = np.full(len(rounds), np.nan)
+            total += self.judge * (missing if scores is None else (scores - LOWEST) / (HIGHEST - LOWEST))
         return total
 
-
-def concessions(episode: Episode, rounds: Sequence[int]) -> np.ndarray:
-    """The concession part for each round, (rounds,)."""
-    moves = {side: _moves(episode, side, rounds) for side in (FOCAL, COUNTERPARTY)}
-    theirs = np.clip(moves[COUNTERPARTY], -MOVE_LIMIT, MOVE_LIMIT)
-    ours = np.clip(-moves[FOCAL], -MOVE_LIMIT, MOVE_LIMIT)
-    part: np.ndarray = (theirs - ours) * np.maximum(1 - (np.array(rounds) - 1) / MAX_ROUNDS, 0.0)
-    part[-1] += DEAL_BONUS if episode.end == "deal" else -DEAL_BONUS
-    return part
+    def _concessions(self, episode: Episode, rounds: Sequence[int]) -> npt.NDArray[np.floating]:
+        """The concession part for each round, (rounds,)."""
+        theirs, ours = (_moves(episode, side, rounds) for side in (COUNTERPARTY, FOCAL))
+        gained, given = (np.clip(moves, -self.move_limit, self.move_limit) for moves in (theirs, -ours))
+        part: np.ndarray = (gained - given) * np.maximum(1 - (np.array(rounds) - 1) / self.horizon, 0.0)
+        part[-1] += self.deal_bonus if episode.end == "deal" else -self.no_deal_penalty
+        return part
 
 
-def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> np.ndarray:
-    """Change of position of one side's standing offer over each round; 0 where it has none before."""
+def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> npt.NDArray[np.floating]:
+    """Change of position of one side's standing offer over each round, (rounds,); 0 where it has none before."""
     stated = {turn.round: turn.offer for turn in episode.turns if turn.speaker == side and turn.offer is not None}
     moves, standing = np.zeros(len(rounds)), None
     for i, number in enumerate(rounds):
@@ -75,13 +95,6 @@ def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> np.ndarray:
             moves[i] = 0.0 if standing is None else position - standing
             standing = position
     return moves
-
-
-# Transitions for the selector, read off episodes.
-#
-# Notation for shapes: N transitions, B batch, D observation, E emotions.
-
-Scores = Callable[[Sequence[Episode]], Sequence[npt.NDArray[np.floating]]]
 
 
 class Transitions(NamedTuple):
@@ -118,11 +131,13 @@ def build_transitions(
     valid = [episode for episode in episodes if episode.end != "invalid" and _acting(episode)]
     if not valid:
         raise UserError("the corpus has no valid episode with an emotion; IQL needs focal turns that show one")
-    views = [DialoguePrefix(episode.scenario, episode.turns[:i]) for episode in valid for i in _acting(episode)]
-    observation = observer(views)
+    acting = [[episode.turns[i] for i in _acting(episode)] for episode in valid]
+    observation = observer(
+        [DialoguePrefix(episode.scenario, episode.turns[:i]) for episode in valid for i in _acting(episode)]
+    )
     given = scores(valid) if scores else [None] * len(valid)
     rewards = np.concatenate([_earned(episode, reward, score) for episode, score in zip(valid, given, strict=True)])
-    return _table(valid, observer, observation, rewards)
+    return _table(acting, observer, observation, rewards)
 
 
 def _acting(episode: Episode) -> list[int]:
@@ -130,31 +145,30 @@ def _acting(episode: Episode) -> list[int]:
     return [i for i, turn in enumerate(episode.turns) if turn.speaker == FOCAL and turn.emotion is not None]
 
 
-def _ordinals(episode: Episode) -> list[int]:
-    """The same turns, counted among the focal turns only."""
-    focal = [turn for turn in episode.turns if turn.speaker == FOCAL]
-    return [k for k, turn in enumerate(focal) if turn.emotion is not None]
-
-
 def _earned(episode: Episode, reward: Reward, scores: npt.NDArray[np.floating] | None) -> npt.NDArray[np.floating]:
     """Reward of each turn that shows an emotion, with that of the turns up to the next one; (acting turns,).
 
     A turn without an emotion has no judge part: that is about how an emotion was put in words.
     """
-    acting = _ordinals(episode)
+    shows = np.array([turn.emotion is not None for turn in episode.focal_turns])
     if scores is not None:
-        silent = np.ones(len(scores), dtype=bool)
-        silent[acting] = False
-        scores = np.where(silent, LOWEST, scores)
-    summed: npt.NDArray[np.floating] = np.add.reduceat(reward.of(episode, scores), acting)
+        scores = np.where(shows, scores, LOWEST)
+    summed: npt.NDArray[np.floating] = np.add.reduceat(reward.of(episode, scores), np.flatnonzero(shows))
     return summed
 
 
 def _table(
-    episodes: Sequence[Episode], observer: Observer, observation: np.ndarray, rewards: np.ndarray
+    acting: Sequence[Sequence[Turn]], observer: Observer, observation: np.ndarray, rewards: np.ndarray
 ) -> TransitionEpisodes:
-    lengths = [len(_acting(episode)) for episode in episodes]
-    turns = [episode.turns[i] for episode in episodes for i in _acting(episode)]
+    """The columns, without the rows whose reward is missing.
+
+    Args:
+        acting: of each episode the turns that show an emotion; (N,) in all.
+        observation: (N, D).
+        rewards: (N,), nan where missing.
+    """
+    lengths = [len(turns) for turns in acting]
+    turns = [turn for members in acting for turn in members]
     last = np.cumsum(lengths) - 1
     terminal = np.zeros(len(turns), dtype=np.float32)
     terminal[last] = 1.0
@@ -173,60 +187,39 @@ def _table(
     )
     return TransitionEpisodes(
         Transitions(*(column[keep] for column in transitions)),
-        torch.repeat_interleave(torch.arange(len(episodes)), torch.tensor(lengths))[keep],
+        torch.repeat_interleave(torch.arange(len(acting)), torch.tensor(lengths))[keep],
         torch.cat([torch.arange(length) for length in lengths])[keep],
         torch.tensor(probabilities, dtype=torch.float32)[keep],
     )
 
 
-# Batches cut straight out of tensors, in an order that is a function of (seed, epoch).
-#
-# Transitions fit in memory, so a loader that fetches rows one by one and stacks them again does in Python what one
-# `index_select` does: it halves the speed of IQL. And because the order follows from the seed and the epoch, a cursor
-# of two numbers is all that a resumed run needs to go on at the very batch where it stopped.
-
-
-class TransitionBatches:
+class TransitionBatches(ResumableLoader):
     """An epoch of `batches_per_epoch` shuffled batches; the table is gone through as often as that takes.
+
+    Batches are cut straight out of the table: it fits in memory, and a loader that fetches rows one by one and stacks
+    them again does in Python what one `index_select` does, at half the speed of IQL.
 
     An epoch is a stretch between validations and not a pass: each pass within it is a permutation of the table, so
     every row is used equally often to within one, and every batch is full.
 
     Under distributed training a batch is `batch_size` rows on every rank: the ranks share one order, and rank r takes
     the rows r, r + world size, r + 2 world size ... of it, so that all of them together step through every row.
-
-    Lightning calls `sampler.set_epoch` before each epoch. The DataModule carries `state_dict`, because Lightning 2.6
-    drops the state of a loader where `trainer.estimated_stepping_batches` is read.
     """
 
     def __init__(self, table: Transitions, batch_size: int, batches_per_epoch: int, seed: int) -> None:
-        if batch_size < 1 or batches_per_epoch < 1:
-            raise UserError(
-                f"batch_size={batch_size} and batches_per_epoch={batches_per_epoch}: both must be at least 1"
-            )
+        super().__init__(batch_size, seed)
+        if batches_per_epoch < 1:
+            raise UserError(f"batches_per_epoch={batches_per_epoch}: it must be at least 1")
         check_finite(table)
-        self.table, self.batch_size, self.batches_per_epoch, self.seed = table, batch_size, batches_per_epoch, seed
-        self.rank, self.world_size = 0, 1
-        self.epoch = self.served = 0
-        self._resume_from: dict[str, int] | None = None
-
-    @property
-    def sampler(self) -> "TransitionBatches":
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.table, self.batches_per_epoch = table, batches_per_epoch
 
     def __len__(self) -> int:
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[Transitions]:
-        state, self._resume_from = self._resume_from, None
-        self.served = state["served"] if state is not None and state["epoch"] == self.epoch else 0
         order = self.order(self.epoch)[self.rank :: self.world_size]
-        for start in range(self.served * self.batch_size, len(order), self.batch_size):
-            self.served += 1
-            index = order[start : start + self.batch_size]
+        for number in self._numbers(len(self)):
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield Transitions(*(column.index_select(0, index) for column in self.table))
 
     def order(self, epoch: int) -> Tensor:
@@ -235,12 +228,6 @@ class TransitionBatches:
         generator = np.random.default_rng((self.seed, epoch))
         passes = [generator.permutation(length) for _ in range(-(-count // length))]
         return torch.from_numpy(np.concatenate(passes)[:count])
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "served": self.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._resume_from = state
 
 
 def check_finite(table: Transitions) -> None:
@@ -259,20 +246,22 @@ def check_finite(table: Transitions) -> None:
             )
 
 
-logger = logging.getLogger(__name__)
-SMALLEST_STD = 1e-3  # a feature that hardly varies is left at its own scale, not blown up to unit variance
-
-
 class TransitionDataset:
     """Transitions of the train split in shuffled batches; the whole val split as one batch.
 
     Args:
         vocabulary: name of the emotion vocabulary.
         observation: `full` or `compact`, see `Observer`.
-        reward: weights of the reward's parts.
+        reward: what a turn earned.
         batch_size: transitions an update.
         batches_per_epoch: updates between validations.
-        judge: scores turns where the reward has a judge part.
+        judge: scores turns where the reward has a judge part; not asked otherwise.
+
+    Attributes:
+        dataset_stats: what a selector must store, as plain numbers and lists: vocabulary, observation, `stats_of`.
+
+    Raises:
+        UserError: if vocabulary or observation are unknown.
     """
 
     def __init__(
@@ -284,7 +273,7 @@ class TransitionDataset:
         batches_per_epoch: int,
         judge: Scorer | None = None,
     ) -> None:
-        self.vocabulary, self.variant, self.reward = load_vocabulary(vocabulary), observation, reward
+        self.vocabulary, self.variant, self.reward = load_vocabulary(vocabulary), check_variant(observation), reward
         self.batch_size, self.batches_per_epoch, self.judge = batch_size, batches_per_epoch, judge
         self.dataset_stats: dict[str, Any] = {}
 
@@ -329,6 +318,6 @@ def stats_of(table: Transitions, num_emotions: int) -> dict[str, Any]:
     return {
         "observation_mean": table.observation.mean(0).tolist(),
         "observation_std": torch.where(std > SMALLEST_STD, std, 1.0).tolist(),
-        "reward_scale": max(float(table.reward.std()), 1e-6),
+        "reward_scale": max(float(table.reward.std()), SMALLEST_SCALE),
         "action_mask": mask.tolist(),
     }

@@ -1,4 +1,4 @@
-"""Accumulating metrics over episodes, as torchmetrics (METHOD 1 and 7). Invalid episodes count only as invalid."""
+"""Accumulating metrics over episodes, as torchmetrics. Invalid episodes count only as invalid."""
 
 from collections.abc import Sequence
 from typing import Any

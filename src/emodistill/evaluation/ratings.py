@@ -1,4 +1,4 @@
-"""Bradley-Terry ratings of arms that met each other, and their payoff matrix (METHOD 7, tournament).
+"""Bradley-Terry ratings of arms that met each other, and their payoff matrix, for the tournament.
 
 P(i wins against j) = 1 / (1 + exp(r_j - r_i)), ratings summing to 0 (Bradley and Terry 1952, Biometrika 39). A win is
 the higher own utility in a negotiation, whichever chair the arm sat on; equal utilities are half a win for each. An arm

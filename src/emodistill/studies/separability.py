@@ -143,8 +143,8 @@ def trained_with(run_dir: Path) -> tuple[Reward, float]:
     A judge's part is left out: the words of an evaluation are not judged.
     """
     config = yaml.safe_load((run_dir / "iql" / "config.yaml").read_text(encoding="utf-8"))
-    weights = config["data"]["dataset"]["reward"]
-    return Reward(weights["concession"], weights["utility"], 0.0), float(config["learner"]["discount"])
+    numbers = {key: value for key, value in config["data"]["dataset"]["reward"].items() if key != "_target_"}
+    return Reward(**(numbers | {"judge": 0.0})), float(config["learner"]["discount"])
 
 
 @torch.no_grad()
