@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
+from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -34,6 +35,8 @@ from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import LocalChatBackend
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.generation import ChatGenerator, Session, pick, uniform_noise
+
+SCHEDULE = ConcessionSchedule(start=1.0, reserve=0.3, rounds=10, exponent=1.0)
 
 
 class Forgetting(ChatGenerator):
@@ -75,14 +78,15 @@ class World:
         self.tokenizer, self.vocabulary = load_tokenizer(model), load_vocabulary()
         self.model = load_model(model, dtype, "auto")
         self.chat = ChatFormat(self.tokenizer, self.vocabulary)
-        self.opponent, self.reply_tokens = BehaviouralCounterparty(load_perceiver("counterparty")), reply_tokens
+        self.opponent = BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+        self.reply_tokens = reply_tokens
 
     def episodes_a_minute(self, way: type[ChatGenerator], count: int, at_once: int) -> tuple[float, list[Negotiation]]:
         """The rate at which the first `count` episodes are played, and the episodes."""
         stops = self.chat.end_of_turn[:1]
         generator = way(self.model, self.tokenizer, 0.7, 40, self.reply_tokens, max_batch=at_once, stop_ids=stops)
         speaker = ChatSpeaker(LocalChatBackend(generator, self.chat), self.vocabulary)
-        focal = FocalAgent(UniformEmotion(self.vocabulary), ConcessionSchedule(), speaker)
+        focal = FocalAgent(UniformEmotion(self.vocabulary), SCHEDULE, speaker)
         games = [Negotiation(scenario, seed) for seed, scenario in enumerate(generate_scenarios("debt", count))]
         began = time.perf_counter()
         for first in range(0, count, at_once):

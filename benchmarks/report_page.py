@@ -36,13 +36,14 @@ ARMS = ("one", "two", "three", "four", "five")
 DOMAINS = ("debt", "disaster", "hospital", "student")
 PERSONAS = ("vanilla", "pressure", "victim", "threat")
 WORDS = load_vocabulary()
+SCHEDULE = ConcessionSchedule(start=1.0, reserve=0.3, rounds=10, exponent=1.0)
 
 
 def episodes(count: int, offset: int) -> list[Episode]:
     """`count` episodes over four domains and five scenarios each, with other draws for each offset."""
     scenarios = [scenario for domain in DOMAINS for scenario in generate_scenarios(domain, 5)]
     games = [Negotiation(scenarios[i % len(scenarios)], i // len(scenarios) + 1000 * offset) for i in range(count)]
-    focal = FocalAgent(UniformEmotion(WORDS), ConcessionSchedule(), PhrasebookSpeaker(WORDS))
+    focal = FocalAgent(UniformEmotion(WORDS), SCHEDULE, PhrasebookSpeaker(WORDS))
     play(games, focal, SimulatedCounterpartySpec(list(PERSONAS)).open(), lambda finished, total: None)
     return [Episode.of(game, "test", "uniform", "phrasebook") for game in games]
 

@@ -181,7 +181,7 @@ def chairs(
     from hydra.utils import instantiate
 
     from emodistill.counterparties.simulation import BehaviouralCounterparty
-    from emodistill.counterparties.trained_arm import ArmCounterparty, LateSeat, moved_offers
+    from emodistill.counterparties.trained_arm import ArmCounterparty, LazyAgent, simulated_offers
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.arms import parse_arm, selector_of
     from emodistill.evaluation.speakers import speaker_of
@@ -192,18 +192,18 @@ def chairs(
     numbers = BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas))
     arm = parse_arm(cfg.opponent, vocabulary)
 
-    def open_seat() -> ArmCounterparty:
+    def open_arm() -> ArmCounterparty:
         speaker = speaker_of(arm, speakers(arm.generator, fresh=True, side=COUNTERPARTY))
         return ArmCounterparty(arm.name, selector_of(arm, vocabulary, **selectors), speaker, numbers)
 
-    return {"counterparty": LateSeat(arm.name, open_seat), "offers": moved_offers(numbers)}
+    return {"counterparty": LazyAgent(arm.name, open_arm), "offers": simulated_offers(numbers)}
 
 
 def counterparty(cfg: DictConfig) -> Any:
     """The counterparty of the configuration, with the personas of this evaluation."""
     from hydra.utils import instantiate
 
-    return instantiate(cfg.counterparty.seat, personas=list(cfg.personas), _convert_="all")
+    return instantiate(cfg.counterparty.agent, personas=list(cfg.personas), _convert_="all")
 
 
 def describe_counterparty(cfg: DictConfig) -> str:

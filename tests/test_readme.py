@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from schedules import concession_schedule
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.data.schema import read_episodes
@@ -20,7 +21,6 @@ from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import Negotiation
-from emodistill.negotiation.schedule import ConcessionSchedule
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -129,7 +129,7 @@ def test_the_files_of_extending_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(domains, "_FOLDER", tmp_path)
     domains.load_domain.cache_clear()
     scenarios = generate_scenarios("rent", 10)
-    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    focal = FocalAgent(UniformEmotion(vocabulary), concession_schedule(), PhrasebookSpeaker(vocabulary))
     counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
     played = play([Negotiation(scenario, 0) for scenario in scenarios], focal, counterparty)
     domains.load_domain.cache_clear()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from schedules import concession_schedule
 from tiny_runs import Workplace, composed
 
 from emodistill.counterparties.specs import LanguageModelCounterpartySpec
@@ -14,7 +15,7 @@ from emodistill.negotiation.agents import FocalAgent
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import Negotiation
-from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule, OpenOffers
+from emodistill.negotiation.schedule import CounterpartySchedule, OpenOffers
 from emodistill.policy.chat_backends import LocalModel
 from play import play as build
 
@@ -22,9 +23,9 @@ TINY = (
     "data=selfplay",
     "data.corpus.batch=6",
     "speaker.max_new_tokens=12",
-    "counterparty.seat.backend.max_new_tokens=12",
+    "counterparty.agent.backend.max_new_tokens=12",
     "speaker.dtype=float32",
-    "counterparty.seat.backend.dtype=float32",
+    "counterparty.agent.backend.dtype=float32",
 )
 
 
@@ -53,7 +54,7 @@ def test_all_stages_learn_from_one_corpus_that_the_models_played(place):
 
 
 def test_a_language_model_may_sit_opposite_in_the_evaluation(place):
-    changes = ["counterparty=lm", "counterparty.seat.backend.max_new_tokens=8", "arms=[vanilla,iql]", "name=opposite"]
+    changes = ["counterparty=lm", "counterparty.agent.backend.max_new_tokens=8", "arms=[vanilla,iql]", "name=opposite"]
     before = corpus_file(place).stat().st_mtime_ns
     report = place.evaluate("run", *changes)  # data=bundled: its scenarios are the same, and nothing has to be built
     assert len(list(place.folder.glob("corpora/*"))) == 1 and corpus_file(place).stat().st_mtime_ns == before
@@ -90,10 +91,10 @@ def games(count=4):
 def test_both_seats_share_one_copy_of_the_weights_and_their_caches_change_no_word(place):
     def played(forget):
         source = LocalModel(place.model, "float32", temperature=1.0, max_new_tokens=12)
-        focal = ChatAgentSpec(source, "random", "goemotions28", OpenOffers(ConcessionSchedule())).open()
-        schedule = CounterpartySchedule(ConcessionSchedule())
+        focal = ChatAgentSpec(source, "random", "goemotions28", OpenOffers(concession_schedule())).open()
+        schedule = CounterpartySchedule(concession_schedule(), noise=0.03)
         counterparty = LanguageModelCounterpartySpec(
-            source, "schedule", schedule, ["calm"], {"calm": "You are calm."}
+            source, "schedule", schedule, ["calm"], {"calm": "You are calm."}, retries=2
         ).open()
         backends = [focal.speaker.backend, counterparty.backend]
         assert isinstance(focal, FocalAgent) and len({id(v.generator._decoder.model) for v in backends}) == 1

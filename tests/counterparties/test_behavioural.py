@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from schedules import concession_schedule
 
 from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS, load_persona
 from emodistill.counterparties.simulation import BehaviouralCounterparty, Mood, lines
@@ -15,7 +16,6 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.schedule import ConcessionSchedule
 
 ALL = TRAINING_PERSONAS + TEST_PERSONAS
 SCENARIOS = {
@@ -34,7 +34,7 @@ def counterparty(*personas: str) -> BehaviouralCounterparty:
 
 def focal() -> FocalAgent:
     vocabulary = load_vocabulary()
-    return FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    return FocalAgent(UniformEmotion(vocabulary), concession_schedule(), PhrasebookSpeaker(vocabulary))
 
 
 def episodes(domain: str, count: int, personas: tuple[str, ...] = TRAINING_PERSONAS) -> list[Negotiation]:

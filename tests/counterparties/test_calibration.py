@@ -2,9 +2,10 @@ import copy
 
 import numpy as np
 import pytest
+from schedules import concession_schedule
 
 from emodistill.counterparties import calibration
-from emodistill.counterparties.calibration import CANDIDATES, Calibration, interval, new_negotiations
+from emodistill.counterparties.calibration import CANDIDATES, SCHEDULE, Calibration, interval, new_negotiations
 from emodistill.negotiation.agents import FixedEmotion, UniformEmotion
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
@@ -49,6 +50,10 @@ def test_rollouts_differ_and_serve_every_candidate_alike() -> None:
     negotiation = new_negotiations("debt", 1, 1, 0)[0]
     draws = [ahead._copy(negotiation, rollout).rng["counterparty"].random() for rollout in (0, 1, 0)]
     assert draws[0] == draws[2] != draws[1]
+
+
+def test_the_focal_side_concedes_as_in_the_runs() -> None:
+    assert vars(SCHEDULE) == vars(concession_schedule())
 
 
 def test_personas_take_turns() -> None:

@@ -43,7 +43,7 @@ def test_unknown_or_missing_personas_are_user_errors() -> None:
 
 def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emodistill.counterparties.simulation._REMEMBERED", 3)
-    agent = BehaviouralCounterparty(load_perceiver("counterparty"))
+    agent = BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
     for round in range(8):
         negotiation = Negotiation(Scenario("a", "debt", 20.0, 110.0), 0)
         negotiation.play(Turn(1, "focal", f"Reading {'very ' * round}slowly."))

@@ -1,9 +1,12 @@
 """The equations of docs/counterparty.md, one property each, without words."""
 
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
+import yaml
+from tiny_runs import CONFIGS
 
 from emodistill.counterparties.personas import (
     TEST_PERSONAS,
@@ -14,6 +17,7 @@ from emodistill.counterparties.personas import (
     families,
     grouping,
     load_persona,
+    read_personas,
 )
 from emodistill.counterparties.simulation import next_position, planned, stages, state, walk_away_chance
 from emodistill.emotions.perceiver import GOEMOTIONS
@@ -49,8 +53,31 @@ def test_every_emotion_but_neutral_is_in_exactly_one_family() -> None:
 def test_training_and_test_personas_differ() -> None:
     assert len(TRAINING_PERSONAS) >= 4 and len(TEST_PERSONAS) >= 3
     assert not set(TRAINING_PERSONAS) & set(TEST_PERSONAS)
+    config = yaml.safe_load((CONFIGS / "counterparty" / "behavioural.yaml").read_text(encoding="utf-8"))
+    assert (*config["training_personas"],) == TRAINING_PERSONAS and (*config["test_personas"],) == TEST_PERSONAS
     with pytest.raises(UserError, match=f"there are: {', '.join(TRAINING_PERSONAS + TEST_PERSONAS)}$"):
         load_persona("")
+
+
+def edited(old: str, new: str) -> str:
+    text = (files("emodistill") / "assets" / "personas.yaml").read_text(encoding="utf-8")
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("gain: 0.16", "gains: 0.16", "constants.gain is missing"),
+        ("patience: 8", "patience: 1", "personas.vanilla.patience=1"),
+        ("firm: [0.8, -0.3]", "firm: [0.8]", "personas.vanilla.pull.firm.1 is missing"),
+        ("{firm: [0.8, -0.3], ", "{", "personas.vanilla.pull must name exactly firm, letdown"),
+        ("temper: 0.0", "temper: 0.0\n    charm: 1", "there is no key personas.vanilla.charm"),
+    ],
+)
+def test_a_faulty_persona_is_named_with_its_key(old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^assets/personas.yaml: {message}"):
+        read_personas(edited(old, new))
 
 
 def test_an_unknown_persona_is_named_with_those_that_exist() -> None:

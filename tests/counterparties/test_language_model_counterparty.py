@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedBackend, obedient
 
 from emodistill.counterparties.language_model import LanguageModelCounterparty
@@ -15,9 +16,9 @@ from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule
+from emodistill.negotiation.schedule import CounterpartySchedule
 
-SCHEDULE = CounterpartySchedule(ConcessionSchedule())
+SCHEDULE = CounterpartySchedule(concession_schedule(), noise=0.03)
 
 
 @pytest.mark.parametrize("domain", domain_names())
@@ -37,10 +38,10 @@ def test_it_knows_its_own_target_and_columns_and_nothing_of_the_other_side(domai
 def played(script, offers=SCHEDULE, personas=None, count=6):
     backend = ScriptedBackend(script)
     vocabulary = load_vocabulary()
-    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    focal = FocalAgent(UniformEmotion(vocabulary), concession_schedule(), PhrasebookSpeaker(vocabulary))
     scenarios = [s for domain in ("debt", "disaster", "student") for s in generate_scenarios(domain, 10)[:2]]
     games = [Negotiation(scenario, seed) for seed, scenario in enumerate(scenarios[:count])]
-    return play(games, focal, LanguageModelCounterparty(backend, offers, personas)), backend
+    return play(games, focal, LanguageModelCounterparty(backend, offers, personas or {}, retries=2)), backend
 
 
 def test_a_schedule_decides_its_numbers_and_the_model_says_them():
@@ -61,7 +62,7 @@ def test_a_number_that_the_words_do_not_state_is_appended():
 
 
 def test_its_schedule_mirrors_the_focal_one_whichever_way_the_numbers_run():
-    steady = CounterpartySchedule(ConcessionSchedule(), noise=0.0)
+    steady = CounterpartySchedule(concession_schedule(), noise=0.0)
     for scenario in (Scenario("a", "debt", 20.0, 100.0), Scenario("b", "disaster", 100.0, 20.0)):
         game = Negotiation(scenario, 0)
         game.play(Turn(1, "focal", "x", offer=scenario.focal_target))
@@ -80,7 +81,7 @@ def test_noise_comes_from_its_own_generator_and_differs_by_seed():
         game = Negotiation(Scenario("a", "debt", 20.0, 120.0), seed)
         game.standing = {"focal": 20.0, COUNTERPARTY: 110.0}
         before = game.rng["focal"].bit_generator.state
-        decision = CounterpartySchedule(ConcessionSchedule(start=0.9), noise=0.1).decide(game)
+        decision = CounterpartySchedule(concession_schedule(start=0.9), noise=0.1).decide(game)
         assert game.rng["focal"].bit_generator.state == before
         return decision.offer
 
@@ -101,7 +102,7 @@ def test_noise_comes_from_its_own_generator_and_differs_by_seed():
 )
 def test_a_model_that_bargains_is_read_by_the_neutral_parsers(words, move):
     game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
-    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: words), offers=None)
+    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: words), None, {}, retries=2)
     counterparty.begin([game])
     game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
     assert counterparty.act([game]) == [move]
@@ -131,7 +132,7 @@ def test_personas_go_by_seed_and_their_sentence_is_in_the_prompt():
 def test_a_slip_of_its_own_kind_is_counted_and_a_fault_is_its_own():
     answers = iter(["Creditor: pay!", "I need 90 days.", Fault("line dead")])
     game = Negotiation(Scenario("a", "debt", 20.0, 100.0), 0)
-    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: next(answers)), offers=None)
+    counterparty = LanguageModelCounterparty(ScriptedBackend(lambda *_: next(answers)), None, {}, retries=2)
     counterparty.begin([game])
     game.play(Turn(1, "focal", "Pay in 20 days.", offer=20.0))
     (move,) = counterparty.act([game])

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from schedules import concession_schedule
 
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
 from emodistill.data import corpus as corpus_module
@@ -12,14 +13,13 @@ from emodistill.data.corpus import GeneratedScenarios, PlayedCorpus
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.prompts import system_words
-from emodistill.negotiation.schedule import ConcessionSchedule
 
 GIVEN = {"domains": ["debt"], "episodes_per_scenario": 3, "split_seed": 0}
 
 
 def make(folder, per_domain=10, personas=("vanilla", "threat"), vocabulary="goemotions28", **changes):
     seats = {
-        "focal": TeacherSpec(vocabulary, ConcessionSchedule()),
+        "focal": TeacherSpec(vocabulary, concession_schedule()),
         "counterparty": SimulatedCounterpartySpec(personas),
     }
     scenarios = GeneratedScenarios(per_domain, 0)

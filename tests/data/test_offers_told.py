@@ -1,6 +1,7 @@
 """Where the model bargains its own number, training must not tell it either: one prompt in play and in training."""
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedCompleter
 from tiny_model import build_tokenizer
 
@@ -11,7 +12,7 @@ from emodistill.negotiation.agents import FocalAgent, Move, UniformEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
+from emodistill.negotiation.schedule import OpenOffers
 from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import EndpointChatBackend
 from emodistill.policy.chat_format import ChatFormat
@@ -33,7 +34,7 @@ class Yields:
 
 @pytest.mark.parametrize("told", [True, False])
 def test_training_tells_what_play_told(told):
-    offers = ConcessionSchedule() if told else OpenOffers(ConcessionSchedule())
+    offers = concession_schedule() if told else OpenOffers(concession_schedule())
     completer = ScriptedCompleter(lambda request: f"I say {20 + len(request.messages)} days.")
     agent = FocalAgent(UniformEmotion(VOCABULARY), offers, ChatSpeaker(EndpointChatBackend(completer), VOCABULARY))
     (game,) = play([Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 3)], agent, Yields())
@@ -51,7 +52,7 @@ def test_training_tells_what_play_told(told):
 
 
 def test_acceptance_stays_with_the_rule():
-    schedule, game = ConcessionSchedule(), Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 0)
+    schedule, game = concession_schedule(), Negotiation(Scenario("debt-0", "debt", 20.0, 100.0), 0)
     assert OpenOffers(schedule).decide(game).offer is None
     game.standing["counterparty"] = 20.0
     assert OpenOffers(schedule).decide(game) == schedule.decide(game) and schedule.decide(game).act == "accept"

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedBackendSpec, obedient
 from selfplay_cases import make, seats
 
@@ -12,7 +13,7 @@ from emodistill.data import corpus as played_corpus
 from emodistill.data.agent_specs import ChatAgentSpec
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Fault
-from emodistill.negotiation.schedule import ConcessionSchedule, CounterpartySchedule, OpenOffers
+from emodistill.negotiation.schedule import CounterpartySchedule, OpenOffers
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ class Trained:
 def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_there(tmp_path):
     def folders(emotions):
         backend = ScriptedBackendSpec(obedient)
-        given = [(backend, emotions, "goemotions28", ConcessionSchedule(), Trained(name)) for name in ("one", "two")]
+        given = [(backend, emotions, "goemotions28", concession_schedule(), Trained(name)) for name in ("one", "two")]
         return {make(tmp_path, ChatAgentSpec(*each)).folder for each in given}
 
     assert len(folders("selector")) == 2 and len(folders("random")) == 1
@@ -153,11 +154,11 @@ def test_another_trained_selector_is_another_corpus_where_it_chooses_and_only_th
         {"focal": seats(retries=0)[0]},
         {"focal": seats(emotions="none")[0]},
         {"focal": seats(emotions="fixed:joy")[0]},
-        {"focal": seats(offers=ConcessionSchedule(reserve=0.4))[0]},
-        {"focal": seats(offers=OpenOffers(ConcessionSchedule()))[0]},
+        {"focal": seats(offers=concession_schedule(reserve=0.4))[0]},
+        {"focal": seats(offers=OpenOffers(concession_schedule()))[0]},
         {"counterparty": SimulatedCounterpartySpec(["vanilla"])},
         {"counterparty": seats(bargains="model")[1]},
-        {"counterparty": seats(schedule=CounterpartySchedule(ConcessionSchedule(), noise=0.1))[1]},
+        {"counterparty": seats(schedule=CounterpartySchedule(concession_schedule(), noise=0.1))[1]},
         {"counterparty": seats(personas=["a"], sentences={"a": "You are calm."})[1]},
         {"counterparty": seats(personas=["a"], sentences={"a": "You are cold."})[1]},
     ],

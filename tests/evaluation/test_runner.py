@@ -1,6 +1,7 @@
 """Playing arms: pairs, what is kept, and what a second call does."""
 
 import pytest
+from schedules import concession_schedule
 
 from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty
@@ -13,7 +14,6 @@ from emodistill.evaluation.runner import Runner, first_of_each_domain
 from emodistill.negotiation.agents import FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
-from emodistill.negotiation.schedule import ConcessionSchedule
 
 VOCABULARY = load_vocabulary()
 
@@ -44,7 +44,7 @@ def made(tmp_path, perceiver):
 
         scenarios = [s for domain in domains for s in generate_scenarios(domain, 10)[:count]]
         counterparty = BehaviouralCounterparty(perceiver, TRAINING_PERSONAS)
-        sides = (counterparty, ConcessionSchedule(), speaker, selector)
+        sides = (counterparty, concession_schedule(), speaker, selector)
         return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path, mean_return=table), asked
 
     return make

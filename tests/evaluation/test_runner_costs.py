@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedBackend, ScriptedCompleter, obedient
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty
@@ -19,7 +20,6 @@ from emodistill.negotiation.agents import FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import with_name
-from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import EndpointChatBackend
 
@@ -45,7 +45,7 @@ def make(tmp_path):
         joy = lambda: FixedEmotion(VOCABULARY, "joy")  # noqa: E731  # stands for the trained selector
         scenarios = generate_scenarios("debt", 10)[:2]
         return Runner(
-            scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path, mean_return=joy
+            scenarios, 2, counterparty, concession_schedule(), speaker, joy, VOCABULARY, tmp_path, mean_return=joy
         )
 
     return runner

@@ -1,6 +1,7 @@
 """Speakers of arms whose model is elsewhere, and an arm that nobody could play."""
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedBackend, ScriptedCompleter
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty
@@ -13,7 +14,6 @@ from emodistill.evaluation.speakers import Speakers
 from emodistill.negotiation.agents import Fault, FixedEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
-from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.policy.chat_backends import EndpointModel
 
 VOCABULARY = load_vocabulary()
@@ -30,7 +30,7 @@ def make(tmp_path):
         counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
         joy = lambda: FixedEmotion(VOCABULARY, "joy")  # noqa: E731  # stands for the trained selector
         scenarios = generate_scenarios("debt", 10)[:2]
-        return Runner(scenarios, 2, counterparty, ConcessionSchedule(), speaker, joy, VOCABULARY, tmp_path)
+        return Runner(scenarios, 2, counterparty, concession_schedule(), speaker, joy, VOCABULARY, tmp_path)
 
     return runner
 

@@ -11,10 +11,10 @@ from emodistill.judges.ledger import Ledger
 BRIEF = (  # few and short rounds: the server writes one reply at a time
     "data.corpus.episodes_per_scenario=1",
     "+schedule.rounds=3",
-    "counterparty.seat.bargains=schedule",
-    "counterparty.seat.schedule.schedule.rounds=3",
-    "counterparty.seat.backend.max_tokens=8",
-    "counterparty.seat.retries=0",
+    "counterparty.agent.bargains=schedule",
+    "counterparty.agent.schedule.schedule.rounds=3",
+    "counterparty.agent.backend.max_tokens=8",
+    "counterparty.agent.retries=0",
 )
 SELF_PLAY = (
     "data=selfplay",

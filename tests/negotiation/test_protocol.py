@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, TOLERANCE, Act, Negotiation, Turn
+from emodistill.errors import UserError
+from emodistill.negotiation.protocol import (
+    COUNTERPARTY,
+    FOCAL,
+    MAX_ROUNDS,
+    TOLERANCE,
+    Act,
+    Negotiation,
+    Turn,
+    read_limits,
+)
 from emodistill.negotiation.scenarios import Scenario
 
 LESS = Scenario("debt-1", "debt", 30, 130)  # the focal side wants fewer days; 100 days apart, so 1 day is 0.01
@@ -194,3 +204,18 @@ def test_a_deal_lies_between_the_last_offers_and_everything_ends(
     if negotiation.deal_value is not None:
         low, high = sorted(negotiation.standing[side] or 0.0 for side in (FOCAL, COUNTERPARTY))
         assert low - 1e-9 <= negotiation.deal_value <= high + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_rounds: 15", "tolerance is missing"),
+        ("{max_rounds: 15, tolerance: 0.05, rounds: 3}", "there is no key rounds"),
+        ("{max_rounds: 0, tolerance: 0.05}", "max_rounds=0"),
+        ("{max_rounds: 15, tolerance: 1.0}", "tolerance=1.0"),
+        ("{max_rounds: 15.5, tolerance: 0.05}", "max_rounds=15.5"),
+    ],
+)
+def test_a_faulty_number_of_the_protocol_is_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^assets/protocol.yaml: {message}"):
+        read_limits(text)

@@ -1,6 +1,7 @@
 """The speaker's chat is what was really said, token for token what training encodes, whatever the cache does."""
 
 import pytest
+from schedules import concession_schedule
 
 from emodistill.data.chats import ChatEncoder
 from emodistill.data.schema import Episode
@@ -12,7 +13,6 @@ from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.role_checks import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import LocalChatBackend
 from emodistill.policy.chat_format import ChatFormat
@@ -88,7 +88,7 @@ def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emo
     speaker = make(context)
     histories = spy_on(speaker)
     selector = UniformEmotion(vocabulary) if emotions else NoEmotion()
-    played = play(negotiations(), FocalAgent(selector, ConcessionSchedule(), speaker), Stubborn())
+    played = play(negotiations(), FocalAgent(selector, concession_schedule(), speaker), Stubborn())
     assert len({len(negotiation.turns) for negotiation in played}) > 1  # chats ended in different rounds
     assert any(turn.offer_appended for negotiation in played for turn in negotiation.turns)
     encoder = ChatEncoder(speaker.backend.chat, context)
@@ -119,7 +119,7 @@ def test_a_chat_of_named_emotions_is_the_one_that_training_sees(make, vocabulary
     speaker = make(context, "self_selected")
     histories = spy_on(speaker)
     speaker.backend.reply = Naming(speaker, vocabulary).reply
-    played = play(negotiations(), FocalAgent(LeftToSpeaker(), ConcessionSchedule(), speaker), Stubborn())
+    played = play(negotiations(), FocalAgent(LeftToSpeaker(), concession_schedule(), speaker), Stubborn())
     turns = [turn for negotiation in played for turn in negotiation.turns if turn.speaker == FOCAL]
     assert len({turn.emotion for turn in turns}) > 3
     encoder = ChatEncoder(speaker.backend.chat, context)
@@ -142,7 +142,7 @@ def test_the_cache_changes_no_word(make, vocabulary):
 
         if forget:
             speaker.backend.generator.extend_and_sample = without_cache
-        agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), speaker)
+        agent = FocalAgent(UniformEmotion(vocabulary), concession_schedule(), speaker)
         return [[turn.text for turn in negotiation.turns] for negotiation in play(negotiations(), agent, Stubborn())]
 
     assert words(forget=False) == words(forget=True)
@@ -150,7 +150,7 @@ def test_the_cache_changes_no_word(make, vocabulary):
 
 def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
     def words(games, **changes):
-        agent = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), make(**changes))
+        agent = FocalAgent(UniformEmotion(vocabulary), concession_schedule(), make(**changes))
         return [[turn.text for turn in negotiation.turns] for negotiation in play(games, agent, Stubborn())]
 
     together = words(negotiations())
@@ -161,7 +161,7 @@ def test_the_same_seeds_say_the_same_in_any_company(make, vocabulary):
 
 def test_chats_that_are_over_are_forgotten(make, vocabulary):
     speaker = make()
-    play(negotiations(), FocalAgent(NoEmotion(), ConcessionSchedule(), speaker), Stubborn())
+    play(negotiations(), FocalAgent(NoEmotion(), concession_schedule(), speaker), Stubborn())
     assert len(speaker.backend._encoded) < 4
     games = negotiations(count=2)
     speaker.begin(games)

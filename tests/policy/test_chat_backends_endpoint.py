@@ -1,6 +1,7 @@
 """A model behind an endpoint on the focal side: what it is sent, and what its failures mean."""
 
 import pytest
+from schedules import concession_schedule
 from scripted_backends import ScriptedCompleter
 
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -9,7 +10,7 @@ from emodistill.negotiation.agents import Decision, Fault, FixedEmotion, FocalAg
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiation.schedule import ConcessionSchedule, OpenOffers
+from emodistill.negotiation.schedule import OpenOffers
 from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import EndpointChatBackend
 
@@ -36,7 +37,7 @@ def speak(script, selector=None, offers=None, games=None, **settings):
     completer = ScriptedCompleter(script)
     speaker = ChatSpeaker(EndpointChatBackend(completer, **settings), VOCABULARY)
     games = games or tables()
-    play(games, FocalAgent(selector or NoEmotion(), offers or ConcessionSchedule(), speaker), Haggler())
+    play(games, FocalAgent(selector or NoEmotion(), offers or concession_schedule(), speaker), Haggler())
     return games, completer.requests
 
 
@@ -92,7 +93,7 @@ def test_slips_are_asked_again_and_counted():
 
 def test_a_model_that_bargains_is_told_no_number_and_its_own_counts():
     games, requests = speak(
-        lambda request: "Make it 33 days.", offers=OpenOffers(ConcessionSchedule()), games=tables(1)
+        lambda request: "Make it 33 days.", offers=OpenOffers(concession_schedule()), games=tables(1)
     )
     assert requests[0].messages[1].content == "[State your offer.]"
     assert {turn.offer for turn in games[0].turns if turn.speaker == "focal"} == {33.0}

@@ -38,7 +38,7 @@ def test_the_users_overrides_reach_every_condition_and_the_condition_wins(tmp_pa
     configs = {run.condition.label: condition_config(cfg, run, overrides) for run in built(*overrides).runs}
     assert {config.episodes_per_scenario for config in configs.values()} == {7}
     assert list(configs["unseen_personas"].personas) == ["charmer", "stoic", "panicked"]
-    assert "LanguageModelCounterpartySpec" in configs["unseen_model"].counterparty.seat._target_
+    assert "LanguageModelCounterpartySpec" in configs["unseen_model"].counterparty.agent._target_
 
 
 def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):

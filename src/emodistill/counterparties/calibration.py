@@ -25,13 +25,8 @@ from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.schedule import ConcessionSchedule
 
-# One step of look-ahead on the simulation: what a state-dependent choice of emotion can earn at least.
-#
-# Before every focal turn each candidate emotion is tried on copies of the negotiation that are played to their end
-# with random emotions, and the one with the highest mean utility is shown. That is one step of policy improvement over
-# random play, found with knowledge that no learner has (the simulation itself): a lower bound of what the best policy
-# earns. The copies draw their own randomness: the look-ahead does not know the draws to come.
-
+_RESAMPLES = 2000
+SCHEDULE = ConcessionSchedule(start=1.0, reserve=0.3, rounds=10, exponent=1.0)  # that of configs/base.yaml
 CANDIDATES = (
     "anger",
     "disapproval",
@@ -46,22 +41,77 @@ CANDIDATES = (
 )
 
 
-class FirstThen:
-    """Shows a given emotion in a negotiation's next turn, then whatever the agent's own selector says."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", type=int, default=50, help="scenarios a domain for the constants")
+    parser.add_argument("--arm-scenarios", type=int, default=25, help="scenarios a domain for the arms")
+    parser.add_argument("--repeats", type=int, default=4, help="negotiations a scenario")
+    parser.add_argument(
+        "--rollouts", type=int, default=8, help="rollouts a candidate emotion; 0 leaves the look-ahead out"
+    )
+    parser.add_argument("--personas", nargs="+", default=list(TRAINING_PERSONAS))
+    parser.add_argument("--domains", nargs="+", default=domain_names())
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    began = time.monotonic()
+    print(f"seed {args.seed}, personas {', '.join(args.personas)}, {args.scenarios} x {args.repeats} episodes a cell")
+    calibration = Calibration(args.personas, args.scenarios, args.repeats, args.seed)
+    rows = calibration.constants(args.domains)
+    print_constants(rows, args.domains)
+    best = {
+        domain: max(rows, key=lambda label: float(np.mean([n.utility for n in rows[label][i]])))
+        for i, domain in enumerate(args.domains)
+    }
+    print_arms(calibration, args.domains, best, args)
+    print(f"\n{time.monotonic() - began:.0f} s")
 
-    name = "first-then"
 
-    def __init__(self, agent: FocalAgent, first: dict[int, str]) -> None:
-        self.agent, self.first = agent, first
+class Calibration:
+    """Plays rows of the tables, all against the same negotiations of a domain."""
 
-    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
-        choices = self.agent.selector.select(negotiations)
-        forced = [self.first.pop(id(negotiation), None) for negotiation in negotiations]
-        return [Choice(first, 1.0) if first else choice for first, choice in zip(forced, choices, strict=True)]
+    def __init__(self, personas: Sequence[str], scenarios: int, repeats: int, seed: int) -> None:
+        self.vocabulary = load_vocabulary()
+        self.counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), personas)
+        self.scenarios, self.repeats, self.seed = scenarios, repeats, seed
+
+    def play(self, selector: Selector, domain: str, scenarios: int | None = None) -> list[Negotiation]:
+        negotiations = new_negotiations(domain, scenarios or self.scenarios, self.repeats, self.seed)
+        return play(negotiations, focal(selector, self.vocabulary), self.counterparty)
+
+    def constants(self, domains: Sequence[str]) -> dict[str, list[list[Negotiation]]]:
+        """For every label, the episodes of each domain under that constant emotion."""
+        rows = {}
+        for label in self.vocabulary.labels:
+            rows[label] = [self.play(FixedEmotion(self.vocabulary, label), domain) for domain in domains]
+        return rows
+
+    def look_ahead(self, rollouts: int) -> "LookAhead":
+        agent = focal(UniformEmotion(self.vocabulary), self.vocabulary)
+        return LookAhead(self.vocabulary, agent, self.counterparty, rollouts, self.seed)
+
+
+def new_negotiations(domain: str, scenarios: int, repeats: int, seed: int) -> list[Negotiation]:
+    """`repeats` negotiations of each generated scenario; consecutive seeds, so the personas take turns."""
+    generated = generate_scenarios(domain, scenarios, seed)
+    return [
+        Negotiation(scenario, seed * 100_003 + i * repeats + repeat)
+        for i, scenario in enumerate(generated)
+        for repeat in range(repeats)
+    ]
+
+
+def focal(selector: Selector, vocabulary: Vocabulary) -> FocalAgent:
+    """The focal side of every row: only the selector differs."""
+    return FocalAgent(selector, SCHEDULE, PhrasebookSpeaker(vocabulary))
 
 
 class LookAhead:
-    """A selector that tries every candidate on the simulation.
+    """One step of look-ahead on the simulation: what a state-dependent choice of emotion can earn at least.
+
+    Before every focal turn each candidate emotion is tried on copies of the negotiation that are played to their end
+    with random emotions, and the one with the highest mean utility is shown. That is one step of policy improvement
+    over random play, found with knowledge that no learner has (the simulation itself): a lower bound of what the best
+    policy earns. The copies draw their own randomness: the look-ahead does not know the draws to come.
 
     Args:
         agent: plays the copies; its selector says how they go on.
@@ -114,67 +164,18 @@ class LookAhead:
         return copy
 
 
-_RESAMPLES = 2000
+class FirstThen:
+    """Shows a given emotion in a negotiation's next turn, then whatever the agent's own selector says."""
 
+    name = "first-then"
 
-def new_negotiations(domain: str, scenarios: int, repeats: int, seed: int) -> list[Negotiation]:
-    """`repeats` negotiations of each generated scenario; consecutive seeds, so the personas take turns."""
-    generated = generate_scenarios(domain, scenarios, seed)
-    return [
-        Negotiation(scenario, seed * 100_003 + i * repeats + repeat)
-        for i, scenario in enumerate(generated)
-        for repeat in range(repeats)
-    ]
+    def __init__(self, agent: FocalAgent, first: dict[int, str]) -> None:
+        self.agent, self.first = agent, first
 
-
-def focal(selector: Selector, vocabulary: Vocabulary) -> FocalAgent:
-    """The focal side of every row: only the selector differs."""
-    return FocalAgent(selector, ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
-
-
-def interval(played: Sequence[Negotiation], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean utility, resampling scenarios."""
-    groups: dict[str, list[float]] = {}
-    for negotiation in played:
-        groups.setdefault(negotiation.scenario.id, []).append(negotiation.utility)
-    means = np.array([np.mean(group) for group in groups.values()])
-    draws = np.random.default_rng(seed).integers(len(means), size=(_RESAMPLES, len(means)))
-    low, high = np.quantile(means[draws].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def summary(played: Sequence[Negotiation]) -> str:
-    """Utility with its interval, success, outcome of the deals and rounds, as one row's cells."""
-    deals = [negotiation.utility for negotiation in played if negotiation.end == "deal"]
-    low, high = interval(played)
-    utility = np.mean([negotiation.utility for negotiation in played])
-    rounds = np.mean([negotiation.turns[-1].round for negotiation in played])
-    outcome = np.mean(deals) if deals else float("nan")
-    return f"{utility:.3f} [{low:.3f}, {high:.3f}] | {len(deals) / len(played):.2f} | {outcome:.2f} | {rounds:.1f}"
-
-
-class Calibration:
-    """Plays rows of the tables, all against the same negotiations of a domain."""
-
-    def __init__(self, personas: Sequence[str], scenarios: int, repeats: int, seed: int) -> None:
-        self.vocabulary = load_vocabulary()
-        self.counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), personas)
-        self.scenarios, self.repeats, self.seed = scenarios, repeats, seed
-
-    def play(self, selector: Selector, domain: str, scenarios: int | None = None) -> list[Negotiation]:
-        negotiations = new_negotiations(domain, scenarios or self.scenarios, self.repeats, self.seed)
-        return play(negotiations, focal(selector, self.vocabulary), self.counterparty)
-
-    def constants(self, domains: Sequence[str]) -> dict[str, list[list[Negotiation]]]:
-        """For every label, the episodes of each domain under that constant emotion."""
-        rows = {}
-        for label in self.vocabulary.labels:
-            rows[label] = [self.play(FixedEmotion(self.vocabulary, label), domain) for domain in domains]
-        return rows
-
-    def look_ahead(self, rollouts: int) -> LookAhead:
-        agent = focal(UniformEmotion(self.vocabulary), self.vocabulary)
-        return LookAhead(self.vocabulary, agent, self.counterparty, rollouts, self.seed)
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        choices = self.agent.selector.select(negotiations)
+        forced = [self.first.pop(id(negotiation), None) for negotiation in negotiations]
+        return [Choice(first, 1.0) if first else choice for first, choice in zip(forced, choices, strict=True)]
 
 
 def print_constants(rows: dict[str, list[list[Negotiation]]], domains: Sequence[str]) -> None:
@@ -212,29 +213,25 @@ def print_arms(
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenarios", type=int, default=50, help="scenarios a domain for the constants")
-    parser.add_argument("--arm-scenarios", type=int, default=25, help="scenarios a domain for the arms")
-    parser.add_argument("--repeats", type=int, default=4, help="negotiations a scenario")
-    parser.add_argument(
-        "--rollouts", type=int, default=8, help="rollouts a candidate emotion; 0 leaves the look-ahead out"
-    )
-    parser.add_argument("--personas", nargs="+", default=list(TRAINING_PERSONAS))
-    parser.add_argument("--domains", nargs="+", default=domain_names())
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    began = time.monotonic()
-    print(f"seed {args.seed}, personas {', '.join(args.personas)}, {args.scenarios} x {args.repeats} episodes a cell")
-    calibration = Calibration(args.personas, args.scenarios, args.repeats, args.seed)
-    rows = calibration.constants(args.domains)
-    print_constants(rows, args.domains)
-    best = {
-        domain: max(rows, key=lambda label: float(np.mean([n.utility for n in rows[label][i]])))
-        for i, domain in enumerate(args.domains)
-    }
-    print_arms(calibration, args.domains, best, args)
-    print(f"\n{time.monotonic() - began:.0f} s")
+def summary(played: Sequence[Negotiation]) -> str:
+    """Utility with its interval, success, outcome of the deals and rounds, as one row's cells."""
+    deals = [negotiation.utility for negotiation in played if negotiation.end == "deal"]
+    low, high = interval(played)
+    utility = np.mean([negotiation.utility for negotiation in played])
+    rounds = np.mean([negotiation.turns[-1].round for negotiation in played])
+    outcome = np.mean(deals) if deals else float("nan")
+    return f"{utility:.3f} [{low:.3f}, {high:.3f}] | {len(deals) / len(played):.2f} | {outcome:.2f} | {rounds:.1f}"
+
+
+def interval(played: Sequence[Negotiation], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean utility, resampling scenarios."""
+    groups: dict[str, list[float]] = {}
+    for negotiation in played:
+        groups.setdefault(negotiation.scenario.id, []).append(negotiation.utility)
+    means = np.array([np.mean(group) for group in groups.values()])
+    draws = np.random.default_rng(seed).integers(len(means), size=(_RESAMPLES, len(means)))
+    low, high = np.quantile(means[draws].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utte
 from emodistill.negotiation.offers import parse_act, parse_offer
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
-from emodistill.policy.agents import RETRIES, Line, RolePlay
+from emodistill.policy.agents import Line, RolePlay
 from emodistill.policy.chat_backends import ChatBackend
 
 
@@ -23,7 +23,7 @@ class LanguageModelCounterparty:
     Args:
         backend: where the words come from.
         offers: decides its act and number, as the counterparty sees them; None leaves both to the model.
-        personas: a sentence each, by name; the persona of a negotiation goes by its seed. None of them is fine.
+        personas: a sentence each, by name; the persona of a negotiation goes by its seed. May be empty.
         retries: how often a reply that breaks the role is asked for again.
     """
 
@@ -31,10 +31,10 @@ class LanguageModelCounterparty:
         self,
         backend: ChatBackend,
         offers: OfferPolicy | None,
-        personas: Mapping[str, str] | None = None,
-        retries: int = RETRIES,
+        personas: Mapping[str, str],
+        retries: int,
     ) -> None:
-        self.backend, self.offers, self.personas = backend, offers, dict(personas or {})
+        self.backend, self.offers, self.personas = backend, offers, dict(personas)
         self.name = f"lm:{backend.name}"
         self._play = RolePlay(backend, COUNTERPARTY, retries)
 

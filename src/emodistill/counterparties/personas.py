@@ -6,16 +6,18 @@ F = 6 families of emotions. Emotions of one family act alike, so that what there
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 
 FloatArray = npt.NDArray[np.float64]
+# The two groups of configs/counterparty/behavioural.yaml.
 TRAINING_PERSONAS = ("vanilla", "pressure", "victim", "threat")
 TEST_PERSONAS = ("charmer", "stoic", "panicked")
 
@@ -77,19 +79,30 @@ class Persona:
 
 
 @cache
-def _file() -> dict[str, Any]:
-    raw: dict[str, Any] = yaml.safe_load((files("emodistill") / "assets" / "personas.yaml").read_text(encoding="utf-8"))
-    return raw
+def load_persona(name: str) -> Persona:
+    """A persona by name.
+
+    Raises:
+        UserError: if there is no such persona.
+    """
+    entries = _file().personas
+    if name not in entries:
+        raise UserError(f"no persona '{name}'; there are: {', '.join(entries)}")
+    entry = entries[name]
+    pull = np.array([entry.pull[family] for family in families()], dtype=float)
+    mood = np.array([entry.mood[family] for family in families()], dtype=float)
+    plain = entry.model_dump(exclude={"pull", "mood"})
+    return Persona(name=name, **plain, early=pull[:, 0], late=pull[:, 1], mood=mood)
 
 
-@cache
 def constants() -> Constants:
-    return Constants(**_file()["constants"])
+    """What all personas share."""
+    return _file().constants
 
 
 def families() -> tuple[str, ...]:
     """Names of the families, in the order of every (F,) array."""
-    return tuple(_file()["families"])
+    return tuple(_file().families)
 
 
 @cache
@@ -97,23 +110,53 @@ def grouping() -> FloatArray:
     """(28, F): 1 where an emotion belongs to a family. `neutral` belongs to none."""
     labels = load_vocabulary("goemotions28").labels
     table = np.zeros((len(labels), len(families())))
-    for column, members in enumerate(_file()["families"].values()):
+    for column, members in enumerate(_file().families.values()):
         table[[labels.index(member) for member in members], column] = 1.0
     return table
 
 
+class PersonaEntry(BaseModel):
+    """A persona as `personas.yaml` has it."""
+
+    model_config = ConfigDict(extra="forbid")
+    patience: Annotated[int, Field(ge=2)]
+    opening: float
+    reserve: float
+    exponent: Annotated[float, Field(gt=0)]
+    temper: Annotated[float, Field(ge=-1, le=1)]
+    pull: dict[str, tuple[float, float]]
+    mood: dict[str, float]
+
+
+class PersonaFile(BaseModel):
+    """The whole of `personas.yaml`."""
+
+    model_config = ConfigDict(extra="forbid")
+    families: dict[str, list[str]]
+    constants: Constants
+    personas: dict[str, PersonaEntry]
+
+    @model_validator(mode="after")
+    def _every_persona_has_every_family(self) -> "PersonaFile":
+        for name, entry in self.personas.items():
+            for key in ("pull", "mood"):
+                if set(getattr(entry, key)) != set(self.families):
+                    raise ValueError(f"personas.{name}.{key} must name exactly {', '.join(self.families)}")
+        return self
+
+
 @cache
-def load_persona(name: str) -> Persona:
-    """A persona by name.
+def _file() -> PersonaFile:
+    return read_personas((files("emodistill") / "assets" / "personas.yaml").read_text(encoding="utf-8"))
+
+
+def read_personas(text: str) -> PersonaFile:
+    """Read the text of `personas.yaml`.
 
     Raises:
-        UserError: if there is no such persona.
+        UserError: naming the key that is missing, unknown or out of range.
     """
-    entries = _file()["personas"]
-    if name not in entries:
-        raise UserError(f"no persona '{name}'; there are: {', '.join(entries)}")
-    entry = entries[name]
-    pull = np.array([entry["pull"][family] for family in families()], dtype=float)
-    mood = np.array([entry["mood"][family] for family in families()], dtype=float)
-    plain = {key: entry[key] for key in ("patience", "opening", "reserve", "exponent", "temper")}
-    return Persona(name=name, **plain, early=pull[:, 0], late=pull[:, 1], mood=mood)
+    try:
+        return PersonaFile.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        raise UserError.from_validation("assets/personas.yaml", error) from error

@@ -9,7 +9,6 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Agent
 from emodistill.negotiation.schedule import CounterpartySchedule
-from emodistill.policy.agents import RETRIES
 from emodistill.policy.chat_backends import ChatBackendSpec
 
 _BACKEND = "voice"  # a recipe is the identity of a corpus, so its keys keep their names
@@ -59,18 +58,17 @@ class LanguageModelCounterpartySpec:
         backend: ChatBackendSpec,
         bargains: Literal["schedule", "model"],
         schedule: CounterpartySchedule,
-        personas: Sequence[str] = (),
-        sentences: Mapping[str, str] | None = None,
-        retries: int = RETRIES,
+        personas: Sequence[str],
+        sentences: Mapping[str, str],
+        retries: int,
     ) -> None:
-        known = dict(sentences or {})
-        unknown = [persona for persona in personas if persona not in known]
+        unknown = [persona for persona in personas if persona not in sentences]
         if unknown:
-            raise UserError(f"counterparty: no persona '{unknown[0]}'; there are {', '.join(known) or 'none'}")
+            raise UserError(f"counterparty: no persona '{unknown[0]}'; there are {', '.join(sentences) or 'none'}")
         if bargains not in ("schedule", "model"):
-            raise UserError(f"counterparty.seat.bargains={bargains}: use schedule or model")
+            raise UserError(f"counterparty.agent.bargains={bargains}: use schedule or model")
         self.backend, self.bargains, self.schedule, self.retries = backend, bargains, schedule, retries
-        self.personas = {persona: known[persona] for persona in personas}
+        self.personas = {persona: sentences[persona] for persona in personas}
 
     def recipe(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {"bargains": self.bargains}

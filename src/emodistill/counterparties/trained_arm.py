@@ -1,8 +1,12 @@
-"""An arm on the counterparty's chair: its emotions and words are the arm's, its numbers those of the simulation.
+"""An arm as counterparty: its emotions and words are the arm's, its numbers those of the simulation.
 
-In a tournament both sides' numbers follow the simulation (`behavioural`): each concedes, accepts and leaves as a
-persona that is moved by what it perceives in the words from opposite. With a schedule that ignores words on either
-side, the emotions of the other side could not matter.
+In a tournament both sides' numbers follow the simulation: each concedes, accepts and leaves as a persona that is moved
+by what it perceives in the other side's words. With a schedule that ignores words on either side, the emotions of the
+other side could not matter.
+
+Whoever plays one side plays the other through a mirror: targets, speakers, standing offers and generators change
+places, words and numbers stay as they are, and what was position x is 1 - x. The mirror is made anew for every decision
+and shares its generators with the negotiation, so that a draw made on one side is a draw of the negotiation.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,67 +27,14 @@ from emodistill.negotiation.agents import (
     Speaker,
 )
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, other
-from emodistill.negotiation.scenarios import Scenario
-
-# A negotiation seen from the other chair, so that whoever plays the focal side can play the counterparty's as well.
-#
-# Targets, speakers, standing offers and generators change places; words and numbers stay as they are. What was
-# position x is 1 - x. The view is made anew for every decision and shares its generators with the table, so that a
-# draw made on one chair is a draw of the negotiation.
-
-
-def mirrored_scenario(scenario: Scenario) -> Scenario:
-    """The scenario with its two targets exchanged: position 1 is what the counterparty wants."""
-    return replace(scenario, focal_target=scenario.counterparty_target, counterparty_target=scenario.focal_target)
-
-
-def mirrored(negotiation: Negotiation) -> Negotiation:
-    """The same negotiation as the other side sees it; mirrored twice, it reads as before.
-
-    It is for looking at, not for playing on: the focal side of the view did not speak first.
-    """
-    view = Negotiation(
-        mirrored_scenario(negotiation.scenario),
-        negotiation.seed,
-        negotiation.max_rounds,
-        negotiation.tolerance,
-        negotiation.counterparty,
-        [replace(turn, speaker=other(turn.speaker)) for turn in negotiation.turns],
-        {FOCAL: negotiation.standing[COUNTERPARTY], COUNTERPARTY: negotiation.standing[FOCAL]},
-        negotiation.end,
-        negotiation.deal_value,
-        negotiation.fault,
-    )
-    view.rng = {FOCAL: negotiation.rng[COUNTERPARTY], COUNTERPARTY: negotiation.rng[FOCAL]}
-    return view
-
-
-class MirroredSelector:
-    """A selector of the focal side that chooses for the counterparty: it is shown every negotiation in the mirror."""
-
-    def __init__(self, selector: Selector) -> None:
-        self.selector, self.name = selector, selector.name
-
-    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
-        return self.selector.select([mirrored(negotiation) for negotiation in negotiations])
-
-
-class MirroredOffers:
-    """An offer policy of the counterparty's that decides for the focal side."""
-
-    def __init__(self, offers: OfferPolicy) -> None:
-        self.offers = offers
-
-    def decide(self, negotiation: Negotiation) -> Decision:
-        return self.offers.decide(mirrored(negotiation))
 
 
 class ArmCounterparty(FocalAgent):
-    """Sits opposite the focal side; a negotiation's `counterparty` becomes `<arm>:<persona>`.
+    """Plays opposite the focal side; a negotiation's `counterparty` becomes `<arm>:<persona>`.
 
     Args:
         arm: its name.
-        selector: of the focal side; it is shown every negotiation in the mirror.
+        selector: of the focal side; it is shown every negotiation mirrored.
         speaker: one that speaks the counterparty's part.
         numbers: the simulation that bargains for it, with the personas that take turns by seed.
     """
@@ -104,32 +55,73 @@ class ArmCounterparty(FocalAgent):
         super().begin(negotiations)
 
 
-class LateSeat:
-    """A seat whose model is loaded when somebody plays against it: what is on disk already needs none."""
+def simulated_offers(numbers: BehaviouralCounterparty) -> OfferPolicy:
+    """Numbers of the focal side that answer to the counterparty's words, by the same simulation, mirrored.
 
-    def __init__(self, name: str, open_seat: Callable[[], Agent]) -> None:
-        self.name, self._open = name, open_seat
+    In one negotiation both sides have the same persona, so neither is the easier one to move.
+    """
+    return MirroredOffers(BehaviouralOffers(numbers))
+
+
+class LazyAgent:
+    """An agent whose model is loaded when it first plays: episodes that are on disk already need none."""
+
+    def __init__(self, name: str, open_agent: Callable[[], Agent]) -> None:
+        self.name, self._open = name, open_agent
 
     @cached_property
-    def seat(self) -> Agent:
+    def agent(self) -> Agent:
         return self._open()
 
     @property
     def usage(self) -> Usage:
         """What its words took so far."""
-        usage: Usage = getattr(self.seat, "usage", Usage())
+        usage: Usage = getattr(self.agent, "usage", Usage())
         return usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:
-        self.seat.begin(negotiations)
+        self.agent.begin(negotiations)
 
     def act(self, negotiations: Sequence[Negotiation]) -> Sequence[Move | Fault]:
-        return self.seat.act(negotiations)
+        return self.agent.act(negotiations)
 
 
-def moved_offers(numbers: BehaviouralCounterparty) -> OfferPolicy:
-    """Numbers of the focal side that answer to the counterparty's words, by the same simulation in the mirror.
+class MirroredSelector:
+    """A selector of the focal side that chooses for the counterparty: it is shown every negotiation mirrored."""
 
-    In one negotiation both sides have the same persona, so neither is the easier one to move.
+    def __init__(self, selector: Selector) -> None:
+        self.selector, self.name = selector, selector.name
+
+    def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
+        return self.selector.select([mirrored(negotiation) for negotiation in negotiations])
+
+
+class MirroredOffers:
+    """An offer policy of the counterparty that decides for the focal side."""
+
+    def __init__(self, offers: OfferPolicy) -> None:
+        self.offers = offers
+
+    def decide(self, negotiation: Negotiation) -> Decision:
+        return self.offers.decide(mirrored(negotiation))
+
+
+def mirrored(negotiation: Negotiation) -> Negotiation:
+    """The same negotiation as the other side sees it; mirrored twice, it reads as before.
+
+    It is for looking at, not for playing on: the focal side of the view did not speak first.
     """
-    return MirroredOffers(BehaviouralOffers(numbers))
+    view = Negotiation(
+        negotiation.scenario.mirrored(),
+        negotiation.seed,
+        negotiation.max_rounds,
+        negotiation.tolerance,
+        negotiation.counterparty,
+        [replace(turn, speaker=other(turn.speaker)) for turn in negotiation.turns],
+        {FOCAL: negotiation.standing[COUNTERPARTY], COUNTERPARTY: negotiation.standing[FOCAL]},
+        negotiation.end,
+        negotiation.deal_value,
+        negotiation.fault,
+    )
+    view.rng = {FOCAL: negotiation.rng[COUNTERPARTY], COUNTERPARTY: negotiation.rng[FOCAL]}
+    return view

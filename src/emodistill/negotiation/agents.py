@@ -1,4 +1,9 @@
-"""Selectors that need no training: no emotion, one constant emotion, random ones, or whichever the speaker names."""
+"""Agents: what either side of a negotiation is, and the focal agent, which is put together from three parts.
+
+An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently. The
+parts of the focal agent vary independently: a selector chooses the emotion, an offer policy the number, a speaker the
+words. The selectors here need no training: none, one constant emotion, a random one, or the speaker's own choice.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +12,6 @@ from typing import Literal, Protocol
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
-
-# What sits on a seat, and the focal agent: which emotion, which offer, which words.
-#
-# An agent answers many negotiations in one call, so a language model can batch and an endpoint can run concurrently.
-# The focal agent is put together from three parts that vary independently: a selector chooses the emotion, an offer
-# policy the number, a speaker the words.
 
 DialogueAct = Literal["open", "press", "hold", "concede", "close"]
 CONCEDES = 0.02  # smallest change of position that reads as a concession
@@ -39,6 +38,8 @@ class Fault:
 
 
 class Agent(Protocol):
+    """Plays one side of many negotiations at once."""
+
     name: str
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:

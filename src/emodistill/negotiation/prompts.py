@@ -1,7 +1,10 @@
-"""What a language model on either seat is told, in words: its situation once, and what to do in every round.
+"""What a language model on either side is told, in words: its situation once, and what to do in every round.
 
-A seat learns the columns that its side may see and its own target, never the other side's, and nothing that no side may
-see. The same words serve a model on this machine, one behind an endpoint, and training.
+A side learns the columns that it may see and its own target, never the other side's, and nothing that no side may see.
+The same words serve a model on this machine, one behind an endpoint, and training.
+
+Where the model chooses the emotion itself, its reply begins with the name: "joy: We are nearly there." The name is for
+this side alone. It is taken off before anybody hears the words; the model's own chat keeps it.
 """
 
 import re
@@ -13,56 +16,19 @@ from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL, Act, Side, other
 from emodistill.negotiation.scenarios import Scenario
 
-# Replies in which a language model first names the emotion that it chose: "joy: We are nearly there."
-#
-# The name is for this side alone. It is taken off before anybody hears the words; the model's own chat keeps it.
-
-_BEFORE, _BETWEEN, _AFTER = r"[\s*_\"“'\[(]*", r"[\s*_\"”'\])]*:[\s*_]*", r"(?P<words>.*)"
-
-
-class Named(NamedTuple):
-    """A reply taken apart; `emotion` is None where it begins with no name of the vocabulary."""
-
-    emotion: str | None
-    words: str
-
-
-def with_name(emotion: str | None, words: str) -> str:
-    """A reply as the model writes it; without an emotion, the bare words."""
-    return words if emotion is None else f"{emotion}: {words}"
-
-
-def take_apart(reply: str, vocabulary: Vocabulary) -> Named:
-    """The emotion that a reply names, and its words.
-
-    Case, quotes, brackets and stars around the name do not matter. Anything else before a colon is part of the words:
-    nobody could tell a name that is not in the vocabulary from the beginning of a sentence.
-    """
-    found = _pattern(vocabulary.labels).match(reply)
-    if found is None:
-        return Named(None, reply.strip())
-    names = {label.casefold(): label for label in vocabulary.labels}
-    return Named(names[found["name"].casefold()], found["words"].strip())
-
-
-@cache
-def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
-    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-    return re.compile(f"{_BEFORE}(?P<name>{names}){_BETWEEN}{_AFTER}", re.IGNORECASE | re.DOTALL)
-
+# How emotions enter a chat: the prompt asks for one; nothing speaks of any; the model names one itself.
+Emotions = Literal["prompted", "none", "self_selected"]
 
 FOLLOWS_NOTES = "Answer in one or two sentences as the {role}, and follow the note in brackets."
 NAMES_EMOTION = (
     "Answer as the {role}: first the name of the emotion that you choose to show, one of {labels}; then a colon; then "
     "one or two sentences. Follow the note in brackets."
 )
-CHOOSE = "Choose an emotion."
-# How emotions enter a chat: the prompt asks for one; nothing speaks of any; the model names one itself.
-Emotions = Literal["prompted", "none", "self_selected"]
 BARGAINS = (
     "Answer in one or two sentences as the {role}. You decide what to offer, and state it as a number. "
     'To take their offer, say "I accept your offer." To give up, say "I am walking away."'
 )
+CHOOSE = "Choose an emotion."
 
 
 def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answer: str = FOLLOWS_NOTES) -> str:
@@ -135,3 +101,37 @@ def directive_words(
     if emotions == "self_selected":
         return f"{CHOOSE} {task}"
     return task if emotion is None or emotions == "none" else f"{vocabulary.directive(emotion)} {task}"
+
+
+class Named(NamedTuple):
+    """A reply taken apart; `emotion` is None where it begins with no name of the vocabulary."""
+
+    emotion: str | None
+    words: str
+
+
+def with_name(emotion: str | None, words: str) -> str:
+    """A reply as the model writes it; without an emotion, the bare words."""
+    return words if emotion is None else f"{emotion}: {words}"
+
+
+def take_apart(reply: str, vocabulary: Vocabulary) -> Named:
+    """The emotion that a reply names, and its words.
+
+    Case, quotes, brackets and stars around the name do not matter. Anything else before a colon is part of the words:
+    nobody could tell a name that is not in the vocabulary from the beginning of a sentence.
+    """
+    found = _pattern(vocabulary.labels).match(reply)
+    if found is None:
+        return Named(None, reply.strip())
+    names = {label.casefold(): label for label in vocabulary.labels}
+    return Named(names[found["name"].casefold()], found["words"].strip())
+
+
+_BEFORE, _BETWEEN, _AFTER = r"[\s*_\"“'\[(]*", r"[\s*_\"”'\])]*:[\s*_]*", r"(?P<words>.*)"
+
+
+@cache
+def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    return re.compile(f"{_BEFORE}(?P<name>{names}){_BETWEEN}{_AFTER}", re.IGNORECASE | re.DOTALL)

@@ -1,12 +1,16 @@
-"""The rules of the table: who may do what, and when it is over (METHOD 2)."""
+"""The rules of the table: who may do what, and when it is over. Its numbers are in `assets/protocol.yaml`."""
 
 import math
 import zlib
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib.resources import files
+from typing import Annotated, Literal
 
 import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from emodistill.errors import UserError
 from emodistill.negotiation.scenarios import Scenario
 
 Side = Literal["focal", "counterparty"]
@@ -14,8 +18,31 @@ Act = Literal["propose", "accept", "walk_away"]
 End = Literal["deal", "walk_away", "deadline", "invalid"]
 FOCAL: Side = "focal"
 COUNTERPARTY: Side = "counterparty"
-MAX_ROUNDS = 15
-TOLERANCE = 0.05
+
+
+class Limits(BaseModel):
+    """The numbers of `assets/protocol.yaml`, which says what each is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    max_rounds: PositiveInt
+    tolerance: Annotated[float, Field(ge=0, lt=1)]
+
+
+def read_limits(text: str) -> Limits:
+    """Read the asset's text.
+
+    Raises:
+        UserError: naming the key that is missing, unknown or out of range.
+    """
+    try:
+        return Limits.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        raise UserError.from_validation("assets/protocol.yaml", error) from error
+
+
+_LIMITS = read_limits((files("emodistill") / "assets" / "protocol.yaml").read_text(encoding="utf-8"))
+MAX_ROUNDS = _LIMITS.max_rounds
+TOLERANCE = _LIMITS.tolerance
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ file of another shape, an id used twice or equal targets are mistakes, and raise
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emodistill.errors import UserError
@@ -56,6 +56,10 @@ class Scenario:
     def value_at(self, position: float) -> float:
         """The value, in the domain's unit, at a position: the inverse of `position`."""
         return self.counterparty_target - position * (self.counterparty_target - self.focal_target)
+
+    def mirrored(self) -> "Scenario":
+        """The scenario as the other side sees it: targets exchanged, so position 1 is the counterparty's target."""
+        return replace(self, focal_target=self.counterparty_target, counterparty_target=self.focal_target)
 
     def utility(self, value: float | None) -> float:
         """Utility of an episode to the focal side, in [0, 1]: the clipped position of the deal, 0 without one."""

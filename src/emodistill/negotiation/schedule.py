@@ -3,11 +3,11 @@
 If each arm bargained its own numbers, a table of arms would compare bargaining as much as emotion. With one schedule
 for all of them only the emotion and the words differ, and whatever the counterparty gives is given to those.
 
+Its numbers are in `configs/base.yaml` under `schedule`.
+
 Source: the time-dependent tactic of Faratin, Sierra and Jennings 1998, section 3.1, with the acceptance rule AC_next of
 Baarslag, Hindriks and Jonker 2013: accept what is worth at least as much as one's own next offer.
 """
-
-from dataclasses import replace
 
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, dialogue_act
@@ -33,7 +33,7 @@ class ConcessionSchedule:
         UserError: if an argument is out of its range.
     """
 
-    def __init__(self, start: float = 1.0, reserve: float = 0.3, rounds: int = 10, exponent: float = 1.0) -> None:
+    def __init__(self, start: float, reserve: float, rounds: int, exponent: float) -> None:
         if not 0 <= reserve < start <= 1:
             raise UserError(f"schedule: 0 <= reserve < start <= 1 is needed, not reserve={reserve}, start={start}")
         if rounds < 2 or exponent <= 0:
@@ -88,7 +88,7 @@ class OpenOffers:
 
 
 class CounterpartySchedule:
-    """The same tactic on the other chair, with a little noise, so that episodes of one scenario differ by seed.
+    """The same tactic for the counterparty, with a little noise, so that episodes of one scenario differ by seed.
 
     Its numbers answer to time and to the focal side's offers, never to words: of a corpus made with it nothing can be
     learnt about which emotion moves anybody. For that, the counterparty must bargain its own numbers.
@@ -98,13 +98,13 @@ class CounterpartySchedule:
         noise: standard deviation of each step, in position; no step goes back behind the last offer.
     """
 
-    def __init__(self, schedule: ConcessionSchedule, noise: float = 0.03) -> None:
+    def __init__(self, schedule: ConcessionSchedule, noise: float) -> None:
         if noise < 0:
             raise UserError(f"counterparty schedule: noise={noise} must be 0 or more")
         self.schedule, self.noise = schedule, noise
 
     def decide(self, negotiation: Negotiation) -> Decision:
-        mirrored = _mirrored(negotiation.scenario)
+        mirrored = negotiation.scenario.mirrored()
         draw = float(negotiation.rng[COUNTERPARTY].standard_normal())
         planned = self.schedule.position(negotiation.round, negotiation.max_rounds) + self.noise * draw
         last, standing = negotiation.standing[COUNTERPARTY], negotiation.standing[FOCAL]
@@ -113,8 +113,3 @@ class CounterpartySchedule:
         if standing is not None and mirrored.position(standing) >= mirrored.position(offer) - _ROUNDING:
             return Decision("accept", None, "close")
         return Decision("propose", offer, "open" if last is None else "hold" if offer == last else "concede")
-
-
-def _mirrored(scenario: Scenario) -> Scenario:
-    """The scenario from the other chair: position 1 at the counterparty's target."""
-    return replace(scenario, focal_target=scenario.counterparty_target, counterparty_target=scenario.focal_target)

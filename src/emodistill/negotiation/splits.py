@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from emodistill.errors import UserError
+from emodistill.files import atomic_write
 from emodistill.negotiation.scenarios import Scenario
 
 SPLITS = ("train", "val", "test")
@@ -89,12 +90,9 @@ class Manifest:
 
     def write(self, path: str | Path) -> None:
         """Write as JSON, with the hash, in one step: a broken write leaves an earlier file as it was."""
-        path = Path(path)
         ids = {split: {name: self.entries[name][1] for name in self.ids(split)} for split in SPLITS}
         content = {"schema": _SCHEMA, "seed": self.seed, "splits": ids, "hash": self.hash}
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        atomic_write(Path(path), json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "Manifest":

@@ -1,4 +1,4 @@
-"""Both sides' targets from a scenario's context columns, by the rules of the domain's YAML file (METHOD 1).
+"""Both sides' targets from a scenario's context columns, by the rules of the domain's YAML file.
 
 The same function serves generated and imported scenarios, so a context that is read back from a file gives the targets
 it was generated with. A rule names a `column` and adjusts what stands there:
