@@ -1,4 +1,4 @@
-"""Is there anything to learn? Tables of the simulated world, with the phrasebook on the focal seat.
+"""Is there anything to learn? Tables of the simulated world, with the phrasebook as the focal side's speaker.
 
     python -m emodistill.counterparties.calibration
 

@@ -18,7 +18,7 @@ from emodistill.policy.chat_backends import ChatBackend
 
 
 class LanguageModelCounterparty:
-    """Sits opposite the focal side, in role (see `role_play`).
+    """Plays opposite the focal side, in role (see `policy.agents.RolePlay`).
 
     Args:
         backend: where the words come from.

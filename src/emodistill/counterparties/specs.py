@@ -1,4 +1,4 @@
-"""Counterparties by configuration: what sits opposite, and what of it fixes a corpus."""
+"""Counterparties by configuration: how each is opened, and what of it is part of a corpus's identity (`recipe`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,8 +10,6 @@ from emodistill.errors import UserError
 from emodistill.negotiation.agents import Agent
 from emodistill.negotiation.schedule import CounterpartySchedule
 from emodistill.policy.chat_backends import ChatBackendSpec
-
-_BACKEND = "voice"  # a recipe is the identity of a corpus, so its keys keep their names
 
 
 class SimulatedCounterpartySpec:
@@ -74,7 +72,8 @@ class LanguageModelCounterpartySpec:
         numbers: dict[str, Any] = {"bargains": self.bargains}
         if self.bargains == "schedule":
             numbers |= {"schedule": vars(self.schedule.schedule), "noise": self.schedule.noise}
-        return {_BACKEND: self.backend.recipe(), **numbers, "personas": self.personas, "retries": self.retries}
+        # Corpora are found by a hash of this, so a key keeps its name: "voice" is the backend.
+        return {"voice": self.backend.recipe(), **numbers, "personas": self.personas, "retries": self.retries}
 
     def describe(self) -> str:
         whose = "numbers from a schedule" if self.bargains == "schedule" else "numbers of its own"

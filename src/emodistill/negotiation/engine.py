@@ -26,20 +26,20 @@ def play(
     focal.begin(negotiations)
     counterparty.begin(negotiations)
     running = [negotiation for negotiation in negotiations if negotiation.end is None]
-    seats: Iterator[tuple[Side, Agent]] = cycle(((FOCAL, focal), (COUNTERPARTY, counterparty)))
+    sides: Iterator[tuple[Side, Agent]] = cycle(((FOCAL, focal), (COUNTERPARTY, counterparty)))
     while running:
-        seat, agent = next(seats)
+        side, agent = next(sides)
         for negotiation, move in zip(running, agent.act(running), strict=True):
-            _take_turn(negotiation, seat, move)
+            _take_turn(negotiation, side, move)
         running = [negotiation for negotiation in running if negotiation.end is None]
         if on_round:
             on_round(len(negotiations) - len(running), len(negotiations))
     return list(negotiations)
 
 
-def _take_turn(negotiation: Negotiation, seat: Side, move: Move | Fault) -> None:
+def _take_turn(negotiation: Negotiation, side: Side, move: Move | Fault) -> None:
     if isinstance(move, Fault):
         negotiation.break_off(move.reason)
         return
     stated = (move.text, move.act, move.offer, move.emotion, move.emotion_prob, move.offer_appended)
-    negotiation.play(Turn(negotiation.round, seat, *stated, move.role_violations))
+    negotiation.play(Turn(negotiation.round, side, *stated, move.role_violations))

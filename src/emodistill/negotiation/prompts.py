@@ -43,7 +43,7 @@ def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answ
     """
     rules = scenario.rules
     own = scenario.focal_target if side == FOCAL else scenario.counterparty_target
-    slots = {f"{seat}_role": rules.roles[seat] for seat in (side, other(side))}
+    slots = {f"{each}_role": rules.roles[each] for each in (side, other(side))}
     slots |= {"quantity": rules.quantity, f"{side}_target": rules.say(own)}
     facts = [
         f"{rules.fields[column]['label']}: {value.strip().rstrip('.')}."
