@@ -32,6 +32,7 @@ import uvicorn
 from faulty_replies import LOST, QUOTA, gone, respond, spoilt
 
 Body = dict[str, Any]
+Ready = tuple[int, Any, dict[str, str]]  # status, body and headers of an answer that is sent as it stands
 MIXED = (
     *("429", "429_retry_after", "429_date", "500", "503", "408", "409", "hang", "reset", "truncated"),
     *("invalid_json", "no_choices", "wrong_schema", "out_of_range", "401", "quota", "slow_first_byte"),
@@ -46,6 +47,7 @@ class Call:
     headers: dict[str, str]
     fault: str | None
     at: float
+    query: str = ""
 
 
 class FaultyServer:
@@ -55,7 +57,8 @@ class FaultyServer:
         reply: text for a request's body; by default it repeats the last message.
         faults: what can happen, one of `MIXED`, or any HTTP status from 400 as text.
         fault_rate: share of calls that something happens to.
-        script: what happens to the first calls, in the order of arrival, before `fault_rate` decides; None is a reply.
+        script: what happens to the first calls, in the order of arrival, before `fault_rate` decides; None is a reply,
+            and a `Ready` is the answer itself.
         latency_s: time that every reply takes.
         slow_s, hang_s: how long `slow_first_byte` and `hang` keep the client waiting.
         finish_reason: what replies say of their end; `length` is a cut.
@@ -71,7 +74,7 @@ class FaultyServer:
         *,
         faults: Sequence[str] = MIXED,
         fault_rate: float = 0.0,
-        script: Sequence[str | None] = (),
+        script: Sequence[str | Ready | None] = (),
         seed: int = 0,
         latency_s: float = 0.0,
         slow_s: float = 0.2,
@@ -128,18 +131,23 @@ class FaultyServer:
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
         try:
-            await self._serve(
-                json.loads(content), {key.decode(): value.decode() for key, value in scope["headers"]}, receive, send
-            )
+            headers = {key.decode(): value.decode() for key, value in scope["headers"]}
+            await self._serve(json.loads(content), headers, scope["query_string"].decode(), receive, send)
         finally:
             self.running -= 1
 
     async def _serve(
-        self, body: Body, headers: dict[str, str], receive: Callable[[], Any], send: Callable[[Any], Any]
+        self, body: Body, headers: dict[str, str], query: str, receive: Callable[[], Any], send: Callable[[Any], Any]
     ) -> None:
         fault = self._fault(body)
-        self.log.append(Call(body, headers, fault, time.monotonic()))
+        ready = fault if isinstance(fault, tuple) else None
+        fault = "ready" if ready else fault
+        self.log.append(Call(body, headers, fault, time.monotonic(), query))
         self.happened[fault] += 1
+        if ready:
+            content = ready[1] if isinstance(ready[1], bytes) else json.dumps(ready[1]).encode()
+            await respond(send, ready[0], content, ready[2])
+            return
         wait_s = {"hang": self.hang_s, "slow_first_byte": self.slow_s + self.latency_s}.get(fault or "", self.latency_s)
         if wait_s and await gone(receive, wait_s):
             return  # the client left before the model was done: nothing to bill
@@ -154,7 +162,7 @@ class FaultyServer:
         self.lost_tokens += tokens if fault in LOST else 0
         await respond(send, 200, spoilt(envelope, fault), cut=fault == "reset")
 
-    def _fault(self, body: Body) -> str | None:
+    def _fault(self, body: Body) -> str | Ready | None:
         """What befalls this call; the order in which others arrive has no say in it."""
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         self._seen[key] += 1

@@ -41,8 +41,8 @@ class ScriptedCompleter:
 
     name = "scripted at nowhere"
 
-    def __init__(self, script):
-        self.script, self.requests = script, []
+    def __init__(self, script, recipe=None):
+        self.script, self.recipe, self.requests = script, recipe or {}, []
 
     def complete(self, requests, on_answer=None):
         self.requests += requests

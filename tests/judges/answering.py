@@ -8,8 +8,8 @@ BILL = Usage(prompt_tokens=100, completion_tokens=5, cost=0.25, latency_s=0.5, a
 class Answering:
     """A `Completer` whose reply is a function of the last message; later requests are answered first."""
 
-    def __init__(self, reply, name="model at http://127.0.0.1:1/v1"):
-        self.reply, self.name, self.asked = reply, name, []
+    def __init__(self, reply, name="model at http://127.0.0.1:1/v1", recipe=None):
+        self.reply, self.name, self.recipe, self.asked = reply, name, recipe or {}, []
 
     def complete(self, requests, on_answer=None):
         self.asked += requests

@@ -11,7 +11,10 @@ from emodistill.judges.llm import SCHEMA, Malformed, read_verdict
 
 @pytest.mark.parametrize(
     ("reply", "score"),
-    [('{"score": 7}', 7.0), (' {"score":1}\n', 1.0), ('{"score": 10}', 10.0), ('{"score": 6.5}', 6.5)],
+    [
+        *(('{"score": 7}', 7.0), (' {"score":1}\n', 1.0), ('{"score": 10}', 10.0), ('{"score": 6.5}', 6.5)),
+        *(('```json\n{"score": 7}\n```', 7.0), ('```\n{"score": 7}\n```\n', 7.0), ('```JSON {"score": 7}```', 7.0)),
+    ],
 )
 def test_the_form_is_read(reply, score):
     assert read_verdict(reply) == score
@@ -25,7 +28,12 @@ def test_the_form_is_read(reply, score):
         ("I would give it 10.", "not one JSON object"),
         ('Here it is: {"score": 7}', "not one JSON object"),
         ('{"score": 7} {"score": 9}', "not one JSON object"),
-        ('```json\n{"score": 7}\n```', "not one JSON object"),
+        ('Here:\n```json\n{"score": 7}\n```', "not one JSON object"),
+        ('```json\n{"score": 7}\n```\nIt is firm.', "not one JSON object"),
+        ('```json\n{"score": 7}\n```\n```json\n{"score": 9}\n```', "not one JSON object"),
+        ('```json\n{"score": 7}', "not one JSON object"),
+        ('```python\n{"score": 7}\n```', "not one JSON object"),
+        ('```json\n{"score": 7, "score": 9}\n```', "twice"),
         ('{"score": 7', "not one JSON object"),
         ('[{"score": 7}]', "one key"),
         ('{"score": 7, "why": "firm"}', "one key"),

@@ -1,6 +1,4 @@
-"""What is sent: fields by request and server; and what replies may look like."""
-
-import json
+"""What is sent: fields by request and by what the server understands."""
 
 import pytest
 from endpoints import ask, endpoint
@@ -9,22 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emodistill.errors import UserError
-from emodistill.language_models.client import (
-    LONGEST_QUOTE,
-    Dialect,
-    RetryPolicy,
-    most_tokens,
-    read_refusal,
-    read_reply,
-    words_of,
-)
+from emodistill.language_models.client import Dialect, RetryPolicy, most_tokens
 from emodistill.language_models.completion import CompletionRequest, Message, Reply
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
-WHOLE = {
-    "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
-}
 
 
 def sent(request, **settings):
@@ -109,55 +95,3 @@ def test_no_request_can_take_more_than_its_bound(texts, max_tokens):
     """A byte is the smallest token there is."""
     request = CompletionRequest(tuple(Message("user", text) for text in texts), max_tokens)
     assert most_tokens(request) >= sum(len(text.encode("utf-8", "replace")) for text in texts) + max_tokens
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"choices": []}, "message"),
-        ({"choices": None}, "message"),
-        ({"choices": [{"message": None}]}, "message"),
-        ({"choices": [{"message": {"content": None}}]}, "text"),
-        ({"choices": [{"message": {"content": ["a"]}}]}, "text"),
-        ({"choices": [{"message": {"content": "a"}, "finish_reason": "content_filter"}]}, "filter"),
-        ({"error": {"message": "out of memory"}}, "out of memory"),
-    ],
-)
-def test_what_is_no_whole_reply_has_its_reason(change, word):
-    outcome = read_reply(json.dumps(WHOLE | change).encode())
-    assert outcome.text is None and outcome.kind in ("malformed", "status") and word in outcome.reason
-    assert outcome.tokens == (3, 1)  # billed all the same
-
-
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 3}, {"prompt_tokens": "3", "completion_tokens": 1}])
-@pytest.mark.parametrize("bad", [-1, True, 1.5, 10**400])
-def test_a_bill_that_cannot_be_read_is_none(usage, bad):
-    assert read_reply(json.dumps(WHOLE | {"usage": usage}).encode()).tokens is None
-    counts = {"prompt_tokens": 3, "completion_tokens": bad}
-    outcome = read_reply(json.dumps(WHOLE | {"usage": counts}).encode())
-    assert outcome.text == "yes" and outcome.tokens is None and outcome.charged
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_an_outcome(content):
-    assert read_reply(content).kind == "malformed"
-    assert read_refusal(500, content, None).kind == "status" and len(words_of(content)) <= LONGEST_QUOTE + 3
-
-
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"error":' * 100_000])
-def test_brackets_without_end_are_an_outcome_too(content):
-    assert read_reply(content).kind == "malformed" and len(words_of(content)) <= LONGEST_QUOTE + 3
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b'{"error": {"message": "too\\n long", "type": "x"}}', "too long"),
-        (b'{"error": "busy"}', "busy"),
-        (b'{"detail": "no such field"}', "no such field"),
-        (b"Bad Gateway", "Bad Gateway"),
-        (b"", ""),
-    ],
-)
-def test_a_servers_words_are_found_where_servers_put_them(content, words):
-    assert words_of(content) == words

@@ -8,8 +8,9 @@ from endpoints import QUICK, ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models.answers import retry_after_s
 from emodistill.language_models.budget import Spending
-from emodistill.language_models.client import RetryPolicy, Timeouts, retry_after_s
+from emodistill.language_models.client import RetryPolicy, Timeouts
 from emodistill.language_models.completion import Failure, Reply
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

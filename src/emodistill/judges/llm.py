@@ -7,13 +7,15 @@ names its own code would have to be a fixed point of the hash, and the code of a
 always has the same code, so prompts are stable and a stored judgement is found again. Inside the marks each text is one
 line without anything that looks like a mark (`injection_filter.sanitize`).
 
-The reply is read strictly: it is one JSON object with a score, or the score is missing, with the reason and the reply
-as it came. A lenient reader takes the first number it meets, so that "I would not give it 10" becomes a 10. Nothing is
-imputed, and nothing is asked twice here: that is the business of the endpoint and the ledger.
+The reply is read strictly: it is one JSON object with a score, alone or as the only block of code, or the score is
+missing, with the reason and the reply as it came. A lenient reader takes the first number it meets, so that "I would
+not give it 10" becomes a 10. Nothing is imputed, and nothing is asked twice here: that is the business of the endpoint
+and the ledger.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +73,7 @@ class LanguageModelJudge:
         example_texts = [repr(examples(name)[:num_examples]) for name in domain_names()]
         sampling = (temperature, seed, max_tokens, structured)
         recipe = [LOGIC, FILTER_LOGIC, LONGEST, TURNS, completer.name, example_texts, sampling, defended]
+        recipe += [completer.recipe] if completer.recipe else []
         self.version = f"{completer.name} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
@@ -179,6 +182,7 @@ def _laid_out(
 
 _LONGEST_REPLY = 200  # characters; the form needs about 15
 _QUOTED = 60  # characters of it in a reason
+_BLOCK = re.compile(r"```(?:json)?\s*([^`]*?)\s*```", re.IGNORECASE)  # many models answer so, whatever they are told
 
 
 class Malformed(ValueError):
@@ -188,6 +192,8 @@ class Malformed(ValueError):
 def read_verdict(reply: str) -> float:
     """The score of a reply that is exactly one JSON object `{"score": n}` with a number from 1 to 10.
 
+    The object may stand in a block of code (```), if that is the whole reply.
+
     Raises:
         Malformed: if it is anything else.
     """
@@ -195,7 +201,11 @@ def read_verdict(reply: str) -> float:
     if len(text) > _LONGEST_REPLY:
         raise Malformed(f"the reply is {len(text)} characters long and no verdict: {_quoted(text)}")
     try:
-        verdict = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        verdict = json.loads(
+            block[1] if (block := _BLOCK.fullmatch(text)) else text,
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+        )
     except json.JSONDecodeError as error:
         raise Malformed(f"the reply is not one JSON object ({error.msg}): {_quoted(text)}") from error
     if not isinstance(verdict, dict) or verdict.keys() != {"score"}:

@@ -12,7 +12,6 @@ No key is a part of these objects: it is read from the environment when the firs
 
 import asyncio
 import json
-import math
 import os
 import random
 import re
@@ -22,27 +21,30 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
-from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiolimiter import AsyncLimiter
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from emodistill.errors import UserError
+from emodistill.language_models.answers import Outcome, read_answer, retry_after_s
 from emodistill.language_models.budget import Price, Reservation, Settings, Spending, UsageTotals, price_of
-from emodistill.language_models.completion import CompletionRequest, Failure, FailureKind, Reply, Usage
+from emodistill.language_models.completion import CompletionRequest, Failure, Message, Reply, Usage
 
-RETRIED = frozenset({408, 409, 429})  # and every status from 500
-QUOTA_WORDS = ("insufficient_quota", "exceeded your current quota", "billing_hard_limit", "insufficient balance")
 UNKNOWN_FORMAT = re.compile(rb"response_format|json_schema|json_object|guided|grammar|schema", re.IGNORECASE)
-LONGEST_QUOTE = 200
-MOST_TOKENS = 10**9  # of one call; a server that counts more does not count
+UNKNOWN_ROLE = re.compile(  # "System role not supported", "does not support 'system'", "Unexpected role 'system'"
+    rb"(?:system|developer)\W{1,3}(?:role|message|prompt|instruction)s?\b[^.\n]{0,30}(?:\bnot\b|unsupported|disallowed)"
+    rb"|(?:not|n't|un)[ -]?support\w*[^.\n]{0,30}\bsystem\b|role\W{1,6}system\W{1,6}(?:is )?not\b"
+    rb"|(?:unexpected|invalid|unknown|unsupported)[^.\n]{0,12} role\W{1,6}system\b|roles? must alternate"
+    rb"|only[^.\n]{0,40}\broles? (?:are|is) (?:supported|allowed)|should be 'user' or 'assistant'",
+    re.IGNORECASE,
+)
+REFUSED_FORM = (400, 404, 415, 422, 500, 501)  # a template that raises is a 500 of some servers
 KEEP_ALIVE_S = 30.0  # an idle connection; servers close theirs sooner or later, and a call on such a one is made again
 BUDGET_POLL_S = 0.02  # how often a request looks whether calls in flight have left room in the budget
 _NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
@@ -50,6 +52,18 @@ _JITTER = random.Random()  # the generator of the module `random` belongs to the
 
 Structure = Literal["auto", "json_schema", "json_object", "off"]
 STRUCTURES = ("json_schema", "json_object", "off")  # each a fallback of the one before
+SystemRole = Literal["auto", "system", "developer", "user"]
+OURS = ("host", "content-type", "content-length", "transfer-encoding", "connection")  # headers that HTTP itself needs
+HIDDEN_FROM = 8  # characters of a header's value; a shorter one is no secret, and words would lose their letters
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or name.lower() in OURS:
+        raise ValueError("is no header that may be set")
+    return name
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
 T = TypeVar("T")
 
 
@@ -129,34 +143,41 @@ class RetryPolicy(Settings):
         )
 
 
-def _outcome(state: RetryCallState) -> "Outcome":
+def _outcome(state: RetryCallState) -> Outcome:
     assert state.outcome is not None  # tenacity sets it before it asks
     outcome: Outcome = state.outcome.result()
     return outcome
 
 
 class Dialect(Settings):
-    """What this server understands: all speak of one protocol, and each leaves out or renames something.
+    """What this server understands: all speak of one protocol, and each leaves out, renames or adds something.
 
     Attributes:
         structure: how a JSON schema is asked for. `auto` begins with `json_schema`, and where the server refuses that
             by name asks for any JSON object, and then for nothing.
+        system_role: who says the system's words: `system`, `developer`, or `user`, which puts them before the first
+            words of the user (Gemma). `auto` begins with `system`, and where the server refuses that takes `user`.
         max_tokens_field: some call it `max_completion_tokens`.
         omit: fields that the server refuses, such as `seed` or `temperature`.
         extra: fields to add to every request.
+        query: what the address ends in, such as `api-version`. No key belongs here: it is saved with the run.
+        headers: further headers, each with the name of the environment variable that holds its value.
     """
 
     section = "dialect"
     structure: Structure = "auto"
+    system_role: SystemRole = "auto"
     max_tokens_field: str = "max_tokens"
     omit: tuple[str, ...] = ()
     extra: dict[str, Any] = {}
+    query: dict[str, str | int | float] = {}
+    headers: dict[HeaderName, str] = {}
 
-    def body(self, model: str, request: CompletionRequest, structure: str) -> dict[str, Any]:
+    def body(self, model: str, request: CompletionRequest, structure: str, system_role: str) -> dict[str, Any]:
         """The fields of one call."""
         fields: dict[str, Any] = {
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": _messages(request.messages, system_role),
             self.max_tokens_field: request.max_tokens,
             "temperature": request.temperature,
         }
@@ -168,6 +189,19 @@ class Dialect(Settings):
         elif request.schema is not None and structure == "json_object":
             fields["response_format"] = {"type": "json_object"}
         return {name: value for name, value in (fields | dict(self.extra)).items() if name not in self.omit}
+
+    def recipe(self) -> dict[str, Any]:
+        """What may change a reply, as far as it was set; of the headers the names."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        return given | ({"headers": sorted(self.headers)} if self.headers else {})
+
+
+def _messages(messages: Sequence[Message], system_role: str) -> list[dict[str, str]]:
+    """The chat as it is sent; with `user` as the system's role, its words stand before the first ones of the user."""
+    put = [{"role": message.role, "content": message.content} for message in messages]
+    if system_role == "user" and len(put) > 1 and (put[0]["role"], put[1]["role"]) == ("system", "user"):
+        put[:2] = [{"role": "user", "content": f"{put[0]['content']}\n\n{put[1]['content']}"}]
+    return [each | {"role": system_role} if each["role"] == "system" else each for each in put]
 
 
 def most_tokens(request: CompletionRequest) -> int:
@@ -249,7 +283,7 @@ class CircuitBreaker:
         self._probing = True
         return "probe"
 
-    def ended(self, admitted: Pass, outcome: "Outcome") -> None:
+    def ended(self, admitted: Pass, outcome: Outcome) -> None:
         """A request was answered, given up after its retries, or abandoned, which says nothing of the server."""
         if admitted == "probe":
             self._probing = False
@@ -259,111 +293,6 @@ class CircuitBreaker:
             self._in_a_row += 1
             if admitted == "probe" or (self._in_a_row >= self.policy.failures and self._opened_at is None):
                 self._opened_at = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one call ended.
-
-    Attributes:
-        text: the reply, or None where `kind` and `reason` say why there is none.
-        cut: the reply ended at `max_tokens`.
-        tokens: read and written, as the server counted them; None where it did not say.
-        charged: whether the call may have cost something.
-        retry: whether the same call may end better.
-        at_once: the same request may be put in another way now; that is not counted as a retry.
-        retry_after_s: what the server asked to wait.
-        servers_fault: whether the failure says something of the server rather than of the request.
-    """
-
-    text: str | None = None
-    cut: bool = False
-    kind: FailureKind | None = None
-    reason: str = ""
-    tokens: tuple[int, int] | None = None
-    charged: bool = False
-    retry: bool = False
-    at_once: bool = False
-    retry_after_s: float | None = None
-    servers_fault: bool = False
-
-
-def read_reply(content: bytes) -> Outcome:
-    """The outcome of a call that ended with status 200."""
-    try:
-        envelope = json.loads(content)
-    except (ValueError, RecursionError):  # brackets without end are no JSON that anybody meant
-        return malformed("the reply is no JSON")
-    if not isinstance(envelope, dict):
-        return malformed("the reply is no JSON object")
-    tokens = _tokens(envelope.get("usage"))
-    if envelope.get("error"):
-        return Outcome(kind="status", reason=f"status 200 with an error: {words_of(content)}", tokens=tokens)
-    try:
-        choice = envelope["choices"][0]
-        text, ending = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return malformed("the reply has no message", tokens)
-    if not isinstance(text, str):
-        return malformed("the message has no text", tokens)
-    if ending == "content_filter":
-        return malformed("the server's content filter stopped the reply", tokens)
-    return Outcome(text=text, cut=ending == "length", tokens=tokens, charged=True)
-
-
-def malformed(reason: str, tokens: tuple[int, int] | None = None) -> Outcome:
-    return Outcome(kind="malformed", reason=reason, tokens=tokens, charged=True)
-
-
-def read_refusal(status: int, content: bytes, retry_after: float | None) -> Outcome:
-    """The outcome of a call that ended with another status than 200."""
-    words = words_of(content)
-    if status in (401, 403):  # the words of such an answer like to quote the key
-        return Outcome(kind="authentication", reason=f"status {status}: the server refuses the key", servers_fault=True)
-    if status == 402 or (status == 429 and any(word in content.decode("utf-8", "replace") for word in QUOTA_WORDS)):
-        return Outcome(kind="quota", reason=f"status {status}: {words}", servers_fault=True)
-    retry = status in RETRIED or status >= 500
-    about = f"status {status}: {words}" if words else f"status {status}"
-    fault = (retry and status not in (409, 429)) or status == 404
-    return Outcome(kind="status", reason=about, retry=retry, retry_after_s=retry_after, servers_fault=fault)
-
-
-def words_of(content: bytes) -> str:
-    """The server's own words in an error, shortened to one line."""
-    text = content.decode("utf-8", "replace")
-    try:
-        error: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        error = text
-    while isinstance(error, dict):
-        error = next((error[key] for key in ("error", "message", "detail") if error.get(key)), str(error))
-    line = " ".join(str(error).split())
-    return line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + "..."
-
-
-def _tokens(usage: Any) -> tuple[int, int] | None:
-    if not isinstance(usage, dict):
-        return None
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    if all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS for count in counts):
-        return counts  # type: ignore[return-value]  # checked just above
-    return None
-
-
-def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or as a date; None where it says nothing readable."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except ValueError:
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def checked_address(base_url: str | None) -> str:
@@ -384,7 +313,10 @@ def checked_address(base_url: str | None) -> str:
     if not valid:
         raise UserError("base_url is no address; write it as http://HOST:PORT/v1 or https://HOST/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError("base_url holds more than an address; a key belongs into the variable that api_key_env names")
+        raise UserError(
+            "base_url holds more than an address; a key belongs into the variable that api_key_env names, and what "
+            "stands behind ? into dialect.query"
+        )
     return base_url.rstrip("/")
 
 
@@ -396,14 +328,31 @@ def key_from(variable: str | None) -> str | None:
     """
     if variable is None:
         return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UserError(
-            f"the environment variable {variable}, which api_key_env names, is not set; export the key in it"
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
+    key = _from_environment(variable, "api_key_env", "the key")
+    if " " in key:
         raise UserError(f"the environment variable {variable} holds characters that no key has; export the key alone")
     return key
+
+
+def headers_from(variables: Mapping[str, str]) -> dict[str, str]:
+    """The headers whose values are in these environment variables.
+
+    Raises:
+        UserError: if one is not set, or holds what cannot be a header's value. It is not shown.
+    """
+    return {
+        name: _from_environment(variable, f"dialect.headers.{name}", "its value")
+        for name, variable in variables.items()
+    }
+
+
+def _from_environment(variable: str, setting: str, what: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise UserError(f"the environment variable {variable}, which {setting} names, is not set; export {what} in it")
+    if not value.isascii() or not value.isprintable():
+        raise UserError(f"the environment variable {variable} holds characters that no key has; export {what} alone")
+    return value
 
 
 def proxy_from(url: str) -> str | None:
@@ -426,16 +375,35 @@ class Caller:
     """Makes calls with one connection pool; built and used on one event loop.
 
     It sends no cookie and nothing of a netrc file, and follows no redirect: a key goes to one address only.
+
+    Args:
+        base_url: address up to and with /v1.
+        model: its name there.
+        key: the API key, if the server wants one.
+        headers: further headers with their values.
     """
 
-    def __init__(self, base_url: str, model: str, key: str | None, timeouts: Timeouts, dialect: Dialect) -> None:
-        self.url, self.model, self.timeouts, self.dialect = f"{base_url}/chat/completions", model, timeouts, dialect
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        key: str | None,
+        timeouts: Timeouts,
+        dialect: Dialect,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        query = f"?{urlencode(dialect.query)}" if dialect.query else ""
+        self.url, self.model = f"{base_url}/chat/completions{query}", model
+        self.timeouts, self.dialect = timeouts, dialect
         self.structure = STRUCTURES[0] if dialect.structure == "auto" else dialect.structure
-        self._secret = key.encode() if key else None
+        self.system_role = "system" if dialect.system_role == "auto" else dialect.system_role
+        further = dict(headers or {})
+        hidden = {value for value in further.values() if len(value) >= HIDDEN_FROM} | ({key} if key else set())
+        self._secrets = sorted(hidden, key=len, reverse=True)  # one may be a part of another
         limits = aiohttp.ClientTimeout(timeouts.whole_s, timeouts.connect_s, timeouts.first_byte_s)
         authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._session = aiohttp.ClientSession(
-            headers={"Content-Type": "application/json", **authorization},
+            headers={"Content-Type": "application/json", **authorization, **further},
             timeout=limits,
             proxy=proxy_from(self.url),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -447,24 +415,27 @@ class Caller:
 
     async def call(self, request: CompletionRequest) -> Outcome:
         """Make the call; never raises for what the network or the server does."""
-        structure = self.structure
-        content = json.dumps(self.dialect.body(self.model, request, structure)).encode()
+        structure, system_role = self.structure, self.system_role
+        content = json.dumps(self.dialect.body(self.model, request, structure, system_role)).encode()
         try:
             async with self._session.post(self.url, data=content, allow_redirects=False) as response:
-                answer = self._safe(await response.read())
+                answer = await response.read()
         except TimeoutError as error:
             return self._too_late(error)
         except aiohttp.ClientError as error:
             return self._broken(error)
-        if response.status == 200:
-            return read_reply(answer)
-        outcome = read_refusal(response.status, answer, retry_after_s(response.headers.get("Retry-After")))
-        falls_back = request.schema and self._falls_back(response.status, answer, structure)
+        outcome = read_answer(response.status, answer, _asked_s(response.headers), self._safe)
+        if outcome.kind != "status":
+            return outcome
+        speaks_as_system = any(message.role == "system" for message in request.messages)
+        falls_back = (request.schema and self._falls_back(response.status, answer, structure)) or (
+            speaks_as_system and self._folds(response.status, answer, system_role)
+        )
         return replace(outcome, at_once=True) if falls_back else outcome
 
     def _broken(self, error: aiohttp.ClientError) -> Outcome:
         sent = not isinstance(error, _NOTHING_SENT)
-        said = self._safe(str(error).encode()).decode() or type(error).__name__
+        said = self._safe(str(error)) or type(error).__name__
         if isinstance(error, aiohttp.ClientHttpProxyError):  # its own words quote the proxy's address
             said = f"the proxy answers with status {error.status}"
         reason = f"the connection broke: {said}" if sent else f"no connection: {said}"
@@ -483,15 +454,34 @@ class Caller:
         """Whether the server refused the way a schema was asked for, and there is another way."""
         if self.dialect.structure != "auto" or asked == STRUCTURES[-1]:
             return False
-        if status not in (400, 404, 415, 422, 501) or not UNKNOWN_FORMAT.search(answer):
+        if status not in REFUSED_FORM or status == 500 or not UNKNOWN_FORMAT.search(answer):
             return False
         if self.structure == asked:  # another call may have found out first
             self.structure = STRUCTURES[STRUCTURES.index(asked) + 1]
         return True
 
-    def _safe(self, content: bytes) -> bytes:
-        """Without our key, should the server repeat it."""
-        return content.replace(self._secret, b"[key]") if self._secret else content
+    def _folds(self, status: int, answer: bytes, asked: str) -> bool:
+        """Whether the server refused a message of the system, and its words can be given to the user."""
+        if self.dialect.system_role != "auto" or asked == "user":
+            return False
+        if status not in REFUSED_FORM or not UNKNOWN_ROLE.search(answer):
+            return False
+        self.system_role = "user"
+        return True
+
+    def _safe(self, text: str) -> str:
+        """Without our key and headers, should the server repeat them."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
+
+
+def _asked_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers of an answer ask to wait."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        if (thousandths := retry_after_s(headers.get(name))) is not None:
+            return thousandths / 1000.0
+    return retry_after_s(headers.get("Retry-After"))
 
 
 Deliver = Callable[[int, Reply | Failure], None]
@@ -774,6 +764,10 @@ class Endpoint:
     def name(self) -> str:
         return f"{self.model} at {self.base_url}"
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.dialect.recipe()
+
     def complete(
         self,
         requests: Sequence[CompletionRequest],
@@ -830,16 +824,16 @@ class Endpoint:
     def _opened(self) -> tuple[SharedLimits, RequestScheduler]:
         with self._starting:
             if self._open is None or self._open[0] != os.getpid():  # a fork has the object, but not the thread
-                key = key_from(self.api_key_env)
+                key, headers = key_from(self.api_key_env), headers_from(self.dialect.headers)
                 limits = self._limits = self._shared()
-                scheduler = limits.enter(lambda: self._scheduler(key, limits))
+                scheduler = limits.enter(lambda: self._scheduler(key, headers, limits))
                 self._open = (os.getpid(), limits, scheduler)
                 self._finalizer = weakref.finalize(self, _close, os.getpid(), limits, scheduler)
             return self._open[1:]
 
-    async def _scheduler(self, key: str | None, limits: SharedLimits) -> RequestScheduler:
+    async def _scheduler(self, key: str | None, headers: dict[str, str], limits: SharedLimits) -> RequestScheduler:
         """Built on the loop, where its connections belong."""
-        caller = Caller(self.base_url, self.model, key, self.timeouts, self.dialect)
+        caller = Caller(self.base_url, self.model, key, self.timeouts, self.dialect, headers)
         return RequestScheduler(self.name, caller, limits, self.retries, self.spending, self.price)
 
 

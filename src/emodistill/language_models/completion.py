@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
-FailureKind = Literal["timeout", "connection", "status", "authentication", "quota", "budget", "circuit", "malformed"]
+FailureKind = Literal[
+    "timeout", "connection", "status", "authentication", "quota", "budget", "circuit", "malformed", "wordless"
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Reply:
     """A whole, well-formed answer.
 
     Attributes:
+        text: words, without the thoughts of a model that thinks first.
         cut: it ended at `max_tokens` and not by itself.
     """
 
@@ -93,6 +96,10 @@ class Completer(Protocol):
     @property
     def name(self) -> str:
         """Model and address, for reports and ledger keys; no secret in it."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Settings of the client that can change a reply, as far as they differ from the usual; no secret in them."""
 
     def complete(
         self,

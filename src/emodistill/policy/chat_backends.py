@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Usage, total
+from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
 from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_tokenizer, shared_model
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
@@ -277,10 +277,13 @@ class EndpointChatBackend:
         for answer in answers:
             if isinstance(answer, Failure) and answer.kind in FATAL:
                 raise UserError(f"{self.name}: {answer.reason}; mend it and run the same command again to continue")
-        return [
-            Fault(f"{self.name}: {answer.kind}: {answer.reason}") if isinstance(answer, Failure) else answer.text
-            for answer in answers
-        ]
+        return [self._said(answer) for answer in answers]
+
+    def _said(self, answer: Reply | Failure) -> str | Fault:
+        """Words or a fault. A reply without words is none yet: whoever asked may ask again with another seed."""
+        if isinstance(answer, Reply):
+            return answer.text
+        return "" if answer.kind == "wordless" else Fault(f"{self.name}: {answer.kind}: {answer.reason}")
 
 
 def _messages(dialogue: Dialogue, prompt: str) -> tuple[Message, ...]:
@@ -307,7 +310,8 @@ class EndpointModel:
         self.max_tokens, self.temperature = max_tokens, temperature
 
     def recipe(self) -> dict[str, Any]:
-        return {"endpoint": self.name, "max_tokens": self.max_tokens, "temperature": self.temperature}
+        dialect = {"dialect": self.completer.recipe} if self.completer.recipe else {}
+        return {"endpoint": self.name, "max_tokens": self.max_tokens, "temperature": self.temperature} | dialect
 
     def describe(self) -> str:
         return f"{self.name} behind an endpoint"
