@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.files import atomic_write, exclusive
+from emodistill.files import atomic_write, exclusive, replacing
 
 HOLD = """
 import sys, time
@@ -29,6 +29,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         atomic_write(target, "second \ud800")
     assert target.read_text(encoding="utf-8") == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    target, left = tmp_path / "adapter", tmp_path / "adapter.partial"
+    left.mkdir()  # by a process that was killed
+    (left / "old").write_text("half")
+    for words in ("first", "second"):
+        with replacing(target) as partial:
+            partial.mkdir()
+            (partial / words).write_text(words)
+        assert [path.name for path in target.iterdir()] == [words]
+    with pytest.raises(RuntimeError), replacing(target) as partial:
+        partial.mkdir()
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["second"]
     assert list(tmp_path.iterdir()) == [target]
 
 

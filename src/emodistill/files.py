@@ -1,6 +1,7 @@
 """Files that several processes may want: written whole or not at all, in folders that one process holds at a time."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,33 @@ def cache_dir() -> Path:
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file or a folder whole or not at all: yields where to write, and moves it to `path` at the end.
+
+    What was at `path` stays until then, and stays where writing fails.
+    """
+    partial = path.with_name(path.name + ".partial")
+    if partial.is_dir():
+        _remove(partial)  # of a process that was killed; a file is overwritten
+    try:
+        yield partial
+        if partial.is_dir() and path.exists():  # no system replaces a folder that is not empty
+            _remove(path)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

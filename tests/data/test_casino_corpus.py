@@ -8,7 +8,7 @@ import pytest
 
 from emodistill.data.casino import corpus as corpus_module
 from emodistill.data.casino.corpus import CasinoCorpus, split_by_pair
-from emodistill.data.casino.episodes import EmotionLabels, episodes_of, shown
+from emodistill.data.casino.episodes import EmotionLabels, episodes_of, shown_emotion
 from emodistill.data.casino.reading import read_dialogues
 from emodistill.data.observations import DialoguePrefix, situation_of
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -94,9 +94,9 @@ def test_before_the_focal_side_speaks_no_time_has_gone():
 
 def test_the_most_frequent_emoticon_counts_and_the_first_of_equals():
     turns = [messages for messages in DIALOGUES[6].messages if "😮" in messages.text]
-    assert shown(turns) == "surprise"  # 😮 before ☹, one each
-    assert shown([DIALOGUES[2].messages[5]]) == "anger"  # 😡😡😮
-    assert shown([DIALOGUES[6].messages[0]]) is None  # a sun is no emotion
+    assert shown_emotion(turns) == "surprise"  # 😮 before ☹, one each
+    assert shown_emotion([DIALOGUES[2].messages[5]]) == "anger"  # 😡😡😮
+    assert shown_emotion([DIALOGUES[6].messages[0]]) is None  # a sun is no emotion
 
 
 @pytest.mark.parametrize(

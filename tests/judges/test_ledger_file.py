@@ -42,7 +42,8 @@ def test_a_file_that_another_process_makes_first_is_taken_as_it_is(ask, path):
             return found
 
     with Beaten(path) as ledger:
-        assert ledger.count() == 1
+        LedgerJudge(CountingJudge(), ledger).scores(ask("mine"))
+        assert ledger.count() == 2
 
 
 def test_where_two_ask_at_once_both_report_the_score_that_was_first(ask, path):
@@ -105,10 +106,32 @@ def test_a_damaged_ledger_is_explained(ask, path):
         LedgerJudge(CountingJudge(), ledger).scores(ask("text 1 " * 40))
 
 
-def test_a_path_that_cannot_be_opened_is_explained(tmp_path):
+def test_a_path_that_cannot_be_opened_is_explained(ask, tmp_path):
     (tmp_path / "folder.sqlite").mkdir()
     with pytest.raises(UserError, match="folder.sqlite cannot be used"):
         Ledger(tmp_path / "folder.sqlite")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
-        Ledger(tmp_path / "file" / "ledger.sqlite")
+    judge = CountingJudge()
+    with Ledger(tmp_path / "file" / "ledger.sqlite") as ledger, pytest.raises(UserError, match="cannot be made"):
+        LedgerJudge(judge, ledger).scores(ask("word"))
+    assert not judge.asked  # nothing is paid for that cannot be stored
+
+
+def test_a_ledger_is_made_when_a_judge_is_asked_and_not_before(ask, tmp_path):
+    path = tmp_path / "run" / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        assert ledger.count() == 0
+        assert LedgerJudge(CountingJudge(), ledger, offline=True).scores(ask("word")) == [None]
+        assert not list(tmp_path.iterdir())
+        LedgerJudge(CountingJudge(), ledger).scores(ask("word"))
+        assert path.is_file() and ledger.count() == 1
+
+
+def test_after_a_failure_to_open_the_next_try_is_a_new_one(ask, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        path.mkdir()
+        with pytest.raises(UserError, match="cannot be used"):
+            LedgerJudge(CountingJudge(), ledger).scores(ask("word"))
+        path.rmdir()
+        assert LedgerJudge(CountingJudge(), ledger).scores(ask("word")) == [5.0]

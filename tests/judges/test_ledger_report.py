@@ -151,7 +151,8 @@ def test_mistakes_are_one_sentence(path, ledger, tmp_path, capsys):
 
 
 def test_an_empty_ledger_is_said_to_be_empty(tmp_path, capsys):
-    Ledger(tmp_path / "new.sqlite").close()
+    with Ledger(tmp_path / "new.sqlite") as ledger, ledger.transaction():
+        pass  # a process that was killed before its first judgement
     assert command.main([str(tmp_path / "new.sqlite")]) == 0
     assert "new.sqlite is empty" in capsys.readouterr().out.replace("\n", "")
 

@@ -73,6 +73,8 @@ _PAUSE_S = 1.0  # how long a free judgement waits for others, and how often the 
 class Ledger:
     """The judgements in one file; any number of threads may use it. A context manager, or call `close`.
 
+    A file that is there is checked at once; one that is not is made when a judge is first asked.
+
     Raises:
         UserError: if the file is no ledger, has another format, is damaged, or cannot be written. It is left as it is.
     """
@@ -82,24 +84,26 @@ class Ledger:
         self._of_thread = threading.local()
         self._guard = threading.Lock()
         self._connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the folder of the ledger {self.path} cannot be made ({error}); choose another") from error
-        try:
-            with self.explained():
-                self._open()
-        except UserError:
-            self.close()
-            raise
+        self._is_open, self._opening = False, threading.Lock()
+        if self.path.exists():
+            self.open()
+
+    def open(self) -> None:
+        """Make the file now if it is not there: what is paid for next can be stored."""
+        with self.explained():
+            _ = self.connection
 
     def count(self) -> int:
         """How many judgements are stored, missing ones included."""
+        if not self.path.exists():
+            return 0
         with self.explained():
             return int(self.connection.execute("SELECT count(*) FROM judgements").fetchone()[0])
 
     def get(self, keys: Collection[str]) -> dict[str, Judgement]:
         """What is stored under these keys; keys without a row are absent. Usage is that of all tries together."""
+        if not self.path.exists():
+            return {}
         with self.explained():
             ask = self.connection.execute
             found = {key: row for key in keys if (row := ask(_GET, (key,)).fetchone()) is not None}
@@ -122,9 +126,21 @@ class Ledger:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The calling thread's own connection: a transaction belongs to a connection, so two threads need two."""
+        """The calling thread's own connection: a transaction belongs to a connection, so two threads need two.
+
+        The first one makes the file.
+        """
         if not hasattr(self._of_thread, "connection"):
-            self._of_thread.connection = self._connect()
+            with self._opening:
+                self._of_thread.connection = self._connect()
+                if not self._is_open:
+                    try:
+                        self._open()
+                    except (sqlite3.Error, UserError):
+                        self._of_thread.connection.close()
+                        del self._of_thread.connection
+                        raise
+                    self._is_open = True
         found: sqlite3.Connection = self._of_thread.connection
         return found
 
@@ -168,6 +184,10 @@ class Ledger:
             raise UserError(f"{self.path} is not a readable judge ledger ({error}); {way_out}") from error
 
     def _connect(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder of the ledger {self.path} cannot be made ({error}); choose another") from error
         made = sqlite3.connect(  # another thread may close it when this one has ended, and nothing else
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -397,6 +417,7 @@ class _Call:
         pending = [one if one is not None and one.pending_score is not None else None for one in earlier]
         self._pending = {key for key, one in zip(keys, pending, strict=True) if one is not None}
         requests = [replace(self.requests[key], pending=one) for key, one in zip(keys, pending, strict=True)]
+        self.ledger.open()
         self._stored_at = self._synced_at = time.monotonic()
         try:
             answers = self.judge.judge(requests, self.take)

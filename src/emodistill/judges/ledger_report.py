@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emodistill.errors import UserError
+from emodistill.files import replacing
 from emodistill.judges.ledger import COLUMNS, Ledger
 
 
@@ -326,20 +327,16 @@ def export(ledger: Ledger, path: Path, judge: str | None = None) -> int:
     """
     if path.exists():
         raise UserError(f"{path} is there already; delete it or export to another path")
-    partial = path.with_name(path.name + ".partial")
     query = f"SELECT {', '.join(COLUMNS)} FROM judgements WHERE judge = coalesce(?, judge) ORDER BY key"
     count = 0
     try:
-        with pq.ParquetWriter(partial, SCHEMA) as writer, ledger.explained():
+        with replacing(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer, ledger.explained():
             cursor = ledger.connection.execute(query, (judge,))
             while rows := cursor.fetchmany(_ROWS_AT_ONCE):
                 writer.write_batch(_record_batch(rows))
                 count += len(rows)
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}); choose another path or make room") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return count
 
 

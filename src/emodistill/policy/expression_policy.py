@@ -13,7 +13,6 @@ LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, a
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.files import replacing
 from emodistill.language_models.local import (
     device_of,
     dtype_of,
@@ -257,19 +257,15 @@ def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str])
 
     PEFT's configuration names the base model as it is known elsewhere, not the folder where it lies on this machine.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors = get_peft_model_state_dict(model, adapter_name=name)
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS)
     config = copy.copy(model.peft_config[name])
     config.inference_mode = True
     config.base_model_name_or_path = public_name(identity["base_model"])
-    config.save_pretrained(str(partial))
-    (partial / NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    with replacing(folder) as partial:
+        partial.mkdir(parents=True)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS)
+        config.save_pretrained(str(partial))
+        (partial / NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
 def read_identity(folder: Path) -> dict[str, str]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from emodistill.data.casino.episodes import EMOTICONS, OUTCOMES, people_of
+from emodistill.data.casino.episodes import EMOTICONS, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
@@ -23,6 +24,7 @@ from emodistill.reporting.figures.intervals import Estimate, interval_plot
 from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
+OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
 _COLUMNS = [
     Column("emotion", "showed", "text"),
     Column("outcome", "outcome", "text"),
@@ -91,6 +93,21 @@ def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[d
     ]
     correct(rows)
     return rows
+
+
+def people_of(
+    dialogues: Sequence[Dialogue], emotions: Sequence[str]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Both sides of D dialogues: who showed which of E emotions, (D, 2, E), and the O `OUTCOMES`, (D, 2, O)."""
+    showed, outcomes = [], []
+    for dialogue in dialogues:
+        seen = {name: set[str | None]() for name in dialogue.participants}
+        for name, messages in turns_of(dialogue):
+            seen[name].add(shown_emotion(messages))
+        showed.append([[emotion in seen[name] for emotion in emotions] for name in seen])
+        people = dialogue.participants
+        outcomes.append([[p.satisfaction, people[dialogue.other(n)].liking, p.points] for n, p in people.items()])
+    return np.array(showed), np.array(outcomes, dtype=np.float64)
 
 
 def permutation_p(did: np.ndarray, outcomes: np.ndarray, seed: int, shuffles: int) -> np.ndarray:

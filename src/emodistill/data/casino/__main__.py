@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from emodistill.data.casino.episodes import shown, turns_of
+from emodistill.data.casino.episodes import shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.errors import UserError
 
@@ -18,7 +18,7 @@ def summary(dialogues: Sequence[Dialogue]) -> str:
     points = [person.points for dialogue in dialogues for person in dialogue.participants.values()]
     turns = [messages for dialogue in dialogues for _, messages in turns_of(dialogue)]
     spoken = [messages for messages in turns if any(message.move == "say" for message in messages)]
-    marked = sum(shown(messages) is not None for messages in spoken)
+    marked = sum(shown_emotion(messages) is not None for messages in spoken)
     people = {person.profile for dialogue in dialogues for person in dialogue.participants.values()}
     pairs = {dialogue.pair for dialogue in dialogues}
     return "\n".join(

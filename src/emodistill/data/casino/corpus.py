@@ -12,33 +12,15 @@ import numpy as np
 
 from emodistill.data.card import write_card
 from emodistill.data.casino.episodes import EmotionLabels, episodes_of
-from emodistill.data.casino.reading import Dialogue, read_dialogues
+from emodistill.data.casino.reading import Dialogue, read_content, read_dialogues
 from emodistill.data.corpus import BuiltCorpus, CorpusFile
 from emodistill.data.schema import SCHEMA_VERSION, write_episodes
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.errors import UserError
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import Manifest, content_of
 
 IMPORTER = 1  # raise it when the same file would give other episodes
-_VAL, _TEST = 0.1, 0.2
-_CARD = """---
-license: cc-by-4.0
-language: en
-tags: [negotiation, emotion, offline-rl, human]
----
-# CaSiNo dialogues as negotiation episodes
-
-Made by `emodistill` from the campsite negotiations of CaSiNo by the recipe below. Both sides are **people**, crowd
-workers who took part in a study. Each dialogue gives two episodes, one from each side. The emotion of a turn is its
-emoticon; nobody drew it at random, so `emotion_prob` is empty and importance sampling is not available.
-
-CaSiNo is by Kushal Chawla, Jaysa Ramirez, Rene Clever, Gale Lucas, Jonathan May and Jonathan Gratch, *CaSiNo: A Corpus
-of Campsite Negotiation Dialogues for Automatic Negotiation Systems*, NAACL 2021,
-https://aclanthology.org/2021.naacl-main.254, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/),
-https://github.com/kushalchawla/CaSiNo. This corpus is an adaptation of it: messages of one side in a row are joined,
-clicks are put in words, and shares of packages in the points of one side.
-"""
+_VAL, _TEST = 0.1, 0.2  # shares of the dialogues
 
 
 class CasinoCorpus(BuiltCorpus):
@@ -71,7 +53,7 @@ class CasinoCorpus(BuiltCorpus):
             "source": "casino",
             "importer": IMPORTER,
             "schema": SCHEMA_VERSION,
-            "files": [hashlib.sha256(_content(path)).hexdigest() for path in self.paths],
+            "files": [hashlib.sha256(read_content(path, "data.corpus.path=")).hexdigest() for path in self.paths],
             "vocabulary": [self.vocabulary.name, self.vocabulary.fingerprint],
             "labels": {**self.labels.of, "unmarked": self.labels.unmarked},
             "split_seed": self.split_seed,
@@ -113,11 +95,20 @@ def split_by_pair(dialogues: Sequence[Dialogue], seed: int) -> dict[int, str]:
     return splits
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"data.corpus.path={path} cannot be read ({error.strerror}); get casino_train.json from "
-            "https://github.com/kushalchawla/CaSiNo (docs/casino.md)"
-        ) from error
+_CARD = """---
+license: cc-by-4.0
+language: en
+tags: [negotiation, emotion, offline-rl, human]
+---
+# CaSiNo dialogues as negotiation episodes
+
+Made by `emodistill` from the campsite negotiations of CaSiNo by the recipe below. Both sides are **people**, crowd
+workers who took part in a study. Each dialogue gives two episodes, one from each side. The emotion of a turn is its
+emoticon; nobody drew it at random, so `emotion_prob` is empty and importance sampling is not available.
+
+CaSiNo is by Kushal Chawla, Jaysa Ramirez, Rene Clever, Gale Lucas, Jonathan May and Jonathan Gratch, *CaSiNo: A Corpus
+of Campsite Negotiation Dialogues for Automatic Negotiation Systems*, NAACL 2021,
+https://aclanthology.org/2021.naacl-main.254, licence [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/),
+https://github.com/kushalchawla/CaSiNo. This corpus is an adaptation of it: messages of one side in a row are joined,
+clicks are put in words, and shares of packages in the points of one side.
+"""

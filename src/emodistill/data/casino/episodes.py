@@ -1,4 +1,12 @@
-"""Who showed which emotion in CaSiNo, and what came of it; `studies.human` compares them."""
+"""From one human dialogue to two episodes, one from each side.
+
+What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the focal
+side, whoever submitted it, and that is its offer. The targets are 36 and 0, so a position is points / 36. The game
+itself is not zero-sum: the other side's points do not follow from this number, and are in the other episode.
+
+Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with which
+the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no transition.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,26 +14,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from emodistill.data.casino.reading import MOST, POINTS, Dialogue, Message, Share
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
-
-# From one human dialogue to two episodes, one from each side.
-#
-# What is bargained over becomes one number, the focal side's own points: a submitted deal is worth so many to the
-# focal side, whoever submitted it, and that is its offer (METHOD 1 with c = 36 and d = 0, so a position is points /
-# 36). The game itself is not zero-sum: the other side's points do not follow from this number, and are in the other
-# episode.
-#
-# Messages of one side in a row are one turn. Before the focal side first speaks no round has begun: the words with
-# which the other side opened the talk are in round 0. A turn made of clicks alone shows no emotion, so it is no
-# transition.
 
 DOMAIN = "campsite"
 EMOTICONS = {"\U0001f642": "joy", "\u2639": "sadness", "\U0001f62e": "surprise", "\U0001f621": "anger"}  # 🙂 ☹ 😮 😡
@@ -69,32 +63,9 @@ def _label(vocabulary: Vocabulary, name: str) -> str:
     raise UserError(f"the vocabulary '{vocabulary.name}' has no label for {name}; use another vocabulary, {way_out}")
 
 
-def shown(messages: Sequence[Message]) -> str | None:
-    """The emotion that a turn shows: its most frequent emoticon, the first of equals; None without one."""
-    seen = Counter(EMOTICONS[sign] for message in messages for sign in message.text if sign in EMOTICONS)
-    return seen.most_common(1)[0][0] if seen else None
-
-
-def turns_of(dialogue: Dialogue) -> list[tuple[str, list[Message]]]:
-    """Who had the word, and all they wrote and clicked until the other one had it."""
-    return [(name, list(messages)) for name, messages in groupby(dialogue.messages, lambda message: message.speaker)]
-
-
 def episodes_of(dialogue: Dialogue, labels: EmotionLabels, split: str) -> list[Episode]:
     """The dialogue as each of its participants lived it."""
     return [_episode(dialogue, name, labels, split) for name in sorted(dialogue.participants)]
-
-
-def scenario_of(dialogue: Dialogue, focal: str) -> Scenario:
-    """The situation of one side: what the packages are worth to it and to the other one, and why."""
-    context = {}
-    for prefix, name in (("", focal), ("Neighbour ", dialogue.other(focal))):
-        person = dialogue.participants[name]
-        for priority in POINTS:
-            context[f"{prefix}{priority}"] = person.items[priority]
-            context[f"{prefix}{priority} Reason"] = person.reasons[priority]
-    side = sorted(dialogue.participants).index(focal) + 1
-    return Scenario(f"casino-{dialogue.id:04}-{side}", DOMAIN, float(MOST), 0.0, context)
 
 
 def _episode(dialogue: Dialogue, focal: str, labels: EmotionLabels, split: str) -> Episode:
@@ -109,6 +80,23 @@ def _episode(dialogue: Dialogue, focal: str, labels: EmotionLabels, split: str) 
     return Episode(name, split, scenario, *who, tuple(turns), "walk_away" if deal is None else "deal", value)
 
 
+def scenario_of(dialogue: Dialogue, focal: str) -> Scenario:
+    """The scenario of one side: what the packages are worth to it and to the other one, and why."""
+    context = {}
+    for prefix, name in (("", focal), ("Neighbour ", dialogue.other(focal))):
+        person = dialogue.participants[name]
+        for priority in POINTS:
+            context[f"{prefix}{priority}"] = person.items[priority]
+            context[f"{prefix}{priority} Reason"] = person.reasons[priority]
+    side = sorted(dialogue.participants).index(focal) + 1
+    return Scenario(f"casino-{dialogue.id:04}-{side}", DOMAIN, float(MOST), 0.0, context)
+
+
+def turns_of(dialogue: Dialogue) -> list[tuple[str, list[Message]]]:
+    """Who had the word, and all they wrote and clicked until the other one had it."""
+    return [(name, list(messages)) for name, messages in groupby(dialogue.messages, lambda message: message.speaker)]
+
+
 def _turn(number: int, messages: Sequence[Message], dialogue: Dialogue, focal: str, labels: EmotionLabels) -> Turn:
     is_focal = messages[0].speaker == focal
     submitted = [message.shares for message in messages if message.shares]
@@ -116,11 +104,17 @@ def _turn(number: int, messages: Sequence[Message], dialogue: Dialogue, focal: s
     last = messages[-1].move
     act: Act = last if last in ("accept", "walk_away") else "propose"
     spoken = [message for message in messages if message.move == "say"]
-    name = shown(spoken)
+    name = shown_emotion(spoken)
     label = labels.unmarked if name is None else labels.of[name]
     emotion = label if is_focal and spoken else None
     words = " ".join(_words(message) for message in messages)
     return Turn(number, FOCAL if is_focal else COUNTERPARTY, words, act, offer, emotion)
+
+
+def shown_emotion(messages: Sequence[Message]) -> str | None:
+    """The emotion that a turn shows: its most frequent emoticon, the first of equals; None without one."""
+    seen = Counter(EMOTICONS[sign] for message in messages for sign in message.text if sign in EMOTICONS)
+    return seen.most_common(1)[0][0] if seen else None
 
 
 def _words(message: Message) -> str:
@@ -134,21 +128,3 @@ def _words(message: Message) -> str:
 
 def _packages(share: Share) -> str:
     return ", ".join(f"{count} {item.lower()}" for item, count in share.items() if count) or "nothing"
-
-
-OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
-
-
-def people_of(
-    dialogues: Sequence[Dialogue], emotions: Sequence[str]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Both sides of D dialogues: who showed which of E emotions, (D, 2, E), and the O `OUTCOMES`, (D, 2, O)."""
-    showed, outcomes = [], []
-    for dialogue in dialogues:
-        seen = {name: set[str | None]() for name in dialogue.participants}
-        for name, messages in turns_of(dialogue):
-            seen[name].add(shown(messages))
-        showed.append([[emotion in seen[name] for emotion in emotions] for name in seen])
-        people = dialogue.participants
-        outcomes.append([[p.satisfaction, people[dialogue.other(n)].liking, p.points] for n, p in people.items()])
-    return np.array(showed), np.array(outcomes, dtype=np.float64)

@@ -1,7 +1,10 @@
-"""Reads CaSiNo's JSON as it was published, and believes nothing in it that it has not checked.
+"""CaSiNo's JSON as it was published, read into plain objects: who said or clicked what, and what came of it.
 
-The points that a file states must be those that its deal gives: a file in which they are not was put together wrongly,
-and a corpus made of it would teach nonsense.
+Two people share three packages each of food, water and firewood; a package is worth 5, 4 or 3 points to a person, by
+the priority it has for them. They write to each other, submit a deal by a form, accept or reject it, or walk away.
+
+Nothing in a file is believed that was not checked. The points that it states must be those that its deal gives: a file
+in which they are not was put together wrongly, and a corpus made of it would teach nonsense.
 
 Source: https://github.com/kushalchawla/CaSiNo (CC BY 4.0), https://aclanthology.org/2021.naacl-main.254
 """
@@ -15,17 +18,27 @@ from typing import Any, Literal
 
 from emodistill.errors import UserError
 
-# A CaSiNo dialogue in plain objects: who said or clicked what, who wanted what, and how both felt about the outcome.
-#
-# Two people share three packages each of food, water and firewood; a package is worth 5, 4 or 3 points to a person, by
-# the priority it has for them. They write to each other, submit a deal by a form, accept or reject it, or walk away.
-
 POINTS = {"High": 5, "Medium": 4, "Low": 3}
 PACKAGES = {"Food": 3, "Water": 3, "Firewood": 3}
 MOST = 36  # all packages: 3 * (5 + 4 + 3)
 ALONE = 5  # what each side gets where they part without a deal
 Move = Literal["say", "submit", "accept", "reject", "walk_away"]
 Share = Mapping[str, int]  # item -> packages
+SATISFACTION = (
+    "Extremely dissatisfied",
+    "Slightly dissatisfied",
+    "Undecided",
+    "Slightly satisfied",
+    "Extremely satisfied",
+)
+LIKING = ("Extremely dislike", "Slightly dislike", "Undecided", "Slightly like", "Extremely like")
+_FORMS: dict[str, Move] = {
+    "Submit-Deal": "submit",
+    "Accept-Deal": "accept",
+    "Reject-Deal": "reject",
+    "Walk-Away": "walk_away",
+}
+_REMEDY = "download it again from https://github.com/kushalchawla/CaSiNo, or take the dialogue out"
 
 
 @dataclass(frozen=True)
@@ -85,23 +98,6 @@ class Dialogue:
         return self.messages[-2].shares if self.messages[-1].move == "accept" else None
 
 
-SATISFACTION = (
-    "Extremely dissatisfied",
-    "Slightly dissatisfied",
-    "Undecided",
-    "Slightly satisfied",
-    "Extremely satisfied",
-)
-LIKING = ("Extremely dislike", "Slightly dislike", "Undecided", "Slightly like", "Extremely like")
-_FORMS: dict[str, Move] = {
-    "Submit-Deal": "submit",
-    "Accept-Deal": "accept",
-    "Reject-Deal": "reject",
-    "Walk-Away": "walk_away",
-}
-_REMEDY = "download it again from https://github.com/kushalchawla/CaSiNo, or take the dialogue out"
-
-
 def read_dialogues(paths: Sequence[str | Path]) -> list[Dialogue]:
     """The dialogues of these files, in order.
 
@@ -128,13 +124,28 @@ def read_dialogues(paths: Sequence[str | Path]) -> list[Dialogue]:
     return list(dialogues.values())
 
 
-def _load(path: Path) -> list[Any]:
+def read_content(path: Path, key: str = "") -> bytes:
+    """The bytes of a file of CaSiNo.
+
+    Args:
+        key: the configuration key that named it, with its `=`, for the message.
+
+    Raises:
+        UserError: if it cannot be read, with where to get it.
+    """
     try:
-        raw = json.loads(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); get casino_train.json from https://github.com/kushalchawla/CaSiNo"
+            f"{key}{path} cannot be read ({error.strerror}); get casino_train.json from "
+            "https://github.com/kushalchawla/CaSiNo (docs/casino.md)"
         ) from error
+
+
+def _load(path: Path) -> list[Any]:
+    content = read_content(path)
+    try:
+        raw = json.loads(content)
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{path} is not JSON ({error}); {_REMEDY.partition(',')[0]}") from error
     if not isinstance(raw, list):
