@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from emodistill.evaluation.expression import Sampler, Spoken, figures, speak
+from emodistill.evaluation.expression import Sampler, Spoken, expression_metrics, speak
 from emodistill.learners.async_judge import AsyncJudge, Scorer
 
 
@@ -49,7 +49,9 @@ class SampleUtterances(L.Callback):
         spoken = speak(lent or self.sampler, contexts, getattr(pl_module, "judge", None) or self.judge, seed=0)
         if lent is None:
             self.sampler.release()
-        found = {f"val/{name}": value for name, value in figures(spoken, self.perceiver, self.vocabulary).items()}
+        found = {
+            f"val/{name}": value for name, value in expression_metrics(spoken, self.perceiver, self.vocabulary).items()
+        }
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):

@@ -65,6 +65,7 @@ def test_the_arms_of_all_variants_are_played_and_reported(place):
     )
     assert arms["joint"]["role_violations"]["unnamed"] > 0  # a model of random weights hardly ever names one
     spoken = {row["source"]: row for row in report["expression"]}
+    assert all(row["contexts"] == 2 for row in spoken.values())
     assert set(spoken) == {"base", "jpo_emotion_free", "jpo_joint", "jpo_positive_advantage", "sft"}
     assert spoken["jpo_emotion_free"]["faithfulness"] is None and "named" in spoken["jpo_joint"]
     folder = place.folder / "run" / "evaluation" / "episodes"

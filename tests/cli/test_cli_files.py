@@ -131,3 +131,12 @@ def test_finished_json_is_for_people_and_programs(place):
     found = json.loads((place.folder / "run" / "iql" / "finished.json").read_text(encoding="utf-8"))
     assert found["steps"] == 8 and "val/fqe_value" in found
     assert torch.load(place.folder / "run" / "iql" / "best.ckpt", weights_only=True)["stage"] == "iql"
+
+
+def test_a_reward_without_a_judge_makes_no_ledger(place, refused, tmp_path):
+    ledger = f"judge.ledger.path={tmp_path / 'ledger.sqlite'}"
+    refused(lambda: place.train("iql", "refused", ledger, "learner.expectile=2"))
+    place.train("iql", "unjudged", ledger)
+    assert not list(tmp_path.iterdir())
+    place.train("iql", "judged", ledger, "data.dataset.reward.judge=1")
+    assert (tmp_path / "ledger.sqlite").is_file()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from episodes import make_episode
+from rewards import default_reward
 
 from emodistill.data.observations import (
     COMPACT,
@@ -13,6 +14,7 @@ from emodistill.data.observations import (
     observation_dim,
     situation_of,
 )
+from emodistill.data.transitions import TransitionDataset
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -93,6 +95,10 @@ def test_widths_are_as_announced():
 def test_unknown_variant_and_unknown_emotion_are_errors(observer):
     with pytest.raises(UserError, match="full or compact"):
         Observer(load_vocabulary(), load_perceiver("judge"), "huge")
+    with pytest.raises(UserError, match="observation=huge: use full or compact"):
+        observation_dim("goemotions28", "huge")
+    with pytest.raises(UserError, match="observation=huge: use full or compact"):
+        TransitionDataset("goemotions28", "huge", default_reward(), batch_size=4, batches_per_epoch=1)
     odd = [Turn(1, FOCAL, "x", emotion="greed"), Turn(1, COUNTERPARTY, "y")]
     with pytest.raises(UserError, match="unknown emotion 'greed'"):
         observer([DialoguePrefix(LESS, odd)])

@@ -34,7 +34,7 @@ class DialoguePrefix:
 
 
 class Observer:
-    """Turns views into observations.
+    """Turns the prefixes of dialogues into observations.
 
     `full` is the situation (7 numbers: the counterparty's last move, gap, t/T, both positions, the counterparty's mean
     move over three rounds, stalemate count), the last own emotion (one-hot, E) and the perceived emotion of the
@@ -49,11 +49,11 @@ class Observer:
     def dim(self) -> int:
         return _width(len(self.vocabulary), self.variant)
 
-    def __call__(self, views: Sequence[DialoguePrefix]) -> FloatArray:
-        """Observations of these views, (N, dim) float32."""
-        perceived = self._perceived([_last_words(view.turns, COUNTERPARTY) for view in views])
-        own = np.stack([self._last_emotion(view.turns) for view in views])
-        situation = np.array([situation_of(view) for view in views], dtype=np.float32)
+    def __call__(self, prefixes: Sequence[DialoguePrefix]) -> FloatArray:
+        """Observations before these turns, (N, dim) float32."""
+        perceived = self._perceived([_last_words(prefix.turns, COUNTERPARTY) for prefix in prefixes])
+        own = np.stack([self._last_emotion(prefix.turns) for prefix in prefixes])
+        situation = np.array([situation_of(prefix) for prefix in prefixes], dtype=np.float32)
         if self.variant == "full":
             return np.concatenate([situation, own, perceived], axis=1)
         index = own.argmax(1) / max(len(self.vocabulary) - 1, 1)
@@ -76,9 +76,9 @@ class Observer:
         return row
 
 
-def situation_of(view: DialoguePrefix) -> list[float]:
+def situation_of(prefix: DialoguePrefix) -> list[float]:
     """The seven numbers of the situation, positions as `Scenario.position` defines them."""
-    theirs, ours = (positions(view, side) for side in (COUNTERPARTY, FOCAL))
+    theirs, ours = (positions(prefix, side) for side in (COUNTERPARTY, FOCAL))
     moves = np.diff(theirs)
     stalemate = 0
     for move in moves[::-1]:
@@ -89,7 +89,7 @@ def situation_of(view: DialoguePrefix) -> list[float]:
     return [
         float(moves[-1]) if len(moves) else 0.0,
         last_own - last_theirs,
-        _elapsed(view.turns),
+        _elapsed(prefix.turns),
         last_theirs,
         last_own,
         float(moves[-3:].mean()) if len(moves) else 0.0,
@@ -97,10 +97,10 @@ def situation_of(view: DialoguePrefix) -> list[float]:
     ]
 
 
-def positions(view: DialoguePrefix, speaker: Side) -> list[float]:
+def positions(prefix: DialoguePrefix, speaker: Side) -> list[float]:
     """Positions of the offers that one side has stated so far."""
-    offers = [turn.offer for turn in view.turns if turn.speaker == speaker and turn.offer is not None]
-    return [view.scenario.position(offer) for offer in offers]
+    offers = [turn.offer for turn in prefix.turns if turn.speaker == speaker and turn.offer is not None]
+    return [prefix.scenario.position(offer) for offer in offers]
 
 
 def _elapsed(turns: Sequence[Turn]) -> float:

@@ -1,6 +1,6 @@
-"""How well a policy expresses itself: what it says in fixed situations, and what can be measured of that.
+"""How well a policy expresses itself: what it says in fixed contexts, and what can be measured of that.
 
-The same situations serve every policy, so base model, SFT and JPO are compared on equal terms.
+The same contexts serve every policy, so base model, SFT and JPO are compared on equal terms.
 """
 
 import json
@@ -30,7 +30,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Spoken:
-    """One reply in one situation, as it came; `score` is None where the judge gave none."""
+    """One reply in one context, as it came; `score` is None where the judge gave none."""
 
     context: ChatContext
     text: str
@@ -43,7 +43,7 @@ class Spoken:
 
 
 def speak(sampler: Sampler, contexts: Sequence[ChatContext], judge: Scorer, seed: int) -> list[Spoken]:
-    """One judged reply in every situation; one that has to name an emotion and names none is not judged."""
+    """One judged reply in every context; one that has to name an emotion and names none is not judged."""
     replies = sampler.sample([context.input_ids for context in contexts], 1, seed)
     texts = [sampler.text(reply[0]) for reply in replies]
     requests = [context.request(text) for context, text in zip(contexts, texts, strict=True)]
@@ -52,8 +52,8 @@ def speak(sampler: Sampler, contexts: Sequence[ChatContext], judge: Scorer, seed
     return [Spoken(*row) for row in zip(contexts, texts, scores, strict=True)]
 
 
-def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabulary) -> dict[str, float]:
-    """Faithfulness (share named first by `perceiver`), share of stated offers, mean judge score, words a reply.
+def expression_metrics(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabulary) -> dict[str, float]:
+    """Faithfulness (share named first by `perceiver`), share of stated offers, mean judge score, reply length (words).
 
     An offer counts as stated where the neutral parser reads the offer of the directive in the words. Scores that are
     missing are left out of their mean. A policy that names its emotions is faithful to those, and `named` is the share
@@ -75,10 +75,10 @@ def figures(spoken: Sequence[Spoken], perceiver: Perceiver, vocabulary: Vocabula
 
 
 class ExpressionTest:
-    """Measures sources of words one by one and keeps what was found, so that a source is measured once.
+    """Measures generators one by one and keeps what was found, so that each is measured once.
 
     Args:
-        contexts: situations of the validation split, written as a policy was trained to read them: with emotions
+        contexts: of the validation split, written as a policy was trained to read them: with emotions
             prompted, none at all, or self-selected. A plain list is for policies that are prompted.
         folder: results go to `<folder>/<source>.json`, samples included.
     """
@@ -99,7 +99,7 @@ class ExpressionTest:
         return self.folder / f"{source}.json"
 
     def measure(self, source: str, sampler: Sampler, emotions: Emotions = "prompted") -> None:
-        """Let the sampler's policy speak in all situations, unless that was done before.
+        """Let the sampler's policy speak in all contexts, unless that was done before.
 
         Args:
             emotions: how the policy was trained to meet them; see `Speakers.emotions`.
@@ -108,14 +108,14 @@ class ExpressionTest:
         if not contexts:
             return
         spoken = speak(sampler, contexts, self.judge, seed=0)
-        found = figures(spoken, self.perceiver, self.vocabulary)
+        found = expression_metrics(spoken, self.perceiver, self.vocabulary)
         samples = [
             {"they": row.context.words, "emotion": emotion, "reply": words, "judge": row.score}
             for row, (emotion, words) in ((row, row.taken) for row in spoken)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         known = {name: None if math.isnan(value) else value for name, value in found.items()}
-        content = {"source": source, "situations": len(spoken), **known, "samples": samples}
+        content = {"source": source, "contexts": len(spoken), **known, "samples": samples}
         atomic_write(self.file(source), json.dumps(content, indent=1, ensure_ascii=False))
 
     def rows(self, sources: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What is measured of a policy's replies in fixed situations."""
+"""What is measured of a policy's replies in fixed contexts."""
 
 import math
 
@@ -10,7 +10,7 @@ from tiny_model import build_tiny_model
 from emodistill.data.chats import encode_contexts
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.evaluation.expression import Spoken, figures, mean, speak
+from emodistill.evaluation.expression import Spoken, expression_metrics, mean, speak
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ class Judge:
         return [None if request.utterance == "No." else float(len(request.history)) for request in requests]
 
 
-def test_every_situation_gets_one_judged_reply(contexts):
+def test_every_context_gets_one_judged_reply(contexts):
     parrot, judge = Parrot(), Judge()
     spoken = speak(parrot, contexts, judge, seed=3)
     assert parrot.asked == ([context.input_ids for context in contexts], 1, 3)
@@ -52,8 +52,10 @@ def test_every_situation_gets_one_judged_reply(contexts):
     assert [request.emotion for request in judge.requests] == ["anger", "joy", "caring"]
 
 
-def test_figures_by_hand(contexts):
-    found = figures(speak(Parrot(), contexts, Judge(), seed=0), load_perceiver("counterparty"), load_vocabulary())
+def test_metrics_by_hand(contexts):
+    found = expression_metrics(
+        speak(Parrot(), contexts, Judge(), seed=0), load_perceiver("counterparty"), load_vocabulary()
+    )
     assert found["stated_offers"] == pytest.approx(1 / 3)  # 45 was not the offer, No is none
     assert found["judge_score"] == 1.0  # of 0 and 2; the missing one is left out
     assert found["words"] == pytest.approx((7 + 4 + 1) / 3)
@@ -63,12 +65,12 @@ def test_figures_by_hand(contexts):
 def test_faithfulness_is_the_share_that_is_recognised(contexts):
     said = [Spoken(contexts[0], "I am furious, this makes me so angry!", None)]
     perceiver, vocabulary = load_perceiver("counterparty"), load_vocabulary()
-    assert figures(said, perceiver, vocabulary)["faithfulness"] == 1.0
-    assert math.isnan(figures(said, perceiver, vocabulary)["judge_score"])
+    assert expression_metrics(said, perceiver, vocabulary)["faithfulness"] == 1.0
+    assert math.isnan(expression_metrics(said, perceiver, vocabulary)["judge_score"])
     other = [Spoken(contexts[1], "I am furious, this makes me so angry!", 5.0)]
-    assert figures([*said, *other], perceiver, vocabulary)["faithfulness"] == 0.5
+    assert expression_metrics([*said, *other], perceiver, vocabulary)["faithfulness"] == 0.5
 
 
-def test_no_reply_has_no_figures():
-    assert all(map(math.isnan, figures([], load_perceiver("counterparty"), load_vocabulary()).values()))
+def test_no_reply_has_no_metrics():
+    assert all(map(math.isnan, expression_metrics([], load_perceiver("counterparty"), load_vocabulary()).values()))
     assert math.isnan(mean([])) and mean([1.0, 2.0]) == 1.5
