@@ -1,0 +1,24 @@
+"""What a package exports is there, and importing the package alone is cheap."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGES = ("data", "evaluation", "learners", "reporting", "safety", "studies")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_is_exported_exists(package):
+    module = importlib.import_module(f"emodistill.{package}")
+    assert module.__all__ == sorted(module.__all__)
+    assert all(getattr(module, name).__module__.startswith("emodistill.") for name in module.__all__ if name != "KINDS")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_importing_the_packages_loads_no_torch():
+    code = f"import sys, {', '.join(f'emodistill.{name}' for name in PACKAGES)}; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
