@@ -25,7 +25,7 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import HIGHEST, LOWEST
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,13 @@ class Reward:
 
     Attributes:
         concession: weight of [clip(dx_counterparty, -limit, limit) - clip(-dx_focal, -limit, limit)] * (1 - t/T), where
-            dx is the change of position of that side's standing offer over the round and t the rounds played before
-            (people may play more than T of them: then 0, not less); plus `deal_bonus` at the end of an episode with a
-            deal, minus `no_deal_penalty` at the end of one without.
+            dx is the change of position of that side's standing offer over the round, t the rounds played before and T
+            `MAX_ROUNDS` (people may play more than T of them: then 0, not less); plus `deal_bonus` at the end of an
+            episode with a deal, minus `no_deal_penalty` at the end of one without.
         utility: weight of the episode's utility, at its end.
         judge: weight of the turn's judge score, from 0 (lowest) to 1 (highest).
         deal_bonus, no_deal_penalty: see `concession`.
         move_limit: `limit` above, in position.
-        horizon: `T` above, in rounds.
     """
 
     concession: float
@@ -57,7 +56,6 @@ class Reward:
     deal_bonus: float
     no_deal_penalty: float
     move_limit: float
-    horizon: int
 
     def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
         """Rewards of the episode's focal turns, (turns,) float64.
@@ -80,7 +78,7 @@ class Reward:
         """The concession part for each round, (rounds,)."""
         theirs, ours = (_moves(episode, side, rounds) for side in (COUNTERPARTY, FOCAL))
         gained, given = (np.clip(moves, -self.move_limit, self.move_limit) for moves in (theirs, -ours))
-        part: np.ndarray = (gained - given) * np.maximum(1 - (np.array(rounds) - 1) / self.horizon, 0.0)
+        part: np.ndarray = (gained - given) * np.maximum(1 - (np.array(rounds) - 1) / MAX_ROUNDS, 0.0)
         part[-1] += self.deal_bonus if episode.end == "deal" else -self.no_deal_penalty
         return part
 
