@@ -70,7 +70,9 @@ def test_whatever_changes_a_score_changes_the_version():
     settings += [{"defended": False}]
     versions = {LanguageModelJudge(Answering(by_words), **setting).version for setting in settings}
     versions.add(LanguageModelJudge(Answering(by_words, name="other at http://127.0.0.1:1/v1")).version)
-    assert len(versions) == len(settings) + 1
+    versions.add(LanguageModelJudge(Answering(by_words, recipe={"system_role": "user"})).version)
+    versions.add(LanguageModelJudge(Answering(by_words, recipe={"extra": {"top_k": 1}})).version)
+    assert len(versions) == len(settings) + 3
     assert LanguageModelJudge(Answering(by_words)).version == LanguageModelJudge(Answering(by_words)).version
     assert "model at http://127.0.0.1:1/v1" in LanguageModelJudge(Answering(by_words)).version
 

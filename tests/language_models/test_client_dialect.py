@@ -1,5 +1,7 @@
 """What is sent: fields by request and by what the server understands."""
 
+import json
+
 import pytest
 from endpoints import ask, endpoint
 from faulty_server import FaultyServer
@@ -95,3 +97,123 @@ def test_no_request_can_take_more_than_its_bound(texts, max_tokens):
     """A byte is the smallest token there is."""
     request = CompletionRequest(tuple(Message("user", text) for text in texts), max_tokens)
     assert most_tokens(request) >= sum(len(text.encode("utf-8", "replace")) for text in texts) + max_tokens
+
+
+CHAT = (Message("system", "Be firm."), Message("user", "900?"), Message("assistant", "No."), Message("user", "800?"))
+
+
+def sent_as(role, chat=CHAT):
+    """Roles and words of a chat's messages as they go out."""
+    body = sent(CompletionRequest(chat, 5), dialect=Dialect(system_role=role))
+    return [(message["role"], message["content"]) for message in body["messages"]]
+
+
+def test_the_systems_words_are_said_by_whom_the_server_knows():
+    rest = [("user", "900?"), ("assistant", "No."), ("user", "800?")]
+    assert sent_as("auto") == sent_as("system") == [("system", "Be firm."), *rest]
+    assert sent_as("developer") == [("developer", "Be firm."), *rest]
+    assert sent_as("user") == [("user", "Be firm.\n\n900?"), *rest[1:]]
+
+
+def test_a_chat_without_a_system_is_sent_as_it_is_and_one_of_it_alone_too():
+    assert sent_as("user", CHAT[1:]) == [("user", "900?"), ("assistant", "No."), ("user", "800?")]
+    assert sent_as("user", CHAT[:1]) == [("user", "Be firm.")]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        *((400, "System role not supported"), (500, "Jinja Exception: System role not supported")),
+        *(
+            (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+            (422, "Unexpected role 'system'"),
+        ),
+        *((400, "Only user and assistant roles are supported!"), (400, 'Invalid role: "system"')),
+        *(
+            (400, "Developer instruction is not enabled for models/gemma-3-12b-it"),
+            (400, "role 'system' is not allowed"),
+        ),
+        *(
+            (400, "messages[0].role does not support 'system' with this model."),
+            (400, "This model doesn't support system"),
+        ),
+        *((400, "The system message is not supported"), (422, "Input should be 'user' or 'assistant'")),
+    ],
+)
+def test_a_server_without_a_system_gets_its_words_from_the_user(status, words):
+    """At once, without a retry, and from then on."""
+    refusal = (status, {"error": {"message": words, "code": status}}, {})
+    with FaultyServer(script=[refusal]) as server, endpoint(server, retries=RetryPolicy(max_retries=0)) as client:
+        for _ in range(2):
+            assert isinstance(client.complete([CompletionRequest(CHAT, 5)])[0], Reply)
+    assert [call.body["messages"][0]["role"] for call in server.log] == ["system", "user", "user"]
+
+
+@pytest.mark.parametrize(
+    ("words", "role", "chat"),
+    [
+        *(("The system is overloaded", "auto", CHAT), ("system prompt too long", "auto", CHAT)),
+        *(("System role not supported", "system", CHAT), ("System role not supported", "auto", CHAT[1:])),
+        ("Your message does not support this", "auto", CHAT),
+    ],
+)
+def test_words_stay_where_they_are_for_any_other_refusal(words, role, chat):
+    refusal = (400, {"error": {"message": words}}, {})
+    with (
+        FaultyServer(script=[refusal]) as server,
+        endpoint(server, dialect=Dialect(system_role=role)) as client,
+    ):
+        (answer,) = client.complete([CompletionRequest(chat, 5)])
+    assert answer.kind == "status" and words in answer.reason and server.calls == 1
+
+
+def test_a_server_that_refuses_the_form_too_gets_both_in_another_way():
+    script = [
+        (400, {"message": "response_format of this type is unavailable"}, {}),
+        (400, {"message": "System role not supported"}, {}),
+    ]
+    with FaultyServer(script=script) as server, endpoint(server, retries=RetryPolicy(max_retries=0)) as client:
+        assert isinstance(client.complete([CompletionRequest(CHAT, 5, schema=SCHEMA)])[0], Reply)
+    asked = [(c.body["messages"][0]["role"], c.body["response_format"]["type"]) for c in server.log]
+    assert asked == [("system", "json_schema"), ("system", "json_object"), ("user", "json_object")]
+
+
+def test_a_query_stands_at_the_end_of_the_address():
+    query = {"api-version": "2024-10-21", "deployment": "my model&more", "n": 1}
+    with FaultyServer() as server, endpoint(server, dialect=Dialect(query=query)) as client:
+        assert isinstance(client.complete([ask()])[0], Reply)
+    assert server.log[0].query == "api-version=2024-10-21&deployment=my+model%26more&n=1"
+
+
+def test_headers_are_sent_with_the_values_of_the_environment(monkeypatch):
+    monkeypatch.setenv("AZURE_KEY", "d41d8cd98f00b204")
+    monkeypatch.setenv("ROUTE", "eu west; fast")
+    dialect = Dialect(headers={"api-key": "AZURE_KEY", "X-Route": "ROUTE"})
+    with FaultyServer() as server, endpoint(server, dialect=dialect) as client:
+        assert isinstance(client.complete([ask()])[0], Reply)
+    headers = server.log[0].headers
+    assert (headers["api-key"], headers["x-route"]) == ("d41d8cd98f00b204", "eu west; fast")
+    assert "authorization" not in headers and headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("name", ["Host", "content-length", "Content-Type", "two words", "a:b", "", "x\ny"])
+def test_a_header_that_cannot_be_set_is_refused(name):
+    with pytest.raises(UserError, match="dialect"):
+        Dialect(headers={name: "VARIABLE"})
+
+
+def test_what_changes_a_reply_is_in_the_recipe_and_nothing_else_is():
+    settings = [
+        {"structure": "off"},
+        {"system_role": "user"},
+        {"system_role": "developer"},
+        {"max_tokens_field": "max_completion_tokens"},
+        {"omit": ("seed",)},
+        {"extra": {"reasoning_effort": "low"}},
+        {"extra": {"chat_template_kwargs": {"enable_thinking": False}}},
+        {"query": {"api-version": "1"}},
+        {"headers": {"X-Route": "ROUTE"}},
+    ]
+    recipes = [json.dumps(Dialect(**setting).recipe()) for setting in settings]
+    assert Dialect().recipe() == {} and len(set(recipes)) == len(settings) and "{}" not in recipes
+    assert "ROUTE" not in recipes[-1]  # neither a value nor where it comes from

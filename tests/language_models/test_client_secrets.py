@@ -11,7 +11,7 @@ from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
 from emodistill.language_models.budget import Spending
-from emodistill.language_models.client import RetryPolicy
+from emodistill.language_models.client import Dialect, RetryPolicy
 from emodistill.language_models.completion import Failure
 
 KEY = "sk-9f3c27d1e8b64a05"
@@ -54,6 +54,49 @@ def test_no_failure_log_or_object_shows_it(fault, caplog, tmp_path, capfd):
             shown = [repr(answers), repr(client), client.name, repr(vars(client)), caplog.text, path.read_text()]
     assert isinstance(answers[0], Failure) == (fault is not None)
     assert KEY not in "\n".join([*shown, *capfd.readouterr()])
+
+
+@pytest.mark.parametrize("fault", ["401", "403", "400", "429", "500", "quota", "truncated", None])
+def test_no_failure_log_or_object_shows_the_value_of_a_header(fault, caplog, tmp_path, capfd):
+    caplog.set_level(logging.DEBUG)
+    path, dialect = tmp_path / "spending.json", Dialect(headers={"api-key": "JUDGE_KEY"})
+    with FaultyServer(repeats_the_key, script=[fault] * 9, quote=KEY) as server:
+        client = endpoint(server, dialect=dialect, retries=ONCE, spending=Spending(str(path)))
+        with client:
+            answers = client.complete([ask()])
+            shown = [repr(answers), repr(client), repr(vars(client)), caplog.text, path.read_text()]
+        shown.append(json.dumps(client.recipe))
+    assert KEY not in "\n".join([*shown, *capfd.readouterr()])
+
+
+def test_a_key_that_is_written_with_escapes_is_found_too(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk/9f3c27d1/e8b64a05")
+    escaped = b'{"error": {"message": "bad field for sk\\/9f3c27d1\\/e8b6\\u0034a05"}}'
+    with (
+        FaultyServer(script=[(400, escaped, {})]) as server,
+        endpoint(server, api_key_env="JUDGE_KEY", retries=ONCE) as client,
+    ):
+        (answer,) = client.complete([ask()])
+    assert "bad field for [key]" in answer.reason
+
+
+def test_a_short_value_of_a_header_leaves_words_alone(monkeypatch):
+    """It is no secret, and a reply must not lose its letters."""
+    monkeypatch.setenv("ROUTE", "eu")
+    with (
+        FaultyServer(lambda body: "a neutral offer") as server,
+        endpoint(server, dialect=Dialect(headers={"X-Route": "ROUTE"})) as client,
+    ):
+        assert client.complete([ask()])[0].text == "a neutral offer"
+
+
+@pytest.mark.parametrize("value", [None, "", "a\nb", "é"])
+def test_a_header_without_a_value_is_named_by_its_variable_only(monkeypatch, value):
+    monkeypatch.delenv("ROUTE", raising=False) if value is None else monkeypatch.setenv("ROUTE", value)
+    with FaultyServer() as server, endpoint(server, dialect=Dialect(headers={"X-Route": "ROUTE"})) as client:
+        with pytest.raises(UserError, match="ROUTE"):
+            client.complete([ask()])
+        assert server.calls == 0
 
 
 def test_a_refused_key_is_not_quoted_even_in_part():

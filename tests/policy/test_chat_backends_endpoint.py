@@ -1,18 +1,20 @@
 """A model behind an endpoint on the focal side: what it is sent, and what its failures mean."""
 
 import pytest
+from faulty_server import FaultyServer
 from schedules import concession_schedule
 from scripted_backends import ScriptedCompleter
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.language_models.client import Endpoint, RetryPolicy
 from emodistill.negotiation.agents import Decision, Fault, FixedEmotion, FocalAgent, Move, NoEmotion
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import OpenOffers
 from emodistill.policy.agents import ChatSpeaker
-from emodistill.policy.chat_backends import EndpointChatBackend
+from emodistill.policy.chat_backends import EndpointChatBackend, EndpointModel
 
 VOCABULARY = load_vocabulary()
 
@@ -104,3 +106,80 @@ def test_a_greedy_model_is_not_asked_again():
     games, requests = speak(lambda request: "Debtor: yes.", temperature=0.0, games=tables(1))
     assert len(requests) == 1 and isinstance(games[0].fault, str) and games[0].end == "invalid"
     assert Fault(games[0].fault).reason.startswith("the focal had nothing to say in role (other_side)")
+
+
+def chat(content, finish="stop", **message):
+    choice = {"finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    return 200, {"choices": [choice]}, {}
+
+
+def played(*script, reply="I can do 45 days."):
+    """The focal words of one game, its end and its fault, against a server on loopback."""
+    games = tables(1)
+    with (
+        FaultyServer(lambda body: reply, script=script) as server,
+        Endpoint(server.base_url, "m", retries=RetryPolicy(base_s=0.01, cap_s=0.02)) as client,
+    ):
+        speaker = ChatSpeaker(EndpointChatBackend(client), VOCABULARY)
+        play(games, FocalAgent(NoEmotion(), OpenOffers(concession_schedule()), speaker), Haggler())
+    turns = [(turn.text, turn.offer) for turn in games[0].turns if turn.speaker == "focal"]
+    return turns, games[0], server
+
+
+SAID = ("I can do 45 days.", 45.0)
+
+
+def test_thoughts_are_neither_said_nor_read_nor_sent_again():
+    turns, game, server = played(reply="<think>\nAt most 110 days.\n\n20 at least.\n</think>\n\nI can do 45 days.")
+    assert turns == [SAID] * 3 and game.end == "walk_away"
+    assert "110" not in str([call.body for call in server.log])
+
+
+def test_a_reply_of_thoughts_alone_is_asked_for_again():
+    turns, game, server = played(chat("<think>At most 110 days.</think>"), chat(None, reasoning_content="Hm."))
+    assert turns == [SAID] * 3 and server.calls == 5 and game.end == "walk_away"
+    seeds = [call.body["seed"] for call in server.log[:3]]
+    assert len(set(seeds)) == 3
+
+
+def test_a_model_that_only_thinks_says_nothing():
+    turns, game, _ = played(reply="<think>At most 110 days.</think>")
+    assert turns == [] and game.end == "invalid" and "nothing to say" in game.fault and "110" not in game.fault
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ((403, {"error": {"message": "the input was flagged", "metadata": {"reasons": ["x"]}}}, {}), "moderation"),
+        (chat("", "SAFETY"), "filter"),
+        (chat("I can do 45", "content_filter"), "filter"),
+        (chat(None, refusal="I can't take part in that."), "refuses"),
+        (chat(None, "length", reasoning_content="At most 110 days."), "max_tokens"),
+        (chat("<think>At most 110 days.", "length"), "max_tokens"),
+    ],
+)
+def test_a_prompt_without_an_answer_makes_its_own_episode_invalid(answer, word):
+    turns, game, server = played(None, answer)
+    assert turns == [SAID] and game.end == "invalid" and word in game.fault and server.calls == 2
+
+
+def test_half_a_reply_is_not_said_where_the_server_says_that_it_broke():
+    broken = (
+        200,
+        {"choices": [{"finish_reason": "error", "error": {"code": 502}, "message": {"content": "I can"}}]},
+        {},
+    )
+    turns, game, server = played(None, broken)
+    assert turns == [SAID] * 3 and game.end == "walk_away" and server.calls == 4
+
+
+def test_a_quota_that_passes_does_not_stop_the_run():
+    words = "You exceeded your current quota. Quota exceeded for metric: requests per minute. Please retry in 0.01s."
+    turns, game, server = played(None, (429, [{"error": {"code": 429, "message": words}}], {}))
+    assert turns == [SAID] * 3 and game.end == "walk_away" and server.calls == 4
+
+
+def test_what_the_server_was_told_besides_is_in_the_recipe():
+    plain, told = (EndpointModel(ScriptedCompleter(str, recipe), "m") for recipe in ({}, {"system_role": "user"}))
+    assert plain.recipe() == {"endpoint": "m", "max_tokens": 96, "temperature": 0.7}
+    assert told.recipe() == plain.recipe() | {"dialect": {"system_role": "user"}}
