@@ -1,7 +1,9 @@
 """The file of accounts: shared by threads and processes, named when damaged, whole whatever was read meanwhile."""
 
+import errno
 import json
 import multiprocessing
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from endpoints import ask, endpoint, total
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
+from emodistill.language_models import budget
 from emodistill.language_models.budget import Reservation, Spending, UsageTotals
 
 
@@ -78,3 +81,18 @@ def test_a_text_that_becomes_shorter_leaves_nothing_behind(file):
         spending.settle("m", Reservation(0, 0.0), UsageTotals(1, cost=cost))
         assert Spending(file).of("m").cost == spending.of("m").cost
     assert total(file).calls == 3
+
+
+def test_a_disk_without_locks_is_named_with_the_key_that_leaves_it(file, monkeypatch):
+    """As some of the network."""
+
+    def refuse(descriptor, poll_interval):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    spending = Spending(file)
+    assert spending.reserve(Reservation(5, 0.5))
+    monkeypatch.setattr(budget, "lock_descriptor", refuse)
+    with pytest.raises(UserError, match=r"spending\.json cannot be locked .*endpoint\.spending\.path="):
+        spending.settle("m", Reservation(5, 0.5), UsageTotals(1, 2, 3, 0.25))
+    with pytest.raises(UserError, match=r"endpoint\.spending\.path="):
+        Spending(file)

@@ -8,7 +8,9 @@ column `held`) is stored as it arrives, counts as missing, and is given back to 
 
 What was paid for is committed as it arrives, so a killed process loses the calls in flight and nothing else. Free
 judgements are committed in batches. A commit survives the end of the process; a power cut can lose the last second,
-because waiting for the disk takes milliseconds and is done once a second and at the end.
+because waiting for the disk takes milliseconds and is done once a second and at the end. The file is in SQLite's WAL
+mode, which needs memory that all its users share; on a disk of the network, where there is none, it keeps a rollback
+journal instead, with which every commit waits for the disk.
 
 Threads and processes share a file. Within a process, one thread waits for what another one is asking. Two processes
 that ask the same thing at the same time both pay; the first score stays, and both report it.
@@ -17,6 +19,8 @@ that ask the same thing at the same time both pay; the first score stays, and bo
 import hashlib
 import json
 import logging
+import os
+import re
 import sqlite3
 import threading
 import time
@@ -141,6 +145,7 @@ class Ledger:
                         del self._of_thread.connection
                         raise
                     self._is_open = True
+                self._of_thread.connection.execute("PRAGMA synchronous = NORMAL")  # `sync` waits for the disk
         found: sqlite3.Connection = self._of_thread.connection
         return found
 
@@ -175,7 +180,10 @@ class Ledger:
         try:
             yield
         except sqlite3.OperationalError as error:
-            way_out = "check free space, write permission and other users of it, then run again; what is stored is kept"
+            way_out = (
+                "check free space, write permission and other users of it, or put it on another disk with "
+                "judge.ledger.path=..., then run again; what is stored is kept"
+            )
             raise UserError(f"the judge ledger {self.path} cannot be used ({error}); {way_out}") from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
@@ -183,7 +191,7 @@ class Ledger:
             way_out = "move it away (a new one is made), or mend it with: sqlite3 FILE .recover"
             raise UserError(f"{self.path} is not a readable judge ledger ({error}); {way_out}") from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, alone: bool = False) -> sqlite3.Connection:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -191,7 +199,8 @@ class Ledger:
         made = sqlite3.connect(  # another thread may close it when this one has ended, and nothing else
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
-        made.execute("PRAGMA synchronous = NORMAL")  # `sync` waits for the disk
+        if alone:  # before anything looks into the file
+            made.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._close_ended()
         with self._guard:
             self._connections.append((threading.current_thread(), made))
@@ -205,13 +214,32 @@ class Ledger:
             self._connections = [pair for pair in self._connections if pair[0].is_alive()]
 
     def _open(self) -> None:
+        """Make the file where there is none, in WAL mode where its disk can do that; later it keeps the mode it has."""
+        try:
+            if self._is_ledger() and self._journal_mode() == "delete":
+                return
+            if not on_network_disk(self.path):
+                self._use_write_ahead_log()
+                self._make()
+                return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL) or not self._is_writable():
+                raise
+        self._use_rollback_journal()
+
+    def _journal_mode(self) -> str:
+        return str(self.connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+    def _make(self) -> None:
         if not self._is_ledger():  # looked at before anything is written: a file of somebody else stays as it is
             with self.transaction():
                 if not self._is_ledger():  # another process may have made it meanwhile
                     for statement in (_TABLE, f"PRAGMA application_id = {APPLICATION_ID}"):
                         self.connection.execute(statement)
                     self.connection.execute(f"PRAGMA user_version = {FORMAT}")
-        self._use_write_ahead_log()
+
+    def _is_writable(self) -> bool:
+        return self.path.is_file() and os.access(self.path, os.W_OK)
 
     def _is_ledger(self) -> bool:
         """True for a ledger, False for an empty file; anything else is a UserError."""
@@ -229,16 +257,60 @@ class Ledger:
         return True
 
     def _use_write_ahead_log(self) -> None:
-        """Switch the file to WAL; SQLite does not wait for others there, whatever the timeout, so this does."""
+        """Switch the file to WAL and write once, to nothing: some disks say no only then."""
+        self._switch_journal("WAL")
+        if self._is_writable():
+            with self.transaction():
+                pass
+
+    def _use_rollback_journal(self) -> None:
+        """Switch the file away from WAL, which only a connection that holds it alone can do without shared memory."""
+        self.connection.close()
+        self._of_thread.connection = self._connect(alone=True)
+        self._make()
+        self._switch_journal("DELETE")
+        self.connection.execute("PRAGMA locking_mode = NORMAL")
+        self._is_ledger()  # it lets go of the file with the next look into it
+
+    def _switch_journal(self, mode: str) -> None:
+        """SQLite does not wait for others there, whatever the timeout, so this does."""
         deadline = time.monotonic() + _BUSY_TIMEOUT_S
         while True:
             try:
-                self.connection.execute("PRAGMA journal_mode = WAL")
+                self.connection.execute(f"PRAGMA journal_mode = {mode}")
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
+
+
+NETWORK_DISKS = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|ncpfs|afs|9p|ceph|lustre|gpfs|beegfs\w*|panfs|orangefs|ocfs2|gfs2|glusterfs"
+    r"|fuse\.(?:sshfs|glusterfs|ceph\w*|s3fs|rclone|gcsfuse|davfs\w*|beegfs\w*|juicefs|mount-s3)"
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def on_network_disk(path: Path, mounts: str | None = None) -> bool:
+    """Whether a file lies on a disk of the network, as far as the system says so.
+
+    On such a disk WAL may seem to work, but users on two machines would destroy the file: they share no memory.
+
+    Args:
+        mounts: the system's list of mounts, in the form of /proc/self/mountinfo; read where it is None.
+    """
+    if mounts is None:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace") if _MOUNTS.is_file() else ""
+    place, kind, longest = path.resolve(), "", -1
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kinds = before.split(), after.split()
+        if len(fields) > 4 and kinds:
+            folder = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields[4]))
+            if len(folder.parts) >= longest and place.is_relative_to(folder):  # of two in one place the later one shows
+                kind, longest = kinds[0], len(folder.parts)
+    return NETWORK_DISKS.fullmatch(kind) is not None
 
 
 def judgement_key(judge: Judge, request: JudgeRequest) -> str:

@@ -168,7 +168,7 @@ class UsageLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
             with open(descriptor, "r+b", buffering=0) as file:  # the lock goes with the descriptor
-                lock_descriptor(descriptor, poll_interval=LOCK_POLL_S)
+                _lock(descriptor, self.path)
                 before = file.read()
                 if before != self._written:
                     self.totals = _parse(before, self.path)
@@ -192,10 +192,25 @@ def read_usage(path: Path) -> dict[str, UsageTotals]:
     """
     try:
         with open(path, "rb") as file:
-            lock_descriptor(file.fileno(), poll_interval=LOCK_POLL_S)
+            _lock(file.fileno(), path)
             return _parse(file.read(), path)
     except FileNotFoundError:
         return {}
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Wait until no other process has the file.
+
+    Raises:
+        UserError: if its disk knows no locks, as some of the network.
+    """
+    try:
+        lock_descriptor(descriptor, poll_interval=LOCK_POLL_S)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror}), so several processes could not share a budget; put it on "
+            "another disk with endpoint.spending.path=..."
+        ) from error
 
 
 def _text(totals: dict[str, UsageTotals]) -> bytes:
