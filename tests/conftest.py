@@ -13,3 +13,9 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared test data ({SHARED.parent.name}/{SHARED.name} beside the checkout) is not here")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first: with several processes, none is left working on one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -12,6 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import Workplace, cut_and_resume
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"iql": 8, "sft": 6, "jpo": 4}  # steps; validations after every 4, 2 and 2 of them
 ON_CORPUS = ("data.dataset.utterances=corpus",)

@@ -8,6 +8,8 @@ from tiny_runs import Workplace
 from emodistill.data.schema import read_episodes
 from emodistill.judges.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 BRIEF = (  # few and short rounds: the server writes one reply at a time
     "data.corpus.episodes_per_scenario=1",
     "+schedule.rounds=3",

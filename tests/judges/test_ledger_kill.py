@@ -13,6 +13,8 @@ from killable_judging import COUNT, IN_FLIGHT, LATE, REQUESTS, USAGE, SlowJudge,
 
 from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 CONTENT = "SELECT utterance, score, reason, raw FROM judgements"
 

@@ -15,6 +15,8 @@ from faulty_server import MIXED, FaultyServer
 from emodistill.judges.ledger import Ledger, LedgerJudge
 from emodistill.judges.sentinel import SentinelJudge
 
+pytestmark = pytest.mark.slow
+
 COUNT, KILLED_COUNT, KILLS = 2000, 600, 20
 
 

@@ -9,6 +9,8 @@ from tiny_runs import Workplace, composed, files
 from emodistill.errors import UserError
 from evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
