@@ -1,72 +1,17 @@
 """The patterns of the offer parser, as data: how numbers and times are written, and the phrases around a number.
 
-`offers` says how they are applied. All patterns but those of the first section read plain text (`offers.plain`): lower
-case, digits for number words, no contractions.
+`offers` says how they are applied. They read plain text (see `plain_text`): lower case, digits for number words, no
+contractions, every quantity written in one way.
 """
 
 import re
+
+from emodistill.negotiation.plain_text import DIGITS, PLAIN_UNIT, QUALIFIER, UNIT_ALIASES
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
-
-# Number words, contractions and marks: how an utterance becomes plain text.
-
-_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-# What number words are worth.
-WORTH = {word: number for number, word in enumerate(_UNITS + _TEENS, 1)}
-WORTH |= {word: 10 * number for number, word in enumerate(_TENS, 2)} | {"fourty": 40, "a": 1, "zero": 0}
-_ONES, _TEN_TO_19, _BY_TEN = "|".join(_UNITS), "|".join(_TEENS), "|".join([*_TENS, "fourty"])
-_TO_99 = rf"(?:(?:{_BY_TEN})(?:[ -](?:{_ONES})\b)?|{_TEN_TO_19}|{_ONES})"
-# "Forty-five", "a hundred and twenty", "zero".
-NUMBER_WORDS = re.compile(rf"\b(?:(?:(a|{_TO_99}) )?(hundred)\b(?:(?: and)? ({_TO_99})\b)?|({_TO_99}|zero)\b)")
-_HOUR = rf"(?:twenty[ -](?:one|two|three)|ten|eleven|twelve|{_ONES})"
-# Times of day in words: "quarter to eleven", and "ten thirty".
-MINUTES_PAST = {"half": 30, "quarter": 15, "five": 5, "ten": 10, "twenty": 20, "twenty five": 25}
-MINUTES_PAST_OR_TO = re.compile(
-    rf"\b(?:a )?(half|quarter|twenty[ -]five|twenty|ten|five)(?: minutes?)? ?(past|after|to|before|) ({_HOUR}"
-    rf"|\d\d?|midnight)\b"
-    r"(?![ -]*(?:minute|min\b|hour|day|page|o))"
-)
-HOUR_AND_MINUTE = re.compile(
-    rf"\b({_HOUR})[ -]((?:{_BY_TEN})(?:[ -](?:{_ONES}))?|{_TEN_TO_19}|oh five)\b(?![ -]*(?:minute|min\b|hour|day"
-    rf"|page))"
-)
-CONTRACTIONS = [
-    (re.compile(pattern), plain)
-    for pattern, plain in [
-        (r"\bca ?n'?not\b|\bcan ?'?t\b|\bcannot\b", "can not"),
-        (r"\bwon'?t\b", "will not"),
-        (r"\bshan'?t\b", "shall not"),
-        (r"\bain'?t\b", "is not"),
-        (r"\b(do|does|did|is|are|was|were|would|could|should|has|have|had|must|need)n'?t\b", r"\1 not"),
-        (r"\b(i|we|you|they|he|she|it|that|there)'ll\b", r"\1 will"),
-        (r"\b(i|we|you|they|he|she|it|that)'d\b", r"\1 would"),
-        (r"\b(i|we|you|they)'ve\b", r"\1 have"),
-        (r"\b(i)'?m\b", r"\1 am"),
-        (r"\b(we|you|they)'re\b", r"\1 are"),
-        (r"\b(it|that|what|there|he|she|how|who|here)'s\b", r"\1 is"),
-        (r"\blet'?s\b", "let us"),
-        (r"\b(?:gonna|going to)\b", "will"),
-        (r"\bwanna\b", "want to"),
-        (r"\btil\b|'til\b|\btill\b", "until"),
-        (r"\b(?:a )?couple(?: of)?\b", "2"),
-        (r"\b(?:a )?dozen\b", "12"),
-        (r"(?<![a-z])([ap])\. ?m\.", r"\1m"),
-        (r"\bo ?' ?clock\b", "oclock"),
-        (r"\b(\w+)'(?=\s|$)", r"\1"),
-    ]
-]
-# A dash between words, with the space around it. A run of space is tried from its first character only.
-DASH = re.compile(r"(?:(?<!\s)\s+)?—\s*|(?<!\s)\s+[-–]+\s+|--+")
-LEFT_OUT = re.compile(r"[*_`#~\"“”„«»()\[\]{}<>|\\]")
-# "p.m." whose last point also ends the sentence.
-AM_PM_BEFORE_SENTENCE = re.compile(r"(?<![A-Za-z])([APap])\. ?[Mm]\.\s+(?=[A-Z])")
-# "not, as you know, 45 days": what stands between the commas is taken out.
-INSERTED_AFTER_NOT = re.compile(r"(\b(?:not|never)), [^,.!?;\n]{1,50},")
 
 # Where a clause ends.
 
@@ -74,7 +19,8 @@ _SUBJECT = r"(?:i|we|let us|how about|what about|my|our|you|please|make)\b"
 _VERB = r"(?:can|could|will|would|need|propose|offer|want|ask|suggest|accept|agree|settle|that|this|it)\b"
 CLAUSE_BREAK = re.compile(
     r"(?P<mark>(?<!\d)\.|\.(?!\d)|[!?;\n]+|,(?! (?:or|nor|then|let alone|much less)\b))"
-    r"|\b(?:but|however|though|although|because|so(?! (?:far|long|late|much))|unless|while|whereas|which|yet(?= ))\b"
+    r"|\b(?:but|however|though|although|because|so(?! (?:far|long|late|much))|while|whereas|which|yet(?= ))\b"
+    r"| (?=(?:unless|provided|providing|as long as|so long as|assuming|on (?:the )?condition)\b)"
     r"|\binstead\b(?! of)"
     rf"|\band (?={_SUBJECT}|{_VERB}|not\b|never\b)"
 )
@@ -86,32 +32,13 @@ RUN_ON = re.compile(
 
 # Quantities: lengths of time, and bare numbers after a cue that offers ("make it 45").
 
-MINUTES = {"minute": 1, "hour": 60, "day": 1440, "week": 10080, "fortnight": 20160, "month": 43200, "year": 525600}
-UNIT_ALIASES = {
-    "minute": r"minutes?|mins?|(?<=\d)m",
-    "hour": r"hours?|hrs?|(?<=\d)h",
-    "day": r"days?|(?<=\d)d",
-    "week": r"weeks?|wks?|(?<=\d)w",
-    "fortnight": r"fortnights?",
-    "month": r"months?|mths?",
-    "year": r"years?|yrs?",
-}
 _UNIT = "|".join(f"(?P<{name}_>{alias})" for name, alias in UNIT_ALIASES.items())
-_PLAIN_UNIT = "|".join(UNIT_ALIASES.values())
-# A number that is no part of a longer one, of a date, of money or of a percentage.
-DIGITS = r"(?<![\d.,:$£€¥#/])(?<!thousand )\d{1,5}(?:\.\d{1,3})?(?![\d%])"
-_QUALIFIER = r"(?:(?:full|whole|business|working|calendar|more|extra|additional|further|short|long|solid|other) )*"
-_AMOUNT = (
-    rf"(?P<number>{DIGITS})(?P<and_half> and (?:a|1) half| and (?:a|1) quarter)?"
-    r"|(?P<quarters>\b3 quarters of (?:a|an|1)\b)|(?P<quarter>\b(?:a )?quarter of (?:a|an|1)\b)"
-    r"|(?P<half>\bhalf (?:a|an|1)\b|\ba half\b|\bhalf\b)|(?P<one>\b(?:a|an|another)\b)"
-)
-# "45 days", "2 and a half weeks", "half an hour", "a week or 2", "1h30".
+_AMOUNT = rf"(?P<number>{DIGITS})|(?P<one>\b(?:a|an|another)\b)"
+# "45 days", "2.5 weeks", "a week or 2", "1h30".
 DURATION = re.compile(
-    rf"(?:{_AMOUNT})[ -]?{_QUALIFIER}(?:{_UNIT})(?:(?![a-z0-9])|(?<=h)(?=\d\d))"
-    r"(?P<plus> and (?:a|1) half\b| and (?:a|1) quarter\b| and 3 quarters\b)?"
-    rf"(?P<or> or (?P<second>\d{{1,2}})\b(?![ -]?(?:{_PLAIN_UNIT})\b))?"
-    rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{_PLAIN_UNIT}|%|pm"
+    rf"(?:{_AMOUNT})[ -]?{QUALIFIER}(?:{_UNIT})(?:(?![a-z0-9])|(?<=h)(?=\d\d))"
+    rf"(?P<or> or (?P<second>\d{{1,2}})\b(?![ -]?(?:{PLAIN_UNIT})\b))?"
+    rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{PLAIN_UNIT}|%|pm"
     rf"|am)\b)(?!\d))(?: ?(?:minutes?|mins?|m)\b)?)?"
 )
 JOINED_DURATIONS = re.compile(r",? (?:and )?")
@@ -128,7 +55,9 @@ _BARE_CUE = (
 # A number without a unit after a cue, and a clause that is a number alone.
 BARE_NUMBER = re.compile(
     rf"\b{_BARE_CUE} (?:(?:about|around|just|only|maybe|say|at) )*(?P<number>{DIGITS})(?![.:]\d)"
-    r"(?= ?$|,| (?:then|max|maximum|tops|final|flat|please|if|today|now|or|at most|at the most|right|and|not|from)\b)"
+    r"(?= ?$|,| (?:then|max|maximum|tops|final|flat|please|if|today|now|or|at most|at the most|right|and|not|from"
+    r"|instead"
+    r"|rather|down|up)\b)"
 )
 NUMBER_ALONE = re.compile(
     rf"^(?:to |at |then |now |maybe |say |only |for )*(?P<number>{DIGITS})(?: (?:max|tops|final|flat|then|please"
@@ -149,7 +78,8 @@ _BEFORE_A_BARE_HOUR = (
     r"(?:at|by|until|before|around|about|past|after|make (?:it|that)|(?:how|what) about|(?:down|up|back|over) to"
     r"|let us (?:say|do)|settle (?:on|for)"
     r"|(?:can|could|will|would) (?:you |we )?(?:only )?(?:do|accept|take)|agree (?:on|to)|say|(?:than|bedtime"
-    r"|offer|answer|out|is)(?: is)?|to bed|(?:am|pm|\d) ?(?:-|or|to)|why not|not|never)"
+    r"|offer|answer|out|is)(?: is)?|to bed|from|between(?: \d{1,2} and)?|(?:am|pm|\d{1,2}) ?(?:-|or|to)|why not"
+    r"|not|never)"
 )
 # An hour alone after a cue: "by 10".
 BARE_TIME = re.compile(
@@ -184,6 +114,11 @@ HARMLESS = _any(
 )
 # A "not" under a condition refuses nothing: "if you do not pay in 30 days".
 CONDITION = re.compile(r"^(?:and |or |then )?(?:if|unless|once|when) ")
+# A clause that puts a condition to what was offered before it: "45 days if the deposit comes within 7 days".
+PROVISO = re.compile(
+    r"^(?:and |but |or )?(?:(?:only )?if|unless|once|provided|providing|as long as|so long as|assuming"
+    r"|on (?:the )?condition)\b"
+)
 # Refuses whatever comes after it in its clause.
 NOT = _any(r"\b(?:not|never|no|nor|neither|nothing|nobody|hardly|nowhere|cannot)\b")
 # A refusal that sets a limit and so makes an offer: "not more than", "can not go beyond".
@@ -198,7 +133,8 @@ STAY = re.compile(r"\b(?:stay|wait|sit|keep|awake|up|allow|let|have|hold|hang)\b
 REFUSING = _any(
     r"\b(?:refus\w+|reject\w*|declin\w+|impossible|unable|unacceptable|ridiculous|absurd|insane|unfair|forget"
     r"|too (?:long|late|much|far|short|little|few|soon|early|slow|many|high|low))\b",
-    rf"\b(?:instead of|rather than|as opposed to|versus|vs|compared (?:with|to)|let alone|much less|far from"
+    rf"\b(?:instead of|rather than|(?:down|up) from|as opposed to|versus|vs|compared (?:with|to)|let alone|much"
+    rf" less|far from"
     rf"|sick of|tired of){_FILL}(?: \w+)?$",
     r"\b(?:why|how) (?:on earth )?(?:should|would|must|do|does|am|are|can|could) (?:i|we|you expect|anyone|my)\b",
     r"\bwho (?:can|could|would|will)\b|\beven if\b",
@@ -270,6 +206,10 @@ OTHERS_AFTER = re.compile(
     rf"^(?:that |which |is what |was |is )*(?:you (?!can\b|could\b|have to\b|must\b|will\b){_SAYING}|(?:he|she"
     rf"|they|your \w+) \w+|your (?:idea|number|offer|proposal|demand|request))\b"
 )
+# The same, where the whole next clause says so: "60 days, you say?".
+OTHERS_NEXT = re.compile(
+    rf"^(?:as |like )?you (?!can\b|could\b|will\b){_SAYING}(?: (?:me|it|so|now|then|earlier|before))*$"
+)
 # Taking over the other side's number makes it one's own.
 ACCEPTING = re.compile(
     r"\b(?:accept|agree (?:to|with|on)|agreed|take|live with|go with|meet|match|fine|ok|okay|deal|work with|yes"
@@ -312,7 +252,8 @@ FACT_AFTER = re.compile(
     r"|less|faster|quicker)\b(?! or)|(?:more|better|worse) than (?!enough|fair|reasonable)"
     r"|of (?!waiting|wait\b|time|grace|patience|extension|extra|delay|my time|breathing)|experience|drive\b"
     r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|away\b|from (?:here|home)|(?:you|we|soon|when|they) (?:will"
-    r"|all)\b)"
+    r"|all)\b"
+    r"|(?:clause|rule|penalty|penalties|notice|overdue|interest|invoice|warranty|guarantee|late fee|ban|trial)\b)"
 )
 # Figures of speech with "a day", "a minute".
 IDIOM = _any(r"\b(?:call it|twice|once|times|such|what|just|at|day by|good|nice|end of|most of)$|^(?:please )?wait$")
@@ -338,20 +279,3 @@ OWN = _any(
     r"\b(?:we|team|crew|rescuers?|surgeon|surgery|slot|operation|operate|reach|payment|repay\w*|settled?|in full"
     r"|lights|asleep|sleep|bed|bedtime)\b",
 )
-
-# Accepting and walking away: whole sentences.
-
-_LEAD = r"(?:(?:yes|okay|ok|fine|all right|alright|very well|good|thank you|thanks|then|so|well)\b[ ,]*)*"
-_OFFER_NOUNS = "offer|terms|proposal|deal|plan|date|time|conditions"
-_WHAT = rf"(?:your|the|this|that|these|those)(?: new| latest| last| final)? (?:{_OFFER_NOUNS})"
-ACCEPTS = re.compile(
-    rf"{_LEAD}(?:(?:i|we)(?: can| will|'ll| do| gladly)? "
-    rf"(?:(?:accept|agree|take it)|(?:accept|agree to|take)(?: {_WHAT}))"
-    r"|(?:offer )?accepted|agreed|deal|(?:it is|it's|that is|that's|you have|you've got|we have|we've got) a deal)"
-)
-WALKS_AWAY = re.compile(
-    rf"{_LEAD}(?:(?:i am|i'm|we are|we're) (?:walking away|leaving|done (?:negotiating|talking)"
-    r"|ending (?:this|the|our) (?:negotiation|talk|conversation))"
-    r"|(?:i|we)(?: will|'ll| must| have to) walk away|this negotiation is over|no deal)"
-)
-SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")

@@ -10,15 +10,10 @@ broken only after three, so that bound is what its speaker can be held to. A mon
 an offer ("no later than 11 PM"); a quantity outside the domain's bounds is none. Numbers are not moved to the domain's
 grid: what was said is what counts.
 
-Acceptance is strict: a whole sentence must say so and nothing else. "I accept your offer." accepts; "I accept that you
-are angry", "I would accept 60 days" and "I accept if you wait" do not. Words that name a number of their own are an
-offer, whatever else they say.
-
-The patterns stand in `offer_patterns`.
+`plain_text` makes an utterance plain, the patterns stand in `offer_patterns`; `acts` tells who accepts and who leaves.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -26,10 +21,12 @@ from functools import cache
 from itertools import zip_longest
 
 from emodistill.negotiation import offer_patterns as patterns
+from emodistill.negotiation.acts import read_act
 from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.plain_text import DIGITS, MINUTES, UNIT_ALIASES, plain, words
 from emodistill.negotiation.protocol import Act
 
-LONGEST = 4000  # characters that are read, from the end: the last offer counts, and a runaway text stays cheap
+NEAR = 300  # characters on either side of a quantity, within its clause, that say whose it is
 
 
 def parse_offer(text: str, domain: str) -> float | None:
@@ -46,12 +43,7 @@ def parse_offer(text: str, domain: str) -> float | None:
 def parse_act(text: str, domain: str, standing_offer: float | None) -> Act:
     """Whether an utterance accepts, walks away or proposes.
 
-    Accepted forms (after an optional yes, okay, fine, all right, very well, good, thank you):
-
-    - I/we (can, will) accept / agree / take it / agree to / accept your, this, that, the, these, those offer, terms,
-      proposal, deal, plan, date, time, conditions; accepted; agreed; deal; it is / that is / you have / we have a deal
-    - I/we am/are walking away / leaving / done negotiating / done talking / ending this, the, our negotiation, talk,
-      conversation; I/we (will, must, have to) walk away; this negotiation is over; no deal
+    See `acts` for what does. Words that name a number of their own are an offer, whatever else they say.
 
     Args:
         standing_offer: the other side's standing offer; without one there is nothing to accept.
@@ -59,16 +51,8 @@ def parse_act(text: str, domain: str, standing_offer: float | None) -> Act:
     Raises:
         UserError: if there is no such domain.
     """
-    offer = parse_offer(text, domain)
-    if offer is not None and offer != standing_offer:
-        return "propose"
-    sentences = [match[0] for match in patterns.SENTENCE.finditer(text.casefold().replace("’", "'"))]
-    stated = [" ".join(s.strip(" \t\"'.!*").split()) for s in sentences if not s.rstrip("\"' ").endswith("?")]
-    walks_away = any(patterns.WALKS_AWAY.fullmatch(sentence) for sentence in stated)
-    accepts = standing_offer is not None and any(patterns.ACCEPTS.fullmatch(sentence) for sentence in stated)
-    if walks_away == accepts:  # neither, or both
-        return "propose"
-    return "accept" if accepts else "walk_away"
+    act = read_act(_reader(domain).words(text, standing_offer), standing_offer is not None)
+    return act if act == "propose" or parse_offer(text, domain) in {None, standing_offer} else "propose"
 
 
 class OfferReader:
@@ -81,16 +65,33 @@ class OfferReader:
     def read(self, text: str) -> float | None:
         """The last quantity that is most clearly put forward by the speaker, or None."""
         whole = plain(text, self._is_clock)
+        if not whole:
+            return None
         parts = clauses(whole)
-        best, offer = Rank.NONE, None
+        best, offer, stated = Rank.NONE, None, Rank.NONE  # the last one is that of the sentence so far
         for part, following in zip_longest(parts, parts[1:]):
+            if stated is Rank.PUT_FORWARD and patterns.PROVISO.match(part.text):
+                stated = Rank.NONE if _ends(part) else stated
+                continue
             for quantity in self._quantities.find(part.text, whole):
                 if not self._bounds[0] <= quantity.value <= self._bounds[1]:
                     continue
                 found = rank(quantity, part, following)
                 if found is not Rank.NONE and found >= best:
                     best, offer = found, quantity.value
+                stated = max(stated, found)
+            stated = Rank.NONE if _ends(part) else stated
         return offer
+
+    def words(self, text: str, standing: float | None) -> str:
+        """The utterance in plain words, with "that" for the number that stands: "90 days works for me"."""
+        whole = plain(text, self._is_clock)
+        if not whole or standing is None:
+            return words(text)
+        for quantity in reversed(self._quantities.find(whole, whole)):
+            if quantity.value == standing:
+                whole = f"{whole[: quantity.start]}that{whole[quantity.end :]}"
+        return whole
 
 
 @cache
@@ -99,9 +100,7 @@ def _reader(domain: str) -> OfferReader:
     return OfferReader(rules.style, rules.unit, rules.bounds, rules.clock_origin)
 
 
-# Plain text and clauses. Everything that the patterns would otherwise have to know twice is settled here: "forty-five"
-# is 45, "can't" is "can not", "half past ten" is "10:30", "p.m." is "pm". Clauses matter because a "not" reaches to the
-# end of its clause and no further.
+# Clauses matter because a "not" reaches to the end of its clause and no further.
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,65 +109,6 @@ class Clause:
 
     text: str
     mark: str
-
-
-def plain(text: str, clock: bool) -> str:
-    """The utterance in lower case, with digits for number words and whole words for contractions.
-
-    Args:
-        clock: spoken times of day ("quarter to eleven", "ten thirty") become digits too.
-    """
-    text = unicodedata.normalize("NFKC", _halves(text[-LONGEST:]))
-    text = patterns.AM_PM_BEFORE_SENTENCE.sub(r"\1m. ", text).lower()
-    text = re.sub(r"[’‘´ʼ]", "'", text)
-    text = re.sub(r"[‐‑‒–−]", "-", patterns.DASH.sub(", ", text))
-    text = patterns.LEFT_OUT.sub(" ", text)
-    for pattern, words in patterns.CONTRACTIONS:
-        text = pattern.sub(words, text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"(?<![\d,.])(\d),(\d)(?![\d,])", r"\1.\2", text)
-    if clock:
-        text = patterns.HOUR_AND_MINUTE.sub(_hour_and_minute, patterns.MINUTES_PAST_OR_TO.sub(_past_or_to, text))
-    text = patterns.NUMBER_WORDS.sub(_number, text)
-    text = re.sub(r"[^\S\n]+", " ", text)
-    return patterns.INSERTED_AFTER_NOT.sub(r"\1", text).strip()
-
-
-def _halves(text: str) -> str:
-    text = re.sub(r"(\d) ?(?:½|1/2\b)", r"\1.5", text)
-    return re.sub(r"½|\b1/2\b", "half", text)
-
-
-def _worth(words: str) -> int:
-    return sum(patterns.WORTH[word] for word in re.split(r"[ -]", words))
-
-
-def _number(match: re.Match[str]) -> str:
-    hundreds, hundred, rest, small = match.groups()
-    if hundred is None:
-        return str(_worth(small))
-    return str(100 * (_worth(hundreds) if hundreds else 1) + (_worth(rest) if rest else 0))
-
-
-def _hour(words: str) -> int:
-    if words == "midnight":
-        return 24
-    return int(words) if words.isdigit() else _worth(words)
-
-
-def _past_or_to(match: re.Match[str]) -> str:
-    minutes = patterns.MINUTES_PAST[match[1].replace("-", " ")]
-    if match[2] == "" and match[1] != "half":  # "half ten" is 10:30, "ten ten" is left to hour and minute
-        return match[0]
-    hour = _hour(match[3])
-    if match[2] in {"to", "before"}:
-        hour, minutes = (hour - 1) or 12, 60 - minutes
-    return f"{hour}:{minutes:02d}"
-
-
-def _hour_and_minute(match: re.Match[str]) -> str:
-    minutes = 5 if match[2] == "oh five" else _worth(match[2])
-    return f"{_hour(match[1])}:{minutes:02d}"
 
 
 def clauses(text: str) -> list[Clause]:
@@ -210,8 +150,8 @@ class Durations:
 
     def __init__(self, unit: str) -> None:
         singular = unit.removesuffix("s")
-        self._minutes = patterns.MINUTES.get(singular)
-        self._own = re.compile(rf"(?P<number>{patterns.DIGITS})[ -]?{re.escape(singular)}s?\b")
+        self._minutes = MINUTES.get(singular)
+        self._own = re.compile(rf"(?P<number>{DIGITS})[ -]?{re.escape(singular)}s?\b")
 
     def find(self, clause: str, whole: str) -> list[Quantity]:
         """All quantities of a clause, in order; `whole` is the utterance, which tells whether it speaks of money."""
@@ -229,8 +169,8 @@ class Durations:
         found: list[Quantity] = []
         largest = 0
         for match in patterns.DURATION.finditer(clause):
-            size = next(patterns.MINUTES[name] for name in patterns.UNIT_ALIASES if match[f"{name}_"])
-            value = _minutes(match, size) / self._minutes
+            size = next(MINUTES[name] for name in UNIT_ALIASES if match[f"{name}_"])
+            value = round(_minutes(match, size) / self._minutes, 6)  # a third of an hour is 20 minutes
             quantity = Quantity(value, match.start(), _end(match, size), bool(match["one"]))
             if found and size < largest and patterns.JOINED_DURATIONS.fullmatch(clause[found[-1].end : quantity.start]):
                 first = found.pop()  # "two weeks and three days" is one quantity
@@ -241,25 +181,14 @@ class Durations:
 
 
 def _minutes(match: re.Match[str], size: int) -> float:
-    if match["number"]:
-        amount = float(match["number"]) + _part(match["and_half"])
-    else:
-        amount = 0.75 if match["quarters"] else 0.25 if match["quarter"] else 0.5 if match["half"] else 1.0
-    if match["second"]:  # "a week or two"
-        amount = float(match["second"])
-    minutes_named = float(match["rest"]) if match["tail"] and size == patterns.MINUTES["hour"] else 0.0
-    return (amount + _part(match["plus"])) * size + minutes_named
-
-
-def _part(words: str | None) -> float:
-    if not words:
-        return 0.0
-    return 0.5 if "half" in words else 0.75 if "3" in words else 0.25
+    amount = float(match["second"] or match["number"] or 1)  # of "a week or two" the second counts
+    minutes_named = float(match["rest"]) if match["tail"] and size == MINUTES["hour"] else 0.0
+    return amount * size + minutes_named
 
 
 def _end(match: re.Match[str], size: int) -> int:
     """Digits after a unit belong to it only after hours ("1h30", "one hour thirty")."""
-    return match.start("tail") if match["tail"] and size != patterns.MINUTES["hour"] else match.end()
+    return match.start("tail") if match["tail"] and size != MINUTES["hour"] else match.end()
 
 
 class Clock:
@@ -335,8 +264,8 @@ class Rank(IntEnum):
 
 def rank(quantity: Quantity, clause: Clause, following: Clause | None) -> Rank:
     """How much a quantity of a clause is the speaker's own offer, given the clause that follows."""
-    before = patterns.HARMLESS.sub("", clause.text[: quantity.start]).strip(" ,:-")
-    after = clause.text[quantity.end :].strip(" ,:-")
+    before = patterns.HARMLESS.sub("", clause.text[max(0, quantity.start - NEAR) : quantity.start]).strip(" ,:-")
+    after = clause.text[quantity.end : quantity.end + NEAR].strip(" ,:-")
     if _refused(before, after) or _others(before, after) or _fact(before, after):
         return Rank.NONE
     if quantity.vague and not _vague_counts(before):
@@ -345,7 +274,7 @@ def rank(quantity: Quantity, clause: Clause, following: Clause | None) -> Rank:
         return Rank.FORMER
     if patterns.OWN.search(before) or patterns.OWN.search(after):
         return Rank.PUT_FORWARD
-    if following is not None and (_echo(before, after, clause) or patterns.REFUSED_NEXT.search(following.text)):
+    if following is not None and (_echo(before, after, clause) or _taken_back(following.text)):
         return Rank.NONE
     return Rank.PUT_FORWARD if len(f"{before} {after}".split()) <= 3 else Rank.MENTIONED
 
@@ -370,11 +299,20 @@ def _fact(before: str, after: str) -> bool:
     return bool(patterns.HAPPENED.search(before) or patterns.FACT_AFTER.search(after))
 
 
+def _taken_back(following: str) -> bool:
+    return bool(patterns.REFUSED_NEXT.search(following) or patterns.OTHERS_NEXT.search(following))
+
+
 def _vague_counts(before: str) -> bool:
     """Whether "a day" is a length of time and not a figure of speech: only where it is put forward."""
     if patterns.IDIOM.search(before):
         return False
     return bool(patterns.OWN.search(before) or re.search(r"\b(?:in|within|for|after)$|^$", before))
+
+
+def _ends(clause: Clause) -> bool:
+    """Whether the sentence ends with this clause."""
+    return clause.mark[:1] in {".", "!", "?", ";", "\n"}
 
 
 def _echo(before: str, after: str, clause: Clause) -> bool:
