@@ -11,10 +11,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from schedules import concession_schedule
 
+from commands.building import register_variants
 from emodistill.counterparties.simulation import BehaviouralCounterparty
-from emodistill.data.schema import read_episodes
+from emodistill.data.schema import Episode, read_episodes
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.evaluation.arms import parse_arms
+from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation import domains
 from emodistill.negotiation.agents import FocalAgent, UniformEmotion
 from emodistill.negotiation.engine import play
@@ -57,6 +60,7 @@ def commands():
 
 @pytest.fixture(scope="module", autouse=True)
 def configs():
+    register_variants()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         yield
 
@@ -65,7 +69,10 @@ def check_python(script, arguments):
     overrides = [word for word in arguments if "=" in word or word.startswith("~")]
     assert set(arguments) - set(overrides) <= {"--help", "--cfg", "job", "--resolve"}
     if "--help" not in arguments:
-        OmegaConf.to_container(compose(script.removesuffix(".py"), overrides=overrides), resolve=True)
+        cfg = compose(script.removesuffix(".py"), overrides=overrides)
+        OmegaConf.to_container(cfg, resolve=True)
+        if script == "evaluate.py":
+            parse_arms(cfg.arms, load_vocabulary(cfg.vocabulary))
 
 
 @pytest.mark.parametrize("words", commands())
@@ -119,6 +126,20 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch):
     assert {episode.split for episode in mine} == {"train", "val", "test"} and any(
         episode.end == "deal" for episode in mine
     )
+
+
+def test_the_analysis_of_the_page_on_reports_makes_a_table():
+    found = {}
+    exec(compile("\n".join(blocks("report.md", "python")), "docs/report.md", "exec"), found)
+    scenarios = generate_scenarios("debt", 2)
+    vocabulary = load_vocabulary("goemotions28")
+    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
+    played = play([Negotiation(scenario, 0) for scenario in scenarios], focal, counterparty)
+    episodes = [Episode.of(negotiation, "test", "uniform", "random") for negotiation in played]
+    (table,) = found["Politeness"]()([ArmResult("random", episodes)]).tables
+    polite = ["please" in turn.text.lower() for episode in episodes for turn in episode.focal_turns]
+    assert table.rows == [{"arm": "random", "share": sum(polite) / len(polite)}] and any(polite)
 
 
 def test_the_files_of_extending_are_read(tmp_path, monkeypatch):
