@@ -131,7 +131,7 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch):
 def test_the_analysis_of_the_page_on_reports_makes_a_table():
     found = {}
     exec(compile("\n".join(blocks("report.md", "python")), "docs/report.md", "exec"), found)
-    scenarios = generate_scenarios("debt", 2)
+    scenarios = generate_scenarios("debt", 8)
     vocabulary = load_vocabulary("goemotions28")
     focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
     counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
