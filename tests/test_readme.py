@@ -133,7 +133,7 @@ def test_the_analysis_of_the_page_on_reports_makes_a_table():
     exec(compile("\n".join(blocks("report.md", "python")), "docs/report.md", "exec"), found)
     scenarios = generate_scenarios("debt", 8)
     vocabulary = load_vocabulary("goemotions28")
-    focal = FocalAgent(UniformEmotion(vocabulary), ConcessionSchedule(), PhrasebookSpeaker(vocabulary))
+    focal = FocalAgent(UniformEmotion(vocabulary), concession_schedule(), PhrasebookSpeaker(vocabulary))
     counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), ["vanilla"])
     played = play([Negotiation(scenario, 0) for scenario in scenarios], focal, counterparty)
     episodes = [Episode.of(negotiation, "test", "uniform", "random") for negotiation in played]
