@@ -50,6 +50,19 @@ def test_a_reply_ends_with_the_token_at_which_sampling_stops(chat, tokenizer):
     assert chat.text(chat.reply("I want 20 days.")) == "I want 20 days."
 
 
+@pytest.mark.parametrize(
+    ("sampled", "words"),
+    [
+        ("<think>\nAt most 110 days.\n\n20 at least.\n</think>\n\nI want 45 days.", "I want 45 days."),
+        ("At most 110 days.\n</think>\nI want 45 days.", "I want 45 days."),
+        ("<think>At most 110 days. I want 45", ""),
+        ("I want 45 days.\n\nAnd now.", "I want 45 days.\n\nAnd now."),
+    ],
+)
+def test_thoughts_are_no_words_of_a_reply(chat, tokenizer, sampled, words):
+    assert chat.text(tokenizer.encode(sampled, add_special_tokens=False)) == words
+
+
 def test_the_prompt_shows_the_emotion_the_offer_and_the_counterpartys_words(chat, tokenizer):
     shown = tokenizer.decode(chat.prompt("I need 90 days.", "anger", "propose", "45 days"))
     for words in ("I need 90 days.", chat.vocabulary.directive("anger"), "State your offer: 45 days."):

@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
+from emodistill.language_models.thoughts import without_thoughts
 from emodistill.negotiation.prompts import Emotions, directive_words, opening_words, round_words, with_name
 from emodistill.negotiation.protocol import Act
 from emodistill.negotiation.scenarios import Scenario
@@ -92,8 +93,8 @@ class ChatFormat:
         return self.reply(with_name(emotion, text) if self.emotions == "self_selected" else text)
 
     def text(self, reply: list[int]) -> str:
-        """The words of a sampled reply, with or without its end."""
-        return str(self.tokenizer.decode(reply, skip_special_tokens=True)).strip()
+        """The words of a sampled reply, with or without its end; its thoughts are nobody's business."""
+        return without_thoughts(str(self.tokenizer.decode(reply, skip_special_tokens=True)))
 
     def _message(self, part: tuple[str, str], words: str) -> list[int]:
         return self._encode(part[0] + self._plain(words) + part[1])
