@@ -189,3 +189,14 @@ def collect(node, found):
             collect(value, found)
         elif key in found:
             found[key].add(value)
+
+
+def test_tables_of_a_dialect_can_be_given_on_the_command_line():
+    given = [
+        "endpoint.dialect.extra={reasoning_effort: low}",
+        "endpoint.dialect.query={api-version: 2024-10-21}",
+        "endpoint.dialect.headers={api-key: AZURE_KEY}",
+    ]
+    dialect = plain(composed("evaluate", "run=x", *given))["endpoint"]["dialect"]
+    assert dialect["extra"] == {"reasoning_effort": "low"} and dialect["headers"] == {"api-key": "AZURE_KEY"}
+    assert dialect["query"] == {"api-version": "2024-10-21"}

@@ -263,6 +263,13 @@ LASTING = {
         "status",
         "asks to wait 18000 s",
     ),
+    "a wrong key of Google's": (
+        error(400, "API key not valid: sk-12. Please pass a valid API key.", status=400, reason="API_KEY_INVALID"),
+        "authentication",
+        "refuses the key",
+    ),
+    "a stream": ((200, b'data: {"choices": []}\n\ndata: [DONE]\n\n', {}), "malformed", "stream"),
+    "a page": ((200, b"<html>Log in</html>", {}), "malformed", "no JSON"),
     "a wrong key": (error(None, "Incorrect API key sk-12", status=401), "authentication", "status 401"),
     "no right": (error(None, "Your project does not have access", status=403), "authentication", "status 403"),
     "a flagged account": (error(403, "Your account was flagged for abuse", status=403), "authentication", "403"),

@@ -217,3 +217,7 @@ def test_what_changes_a_reply_is_in_the_recipe_and_nothing_else_is():
     recipes = [json.dumps(Dialect(**setting).recipe()) for setting in settings]
     assert Dialect().recipe() == {} and len(set(recipes)) == len(settings) and "{}" not in recipes
     assert "ROUTE" not in recipes[-1]  # neither a value nor where it comes from
+
+
+def test_a_table_that_is_not_set_is_empty():
+    assert Dialect(extra=None, query=None, headers=None) == Dialect()

@@ -58,6 +58,11 @@ RATE = re.compile(
     r"|(?:try|retry) (?:again )?(?:later|soon|in|after)",
     re.IGNORECASE,
 )
+WRONG_KEY = re.compile(  # of a server that says so with status 400
+    r"\bapi[ _]key[^.]{0,20}(?:not valid|invalid|incorrect|missing|expired|not found)"
+    r"|(?:invalid|incorrect|missing) api[ _]key",
+    re.IGNORECASE,
+)
 # A prompt that was refused for what it says; an account or a key may be flagged too, which is another thing.
 FLAGGED = re.compile(
     r"\b(?:input|prompt|content|message|request|text|conversation)s?\b[^.]{0,40}"
@@ -133,6 +138,8 @@ def read_answer(
     if not 200 <= status < 300:
         said = _cleaned(content.decode("utf-8", "replace"), hide) if answer is None else answer
         return read_refusal(status, said, asked_s)
+    if answer is None and content.lstrip().startswith(b"data:"):
+        return malformed("the reply is a stream, which nobody asked for; try 'endpoint.dialect.extra={stream: false}'")
     if answer is None:
         return malformed("the reply is no JSON")
     if isinstance(answer, list) and len(answer) == 1:
@@ -197,7 +204,7 @@ def read_refusal(status: int | None, answer: Any, asked_s: float | None = None, 
     if status == 402 or (owed and asked_s is None and status in (400, 403, 429)):
         quoted = f": {words}" if words and status != 403 else ": the account has nothing left"
         return Outcome(kind="quota", reason=about + quoted, servers_fault=True)
-    if status in (401, 403):
+    if status in (401, 403) or (status == 400 and WRONG_KEY.search(everything)):
         return Outcome(kind="authentication", reason=f"{about}: the server refuses the key", servers_fault=True)
     fault = (retry and status not in (409, 429)) or status == 404
     reason = f"{about}: {words}" if words else about

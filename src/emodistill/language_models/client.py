@@ -28,7 +28,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiolimiter import AsyncLimiter
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from emodistill.errors import UserError
@@ -64,6 +64,7 @@ def _header_name(name: str) -> str:
 
 
 HeaderName = Annotated[str, AfterValidator(_header_name)]
+NoneAsEmpty = BeforeValidator(lambda value: {} if value is None else value)  # `null` can be set from a command line
 T = TypeVar("T")
 
 
@@ -169,9 +170,9 @@ class Dialect(Settings):
     system_role: SystemRole = "auto"
     max_tokens_field: str = "max_tokens"
     omit: tuple[str, ...] = ()
-    extra: dict[str, Any] = {}
-    query: dict[str, str | int | float] = {}
-    headers: dict[HeaderName, str] = {}
+    extra: Annotated[dict[str, Any], NoneAsEmpty] = {}
+    query: Annotated[dict[str, str | int | float], NoneAsEmpty] = {}
+    headers: Annotated[dict[HeaderName, str], NoneAsEmpty] = {}
 
     def body(self, model: str, request: CompletionRequest, structure: str, system_role: str) -> dict[str, Any]:
         """The fields of one call."""
