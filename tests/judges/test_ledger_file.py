@@ -217,8 +217,8 @@ def test_a_database_of_something_else_is_left_alone_there_too(tmp_path):
 
 MOUNTS = """22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 27 0:41 / /home rw,relatime shared:1 - nfs4 server:/home rw,vers=4.2
-31 30 0:42 / /home/me/local rw,relatime - xfs /dev/vdb rw
+30 27 0:41 / /users rw,relatime shared:1 - nfs4 server:/users rw,vers=4.2
+31 30 0:42 / /users/me/local rw,relatime - xfs /dev/vdb rw
 32 27 0:43 / /mnt/my\\040share rw,relatime - cifs //server/share rw
 33 27 0:44 / /mnt/far rw,relatime - fuse.sshfs me@server: rw
 34 27 0:45 / /mnt/near rw,relatime - fuse.ntfs-3g /dev/vdc rw
@@ -231,7 +231,7 @@ MOUNTS = """22 27 0:21 / /proc rw,relatime - proc proc rw
 @pytest.mark.parametrize(
     ("path", "network"),
     [
-        *(("/home/you/ledger.sqlite", True), ("/home/me/local/ledger.sqlite", False), ("/homes/ledger.sqlite", False)),
+        *(("/users/you/ledger.sqlite", True), ("/users/me/local/ledger.sqlite", False), ("/users2/ledger.sqlite", False)),
         *(
             ("/mnt/my share/a/ledger.sqlite", True),
             ("/mnt/far/ledger.sqlite", True),
