@@ -65,6 +65,8 @@ WORDS = {
         [{"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]}, {"type": "text", "text": SAID}]
     ),
     "reasoning as a part": chat([{"type": "reasoning", "text": THOUGHT}, {"type": "text", "text": SAID}]),
+    "thoughts apart and once more": chat(f"{THOUGHT}\n\n{SAID}", reasoning_content=THOUGHT),
+    "thoughts apart that are no text": chat(SAID, reasoning={"effort": "low"}, reasoning_content=""),
     "parts": chat([{"type": "text", "text": SAID[:20]}, {"type": "text", "text": SAID[20:]}]),
     "one part, no list": chat({"type": "text", "text": SAID}),
     "parts of another name": chat([{"type": "output_text", "text": SAID, "annotations": []}]),
@@ -147,9 +149,15 @@ EMPTY = {
     "dots": (chat("..."), "wordless", "no text"),
     "a thought alone": (chat(f"<think>{THOUGHT}</think>"), "wordless", "thoughts"),
     "a thought alone, kept apart": (chat(None, reasoning_content=THOUGHT), "wordless", "thoughts"),
+    "a thought alone, apart and once more": (chat(THOUGHT, reasoning_content=THOUGHT), "wordless", "thoughts"),
     "a thought that never ends": (chat(f"<think>{THOUGHT} {SAID}"), "wordless", "thoughts"),
     "an image": (chat([{"type": "image_url", "image_url": {"url": "x"}}]), "wordless", "no text"),
     "a number": (chat(7), "wordless", "no text"),
+    "stopped without a message": (
+        (200, {"choices": [{"index": 0, "finish_reason": "SAFETY"}], "usage": USAGE}, {}),
+        "malformed",
+        "filter stopped",
+    ),
     "no choice": ((200, {"choices": [], "usage": USAGE}, {}), "malformed", "message"),
     "null for choices": ((200, {"choices": None, "usage": USAGE}, {}), "malformed", "message"),
     "no message": ((200, {"choices": [{"message": None}], "usage": USAGE}, {}), "malformed", "message"),
@@ -286,6 +294,11 @@ LASTING = {
     ),
     "a policy": (error(None, "Request blocked by our content policy", status=403), "status", "moderation"),
     "a filter of a cloud": (error("content_filter", "The response was filtered", status=400), "status", "filtered"),
+    "a policy by its code": (error("content_policy_violation", "no", status=403), "status", "moderation"),
+    "a flag": (error(None, "no", status=403, metadata={"flagged": True}), "status", "moderation"),
+    "harm": (error(None, "Harmful content was detected", status=403), "status", "moderation"),
+    "terms": (error(None, "The prompt violates the Terms of Service", status=403), "status", "moderation"),
+    "a country": (error(None, "Your country is blocked by our content policy", status=403), "authentication", "key"),
     "an inspection": (error("DataInspectionFailed", "Input data may be bad", status=400), "status", "bad"),
 }
 
@@ -311,6 +324,10 @@ def test_what_lasts_is_not_asked_again(server, sent, kind, word):
         *(("Rate limit: 10 per 1 minute. Please try again later.", None), ("try again in a few seconds", None)),
         *(("wait as long as you like", None), ("Limit 500, used 498. Try again in 2.5 s", 2.5), ("", None)),
         *(
+            ("Please retry after 6 seconds. Please go here: https://x to ask for a quota increase", 6),
+            ("tokens per day (TPD): Limit 1000, Used 990, Requested 20. Please try again in 14m24s. Need more?", 864),
+            ("reached organization max RPM: 3, please try again after 1 seconds", 1),
+            ("Slow down for 5 s", None),
             ("resets at 2026-01-01T12:00:30Z", 30),
             ("again after 2026-01-01 12:01", 60),
             ("until 2026-99-99T12:00", None),

@@ -39,7 +39,7 @@ CODES = (
     (403, re.compile(r"permission|forbidden", re.IGNORECASE)),
     (500, re.compile(r"server_?error|^internal(?:_error)?$|^api_error$|network_?error|bad_?gateway", re.IGNORECASE)),
 )
-_CODE_KEYS = ("code", "status", "status_code", "http_status", "http_code", "type")
+_CODE_KEYS = ("code", "status", "status_code", "http_status", "http_code", "error_code", "type", "error_type")
 _SAID_KEYS = (
     *("error", "errors", "message", "detail", "details", "msg"),
     *("error_msg", "errorMessage", "base_resp", "status_msg", "description"),
@@ -69,7 +69,8 @@ FLAGGED = re.compile(
     r"\b(?:flagged|blocked|filtered|inappropriate|violat\w+|unsafe|harmful|disallowed|rejected by)"
     r"|\bmoderat(?:ion|ed)\b|content[_ ](?:policy|filter)|usage polic|safety (?:system|filter|polic|setting)"
     r"|(?:flagged|blocked|violat\w+)\b[^.]{0,40}\b(?:content|prompt|input|polic|safety|guideline)"
-    r"|inappropriate content|data_?inspection",
+    r"|(?:inappropriate|harmful|unsafe|sensitive) (?:content|prompt|input|text)|data_?inspection"
+    r"|terms of (?:use|service)",
     re.IGNORECASE,
 )
 _ACCOUNT = re.compile(r"\b(?:account|(?:api )?key|organi[sz]ation|project|ip|region|country)\b", re.IGNORECASE)
@@ -164,11 +165,11 @@ def read_reply(answer: dict[str, Any], asked_s: float | None = None) -> Outcome:
     if error is not None:
         outcome = read_refusal(_status_of(error), error, asked_s, inside=True)
         return replace(outcome, tokens=tokens, charged=bool(choice))
-    if not message:
-        return malformed("the reply has no message", tokens)
     if STOPPED.search(ending):
         return malformed(f"the server's content filter stopped the reply ({ending})", tokens)
-    text, cut = without_thoughts(_words_in(message.get("content"))), bool(CUT.search(ending))
+    if not message:
+        return malformed("the reply has no message", tokens)
+    text, cut = without_thoughts(_unrepeated(message, _words_in(message.get("content")))), bool(CUT.search(ending))
     if has_words(text):
         return Outcome(text=text, cut=cut, tokens=tokens, charged=True)
     if refusal := message.get("refusal") or _words_in(message.get("content"), "refusal"):
@@ -178,6 +179,13 @@ def read_reply(answer: dict[str, Any], asked_s: float | None = None) -> Outcome:
     if message.get("tool_calls") or message.get("function_call"):
         return malformed("the reply calls a tool and has no text", tokens)
     return replace(malformed("the reply has no text but thoughts, or none at all", tokens), kind="wordless")
+
+
+def _unrepeated(message: dict[str, Any], text: str) -> str:
+    """The text without the thoughts that a message holds apart, should it begin with them once more."""
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    repeated = isinstance(thoughts, str) and has_words(thoughts) and text.strip().startswith(thoughts.strip())
+    return text.strip().removeprefix(str(thoughts).strip()) if repeated else text
 
 
 def malformed(reason: str, tokens: tuple[int, int] | None = None) -> Outcome:
@@ -271,8 +279,11 @@ def _seconds(text: str) -> float | None:
 
 
 def _is_flagged(answer: Any, words: str) -> bool:
-    reasons = [value for key, value in _leaves(answer) if key in ("reasons", "flagged_input", "flagged_categories")]
-    return bool(reasons) or (bool(FLAGGED.search(words)) and not _ACCOUNT.search(words))
+    leaves = list(_leaves(answer))
+    if any(value for key, value in leaves if key in ("reasons", "flagged", "flagged_input", "flagged_categories")):
+        return True
+    about = " ".join([words, *(str(value) for key, value in leaves if key in _CODE_KEYS)])
+    return bool(FLAGGED.search(about)) and not _ACCOUNT.search(words)
 
 
 def _status_of(error: Any) -> int | None:
