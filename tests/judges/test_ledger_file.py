@@ -231,7 +231,11 @@ MOUNTS = """22 27 0:21 / /proc rw,relatime - proc proc rw
 @pytest.mark.parametrize(
     ("path", "network"),
     [
-        *(("/users/you/ledger.sqlite", True), ("/users/me/local/ledger.sqlite", False), ("/users2/ledger.sqlite", False)),
+        *(
+            ("/users/you/ledger.sqlite", True),
+            ("/users/me/local/ledger.sqlite", False),
+            ("/users2/ledger.sqlite", False),
+        ),
         *(
             ("/mnt/my share/a/ledger.sqlite", True),
             ("/mnt/far/ledger.sqlite", True),

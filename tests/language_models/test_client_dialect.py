@@ -178,6 +178,19 @@ def test_a_server_that_refuses_the_form_too_gets_both_in_another_way():
     assert asked == [("system", "json_schema"), ("system", "json_object"), ("user", "json_object")]
 
 
+@pytest.mark.parametrize("words", ["json_schema is not supported", "System role not supported"])
+def test_a_refusal_inside_status_200_is_one_too(words):
+    refusal = (200, {"error": {"code": 400, "message": words}}, {})
+    with FaultyServer(script=[refusal]) as server, endpoint(server, retries=RetryPolicy(max_retries=0)) as client:
+        assert isinstance(client.complete([CompletionRequest(CHAT, 5, schema=SCHEMA)])[0], Reply)
+    assert server.calls == 2 and server.log[0].body != server.log[1].body
+
+
+def test_one_authorization_is_enough():
+    with FaultyServer() as server, pytest.raises(UserError, match="keep one"):
+        endpoint(server, api_key_env="KEY", dialect=Dialect(headers={"authorization": "OTHER"}))
+
+
 def test_a_query_stands_at_the_end_of_the_address():
     query = {"api-version": "2024-10-21", "deployment": "my model&more", "n": 1}
     with FaultyServer() as server, endpoint(server, dialect=Dialect(query=query)) as client:

@@ -102,6 +102,7 @@ class Outcome:
         text: what the model says, without thoughts; None where `kind` and `reason` say why there is nothing.
         cut: the reply ended at `max_tokens`.
         tokens: read and written, as the server counted them; None where it did not say.
+        status: of a failure of the kind `status`: that of HTTP, or the one that an error inside status 200 names.
         charged: whether the call may have cost something.
         retry: whether the same call may end better.
         at_once: the same request may be put in another way now; that is not counted as a retry.
@@ -114,6 +115,7 @@ class Outcome:
     kind: FailureKind | None = None
     reason: str = ""
     tokens: tuple[int, int] | None = None
+    status: int | None = None
     charged: bool = False
     retry: bool = False
     at_once: bool = False
@@ -216,7 +218,7 @@ def read_refusal(status: int | None, answer: Any, asked_s: float | None = None, 
         return Outcome(kind="authentication", reason=f"{about}: the server refuses the key", servers_fault=True)
     fault = (retry and status not in (409, 429)) or status == 404
     reason = f"{about}: {words}" if words else about
-    return Outcome(kind="status", reason=reason, retry=retry, retry_after_s=asked_s, servers_fault=fault)
+    return Outcome(kind="status", reason=reason, status=status, retry=retry, retry_after_s=asked_s, servers_fault=fault)
 
 
 def words_of(answer: Any) -> str:

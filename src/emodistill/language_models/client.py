@@ -426,13 +426,12 @@ class Caller:
         except aiohttp.ClientError as error:
             return self._broken(error)
         outcome = read_answer(response.status, answer, _asked_s(response.headers), self._safe)
-        if outcome.kind != "status":
-            return outcome
-        speaks_as_system = any(message.role == "system" for message in request.messages)
-        falls_back = (request.schema and self._falls_back(response.status, answer, structure)) or (
-            speaks_as_system and self._folds(response.status, answer, system_role)
-        )
-        return replace(outcome, at_once=True) if falls_back else outcome
+        if outcome.status in REFUSED_FORM and (
+            self._asks_for_less(request, outcome.status, answer, structure)
+            or self._gives_words_to_the_user(request, answer, system_role)
+        ):
+            return replace(outcome, at_once=True)
+        return outcome
 
     def _broken(self, error: aiohttp.ClientError) -> Outcome:
         sent = not isinstance(error, _NOTHING_SENT)
@@ -451,21 +450,20 @@ class Caller:
             reason = f"no byte for {self.timeouts.first_byte_s:g} s"
         return Outcome(kind="timeout", reason=reason, charged=True, retry=True, servers_fault=True)
 
-    def _falls_back(self, status: int, answer: bytes, asked: str) -> bool:
+    def _asks_for_less(self, request: CompletionRequest, status: int, answer: bytes, asked: str) -> bool:
         """Whether the server refused the way a schema was asked for, and there is another way."""
-        if self.dialect.structure != "auto" or asked == STRUCTURES[-1]:
-            return False
-        if status not in REFUSED_FORM or status == 500 or not UNKNOWN_FORMAT.search(answer):
+        may = request.schema and self.dialect.structure == "auto" and asked != STRUCTURES[-1]
+        if not may or status == 500 or not UNKNOWN_FORMAT.search(answer):
             return False
         if self.structure == asked:  # another call may have found out first
             self.structure = STRUCTURES[STRUCTURES.index(asked) + 1]
         return True
 
-    def _folds(self, status: int, answer: bytes, asked: str) -> bool:
-        """Whether the server refused a message of the system, and its words can be given to the user."""
-        if self.dialect.system_role != "auto" or asked == "user":
-            return False
-        if status not in REFUSED_FORM or not UNKNOWN_ROLE.search(answer):
+    def _gives_words_to_the_user(self, request: CompletionRequest, answer: bytes, asked: str) -> bool:
+        """Whether the server refused a message of the system, whose words the user can say."""
+        has_system = any(message.role == "system" for message in request.messages)
+        may = has_system and self.dialect.system_role == "auto" and asked != "user"
+        if not may or not UNKNOWN_ROLE.search(answer):
             return False
         self.system_role = "user"
         return True
@@ -747,6 +745,8 @@ class Endpoint:
         self.traffic, self.timeouts = traffic or Traffic(), timeouts or Timeouts()
         self.retries, self.breaker = retries or RetryPolicy(), breaker or BreakerPolicy()
         self.spending, self.dialect = spending or Spending(), dialect or Dialect()
+        if api_key_env and "authorization" in map(str.lower, self.dialect.headers):
+            raise UserError("both api_key_env and dialect.headers give an Authorization; keep one of them")
         self.price = price_of(model, price)
         if self.price is None and self.spending.budget.max_cost is not None:
             raise UserError(
