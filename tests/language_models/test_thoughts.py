@@ -38,6 +38,14 @@ def test_a_thought_that_never_ends_is_all_that_follows_it(begins, ends):
     assert without_thoughts(f"{begins}\n{THOUGHT}\n{ends}") == ""
 
 
+@pytest.mark.parametrize(("begins", "ends"), [pair for pair in PAIRS if pair[0][0] in "<&[◁"], ids=str)
+def test_a_text_that_is_cut_anywhere_tells_nothing_of_its_thought(begins, ends):
+    text = f"{begins}\n{THOUGHT}\n{ends}"
+    assert {without_thoughts(text[:length]) for length in range(len(text) + 1)} == {""}
+    text += f"\n{SAID}"
+    assert all(SAID.startswith(without_thoughts(text[:length])) for length in range(len(text)))
+
+
 @pytest.mark.parametrize("ends", LONE)
 def test_a_thought_that_began_in_the_prompt_is_all_before_its_end(ends):
     assert without_thoughts(f"{THOUGHT}\n{ends}\n\n{SAID}") == SAID

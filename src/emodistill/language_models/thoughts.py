@@ -19,7 +19,11 @@ _TAG = (
     r"(?:think(?:ing|s)?|thoughts?|reason(?:ing)?|reasoning_content|reflection|scratchpad|analysis|monologue)"
 )
 _MARKS: tuple[tuple[Mark, str, str], ...] = (  # what it does, how it looks, and an example
-    ("opens", rf"(?:<|&lt;)\s*{_TAG}(?:\s[^<>]*?)?(?<!/)(?:>|&gt;)", "<think> (DeepSeek R1, Qwen 3), <seed:think>"),
+    (
+        "opens",
+        rf"(?:<|&lt;)\s*{_TAG}(?:\s[^<>]*?)?(?<!/)(?:>|&gt;|(?:&g?t?)?\Z)",
+        "<think> (DeepSeek R1, Qwen 3), <seed:think>",
+    ),
     ("closes", rf"(?:<|&lt;)\s*/\s*{_TAG}\s*(?:>|&gt;)", "</think>"),
     ("opens", r"\[think(?:ing)?\]", "[THINK] (Magistral)"),
     ("closes", r"\[/think(?:ing)?\]", "[/THINK]"),
@@ -30,11 +34,15 @@ _MARKS: tuple[tuple[Mark, str, str], ...] = (  # what it does, how it looks, and
     ("opens", r"<\|(?:begin_of_thought|start_thinking|think(?:ing)?)\|>", "<|START_THINKING|> (Command A)"),
     ("closes", r"<\|(?:end_of_thought|end_thinking|/think(?:ing)?)\|>", "<|END_THINKING|>"),
     ("answers", r"<\|(?:begin_of_solution|start_response)\|>", "<|START_RESPONSE|>"),
-    ("answers", r"<\|channel\|>\s*final\b[^<>]*(?:<\|message\|>|$)", "<|channel|>final<|message|> (gpt-oss)"),
-    ("opens", r"<\|channel\|>[^<>]*(?:<\|message\|>|$)", "<|channel|>analysis<|message|>"),
+    (
+        "answers",
+        r"<\|channel\|>\s*final\b[^<>]*(?:<\|message\|>|(?:<[|a-z]*)?\Z)",
+        "<|channel|>final<|message|> (gpt-oss)",
+    ),
+    ("opens", r"<\|channel\|>[^<>]*(?:<\|message\|>|(?:<[|a-z]*)?\Z)", "<|channel|>analysis<|message|>"),
     ("opens", r"(?:\A|assistant)(?:analysis|commentary)(?=(?-i:[A-Z]))", "analysisWe need (gpt-oss, marks dropped)"),
     ("resumes", r"assistantfinal", "assistantfinalI can do 45 days."),
-    ("opens", r"<\|channel>\s*thought\b", "<|channel>thought (Gemma 4)"),
+    ("opens", r"<\|channel>\s*\w*", "<|channel>thought (Gemma 4)"),
     ("closes", r"<channel\|>", "<channel|>"),
     ("opens", r"\A\s*here(?:['’]s| is) my thought process:", "Here is my thought process: (Granite 3.2)"),
     ("resumes", r"here(?:['’]s| is) my response:", "Here is my response:"),
@@ -49,7 +57,9 @@ _MARKS: tuple[tuple[Mark, str, str], ...] = (  # what it does, how it looks, and
     ("silent", rf"</?\s*(?:final_)?(?:answer|output|response|reply|final)\s*>|<\s*{_TAG}\s*/>", "<answer>, <think/>"),
 )
 _ANY = re.compile("|".join(f"(?P<m{i}>{look})" for i, (_, look, _) in enumerate(_MARKS)), re.IGNORECASE)
-_CUT_MARK = re.compile(r"(?:[<◁][/|]?[a-z_:]{0,20}\|?|\[/?(?:t|th|thi|thin|think)?)$", re.IGNORECASE)  # "<thi"
+_CUT_MARK = re.compile(  # "<thi"
+    r"(?:(?:[<◁]|&lt;)[/|]?[a-z_:]{0,20}\|?|<unused\d*|&l?t?|\[/?(?:t|th|thi|thin|think)?)\Z", re.IGNORECASE
+)
 
 
 def without_thoughts(text: str) -> str:
