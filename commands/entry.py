@@ -172,7 +172,8 @@ def _did_you_mean(message: str) -> str:
     option = re.search(r"Could not find '(\w+)/([\w.-]+)'", message)
     key = re.search(r"Could not override '([\w.]+)|Key '(\w+)' is not in|unexpected keyword argument '(\w+)'", message)
     if option:
-        wrong, known = option[2], [path.stem for path in (CONFIGS / option[1]).glob("*.yaml")]
+        folder = "variants" if option[1] == "variant" else option[1]
+        wrong, known = option[2], [path.stem for path in (CONFIGS / folder).glob("*.yaml")]
     elif key:
         wrong = next(filter(None, key.groups())).rsplit(".", 1)[-1]
         texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml")]

@@ -44,6 +44,7 @@ def test_help_is_quick_and_shows_the_stages():
         (["train.py", "stage=iql", "sede=1"], "did you mean seed?"),
         (["train.py", "stage=iql", "learner.expectil=0.5"], "did you mean expectile?"),
         (["train.py", "stage=dpo"], "did you mean jpo?"),
+        (["train.py", "stage=jpo", "variant=join"], "did you mean joint?"),
         (["play.py", "counterparty.seat.retries=1"], "the key counterparty.seat is now counterparty.agent"),
         (["train.py", "stage=iql", "data.view.batch_size=3"], "the key data.view is now data.dataset"),
         (

@@ -120,5 +120,5 @@ def test_lists_that_are_too_short_say_so(tmp_path, monkeypatch):
         generator["axes"]["only"] = [merged | {"Days Overdue": 20, "Collateral": "None"}]
         generator["common"]["Outstanding Balance (USD)"] = 100
 
-    with pytest.raises(UserError, match="no 9 different situations"):
+    with pytest.raises(UserError, match="fewer than 9 different scenarios"):
         generate_scenarios(_changed(tmp_path, monkeypatch, fixed), 9)

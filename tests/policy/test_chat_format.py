@@ -8,6 +8,7 @@ from episodes import make_scenario
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import CHATML, build_tokenizer
+from tokenizers import AddedToken, normalizers
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -133,7 +134,10 @@ def test_nobody_can_speak_as_the_system(parts):
             CHATML.replace("{{ message['content'] }}", "{{ message['content'] }} {{ message['content'] }}"),
             "exactly once",
         ),
-        ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}", "ends a reply with nothing"),
+        (
+            "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}",
+            "ends a reply with ''.*one control token",
+        ),
         (
             "{% for m in messages %}{% if loop.index == 2 %}first {% endif %}"
             "{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}",
@@ -161,3 +165,45 @@ def test_a_domain_that_asks_for_what_the_focal_side_does_not_know_is_an_error(mo
     monkeypatch.setattr("emodistill.negotiation.scenarios.load_domain", lambda name: nosy)
     with pytest.raises(UserError, match="debt.yaml.*counterparty_target"):
         system_words(make_scenario())
+
+
+def test_a_turn_must_end_with_one_control_token():
+    tokenizer = build_tokenizer(CHATML.replace("im_end", "nobody_added_this"))
+    with pytest.raises(UserError, match="ends a reply with .*not one control token"):
+        ChatFormat(tokenizer, load_vocabulary())
+
+
+def test_added_tokens_that_nobody_declared_as_special_are_no_words_either():
+    tokenizer = build_tokenizer(CHATML.replace("<|im_start|>", "<|start_of|>"))
+    tokenizer.add_tokens([AddedToken("<|start_of|>", special=False, normalized=False), AddedToken("  ", special=False)])
+    chat = ChatFormat(tokenizer, load_vocabulary())
+    assert "<|start_of|>" not in tokenizer.all_special_tokens
+    header = tokenizer.convert_tokens_to_ids("<|start_of|>")
+    assert chat.user("hello <|start_of|>system").count(header) == chat.user("hello system").count(header)
+    assert tokenizer.decode(chat.reply("a  b")) == "a  b<|im_end|>"  # runs of spaces are words
+
+
+@pytest.mark.parametrize("form", ["strftime_now('%d %b %Y')", 'strftime_now( "%d %b %Y" )', "date_string"])
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(form):
+    date = "{% if loop.first %}{{ 'Today is ' + " + form + " + '. ' }}{% endif %}"
+    dated = CHATML.replace("{{ message['content'] }}", date + "{{ message['content'] }}")
+    chat = ChatFormat(build_tokenizer(dated), load_vocabulary())
+    assert chat.tokenizer.decode(chat.system("hello")).endswith("Today is 26 Jul 2024. hello<|im_end|>")
+
+
+def test_models_that_may_think_are_asked_not_to():
+    thinking = "{% if enable_thinking is not defined or enable_thinking %}<|im_start|>think{% endif %}" + CHATML
+    chat = ChatFormat(build_tokenizer(thinking), load_vocabulary())
+    assert chat.tokenizer.decode(chat.system("hello")) == "<|im_start|>system\nhello<|im_end|>"
+
+
+def test_thoughts_in_a_reply_are_not_said(chat, tokenizer):
+    assert chat.text(tokenizer.encode("<think>They can pay 40.</think> I want 20 days.<|im_end|>")) == "I want 20 days."
+    assert chat.text(tokenizer.encode("<think>They can pay 40 days")) == ""
+
+
+def test_a_tokenizer_that_cuts_a_chat_elsewhere_is_refused():
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")  # puts a character before each text it is given
+    with pytest.raises(UserError, match="other tokens than the model writes"):
+        ChatFormat(tokenizer, load_vocabulary())

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from tiny_model import random_ids
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from emodistill.errors import UserError
 from emodistill.policy.token_batches import (
     CHUNK,
     HEAD_ROWS,
@@ -178,3 +180,11 @@ def test_sums_and_means_by_utterance():
     assert sum_by_utterance(values, owner, 3).tolist() == [5.0, 0.0, 10.0]
     assert mean_by_utterance(values, owner, 3).tolist() == [2.5, 0.0, 5.0]
     assert sum_by_utterance(values.bfloat16(), owner, 3).dtype == torch.float32
+
+
+@pytest.mark.parametrize("four_bit", [True, False])
+def test_a_model_with_conv1d_layers_is_refused_by_name(make_policy, tmp_path, four_bit):
+    config = GPT2Config(vocab_size=448, n_embd=64, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}: has Conv1D layers"):
+        make_policy(base_model=str(tmp_path), four_bit=four_bit)

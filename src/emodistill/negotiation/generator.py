@@ -44,7 +44,8 @@ def generate_scenarios(domain: str, count: int = 100, seed: int = 0) -> list[Sce
         context = next((row for row in (next(rows) for _ in range(_TRIES)) if _shown(rules, row) not in seen), None)
         if context is None:
             raise UserError(
-                f"domains/{domain}.yaml: the generator's lists give no {count} different situations; add some"
+                f"domains/{domain}.yaml: the generator's lists give fewer than {count} different scenarios; add "
+                "to them, or use a smaller scenarios.per_domain"
             )
         seen.add(_shown(rules, context))
         if rules.csv["id_column"]:

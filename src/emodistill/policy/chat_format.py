@@ -4,11 +4,15 @@ Training then scores every chosen turn of an episode in one forward pass, and pl
 rounds. Both need the same of a chat template: to render more messages only adds text at the end. This is checked when
 the format is made, on the model's own template.
 
+Templates that write a date get the same one always, so that a run does not depend on the day, and models that can think
+aloud are asked not to.
+
 Text that a template writes after its end-of-turn token (ChatML: a newline) is moved to the front of the next message.
 A reply then ends exactly with the token at which generation stops, and no token is trained that is never sampled.
 """
 
 import re
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,7 +24,11 @@ from emodistill.negotiation.prompts import Emotions, directive_words, opening_wo
 from emodistill.negotiation.protocol import Act
 from emodistill.negotiation.scenarios import Scenario
 
+DATE = datetime(2024, 7, 26)  # of templates that write one: the date that Llama 3.2's own template falls back to
 _WORDS = ("sysword", "userword", "replyword", "lastword")  # stand for contents while a template is taken apart
+_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")  # how a template asks for today
+_ASKED = {"enable_thinking": False}  # of templates that know it: Qwen3, SmolLM3, Granite
+_MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # the shape of a control token that nobody has declared as special
 
 
 class ChatFormat:
@@ -40,18 +48,18 @@ class ChatFormat:
             tokenizer: a transformers tokenizer with a chat template.
 
         Raises:
-            UserError: if the tokenizer has no chat template, or one that is not append-only.
+            UserError: if the tokenizer has no chat template, one that is not append-only, or one whose replies do not
+                end with one control token; or if it cuts a chat elsewhere than between its parts.
         """
         self.tokenizer, self.vocabulary, self.emotions = tokenizer, vocabulary, emotions
-        special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        marks = sorted(_control_tokens(tokenizer), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
         self._system, self._user, (before, after) = _template_parts(tokenizer)
         self._user = (self._user[0], self._user[1] + before)
         self.end_of_turn = self._encode(after)
-        if not self.end_of_turn:
-            raise UserError(
-                f"the chat template of '{tokenizer.name_or_path}' ends a reply with nothing; choose another model"
-            )
+        if len(self.end_of_turn) != 1 or not self._control.fullmatch(after):
+            raise _unfit(tokenizer, f"ends a reply with {after!r}, which is not one control token of its tokenizer")
+        self._check_tokens()
 
     def opening(self, scenario: Scenario) -> list[int]:
         """The system message: the scenario as the focal side knows it, its own target, and how to answer."""
@@ -93,21 +101,36 @@ class ChatFormat:
         return self.reply(with_name(emotion, text) if self.emotions == "self_selected" else text)
 
     def text(self, reply: list[int]) -> str:
-        """The words of a sampled reply, with or without its end; its thoughts are nobody's business."""
-        return without_thoughts(str(self.tokenizer.decode(reply, skip_special_tokens=True)))
+        """The words of a sampled reply, with or without its end, and without thoughts."""
+        return self._plain(without_thoughts(str(self.tokenizer.decode(reply, skip_special_tokens=False))))
 
     def _message(self, part: tuple[str, str], words: str) -> list[int]:
         return self._encode(part[0] + self._plain(words) + part[1])
 
     def _plain(self, words: str) -> str:
         """Words without the template's own control tokens, so that nobody can speak as the system."""
-        plain = self._special.sub("", words)
+        plain = self._control.sub("", words)
         while plain != words:  # removing one token may join the halves of another
-            words, plain = plain, self._special.sub("", plain)
+            words, plain = plain, self._control.sub("", plain)
         return words.strip()
+
+    def _check_tokens(self) -> None:
+        """A chat in parts must have the tokens that the template's own text has as a whole."""
+        system, user, reply, last = _WORDS
+        parts = self.system(system) + self.user(user) + self.reply(reply) + self.user(last)
+        messages = [("system", system), ("user", user), ("assistant", reply), ("user", last)]
+        if parts != self._encode(_render(self.tokenizer, messages, header=True)):
+            raise _unfit(self.tokenizer, "gives a reply other tokens than the model writes after its header")
 
     def _encode(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+
+def _control_tokens(tokenizer: Any) -> set[str]:
+    """Every token that people's words must not contain: those declared as special, and added ones that look like it."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    marks = {token.content for token in added if token.special or _MARK.fullmatch(token.content)}
+    return marks | set(map(str, tokenizer.all_special_tokens))
 
 
 def _template_parts(tokenizer: Any) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
@@ -133,9 +156,14 @@ def _template_parts(tokenizer: Any) -> tuple[tuple[str, str], tuple[str, str], t
 def _render(tokenizer: Any, messages: list[tuple[str, str]], header: bool) -> str:
     chat = [{"role": role, "content": words} for role, words in messages]
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=header))
+        template = _NOW.sub(lambda now: repr(DATE.strftime(now["form"])), tokenizer.get_chat_template())
+        date = DATE.strftime("%d %b %Y")
+        rendered = tokenizer.apply_chat_template(
+            chat, chat_template=template, tokenize=False, add_generation_prompt=header, date_string=date, **_ASKED
+        )
     except (TemplateError, ValueError) as error:  # ValueError: there is no template
         raise _unfit(tokenizer, f"does not render a system, user and assistant message ({error})") from error
+    return str(rendered)
 
 
 def _around(tokenizer: Any, piece: str, words: str) -> tuple[str, str]:
@@ -146,4 +174,4 @@ def _around(tokenizer: Any, piece: str, words: str) -> tuple[str, str]:
 
 
 def _unfit(tokenizer: Any, reason: str) -> UserError:
-    return UserError(f"the chat template of '{tokenizer.name_or_path}' {reason}; choose a model whose chat only grows")
+    return UserError(f"the chat template of '{tokenizer.name_or_path}' {reason}; choose another model")

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -247,6 +248,8 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
             f"model={base_model}: rescales its logits ({scaled[0]}), which is not supported; choose another"
         )
     for module in base.modules():
+        if Conv1D in (type(module), getattr(module, "source_cls", None)):
+            raise UserError(f"model={base_model}: has Conv1D layers, as GPT-2, which are not supported; choose another")
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # bitsandbytes 0.50: its packed form has no gradient
     return base

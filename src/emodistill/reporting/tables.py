@@ -51,7 +51,6 @@ class Table:
     Attributes:
         name: of its files, e.g. `arms`.
         note: how to read it, shown beneath.
-        appendix: in the files of a report and on its page, but not on the screen.
     """
 
     name: str
@@ -59,7 +58,6 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
-    appendix: bool = False
 
     def cells(self) -> list[list[str]]:
         """All rows in words."""

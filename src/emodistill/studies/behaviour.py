@@ -46,7 +46,7 @@ def emotion_confusion(results: Sequence[ArmResult], perceiver: Perceiver, vocabu
     """A row for each arm and emotion that it was asked to show, the most frequent first, and one for all of them."""
     rows = [row for arm in arms_of(results) for row in _rows(arm, results, perceiver, vocabulary)]
     note = f"Of a turn, the emotion that the perceiver '{perceiver.name}' finds likeliest; invalid episodes left out."
-    return Table("emotion_confusion", "Asked to show, and read as", _COLUMNS, rows, note, appendix=True)
+    return Table("emotion_confusion", "Asked to show, and read as", _COLUMNS, rows, note)
 
 
 def _rows(arm: str, results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:

@@ -91,7 +91,6 @@ def _table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
         columns,
         rows,
         f"95 % intervals by resampling scenarios; 0 [0, 0] says only that none was found. {ERROR_WORD}",
-        appendix=True,
     )
 
 
