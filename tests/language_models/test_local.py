@@ -25,6 +25,7 @@ from emodistill.language_models.local import (
     public_name,
     resolve,
     shared_model,
+    template_fingerprint,
 )
 
 
@@ -199,3 +200,18 @@ def test_threads_that_ask_at_once_get_one_model(tiny):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: shared_model(tiny, torch.float32, torch.device("cpu")), range(4)))
     assert len(set(map(id, found))) == 1
+
+
+def test_another_chat_template_has_another_fingerprint(tmp_path):
+    for name, content in {"config.json": "{}", "model.safetensors": "", "tokenizer_config.json": "{}"}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    found = {template_fingerprint(str(tmp_path))}
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    found.add(template_fingerprint(str(tmp_path)))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }} ", encoding="utf-8")
+    found.add(template_fingerprint(str(tmp_path)))
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}', encoding="utf-8")
+    found.add(template_fingerprint(str(tmp_path)))
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}", "a": 1}', encoding="utf-8")
+    found.add(template_fingerprint(str(tmp_path)))
+    assert len(found) == 4  # of the tokenizer's settings only the template counts

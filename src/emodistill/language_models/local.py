@@ -241,3 +241,16 @@ def fingerprint(model: str) -> str:
                 file.seek(max(size - SAMPLE_BYTES, 0) * i // (SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def template_fingerprint(model: str) -> str:
+    """Sixteen hex digits of a model's chat template: with another one it is shown, and says, something else."""
+    folder = model_folder(model)
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.jinja")):
+        digest.update(path.read_bytes())
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+        digest.update(json.dumps(template, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
