@@ -452,6 +452,8 @@ def test_brackets_without_end_are_an_outcome_too(content, status):
         ({"base_resp": {"status_code": 1002, "status_msg": "too fast"}}, "too fast"),
         ([{"error": {"message": "first"}}], "first"),
         ([], ""),
+        ({"choices": [{"message": {"content": "no error's words"}}]}, ""),
+        ({"code": 7}, "{'code': 7}"),
         ("Bad Gateway", "Bad Gateway"),
         ("", ""),
     ],

@@ -228,7 +228,7 @@ def words_of(answer: Any) -> str:
             answer = answer[0] if answer else ""
         else:
             said = (answer[key] for key in _SAID_KEYS if answer.get(key) and answer[key] is not True)
-            answer = next(said, str(answer))
+            answer = next(said, "" if "choices" in answer else str(answer))  # a reply is no error's words
     return shortened(str(answer))
 
 
