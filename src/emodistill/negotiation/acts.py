@@ -33,7 +33,8 @@ OPENER = re.compile(
     rf"|very|to|a)\b)"
     r"|then|so|oh|and|but|you know what|no problem|no worries|why not|enough|even so|still|anyway|either way|after"
     r" all"
-    r"|finally|now|therefore|haha|noted|that is it|look|listen|honestly|in that case|on that basis|i"
+    r"|finally|now|therefore|haha|noted|that is it|look|listen|honestly|i (?:think|guess|suppose|believe)|in that"
+    r" case|on that basis|i"
     r" understand)\b[ ,]*)+"
 )
 
@@ -55,22 +56,26 @@ _GOOD = (
 )
 _FOR_ME = r"(?: (?:to|for|with|by) (?:me|us|both of us|everyone|my side|our side))?"
 
+_WHOLLY = r"(?: (?:unconditionally|gladly|in full|without (?:reservations?|conditions?)|with (?:pleasure|thanks)))?"
+
 # A clause that accepts.
 ACCEPTS = _phrases(
     {
-        "i accept your offer": rf"{_I}{_GLADLY} accept(?: {_IT})?",
+        "i accept your offer": rf"{_I}{_GLADLY} accept(?: {_IT})?{_WHOLLY}",
         "we agree to your terms": rf"{_I}{_GLADLY} agree(?: (?:to|on) {_IT}| with {_NAMED})?",
         "i will take it": rf"{_I}(?: can| will| would gladly)? take {_IT}",
-        "i am happy to accept that": rf"{_I} (?:am|are|would be) {_GLAD} to (?:accept|agree to|agree|take)(?:"
+        "i am happy to accept that": rf"(?:{_I} (?:am|are|would be) )?{_GLAD} to (?:accept|agree to|agree|take)(?:"
         rf" {_IT})?",
         "i can live with that": rf"{_I} (?:can|will|could) (?:live|work|go along|go) with {_IT}",
         "i can do that": rf"{_I} (?:can|will) do (?:that|it)",
-        "i am fine with your terms": rf"{_AM} (?:{_GOOD}|happy|satisfied|content|on board|in agreement) with {_IT}",
+        "i am fine with your terms": rf"(?:{_AM} )?(?:{_GOOD}|happy|satisfied|content|on board|in agreement) with"
+        rf" {_IT}",
         "i am in": rf"{_AM} (?:in|on board|agreed|in agreement|sold|convinced|settled)",
         "we both agree": r"(?:we|we both) (?:have )?(?:agree|agreed)",
-        "agreed": r"(?:offer |terms |proposal )?(?:agreed|accepted)(?: (?:to|on) (?:that|it|all points))?",
+        "agreed": r"(?:offer |terms |proposal )?(?:agreed|accepted)(?: (?:to|on) (?:that|it|all points)| with"
+        r" thanks)?",
         "it is a deal": r"(?:it is |that is )?(?:a )?deal(?: then| accepted)?",
-        "done": r"done(?: deal)?|consider it done|sold|count me in",
+        "done": r"done(?: deal)?|consider it (?:done|a deal)|let us call it a deal|sold|count me in|we are good",
         "you have a deal": r"(?:you|we) (?:have|have got|got)(?: (?:yourself|ourselves))? (?:a deal|an agreement)",
         "it is settled": r"(?:it is|that is|everything is|the matter is|consider it) (?:settled|agreed|done)",
         "your terms are accepted": rf"{_IT} (?:is|are) (?:hereby )?(?:accepted|agreed)",
@@ -105,14 +110,15 @@ KIND = _phrases(
     {
         "thank you for your patience": r"(?:thank you|thanks|many thanks|i am grateful|(?:i|we) appreciate)(?: .*)?",
         "we look forward to working with you": rf"(?:{_I} |{_AM} )?(?:look|looking) forward(?: .*)?",
-        "my friend": r"my friend|sir|madam|everyone|folks|mate|buddy|coach|doctor|then|now|today|here|man|please",
+        "my friend": r"my friend|sir|madam|everyone|folks|mate|buddy|coach|doctor|then|now|today|here|man|please"
+        r"|that|no conditions",
         "let us sign": r"let us (?:sign|move on|get started|get going|proceed|get (?:this|it) done|begin|start)(?:"
         r" .*)?",
         "fair enough": r"you win|fair enough|no (?:problem|worries|objections?|hard feelings)|why not|of course"
         r"|certainly",
-        "we are done here": rf"{_AM} (?:all )?done(?: here)?",
+        "we are done here": rf"{_AM} (?:all )?(?:done|finished)(?: here)?",
         "i can not say no to that": rf"i can not (?:say no to|argue with|refuse|complain about) {_IT}",
-        "i will send the papers": rf"{_I} will (?:send|sign|prepare|draw up|pay|transfer|set|schedule|write|get"
+        "i will send the papers": rf"(?:{_I} )?will (?:send|sign|prepare|draw up|pay|transfer|set|schedule|write|get"
         rf"|be)\b.*",
         "that is kind of you": rf"{_IT} (?:is|sounds|seems) (?:{_GOOD}|(?:very )?(?:kind|generous))(?: of you)?",
         "you have been fair": r"you (?:have been|are|were) (?:very |so |really )?(?:fair|kind|patient|generous"
@@ -134,7 +140,8 @@ WALKS_AWAY = _phrases(
         "i am walking away": rf"{_AM} (?:walking(?: away| out| off)?|leaving(?: the table| this table)?"
         rf"|quitting)(?: now)?",
         "i am out": rf"{_AM} (?:out|through|off|gone)(?: now| then)?",
-        "i am done negotiating": rf"{_AM} done(?: here| talking| negotiating| bargaining| with (?:this|you"
+        "i am done negotiating": rf"{_AM} (?:done|finished)(?: here| talking| negotiating| bargaining| with"
+        rf" (?:this|you"
         rf"|{_TALKS}))?",
         "i will walk away": rf"{_I} {_HAVE_TO} (?:now )?(?:walk(?: away| out)?|leave|quit)(?: now| from (?:this"
         rf"|here))?",
@@ -145,13 +152,17 @@ WALKS_AWAY = _phrases(
         rf" (?:{_TALKS}|this)(?: (?:here|now))?",
         "i will end the talks": rf"{_I} (?:(?:{_HAVE_TO}|hereby) )?(?:end|break off|quit|withdraw from|leave)"
         rf" (?:{_TALKS})",
-        "this negotiation is over": rf"(?:{_TALKS}|this|it|everything) (?:is|are) (?:all )?(?:over|off|closed"
+        "this negotiation is over": rf"(?:{_TALKS}|this|it|everything)(?:'s| is| are) (?:all )?(?:over|off|closed"
         rf"|finished|dead"
         r"|at an end)(?: now| between us)?",
         "no deal": r"(?:(?:there is|there will be|we have|then|so) )?no (?:deal|agreement)"
         r"(?: (?:today|then|here|between us))?",
+        "i am calling it off": rf"{_AM} calling (?:it|this|everything) off|let us end (?:this|it|things)(?: here|"
+        rf" now)?",
         "count me out": r"count (?:me|us) out|i quit|forget the whole thing|have a nice life",
         "i will take my business elsewhere": rf"{_I} {_HAVE_TO} (?:take (?:my|our) business|go|look) elsewhere",
+        "there is no point": r"(?:there is|i see) no (?:point|sense|use)(?: in (?:this|continuing|going on|talking"
+        r"|it))?",
         "there is nothing left to discuss": r"(?:there is )?nothing (?:left|more|else) to (?:discuss|talk about"
         r"|negotiate|say)",
         "goodbye": r"(?:good ?bye|farewell|so long)(?: then| and good luck)?",
@@ -166,7 +177,7 @@ PARTING = _phrases(
         "i am sorry for you": rf"(?:{_AM} )?(?:so |very )?sorry(?: .*)?|i wish you (?:well|luck|all the best)|have"
         rf" a good .*",
         "i have had enough": r"i have had enough(?: of (?:this|it))?|enough(?: of this| is enough)?",
-        "that is final": r"that is (?:it|all|final|my last word)",
+        "that is final": r"forget it|that is (?:it|all|final|my last word)",
     }
 )
 
@@ -205,6 +216,7 @@ REFUSES = _phrases(
         r"|expensive)\b",
         "that is unacceptable": r"\b(?:unacceptable|impossible|ridiculous|absurd|insulting|unfair)\b"
         r"|\b(?:out of the question|off the table)\b",
+        "actually, no": r"\b(?:wait|actually|sorry|hmm|well|oh|reflection)\b,? no\b|, no$",
         "on second thought": r"\b(?:on second thoughts?|never mind|scratch that|forget (?:it|that)|wait a"
         r" (?:minute|second"
         r"|moment)|hold on)\b",
@@ -244,6 +256,7 @@ COUNTERS = _phrases(
         rf"|could|had better|got to) (?:\w+ ){{0,2}}?{_CHANGE}\b",
         "can you do better": rf"\b(?:can|could|will|would|how about|what about|what if|why not|can not|could not)"
         rf" (?:you|we|i) .*\b(?:{_OTHER}|{_CHANGE}|instead|wait)\b",
+        "what else can you offer": r"\bwhat (?:else|more) (?:can|could|do|will|would) you\b",
         "come back with something better": r"\b(?:come back|try again|do better|try harder|think again)\b",
         "make me a better offer": r"\b(?:make (?:me |us )?an?(?:other)?|give me an?|offer me an?) (?:better |new "
         r"|real |serious"
@@ -263,7 +276,7 @@ COUNTERS = _phrases(
 
 # "It is hard, but I accept" is two sentences: what comes after a "but" is the last word.
 _SENTENCE = re.compile(r"(?:(?!,? but\b|, (?:so|yet|however)\b)(?:[^.!?;\n]|\.(?=\d)))+[.!?;]*")
-_CLAUSE = re.compile(r" ?, | — | - ")
+_CLAUSE = re.compile(r" ?[,:] | — | - ")
 _EDGES = " ,'-—:"
 
 
@@ -280,7 +293,7 @@ def read_act(words: str, may_accept: bool) -> Act:
         clauses = [rest for clause in _CLAUSE.split(sentence) if (rest := _without_opener(clause))]
         reopened = _says(sentence, CONDITIONS) or _says(sentence, COUNTERS)
         if "?" in match[0]:
-            accepts = accepts and not reopened
+            accepts, leaves = accepts and not reopened, leaves and not reopened
         elif accepts and clauses and all(KIND.pattern.fullmatch(clause) for clause in clauses):
             continue
         elif _consists(clauses, ACCEPTS, KIND):

@@ -47,7 +47,8 @@ _BARE_CUE = (
     r"|go with|try|call it)"
     r"|(?:can|could|will|would) (?:you |we )?(?:(?:only|just|maybe|also|even|still) )?(?:do|accept|take|offer"
     r"|live with|agree (?:to|on)|stretch to"
-    r"|(?:go|come|move) (?:(?:up|down) )?(?:to|with))|(?:i|we) (?:offer|propose|say|accept)|(?:offer|proposal"
+    r"|(?:go|come|move) (?:(?:up|down) )?(?:to|with))|(?:i|we) (?:(?:am|are) )?(?:offer(?:ing)?|propose|proposing"
+    r"|say|saying|accept)|(?:offer|proposal"
     r"|limit|answer|maximum)(?: is|:)?|(?:my|our) number is"
     r"|(?:stay|stick|stand) (?:at|with|to)|(?:up|down|over) to|agree (?:on|to)|counter (?:with|at)|net|say"
     r"|why not|(?:go|deal) (?:with|at))"
@@ -133,12 +134,14 @@ STAY = re.compile(r"\b(?:stay|wait|sit|keep|awake|up|allow|let|have|hold|hang)\b
 REFUSING = _any(
     r"\b(?:refus\w+|reject\w*|declin\w+|impossible|unable|unacceptable|ridiculous|absurd|insane|unfair|forget"
     r"|too (?:long|late|much|far|short|little|few|soon|early|slow|many|high|low))\b",
-    rf"\b(?:instead of|rather than|(?:down|up) from|as opposed to|versus|vs|compared (?:with|to)|let alone|much"
+    rf"\b(?:instead of|rather than|(?:down|up|reduced|lowered|cut|shortened|raised|moved|changed) from|as opposed"
+    rf" to|versus|vs|compared (?:with|to)|let alone|much"
     rf" less|far from"
     rf"|sick of|tired of){_FILL}(?: \w+)?$",
     r"\b(?:why|how) (?:on earth )?(?:should|would|must|do|does|am|are|can|could) (?:i|we|you expect|anyone|my)\b",
     r"\bwho (?:can|could|would|will)\b|\beven if\b",
     rf"\b{_COMPARED} than{_FILL}$",
+    r"\b(?:scrap|forget|drop|waive|cancel|ignore|lift|tear up) (?:the|that|this|your|any|my|our)(?: \w+)?$",
 )
 # "Less than 40 days" is kept by 40; "more than 40 days" says nothing one could hold anybody to.
 WITHIN = re.compile(rf"\b(?:less|fewer) than{_FILL}$")
@@ -160,7 +163,8 @@ REFUSED_AFTER = re.compile(
 REFUSED_NEXT = re.compile(
     rf"^(?:no\b(?! (?:\d|{_COMPARED}|exception|excuse|matter|question|problem|worries|doubt|penalt|interest|fee"
     rf"|wait)\w*\b)|nope|never|impossible|seriously|really|absolutely not|certainly not"
-    rf"|of course not|definitely not|not\b(?! (?:\d|a (?:day|minute|second)|{_COMPARED}|negotiable|un|bad|before"
+    rf"|of course not|definitely not|not\b(?! (?:(?:the )?\d|a (?:day|minute|second)|{_COMPARED}|negotiable|un|bad"
+    rf"|before"
     rf"|after|past))|out of the question|are you (?:serious|kidding|joking|crazy|out|insane)|come on\b|you must be"
     rf"|what a joke|(?:that|this|it|which)\b(?: \w+){{0,2}} (?:not (?!{_COMPARED}|un|too|negotiable|an? )|too "
     rf"|impossible|ridiculous|absurd|insane|unacceptable|crazy|unreasonable|a joke|out of)"
@@ -206,9 +210,13 @@ OTHERS_AFTER = re.compile(
     rf"^(?:that |which |is what |was |is )*(?:you (?!can\b|could\b|have to\b|must\b|will\b){_SAYING}|(?:he|she"
     rf"|they|your \w+) \w+|your (?:idea|number|offer|proposal|demand|request))\b"
 )
-# The same, where the whole next clause says so: "60 days, you say?".
+# The same, where the whole next clause says so: "60 days, you say?"; the second even after "I can do 60 days".
 OTHERS_NEXT = re.compile(
-    rf"^(?:as |like )?you (?!can\b|could\b|will\b){_SAYING}(?: (?:me|it|so|now|then|earlier|before))*$"
+    rf"^(?:as |like |so )?you (?!can\b|could\b|will\b){_SAYING}(?: (?:me|it|so|now|then|earlier|before))*$"
+)
+QUOTED_NEXT = re.compile(
+    rf"^(?:that|this|it|which) (?:is|was) what (?:you|he|she|they) {_SAYING}(?: (?:me|us"
+    rf"|before))*$"
 )
 # Taking over the other side's number makes it one's own.
 ACCEPTING = re.compile(

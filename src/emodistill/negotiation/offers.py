@@ -167,7 +167,7 @@ class Durations:
         if self._minutes is None:
             return [Quantity(float(match["number"]), *match.span()) for match in self._own.finditer(clause)]
         found: list[Quantity] = []
-        largest = 0
+        largest = 0.0
         for match in patterns.DURATION.finditer(clause):
             size = next(MINUTES[name] for name in UNIT_ALIASES if match[f"{name}_"])
             value = round(_minutes(match, size) / self._minutes, 6)  # a third of an hour is 20 minutes
@@ -180,13 +180,13 @@ class Durations:
         return found
 
 
-def _minutes(match: re.Match[str], size: int) -> float:
+def _minutes(match: re.Match[str], size: float) -> float:
     amount = float(match["second"] or match["number"] or 1)  # of "a week or two" the second counts
     minutes_named = float(match["rest"]) if match["tail"] and size == MINUTES["hour"] else 0.0
     return amount * size + minutes_named
 
 
-def _end(match: re.Match[str], size: int) -> int:
+def _end(match: re.Match[str], size: float) -> int:
     """Digits after a unit belong to it only after hours ("1h30", "one hour thirty")."""
     return match.start("tail") if match["tail"] and size != MINUTES["hour"] else match.end()
 
@@ -269,6 +269,8 @@ def rank(quantity: Quantity, clause: Clause, following: Clause | None) -> Rank:
     if _refused(before, after) or _others(before, after) or _fact(before, after):
         return Rank.NONE
     if quantity.vague and not _vague_counts(before):
+        return Rank.NONE
+    if following is not None and patterns.QUOTED_NEXT.search(following.text):
         return Rank.NONE
     if patterns.FORMER.search(before):
         return Rank.FORMER

@@ -104,28 +104,38 @@ def characters(text: str) -> str:
 
 
 def _plain_digit(match: re.Match[str]) -> str:
-    digit = unicodedata.decimal(match[0], None)
+    digit = unicodedata.digit(match[0], None)
     return match[0] if digit is None else str(digit)
 
 
 # What the rows have in common.
 
 UNIT_ALIASES = {
+    "second": r"seconds|secs",  # in the plural alone: "my second offer" is none
     "minute": r"minutes?|mins?|(?<=\d)m",
-    "hour": r"hours?|hrs?|(?<=\d)h",
-    "day": r"days?|(?<=\d)d",
-    "week": r"weeks?|wks?|(?<=\d)w",
+    "hour": r"hours?|hrs?|(?:(?<=\d)|(?<=\d ))h",
+    "day": r"days?|(?:(?<=\d)|(?<=\d ))d",
+    "week": r"weeks?|wks?|(?:(?<=\d)|(?<=\d ))w",
     "fortnight": r"fortnights?",
-    "month": r"months?|mths?",
+    "month": r"months?|mths?|(?:(?<=\d)|(?<=\d ))mos?",
     "year": r"years?|yrs?",
 }
-MINUTES = {"minute": 1, "hour": 60, "day": 1440, "week": 10080, "fortnight": 20160, "month": 43200, "year": 525600}
+MINUTES: dict[str, float] = {
+    "second": 1 / 60,
+    "minute": 1,
+    "hour": 60,
+    "day": 1440,
+    "week": 10080,
+    "fortnight": 20160,
+    "month": 43200,
+    "year": 525600,
+}
 PLAIN_UNIT = "|".join(UNIT_ALIASES.values())
 QUALIFIER = r"(?:(?:full|whole|business|working|calendar|more|extra|additional|further|short|long|solid|other) )*"
 # A number that is no part of a longer one, of a date, of money or of a percentage.
 DIGITS = r"(?<![\d.,:$£€¥#/])(?<!thousand )\d{1,5}(?:\.\d{1,12})?(?![\d%])"
 _UNIT = rf"(?:{PLAIN_UNIT})(?![a-z])"
-_LENGTH = rf"(?:{DIGITS}|\b(?:an?|another)\b)[ -]?{QUALIFIER}{_UNIT}(?: (?:and )?\d{{1,2}} {_UNIT})?"
+_LENGTH = rf"(?:{DIGITS}|\b(?:an?|another)\b)[ -]?{QUALIFIER}{_UNIT}(?:(?<=h)[0-5]\d\b| (?:and )?\d{{1,2}} ?{_UNIT})?"
 _TIME = r"\b\d{1,2}:[0-5]\d(?: ?[ap]m\b)?|\b\d{1,2} ?[ap]m\b|\bmidnight\b"
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -139,7 +149,8 @@ _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
     r"|nov(?:ember)?|dec(?:ember)?)\b"
 )
-_WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b"
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKDAY = rf"(?:{'|'.join(_WEEKDAYS)})s?\b"
 _DATE = "calendardate"
 MAY_HOLD_A_QUANTITY = re.compile(
     rf"\d|midnight|{'|'.join(name for name in MINUTES)}|hrs?\b|mins?\b|wks?\b|yrs?\b|mths?"
@@ -188,7 +199,7 @@ def _unit_and_fraction(match: re.Match[str]) -> str:
     return f"{(int(whole) if whole.isdigit() else 1) + _fraction(match):.12g} {match['unit']}"
 
 
-def _amount(length: str) -> tuple[float, int]:
+def _amount(length: str) -> tuple[float, float]:
     """A length of time, as a row would read it, in minutes; and the size of its first unit."""
     number = re.match(r"\d+(?:\.\d+)?", length)
     size = next(MINUTES[name] for name, alias in UNIT_ALIASES.items() if re.search(rf"(?<![a-z])(?:{alias})\b", length))
@@ -237,6 +248,7 @@ NUMBERS = [
     Rewrite("~~60~~ 45 days", " 45 days", re.compile(r"~~[^~\n]*~~"), "", ("~~",)),
     Rewrite("> 60 days?\n45 days", "\n45 days", re.compile(r"^[^\S\n]*>(?![=>]).*$", re.MULTILINE), "", (">",)),
     Rewrite("60 -> 45", "60 to 45", re.compile(r" ?[-=]+> ?"), " to ", (">",)),
+    Rewrite("tenish", "ten-ish", re.compile(rf"\b({'|'.join(_UNITS + _TEENS + _TENS)})ish\b"), r"\1-ish", ("ish",)),
     Rewrite("half a dozen", "6", re.compile(r"\bhalf[ -](?:a )?dozen\b"), "6", ("dozen",)),
     Rewrite("a dozen", "12", re.compile(r"\b(?:a )?dozen\b"), "12", ("dozen",)),
     Rewrite("a couple of weeks", "2 weeks", re.compile(r"\b(?:a )?couple(?: of)?\b"), "2", ("couple",)),
@@ -287,6 +299,7 @@ _APPROXIMATE = [
     Rewrite("~45", "about 45", re.compile(r"~ ?(?=\d)"), "about ", ("~",)),
     Rewrite("ca. 45", "about 45", re.compile(r"\b(?:c|ca|approx)(?:\.|(?<=ca)|(?<=approx)) ?(?=\d)"), "about ", ("c",)),
     Rewrite("45-ish days", "45 days", re.compile(r"(?<=\d|[smkhd])(?: |-)?ish\b"), "", ("ish",)),
+    Rewrite("45-odd days", "45 days", re.compile(rf"(?<=\d)[ -]odd(?= {_UNIT})"), "", ("odd",)),
     Rewrite("45 or so days", "45 days", re.compile(rf"(?<=\d) or so(?= {_UNIT})"), "", (" or so",)),
     Rewrite("45+ days", "45 days", re.compile(r"(?<=\d)\+(?![\d/])"), "", ("+",)),
     Rewrite(
@@ -371,15 +384,33 @@ _DATES = [
         _DATE,
         re.compile(rf"\b{_WEEKDAY} (?:the )?\d{{1,2}}(?:st|nd|rd|th)?\b(?! ?(?:{_UNIT}|:|[ap]m|oclock))"),
         _DATE,
-        ("day",),
+        _WEEKDAYS,
     ),
     Rewrite(
         "a week from friday",
         _DATE,
-        re.compile(rf"{_LENGTH}(?: time)? (?:from|after|on|before|following) (?:next |this )?(?:{_WEEKDAY}|{_DATE})"),
+        re.compile(
+            rf"{_WEEKDAY} in {_LENGTH}|{_LENGTH}(?: time)? (?:from|after|on|before|following) (?:next |this"
+            rf" |the |easter )?(?:{_WEEKDAY}|{_DATE})"
+        ),
         _DATE,
-        ("day", _DATE),
+        (*_WEEKDAYS, _DATE),
     ),
+]
+
+_CORRECTED = [
+    Rewrite("1:30 hours", "1h30", re.compile(r"\b(\d{1,2}):([0-5]\d) ?h(?:rs?|ours?)?\b"), r"\1h\2", (":",)),
+    Rewrite(
+        "45 instead of 60 days",
+        "45 days instead of 60 days",
+        re.compile(
+            rf"(?<![\d.,:$£€])\b(\d{{1,3}})(?=,? (?:instead of|rather than|(?:and )?not|down from)"
+            rf" \d{{1,3}}[ -]?({_UNIT}))"
+        ),
+        r"\1 \2",
+        ("instead of", "rather than", " not ", "down from"),
+    ),
+    Rewrite("not 60 days: 45", "not 60 days, 45", re.compile(rf"(\bnot {_LENGTH}):"), r"\1,", (":",)),
 ]
 
 _NET_TERMS = [
@@ -392,7 +423,7 @@ _NET_TERMS = [
             rf"(?![ -]?{_UNIT})"
         ),
         r"\1 days",
-        ("net", "n/", "n /", "n", "t+", "t +", "d+", "d +"),
+        ("net", "n/", "n /", "t+", "t +", "d+", "d +", *(f"n{digit}" for digit in range(1, 10))),
     ),
 ]
 
@@ -405,17 +436,18 @@ _FRACTIONS = [
             rf"(?:[ -](?:an?|1))?[ -]?(?={QUALIFIER}(?P<unit>{_UNIT}))"
         ),
         _fraction_of,
-        ("/", "half", "hal", "third", "quarter", "fourth", "fifth", "sixth", "eighth", "."),
+        ("/", "hal", "third", "quarter", "fourth", "fifth", "sixth", "eighth", "0.", " ."),
     ),
     Rewrite(
         "a week and a half",
         "1.5 week",
         re.compile(
-            rf"\b(?P<whole>an?|\d{{1,3}})[ -](?P<unit>{_UNIT}) and {_FRACTION}(?! ?(?:{_UNIT}|of|an?)\b)(?![\d/])"
+            rf"\b(?P<whole>an?|\d{{1,3}})[ -](?P<unit>{_UNIT})[ -]and[ -]{_FRACTION}(?! ?(?:{_UNIT}|of"
+            rf"|an?)\b)(?![\d/])"
             r"(?<!third)(?<!fourth)(?<!fifth)"
         ),
         _unit_and_fraction,
-        (" and ",),
+        ("and",),
     ),
     Rewrite(
         "2 1/2",
@@ -439,7 +471,7 @@ _CLOCK = [
     Rewrite("10p", "10 pm", re.compile(r"(?<=\d)(?:([ap])| ([ap]) ?m)\b(?! ?m)"), r" \1\2m", ("a", "p")),
     Rewrite("10:30:00", "10:30", re.compile(r"\b(\d{1,2}:[0-5]\d):[0-5]\d\b"), r"\1", (":",)),
     Rewrite("10:30h", "10:30", re.compile(r"(?<=:)([0-5]\d) ?h(?:rs?|ours?)?\b"), r"\1", ("h",)),
-    Rewrite("22h", "22:00", re.compile(r"(?<![\d:.])(1[3-9]|2[0-4]) ?h\b(?!\d)"), r"\1:00", ("h",)),
+    Rewrite("22h", "22:00", re.compile(r"(?<![\d:.])(1[3-9]|2[0-4]) ?h(?:rs)?\b(?!\d)"), r"\1:00", ("h",)),
     Rewrite(
         "2230 hrs",
         "22:30",
@@ -476,8 +508,8 @@ _CLOCK = [
         "10:15",
         re.compile(
             r"(?<![\d:.$/])\b(?:an? )?(?P<minutes>half|quarter|0?\.5|\d{1,2})(?P<unit>[ -](?:minutes?|mins?))?[ -]"
-            r"(?P<way>past|after|to|before|until|of)[ -](?:the )?(?P<hour>\d{1,2}|midnight)\b(?![:.]\d)(?! or\b)"
-            + _NO_TIME
+            r"(?P<way>past|after|to|before|until|of)[ -](?:the )?(?P<hour>\d{1,2}(?=[ap]m\b)|\d{1,2}\b"
+            r"|midnight\b)(?![:.]\d)(?! or\b)" + _NO_TIME
         ),
         _past_or_to,
         ("past", "after", "to", "before", "until", "of"),
@@ -533,7 +565,22 @@ def _said_twice(quantity: str) -> list[Rewrite]:
                 rf"{_NOT_COMPARED}"
             ),
             r"\1",
-            ("i.", "ie", "that is", "in other", "namely", "which ", "meaning", "a.k", "aka", "equ", "viz", "=", "/"),
+            (
+                "i.",
+                " ie",
+                "that is",
+                "in other",
+                "namely",
+                "which ",
+                "meaning",
+                "a.k",
+                "aka",
+                "equal",
+                "equiv",
+                "viz",
+                "=",
+                "/",
+            ),
         ),
     ]
 
@@ -568,6 +615,6 @@ _ENDS = [
 _SHARED = [*_MARKS, *_APPROXIMATE, *_SEPARATORS]
 # By whether times of day are bargained over.
 TABLES = {
-    False: [*_SHARED, *_NET_TERMS, *_FRACTIONS, *_DATES, *_said_twice(_LENGTH), *_DURATIONS, *_ENDS],
+    False: [*_SHARED, *_CORRECTED, *_NET_TERMS, *_FRACTIONS, *_DATES, *_said_twice(_LENGTH), *_DURATIONS, *_ENDS],
     True: [*_SHARED, *_DATES, *_CLOCK, *_FRACTIONS, *_said_twice(_TIME), *_ENDS],
 }
