@@ -49,10 +49,13 @@ _NAMED = rf"(?:your|the|this|that|these|those){_LATEST} {_NOUN}{_STATED}"  # "yo
 _IT = rf"(?:{_NAMED}|that|this|it|those)"
 _GLADLY = r"(?: (?:can|will|do|gladly|happily|hereby|would gladly|would happily|fully|both|all))*"
 _GLAD = r"(?:very )?(?:happy|glad|pleased|delighted|prepared|ready|willing)"
+_VERY = r"(?:(?:very|quite|perfectly|totally|absolutely|completely|just|pretty|more than|entirely|really) )?"
+_CHEER = (
+    r"(?:good|great|perfect|excellent|wonderful)"  # "that is great" is said of anything, "that is fine" of an offer
+)
 _GOOD = (
-    r"(?:(?:very|quite|perfectly|totally|absolutely|completely|just|pretty|more than|entirely|really) )?"
-    r"(?:good|great|fine|fair|reasonable|perfect|acceptable|okay|ok|alright|all right|agreeable|excellent|wonderful"
-    r"|doable|fair enough|good enough|like a deal|like a plan)"
+    rf"{_VERY}(?:{_CHEER}|fine|fair|reasonable|acceptable|okay|ok|alright|all right|agreeable|doable|fair enough"
+    r"|good enough|like a deal|like a plan)"
 )
 _FOR_ME = r"(?: (?:to|for|with|by) (?:me|us|both of us|everyone|my side|our side))?"
 
@@ -64,7 +67,8 @@ ACCEPTS = _phrases(
         "i accept your offer": rf"{_I}{_GLADLY} accept(?: {_IT})?{_WHOLLY}",
         "we agree to your terms": rf"{_I}{_GLADLY} agree(?: (?:to|on) {_IT}| with {_NAMED})?",
         "i will take it": rf"{_I}(?: can| will| would gladly)? take {_IT}",
-        "i am happy to accept that": rf"(?:{_I} (?:am|are|would be) )?{_GLAD} to (?:accept|agree to|agree|take)(?:"
+        "i am happy to accept that": rf"(?:{_I} (?:am|are|would be) )?{_GLAD} to (?:accept|agree to|agree|take|go"
+        rf" with)(?:"
         rf" {_IT})?",
         "i can live with that": rf"{_I} (?:can|will|could) (?:live|work|go along|go) with {_IT}",
         "i can do that": rf"{_I} (?:can|will) do (?:that|it)",
@@ -79,7 +83,7 @@ ACCEPTS = _phrases(
         "you have a deal": r"(?:you|we) (?:have|have got|got)(?: (?:yourself|ourselves))? (?:a deal|an agreement)",
         "it is settled": r"(?:it is|that is|everything is|the matter is|consider it) (?:settled|agreed|done)",
         "your terms are accepted": rf"{_IT} (?:is|are) (?:hereby )?(?:accepted|agreed)",
-        "that is fine by me": rf"{_IT} (?:is|are|seems?|sounds?|looks?) {_GOOD}{_FOR_ME}",
+        "that is fine by me": rf"{_IT} (?:(?:is|are)(?! {_VERY}{_CHEER}$)|seems?|sounds?|looks?) {_GOOD}{_FOR_ME}",
         "sounds good": rf"(?:sounds|seems|looks) {_GOOD}{_FOR_ME}",
         "fine by me": rf"{_GOOD} (?:by|with|for) (?:me|us)",
         "that works for me": rf"(?:{_IT} )?(?:(?:will|would) )?works?(?: (?:very )?(?:well|fine|great"
@@ -94,6 +98,8 @@ ACCEPTS = _phrases(
         "i am glad we agree": rf"(?:{_AM} )?(?:glad|happy) (?:that )?we (?:agree|agreed|could agree|have a deal)",
     }
 )
+# Of these, a judgement of what was just said: after "how about this?" it is one's own proposal.
+JUDGES = re.compile("|".join(ACCEPTS.rows[key] for key in ("that is fine by me", "sounds good", "that works for me")))
 # Words that accept only if they are all that is said: "yes", "sure, thank you".
 ACCEPTS_ALONE = re.compile(
     rf"(?:(?:oh )?(?:{_YES})(?: (?:then|please|sir|thank you|thanks|that is fine|thing))?[ ,.!]*)+"
@@ -120,6 +126,8 @@ KIND = _phrases(
         "i can not say no to that": rf"i can not (?:say no to|argue with|refuse|complain about) {_IT}",
         "i will send the papers": rf"(?:{_I} )?will (?:send|sign|prepare|draw up|pay|transfer|set|schedule|write|get"
         rf"|be)\b.*",
+        "that is a fair offer": rf"(?:that|this|it) (?:is|sounds like) an? (?:very )?(?:{_GOOD}|generous|kind)"
+        rf" {_NOUN}",
         "that is kind of you": rf"{_IT} (?:is|sounds|seems) (?:{_GOOD}|(?:very )?(?:kind|generous))(?: of you)?",
         "you have been fair": r"you (?:have been|are|were) (?:very |so |really )?(?:fair|kind|patient|generous"
         r"|reasonable)",
@@ -216,7 +224,7 @@ REFUSES = _phrases(
         r"|expensive)\b",
         "that is unacceptable": r"\b(?:unacceptable|impossible|ridiculous|absurd|insulting|unfair)\b"
         r"|\b(?:out of the question|off the table)\b",
-        "actually, no": r"\b(?:wait|actually|sorry|hmm|well|oh|reflection)\b,? no\b|, no$",
+        "actually, no": r"\b(?:wait|actually|sorry|hmm|well|oh|so|reflection)\b,? no\b(?! problem)|, no$|\bsays no\b",
         "on second thought": r"\b(?:on second thoughts?|never mind|scratch that|forget (?:it|that)|wait a"
         r" (?:minute|second"
         r"|moment)|hold on)\b",
@@ -246,11 +254,13 @@ _OTHER = (
     r"(?:more|less|better|longer|shorter|lower|higher|sooner|earlier|later|different|another|extra|further|time"
     r"|extension|discount|reduction|concession|changes?|guarantee|deposit|improvement)"
 )
+PROPOSES = re.compile(r"\b(?:how|what) (?:a?bout|if)\b")
 COUNTERS = _phrases(
     {
         "i need more time": rf"\b{_I} (?:(?:still|also|really|do|just|would|will|must|only|now|first|then|at"
         rf" least) )*"
-        rf"(?:need|want|require|insist|demand|prefer|ask|expect|request|like) (?:\w+ ){{0,4}}?{_OTHER}\b",
+        rf"(?:need|want|require|insist|demand|prefer|ask|expect|request|like|love|appreciate) (?:\w+"
+        rf" ){{0,4}}?{_OTHER}\b",
         "you have to do better": r"\byou (?:(?:really|still|simply|just|will|would) )*(?:have to|must|need to"
         r"|should|can"
         rf"|could|had better|got to) (?:\w+ ){{0,2}}?{_CHANGE}\b",
@@ -266,6 +276,8 @@ COUNTERS = _phrases(
         r" to|talk with|consult|think|sleep|see if|run (?:it|this|that)|consider)\b",
         "let us keep talking": r"\blet us (?:keep|continue|go on|carry on|go back|talk (?:about|again|more)|discuss"
         r"|renegotiate|start over|try|negotiate|find|see)\b|\b(?:reconsider|think it over|sleep on it)\b",
+        "how about this": rf"{PROPOSES.pattern}",
+        "i want that as well": rf"\b{_I} (?:would )?(?:like|want|need) (?:\w+ )+(?:as well|too|also)\b",
         "my counteroffer is this": r"\b(?:counter ?-?offer|counter ?-?proposal|my (?:new )?(?:offer|number|proposal)"
         r"|instead)\b",
         "the date has to change": r"\b(?:has|have|needs?|must|ought) to (?:change|move|improve|go|come down|be"
@@ -287,14 +299,17 @@ def read_act(words: str, may_accept: bool) -> Act:
         words: see `plain_text.words`; the number that stands is written "that".
         may_accept: whether there is an offer to accept.
     """
-    accepts, leaves = ACCEPTS_ALONE.fullmatch(words) is not None, False
+    accepts, leaves, proposed = ACCEPTS_ALONE.fullmatch(words) is not None, False, False
     for match in _SENTENCE.finditer(words):
         sentence = match[0].rstrip(" .!?;").strip(_EDGES)
         clauses = [rest for clause in _CLAUSE.split(sentence) if (rest := _without_opener(clause))]
         reopened = _says(sentence, CONDITIONS) or _says(sentence, COUNTERS)
+        proposed = proposed or PROPOSES.search(sentence) is not None
         if "?" in match[0]:
             accepts, leaves = accepts and not reopened, leaves and not reopened
         elif accepts and clauses and all(KIND.pattern.fullmatch(clause) for clause in clauses):
+            pass  # what is kind beside an acceptance may be a farewell alone: "deal. goodbye!"
+        elif proposed and all(map(JUDGES.fullmatch, clauses)):
             continue
         elif _consists(clauses, ACCEPTS, KIND):
             accepts = True

@@ -163,7 +163,8 @@ REFUSED_AFTER = re.compile(
 REFUSED_NEXT = re.compile(
     rf"^(?:no\b(?! (?:\d|{_COMPARED}|exception|excuse|matter|question|problem|worries|doubt|penalt|interest|fee"
     rf"|wait)\w*\b)|nope|never|impossible|seriously|really|absolutely not|certainly not"
-    rf"|of course not|definitely not|not\b(?! (?:(?:the )?\d|a (?:day|minute|second)|{_COMPARED}|negotiable|un|bad"
+    rf"|of course not|definitely not|not\b(?! (?:(?:the )?\d|midnight|a (?:day|minute|second)|{_COMPARED}"
+    rf"|negotiable|un|bad"
     rf"|before"
     rf"|after|past))|out of the question|are you (?:serious|kidding|joking|crazy|out|insane)|come on\b|you must be"
     rf"|what a joke|(?:that|this|it|which)\b(?: \w+){{0,2}} (?:not (?!{_COMPARED}|un|too|negotiable|an? )|too "
@@ -213,6 +214,7 @@ OTHERS_AFTER = re.compile(
 # The same, where the whole next clause says so: "60 days, you say?"; the second even after "I can do 60 days".
 OTHERS_NEXT = re.compile(
     rf"^(?:as |like |so )?you (?!can\b|could\b|will\b){_SAYING}(?: (?:me|it|so|now|then|earlier|before))*$"
+    r"|^(?:was|is) (?:it|that)$"
 )
 QUOTED_NEXT = re.compile(
     rf"^(?:that|this|it|which) (?:is|was) what (?:you|he|she|they) {_SAYING}(?: (?:me|us"

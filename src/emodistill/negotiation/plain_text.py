@@ -74,6 +74,7 @@ _INVISIBLE = re.compile(
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u209c]")  # a footnote mark is no part of the number before it
 _PARTS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 _WITH_PART = re.compile(rf"(\d*)[ -]?([{_PARTS}])")
+_HYPHEN = re.compile(r"(?<=[A-Za-z])[‒–−](?=[A-Za-z])")  # "thirty–three"
 _OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 _LOOK = {
     "🔟": "10",
@@ -98,6 +99,7 @@ def characters(text: str) -> str:
     if text.isascii():
         return text
     text = _RAISED.sub("", _INVISIBLE.sub("", text))
+    text = _HYPHEN.sub("-", text)
     text = _LOOKS.sub(lambda match: _LOOK[match[0]], text)
     text = _WITH_PART.sub(lambda match: f"{int(match[1] or 0) + unicodedata.numeric(match[2]):.12g}", text)
     return _OTHER_DIGIT.sub(_plain_digit, unicodedata.normalize("NFKC", text))
@@ -471,6 +473,7 @@ _CLOCK = [
     Rewrite("10p", "10 pm", re.compile(r"(?<=\d)(?:([ap])| ([ap]) ?m)\b(?! ?m)"), r" \1\2m", ("a", "p")),
     Rewrite("10:30:00", "10:30", re.compile(r"\b(\d{1,2}:[0-5]\d):[0-5]\d\b"), r"\1", (":",)),
     Rewrite("10:30h", "10:30", re.compile(r"(?<=:)([0-5]\d) ?h(?:rs?|ours?)?\b"), r"\1", ("h",)),
+    Rewrite("22.15h", "22:15", re.compile(r"\b(\d{1,2})\.([0-5]\d) ?h\b"), r"\1:\2", ("h",)),
     Rewrite("22h", "22:00", re.compile(r"(?<![\d:.])(1[3-9]|2[0-4]) ?h(?:rs)?\b(?!\d)"), r"\1:00", ("h",)),
     Rewrite(
         "2230 hrs",
@@ -499,7 +502,7 @@ _CLOCK = [
         "in bed by 22:30",
         re.compile(
             r"(\bat |\b(?:by|until|before|around|about|make (?:it|that)|say|than|out|bed) (?!20[12]\d)|^(?!20[12]\d)"
-            r"|[.!?,] (?!20[12]\d))([01]\d|2[0-4])([0-5][05])(?![\d:%-])(?=[ .,;!?]|$)" + _NO_TIME
+            r"|[.!?,:] (?!20[12]\d))([01]\d|2[0-4])([0-5][05])(?![\d:%-])(?=[ .,;!?]|$)" + _NO_TIME
         ),
         r"\1\2:\3",
     ),
