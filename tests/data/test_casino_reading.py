@@ -5,6 +5,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from emodistill.data.casino.reading import MOST, read_dialogues
@@ -102,3 +104,86 @@ def test_a_file_of_another_kind_is_named(tmp_path, content, sentence):
 def test_a_missing_file_says_where_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"casino_train.json from https://github.com/kushalchawla/CaSiNo"):
         read_dialogues([tmp_path / "none.json"])
+
+
+def _hub(raw):
+    """The dialogues as a hub of data sets gives them: no number, and every form filled in with empty texts."""
+    empty = {"Food": "", "Water": "", "Firewood": ""}
+    form = {"data": "", "issue2youget": empty, "issue2theyget": empty}
+    rows = [{name: value for name, value in one.items() if name != "dialogue_id"} for one in copy.deepcopy(raw)]
+    for row in rows:
+        row["chat_logs"] = [{**message, "task_data": form | message["task_data"]} for message in row["chat_logs"]]
+    return rows
+
+
+def _saved(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        ends = "\r\n" if "crlf" in path.name else "\n"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + ends for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["hub.parquet", "hub.jsonl", "crlf.jsonl", "misnamed.json"])
+def test_the_form_of_the_hub_gives_the_same_dialogues(tmp_path, name):
+    path, published = _saved(tmp_path / name, _hub(RAW)), read_dialogues([TINY])
+    dialogues = read_dialogues([path])
+    assert [dialogue.id for dialogue in dialogues] == list(range(6))
+    assert [dialogue.messages for dialogue in dialogues] == [dialogue.messages for dialogue in published]
+    assert [dialogue.deal for dialogue in dialogues] == [dialogue.deal for dialogue in published]
+    assert [dialogue.pair for dialogue in dialogues] == [dialogue.pair for dialogue in published]
+
+
+def test_several_files_of_the_hub_are_numbered_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _saved(tmp_path / "one.jsonl", _hub(RAW)[:1])  # one line alone is one dialogue
+    _saved(tmp_path / "two.parquet", _hub(RAW)[1:])
+    assert [dialogue.id for dialogue in read_dialogues(["~/one.jsonl", "~/two.parquet"])] == list(range(6))
+
+
+HUB_FAULTS = {
+    "row 1: a message is None, not a text": lambda rows: rows[1]["chat_logs"][0].update(text=None),
+    "row 0: invalid literal": lambda rows: rows[0]["chat_logs"][5]["task_data"]["issue2youget"].update(Food=""),
+    "row 2: the reason for High is None": lambda rows: rows[2]["participant_info"][A]["value2reason"].update(High=None),
+    "row 0: 'NoneType' object has no attribute 'items'": lambda rows: rows[0].update(participant_info=None),
+}
+
+
+@pytest.mark.parametrize("name", ["hub.parquet", "hub.jsonl"])
+@pytest.mark.parametrize("sentence", HUB_FAULTS)
+def test_faults_in_the_form_of_the_hub_are_named(tmp_path, name, sentence):
+    rows = _hub(RAW)
+    HUB_FAULTS[sentence](rows)
+    with pytest.raises(UserError, match=rf"{name}, {sentence}"):
+        read_dialogues([_saved(tmp_path / name, rows)])
+
+
+NO_FILES = {
+    b"PAR1 nonsense": "is not readable Parquet",
+    b"": "is not JSON",
+    b"{}\n{": "is not JSON",
+    b"\xff\xfe\x00\xd8": "is not JSON",
+    b"[" * 100_000: "is not JSON",
+    b"12": "is not a list of dialogues",
+    b"{}": "is not a list of dialogues",
+    b"{}\n{}": "row 0: there is no 'participant_info'",
+    b"chat_logs,participant_info\n1,2\n": "is not JSON",
+}
+
+
+@pytest.mark.parametrize("content", NO_FILES, ids=lambda content: repr(content[:20]))
+def test_what_is_no_file_of_casino_is_refused_with_the_way_out(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json,? {NO_FILES[content]}.*; download it again from https"):
+        read_dialogues([tmp_path / "a.json"])
+
+
+@pytest.mark.parametrize("name", ["casino_hub.parquet", "casino_hub.jsonl"])
+def test_the_hub_file_that_people_reported(shared_data, name):
+    path = shared_data / "reports" / "casino" / name
+    if not path.is_file():
+        pytest.skip("this file is not here")
+    (dialogue,) = read_dialogues([path])
+    assert {name: person.points for name, person in dialogue.participants.items()} == {A: 17, B: 21}
+    assert [message.move for message in dialogue.messages] == ["say", "say", "submit", "accept"]

@@ -92,3 +92,138 @@ def test_reading_leaves_nothing_behind_and_takes_a_name_as_it_is(tmp_path, monke
     assert read_episodes(path) == [make_episode()]
     assert not list(scratch.iterdir())
     assert list(path.parent.iterdir()) == [path]
+
+
+def _turn(**changes):
+    return lambda row: row["turns"][2].update(changes)
+
+
+def _field(**changes):
+    return lambda row: row.update(changes)
+
+
+FAULTS = {
+    "end is 'agreement', not one of deal, walk_away, deadline, invalid": _field(end="agreement"),
+    "end is null": _field(end=None),
+    "split is 'training', not one of train, val, test": _field(split="training"),
+    "scenario_id is '', not a text that is not empty": _field(scenario_id=""),
+    "behaviour is null": _field(behaviour=None),
+    "counterparty is null": _field(counterparty=None),
+    "seed is null": _field(seed=None),
+    "focal_target is nan": _field(focal_target=math.nan),
+    "counterparty_target is inf": _field(counterparty_target=math.inf),
+    "unit is 'weeks', but the domain debt counts in days": _field(unit="weeks"),
+    "deal_value is nan": _field(end="deal", deal_value=math.nan),
+    "utility is nan": _field(utility=math.nan),
+    "end is 'deal', but deal_value is null": _field(end="deal"),
+    "end is 'deadline', but deal_value is 40.0; only a deal has one": _field(deal_value=40.0),
+    "turns is null, not a list of turns": _field(turns=None),
+    "turns is empty, but end is 'deadline'": _field(turns=[]),
+    "context is null": _field(context=None),
+    "context is not JSON": _field(context="{"),
+    r"context is \[1, 2\], not an object of texts": _field(context="[1, 2]"),
+    r"context\['Days Overdue'\] is 75, not a text": _field(context='{"Days Overdue": 75}'),
+    "the focal's text in round 2 is null, not a text": _turn(text=None),
+    "the focal's act in round 2 is 'agree', not one of propose, accept, walk_away": _turn(act="agree"),
+    "the focal's act in round 2 is null": _turn(act=None),
+    r"turns\[2\].speaker is 'seller', not one of focal, counterparty": _turn(speaker="seller"),
+    r"turns\[2\].round is null": _turn(round=None),
+    r"turns\[2\].round is -1, not a whole number from 0 on": _turn(round=-1),
+    "the focal's emotion in round 2 is ''": _turn(emotion=""),
+    "the focal's emotion_prob in round 2 is 25.0, not a probability above 0 and at most 1": _turn(emotion_prob=25.0),
+    "the focal's emotion_prob in round 2 is 0.0": _turn(emotion_prob=0.0),
+    "the focal's emotion_prob in round 2 is -0.5": _turn(emotion_prob=-0.5),
+    "the focal's emotion_prob in round 2 is nan": _turn(emotion_prob=math.nan),
+    "the focal's offer in round 2 is inf": _turn(offer=math.inf),
+    r"turns\[2\] is out of order: the counterparty speaks in round 1 after the counterparty in round 1": _turn(
+        speaker="counterparty", round=1
+    ),
+    r"turns\[2\] is out of order: the focal speaks in round 1 after the counterparty in round 1": _turn(round=1),
+    r"turns\[3\] is out of order: the counterparty speaks in round 2 after the focal in round 3": _turn(round=3),
+}
+
+
+@pytest.mark.parametrize("sentence", FAULTS)
+def test_every_field_is_checked_and_named_with_its_row(tmp_path, sentence):
+    rows = [make_episode(number=i).row() for i in range(2)]
+    FAULTS[sentence](rows[1])
+    path = corrupt(tmp_path / "c.parquet", rows)
+    with pytest.raises(
+        UserError, match=rf"c\.parquet, row 1 \({rows[1]['episode_id']}\): {sentence}.*; remove the row"
+    ):
+        read_episodes(path)
+
+
+def test_what_may_be_left_out_is_read(tmp_path):
+    row = make_episode().row() | {"utility": None, "fault": None, "counterparty": ""}
+    for turn in row["turns"]:
+        turn |= {"emotion_prob": None, "slips": None, "offer_appended": None}
+    (read,) = read_episodes(corrupt(tmp_path / "c.parquet", [row]))
+    assert all(turn.role_violations == () and turn.offer_appended is False for turn in read.turns)
+    assert all(turn.emotion_prob is None for turn in read.turns)
+    bare = [{name: turn[name] for name in ("round", "speaker", "text")} for turn in row["turns"]]
+    inferred = pa.Table.from_pylist([row | {"turns": bare}])
+    pq.write_table(inferred, tmp_path / "d.parquet")
+    (read,) = read_episodes(tmp_path / "d.parquet")
+    assert [turn.act for turn in read.turns] == ["propose"] * len(bare)
+
+
+def test_the_counterparty_may_open_in_round_0(tmp_path):
+    row = make_episode().row()
+    row["turns"].insert(0, row["turns"][1] | {"round": 0, "text": "Hello."})
+    (read,) = read_episodes(corrupt(tmp_path / "c.parquet", [row]))
+    assert [(turn.round, turn.speaker) for turn in read.turns[:2]] == [(0, "counterparty"), (1, "focal")]
+    row["turns"][0]["speaker"] = "focal"
+    with pytest.raises(UserError, match=r"turns\[0\] is out of order: the focal speaks in round 0 first"):
+        read_episodes(corrupt(tmp_path / "c.parquet", [row]))
+
+
+WRONG_TYPES = {
+    "focal_target is '20', not a finite number": {"focal_target": "20"},
+    "focal_target is True": {"focal_target": True},
+    "seed is '0'": {"seed": "0"},
+    "seed is 0.5": {"seed": 0.5},
+    "end is 1": {"end": 1},
+    "turns is '.*', not a list of turns": {"turns": "[]"},
+    r"turns\[0\] is 'hello', not a turn": {"turns": ["hello"]},
+    r"turns\[0\] has an unknown field price": {"turns": [{"round": 1, "speaker": "focal", "text": "x", "price": 3}]},
+    r"turns\[0\].round is null": {"turns": [{"speaker": "focal", "text": "x"}]},
+    "scenario_id is 7": {"scenario_id": 7},
+    "context is b'{}'": {"context": b"{}"},
+    "the focal's offer_appended in round 1 is 'no', not true or false": {
+        "turns": [{"round": 1, "speaker": "focal", "text": "x", "offer_appended": "no"}]
+    },
+    "the focal's slips in round 1 is 'none', not a list of texts": {
+        "turns": [{"round": 1, "speaker": "focal", "text": "x", "slips": "none"}]
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG_TYPES)
+def test_columns_of_other_types_are_named(tmp_path, sentence):
+    row = make_episode().row() | WRONG_TYPES[sentence]
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "c.parquet")
+    with pytest.raises(UserError, match=rf"row 0 .*: {sentence}"):
+        read_episodes(tmp_path / "c.parquet")
+
+
+REPORTED = {
+    "corpus_plain": None,
+    "corpus_equal_rewards": None,
+    "corpus_unknown_end": "row 0 .*end is 'agreement'",
+    "corpus_nan_deal_value": "row 1 .*deal_value is nan",
+    "corpus_null_text": "row 0 .*the focal's text in round 2 is null",
+    "corpus_propensity_percent": "row 0 .*the focal's emotion_prob in round 1 is 3.5714",
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_corpora_that_people_reported(shared_data, name):
+    path = shared_data / "reports" / "corpora" / f"{name}.parquet"
+    if not path.is_file():
+        pytest.skip("this file is not here")
+    if REPORTED[name] is None:
+        assert len(read_episodes(path)) == 13
+    else:
+        with pytest.raises(UserError, match=REPORTED[name]):
+            read_episodes(path)

@@ -10,7 +10,7 @@ from episodes import make_episode
 from rewards import default_reward
 
 from emodistill.data.observations import Observer
-from emodistill.data.transitions import TransitionDataset, build_transitions
+from emodistill.data.transitions import Reward, TransitionDataset, build_transitions, reward_scale, stats_of
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -93,3 +93,30 @@ def test_known_probabilities_are_not_warned_about(caplog):
     with caplog.at_level(logging.WARNING):
         view.prepare([WHOLE], [WHOLE])
     assert not caplog.text
+
+
+SAME = Reward(concession=0.0, utility=0.0, judge=0.0, deal_bonus=2.0, no_deal_penalty=2.0, move_limit=2.0)
+
+
+def test_rewards_without_spread_keep_their_unit(observer):
+    """Episodes of one turn that all end without a deal earn -2 each, and -2 is what fitted Q evaluation finds."""
+    episodes = [make_episode(rounds=1, number=i, seed=i) for i in range(12)]
+    table = build_transitions(episodes, observer, replace(SAME, concession=1.0))
+    assert set(table.transitions.reward.tolist()) == {-2.0}
+    assert stats_of(table.transitions, 28)["reward_scale"] == 1.0
+    policy = torch.nn.functional.one_hot(table.transitions.action, 28).float()
+    assert fitted_q_value(table, policy, policy, 0.99) == pytest.approx(-2.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "scale"),
+    [([-2.0], 1.0), ([0.0, 0.0], 1.0), ([0.1 + 0.2, 0.3], 1.0), ([5.0, 5.0 + 1e-7], 1.0), ([0.0, 1e-3], 7.071e-4)],
+)
+def test_the_scale_of_rewards_is_their_spread_or_one(rewards, scale):
+    assert reward_scale(torch.tensor(rewards), correction=1) == pytest.approx(scale, rel=1e-3)
+
+
+def test_one_transition_alone_has_finite_statistics(observer):
+    table = build_transitions([make_episode(rounds=1)], observer, replace(SAME, concession=1.0)).transitions
+    stats = stats_of(table, 28)
+    assert stats["reward_scale"] == 1.0 and set(stats["observation_std"]) == {1.0}

@@ -15,6 +15,7 @@ bytes. Test scenarios are never played.
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -63,7 +64,7 @@ class CorpusFile:
     """
 
     def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
-        self.path, self.domains = Path(path), domains
+        self.path, self.domains = Path(os.path.expanduser(path)), domains
 
     def build(self) -> Path:
         if not self.path.is_file():
@@ -109,7 +110,7 @@ class BuiltCorpus(ABC):
     """
 
     def __init__(self, name: str, folder: str | None) -> None:
-        self.name, self.root = name, Path(folder) if folder else cache_dir() / "corpora"
+        self.name, self.root = name, Path(os.path.expanduser(folder)) if folder else cache_dir() / "corpora"
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
@@ -172,10 +173,16 @@ class GeneratedScenarios:
 
 
 class CsvScenarios:
-    """Scenarios of the published CSV files; `files` maps domain to path."""
+    """Scenarios of CSV files such as the published ones.
 
-    def __init__(self, files: dict[str, str]) -> None:
-        self.files = files
+    Args:
+        files: domain -> path.
+        separator: of the columns: `comma`, `semicolon` or `tab`.
+    """
+
+    def __init__(self, files: dict[str, str], separator: str = "comma") -> None:
+        self.files = {domain: os.path.expanduser(path) for domain, path in files.items()}
+        self.separator = separator
 
     def load(self, domain: str) -> list[Scenario]:
         if domain not in self.files:
@@ -183,11 +190,17 @@ class CsvScenarios:
                 f"no CSV file for the domain '{domain}'; give +scenarios.files.{domain}=PATH, or "
                 "leave it out of domains=[...]"
             )
-        return load_csv(self.files[domain], domain)
+        return load_csv(self.files[domain], domain, self.separator)
 
     def recipe(self) -> dict[str, Any]:
-        contents = {d: hashlib.sha256(Path(path).read_bytes()).hexdigest() for d, path in sorted(self.files.items())}
-        return {"source": "csv", "files": contents}
+        return {"source": "csv", "files": {d: _content_hash(Path(path)) for d, path in sorted(self.files.items())}}
+
+
+def _content_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a scenario CSV file") from error
 
 
 _ASSETS = ("counterparty_lines", "perceivers", "personas.yaml", "phrasebook", "vocabularies")

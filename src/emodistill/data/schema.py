@@ -5,10 +5,10 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 from emodistill.negotiation.domains import load_domain
-from emodistill.negotiation.protocol import FOCAL, End, Negotiation, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, End, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
+from emodistill.negotiation.splits import SPLITS
 
 SCHEMA_VERSION = 1
 TURN = pa.struct(
@@ -66,6 +67,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
 def _turn(row: dict[str, Any]) -> Turn:
     """The inverse of `_turn_row`."""
     fields = {name: value for name, value in row.items() if name != "slips"}
+    fields["offer_appended"] = bool(fields.get("offer_appended"))
     return Turn(**fields, role_violations=tuple(row.get("slips") or ()))
 
 
@@ -139,12 +141,14 @@ class Episode:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Episode":
+        """The inverse of `row`.
+
+        Raises:
+            UserError: naming the field that is missing, of another type or out of its range.
+        """
+        context = _checked_fields(row)
         targets = (row["focal_target"], row["counterparty_target"])
-        scenario = Scenario(row["scenario_id"], row["domain"], *targets, json.loads(row["context"]))
-        load_domain(scenario.domain)  # an unknown one is an error here, not in the middle of a run
-        for turn in row["turns"]:
-            if turn["offer"] is not None and not math.isfinite(turn["offer"]):
-                raise UserError(f"the {turn['speaker']}'s offer in round {turn['round']} is {turn['offer']}")
+        scenario = Scenario(row["scenario_id"], row["domain"], *targets, context)
         turns = tuple(map(_turn, row["turns"]))
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
         return cls(
@@ -196,6 +200,123 @@ def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
     return list(table.to_list())
 
 
+class _Check(NamedTuple):
+    """What a field must hold, in words and as a test."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+    def __or__(self, other: "_Check") -> "_Check":
+        return _Check(f"{self.wanted} or {other.wanted}", lambda value: self.holds(value) or other.holds(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(names: Sequence[str]) -> _Check:
+    return _Check(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+_NULL = _Check("null", lambda value: value is None)
+_TEXT = _Check("a text", lambda value: isinstance(value, str))
+_NAME = _Check("a text that is not empty", lambda value: isinstance(value, str) and value != "")
+_NUMBER = _Check("a finite number", _is_number)
+_WHOLE = _Check("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_PROBABILITY = _Check("a probability above 0 and at most 1", lambda value: _is_number(value) and 0 < value <= 1)
+_FIELDS = {
+    **dict.fromkeys(("episode_id", "domain", "scenario_id", "behaviour", "focal_agent"), _NAME),
+    **dict.fromkeys(("counterparty", "unit", "context"), _TEXT),
+    **dict.fromkeys(("focal_target", "counterparty_target"), _NUMBER),
+    "split": _one_of(SPLITS),
+    "seed": _WHOLE,
+    "turns": _Check("a list of turns", lambda value: isinstance(value, list)),
+    "end": _one_of(get_args(End)),
+    **dict.fromkeys(("deal_value", "utility"), _NUMBER | _NULL),
+    "fault": _TEXT | _NULL,
+}
+_TURN_FIELDS = {
+    "round": _Check("a whole number from 0 on", lambda value: _WHOLE.holds(value) and value >= 0),
+    "speaker": _one_of((FOCAL, COUNTERPARTY)),
+    "text": _TEXT,
+    "emotion": _NAME | _NULL,
+    "emotion_prob": _PROBABILITY | _NULL,
+    "offer": _NUMBER | _NULL,
+    "act": _one_of(get_args(Act)),
+    "offer_appended": _Check("true or false", lambda value: isinstance(value, bool)) | _NULL,
+    "slips": _Check("a list of texts", lambda value: isinstance(value, list | tuple) and all(map(_TEXT.holds, value)))
+    | _NULL,
+}
+_NEEDED = ("round", "speaker", "text")  # of a turn; what else a file leaves out is as in `Turn`
+
+
+def _checked_fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """Refuse a row whose fields do not say what they should; returns its context."""
+    for name, check in _FIELDS.items():
+        if not check.holds(row[name]):
+            raise UserError(f"{name} is {_shown(row[name])}, not {check.wanted}")
+    unit = load_domain(row["domain"]).unit
+    if row["unit"] != unit:
+        raise UserError(f"unit is {_shown(row['unit'])}, but the domain {row['domain']} counts in {unit}")
+    if (row["end"] == "deal") != (row["deal_value"] is not None):
+        raise UserError(f"end is '{row['end']}', but deal_value is {_shown(row['deal_value'])}; only a deal has one")
+    if not row["turns"] and row["end"] != "invalid":
+        raise UserError(f"turns is empty, but end is '{row['end']}'")
+    for place, turn in enumerate(row["turns"]):
+        _check_turn(turn, place)
+    _check_order(row["turns"])
+    return _context(row["context"])
+
+
+def _check_turn(turn: Any, place: int) -> None:
+    if not isinstance(turn, dict):
+        raise UserError(f"turns[{place}] is {_shown(turn)}, not a turn")
+    if unknown := [name for name in turn if name not in _TURN_FIELDS]:
+        raise UserError(f"turns[{place}] has an unknown field {unknown[0]}")
+    for name, check in _TURN_FIELDS.items():
+        if name not in turn and name not in _NEEDED:
+            continue
+        if not check.holds(value := turn.get(name)):
+            known = name not in ("round", "speaker")
+            where = f"the {turn['speaker']}'s {name} in round {turn['round']}" if known else f"turns[{place}].{name}"
+            raise UserError(f"{where} is {_shown(value)}, not {check.wanted}")
+
+
+def _check_order(turns: Sequence[Mapping[str, Any]]) -> None:
+    """A round is one turn of the focal side, then one of the counterparty, whose words before the first are round 0."""
+    before = (-1, COUNTERPARTY)
+    for place, turn in enumerate(turns):
+        speaker, number = turn["speaker"], turn["round"]
+        if (number, speaker == COUNTERPARTY) <= (before[0], before[1] == COUNTERPARTY) or (
+            speaker == FOCAL and number < 1
+        ):
+            follows = f"after the {before[1]} in round {before[0]}" if place else "first"
+            raise UserError(
+                f"turns[{place}] is out of order: the {speaker} speaks in round {number} {follows}; a round is one "
+                "turn of the focal side, then one of the counterparty, and round 0 the counterparty's opening"
+            )
+        before = (number, speaker)
+
+
+def _context(text: str) -> dict[str, str]:
+    try:
+        context = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"context is not JSON ({error})") from error
+    if not isinstance(context, dict):
+        raise UserError(f"context is {_shown(context)}, not an object of texts")
+    for name, value in context.items():
+        if not isinstance(value, str):
+            raise UserError(f"context['{name}'] is {_shown(value)}, not a text")
+    return context
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message, cut where it is long."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _checked(row: dict[str, Any], path: Path, number: int) -> Episode:
     if row["schema_version"] != SCHEMA_VERSION:
         raise UserError(
@@ -203,5 +324,5 @@ def _checked(row: dict[str, Any], path: Path, number: int) -> Episode:
         )
     try:
         return Episode.from_row(row)
-    except (UserError, TypeError, KeyError, json.JSONDecodeError) as error:
+    except UserError as error:
         raise UserError(f"{path}, row {number} ({row['episode_id']}): {error}; remove the row or mend it") from error

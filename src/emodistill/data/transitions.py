@@ -30,7 +30,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Sid
 logger = logging.getLogger(__name__)
 
 SMALLEST_STD = 1e-3  # a feature that hardly varies is left at its own scale, not blown up to unit variance
-SMALLEST_SCALE = 1e-6  # of rewards
+SMALLEST_SCALE = 1e-6  # of rewards; where they vary less, their unit is kept
 
 Scores = Callable[[Sequence[Episode]], Sequence[npt.NDArray[np.floating]]]
 
@@ -306,16 +306,22 @@ class TransitionDataset:
         return build_transitions(episodes, observer, self.reward, scores)
 
 
+def reward_scale(rewards: Tensor, correction: int = 0) -> float:
+    """The standard deviation of rewards; 1 where they are all the same, or one alone has none."""
+    spread = float(rewards.std(correction=correction)) if len(rewards) > correction else 0.0
+    return spread if spread > SMALLEST_SCALE else 1.0
+
+
 def stats_of(table: Transitions, num_emotions: int) -> dict[str, Any]:
     """Standardisation, reward scale and seen emotions of a table, as plain numbers and lists.
 
-    The reward scale is the standard deviation of the rewards, so that advantages are of the order of one.
+    The reward scale makes advantages of the order of one.
     """
-    std = table.observation.std(0)
+    std = table.observation.std(0) if len(table.observation) > 1 else torch.zeros(table.observation.shape[1])
     mask = torch.zeros(num_emotions, dtype=torch.bool).index_fill(0, torch.unique(table.action), True)
     return {
         "observation_mean": table.observation.mean(0).tolist(),
         "observation_std": torch.where(std > SMALLEST_STD, std, 1.0).tolist(),
-        "reward_scale": max(float(table.reward.std()), SMALLEST_SCALE),
+        "reward_scale": reward_scale(table.reward, correction=1),
         "action_mask": mask.tolist(),
     }

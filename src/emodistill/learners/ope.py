@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emodistill.data.transitions import TransitionEpisodes
+from emodistill.data.transitions import TransitionEpisodes, reward_scale
 from emodistill.networks import mlp
 
 MINIMUM_EFFECTIVE_SIZE = 30.0  # episodes; below, an importance-sampled mean is an anecdote
@@ -60,7 +60,7 @@ def fitted_q_value(
     fit = fit or FittedQ()
     with torch.inference_mode(False), torch.enable_grad():  # a trainer validates in inference mode; fitting needs more
         rows = [column.detach().clone() for column in episodes.transitions]
-        scale = rows[2].std(correction=0).clamp(min=1e-6)
+        scale = reward_scale(rows[2])
         rows[2] = rows[2] / scale
         values = _fit(rows, next_policy.detach().clone(), discount, fit)
         with torch.no_grad():

@@ -2,17 +2,20 @@
 
 Reading a file gives an audit of every repair and every excluded row; `python -m emodistill.negotiation FILE DOMAIN`
 prints it. How a ragged row is repaired stands in `csv_repair`. A row whose target is not a number ("Variable",
-"N/A (listed)") is excluded and named, since nothing is negotiable in it; so is a row without an unambiguous reading. A
-file of another shape, an id used twice or equal targets are mistakes, and raise.
+"N/A (listed)") or outside the domain's bounds is excluded and named, since nothing is negotiable in it; so is a row
+without an unambiguous reading. A file of another shape, an id used twice or equal targets are mistakes, and raise.
 """
 
 import logging
 import math
+import os
+import re
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from emodistill.errors import UserError
-from emodistill.negotiation.csv_repair import Cut, cut
+from emodistill.negotiation.csv_repair import COMMAS, SEPARATORS, Cut, Layout, cut, is_spaced, records
 from emodistill.negotiation.domains import Domain, load_domain
 from emodistill.negotiation.targets import NotNumericError, targets_of
 
@@ -66,13 +69,13 @@ class Scenario:
         return 0.0 if value is None else min(max(self.position(value), 0.0), 1.0)
 
 
-def load_csv(path: str | Path, domain: str) -> list[Scenario]:
-    """The scenarios of a published CSV file; excluded rows are logged, `read_csv` gives the full audit.
+def load_csv(path: str | Path, domain: str, separator: str = "comma") -> list[Scenario]:
+    """The scenarios of a CSV file; excluded rows are logged, `read_csv` gives the full audit.
 
     Raises:
         UserError: naming the file and the row or column at fault.
     """
-    scenarios, audit = read_csv(path, domain)
+    scenarios, audit = read_csv(path, domain, separator)
     for item in audit.exclusions:
         _LOGGER.warning("%s: row %d (%s) is excluded: %s", path, item.row, item.id, item.reason)
     return scenarios
@@ -115,23 +118,31 @@ class Audit:
         return "\n".join(lines)
 
 
-def read_csv(path: str | Path, domain: str) -> tuple[list[Scenario], Audit]:
-    """The scenarios of a published file and the audit of how they were read.
+def read_csv(path: str | Path, domain: str, separator: str = "comma") -> tuple[list[Scenario], Audit]:
+    """The scenarios of a file and the audit of how they were read.
 
     Ids are `<domain>-csv-<row>`, counted from 000 over all data rows, so an excluded row leaves a gap. `context` holds
     every column except the outcome columns, as the file has it, stripped.
 
+    Args:
+        separator: `comma`, `semicolon` or `tab`.
+
     Raises:
-        UserError: naming the file and the row or column: no such file, not UTF-8, another header, an id used twice,
-            equal targets, or no row that can be used.
+        UserError: naming the file and the row or column: no such file, not UTF-8, another header or separator, an id
+            used twice, equal targets, or no row that can be used.
     """
-    rules, path = load_domain(domain), Path(path)
-    header, *records = _lines(path)
-    _check_header(path, rules, header)
+    rules, path = load_domain(domain), Path(os.path.expanduser(path))
+    if separator not in SEPARATORS:
+        raise UserError(f"scenarios.separator={separator}: use {', '.join(SEPARATORS)}")
+    text = _text(path)
+    layout = Layout(SEPARATORS[separator])
+    header = next(records(text, layout))
+    _check_header(path, rules, header, layout)
+    layout = Layout(layout.separator, layout == COMMAS and is_spaced(header))
     audit, scenarios = Audit(path.name, domain), []
     seen: dict[str, int] = {}
-    for audit.rows, record in enumerate(records, start=1):
-        context = _context(rules, record, audit)
+    for audit.rows, record in enumerate(islice(records(text, layout), 1, None), start=1):
+        context = _context(rules, record, layout, audit)
         if context is None:
             continue
         scenario = _scenario(path, rules, context, audit)
@@ -149,35 +160,52 @@ def _first(audit: Audit) -> str:
     return f"Row 1: {audit.exclusions[0].reason}" if audit.exclusions else "Add rows below the header"
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
+    """The content of a file, without the line `sep=;` that Excel may put first."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a scenario CSV file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 CSV") from error
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
+    if "\0" in text:
+        raise UserError(f"{path} is not UTF-8 text (byte {text.index(chr(0))} is zero); save it as UTF-8 CSV")
+    text = re.sub(r"\Asep=.\s*\n", "", text)
+    if not text.strip(',;"\t\r\n '):
         raise UserError(f"{path} is empty; its first line must be the header of a scenario file")
-    return lines
+    return text
 
 
-def _check_header(path: Path, rules: Domain, header: str) -> None:
+def _check_header(path: Path, rules: Domain, header: str, layout: Layout) -> None:
     expected = rules.csv["columns"]
-    given = cut(header, {"columns": expected, "types": {}, "optional": None, "missing": []})
-    if isinstance(given, str) or given.cells != expected:
-        names = [name.strip().strip('"') for name in header.split(",")]
-        wrong = next((i for i, name in enumerate(expected) if i >= len(names) or names[i] != name), len(expected))
-        found = f"'{names[wrong]}'" if wrong < len(names) else "nothing"
-        wanted = f"'{expected[wrong]}'" if wrong < len(expected) else "nothing more"
-        raise UserError(
-            f"{path}: column {wrong + 1} of the header is {found}, domain '{rules.name}' needs {wanted}; "
-            f"check the domain, or make the header that of domains/{rules.name}.yaml"
-        )
+    names = _names(header, expected, layout)
+    if names == expected:
+        return
+    for name, mark in SEPARATORS.items():
+        if mark != layout.separator and _names(header, expected, Layout(mark)) == expected:
+            raise UserError(
+                f"{path} separates its columns by {name}s; give scenarios.separator={name} (of read_csv and load_csv: "
+                f"separator='{name}')"
+            )
+    wrong = next((i for i, name in enumerate(expected) if i >= len(names) or names[i] != name), len(expected))
+    found = f"'{names[wrong]}'" if wrong < len(names) else "nothing"
+    wanted = f"'{expected[wrong]}'" if wrong < len(expected) else "nothing more"
+    raise UserError(
+        f"{path}: column {wrong + 1} of the header is {found}, domain '{rules.name}' needs {wanted}; "
+        f"check the domain, or make the header that of domains/{rules.name}.yaml"
+    )
 
 
-def _context(rules: Domain, record: str, audit: Audit) -> dict[str, str] | None:
-    found, name = cut(record, rules.csv), _id(rules, audit)
+def _names(header: str, expected: list[str], layout: Layout) -> list[str]:
+    """The columns that a header names; where it cannot be cut into as many as are expected, at every separator."""
+    given = cut(header, {"columns": expected, "types": {}, "optional": None, "missing": [], "targets": {}}, layout)
+    if isinstance(given, str):
+        return [name.strip().strip('"') for name in header.split(layout.separator)]
+    return given.cells
+
+
+def _context(rules: Domain, record: str, layout: Layout, audit: Audit) -> dict[str, str] | None:
+    found, name = cut(record, rules.csv, layout), _id(rules, audit)
     if not isinstance(found, Cut):
         audit.exclusions.append(Exclusion(audit.rows, name, found))
         return None
@@ -189,12 +217,29 @@ def _context(rules: Domain, record: str, audit: Audit) -> dict[str, str] | None:
 def _scenario(path: Path, rules: Domain, context: dict[str, str], audit: Audit) -> Scenario | None:
     name = _id(rules, audit)
     try:
-        return Scenario(name, rules.name, *targets_of(rules, context), context)
+        targets = targets_of(rules, context)
+        reason = _out_of_bounds(rules, context, targets)
+        if reason is None:
+            return Scenario(name, rules.name, *targets, context)
     except NotNumericError as error:
-        audit.exclusions.append(Exclusion(audit.rows, name, f"{error}: no target to negotiate towards"))
-        return None
+        reason = f"{error}: no target to negotiate towards"
     except UserError as error:
         raise UserError(f"{path}, row {audit.rows}: {error}; correct or remove the row") from error
+    audit.exclusions.append(Exclusion(audit.rows, name, reason))
+    return None
+
+
+def _out_of_bounds(rules: Domain, context: dict[str, str], targets: tuple[float, float]) -> str | None:
+    """Which target nobody could offer, in words; None if both lie within the domain's bounds."""
+    low, high = rules.bounds
+    for side, target in zip(("focal", "counterparty"), targets, strict=True):
+        if not low <= target <= high:
+            column = rules.csv["targets"][side]["column"]
+            return (
+                f"{column} is '{context[column]}', which makes {rules.say(target)} the target of the {side} side, "
+                f"outside the domain's bounds, {rules.say(low)} to {rules.say(high)}"
+            )
+    return None
 
 
 def _id(rules: Domain, audit: Audit) -> str:

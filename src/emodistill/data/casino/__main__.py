@@ -1,6 +1,6 @@
 """What the files of CaSiNo hold: `python -m emodistill.data.casino FILE [FILE ...]`.
 
-The files are those of https://github.com/kushalchawla/CaSiNo, folder data/split.
+The files are those of https://github.com/kushalchawla/CaSiNo, folder data/split, or of a hub (.parquet, .jsonl).
 """
 
 import argparse

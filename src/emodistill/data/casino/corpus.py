@@ -27,7 +27,7 @@ class CasinoCorpus(BuiltCorpus):
     """Two episodes a dialogue, one from each side.
 
     Args:
-        path: `casino_train.json`, or a list of CaSiNo's files.
+        path: `casino_train.json` or the same from a hub (.parquet, .jsonl), or a list of such files.
         vocabulary: name of the emotion vocabulary; its labels stand for the emoticons.
         unmarked: what a turn with words but without emoticon shows: `neutral`, or `none`, which makes it no transition.
         split_seed: fixes which dialogues are train, val and test; those of one pair of people stay together.

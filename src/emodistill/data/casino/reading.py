@@ -1,4 +1,7 @@
-"""CaSiNo's JSON as it was published, read into plain objects: who said or clicked what, and what came of it.
+"""CaSiNo's files, read into plain objects: who said or clicked what, and what came of it.
+
+They are read as they were published (a JSON list of dialogues) and as hubs of data sets give them: Parquet, or a line
+of JSON for each dialogue. There a dialogue has no number; it gets its place among all that are read, from 0 on.
 
 Two people share three packages each of food, water and firewood; a package is worth 5, 4 or 3 points to a person, by
 the priority it has for them. They write to each other, submit a deal by a form, accept or reject it, or walk away.
@@ -10,11 +13,16 @@ Source: https://github.com/kushalchawla/CaSiNo (CC BY 4.0), https://aclanthology
 """
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from emodistill.errors import UserError
 
@@ -105,16 +113,15 @@ def read_dialogues(paths: Sequence[str | Path]) -> list[Dialogue]:
         UserError: in one sentence with the file and the dialogue at fault.
     """
     dialogues: dict[int, Dialogue] = {}
-    for path in map(Path, paths):
+    for path in map(_expanded, paths):
         for place, raw in enumerate(_load(path)):
-            name = (
-                f"dialogue {raw['dialogue_id']}" if isinstance(raw, dict) and "dialogue_id" in raw else f"row {place}"
-            )
+            numbered = isinstance(raw, dict) and raw.get("dialogue_id") is not None
+            name = f"dialogue {raw['dialogue_id']}" if numbered else f"row {place}"
             try:
-                dialogue = _dialogue(raw)
+                dialogue = _dialogue(raw if numbered else {**raw, "dialogue_id": len(dialogues)})
             except KeyError as error:
                 raise UserError(f"{path}, {name}: there is no {error}; {_REMEDY}") from error
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, OverflowError, TypeError, ValueError) as error:
                 raise UserError(f"{path}, {name}: {error}; {_REMEDY}") from error
             if dialogue.id in dialogues:
                 raise UserError(f"{path}, {name} was read before; give every file once")
@@ -134,7 +141,7 @@ def read_content(path: Path, key: str = "") -> bytes:
         UserError: if it cannot be read, with where to get it.
     """
     try:
-        return path.read_bytes()
+        return _expanded(path).read_bytes()
     except OSError as error:
         raise UserError(
             f"{key}{path} cannot be read ({error.strerror}); get casino_train.json from "
@@ -142,15 +149,36 @@ def read_content(path: Path, key: str = "") -> bytes:
         ) from error
 
 
+def _expanded(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))
+
+
 def _load(path: Path) -> list[Any]:
-    content = read_content(path)
+    content, remedy = read_content(path), _REMEDY.partition(",")[0]
     try:
-        raw = json.loads(content)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UserError(f"{path} is not JSON ({error}); {_REMEDY.partition(',')[0]}") from error
+        if content[:4] == b"PAR1":
+            rows: list[Any] = pq.read_table(io.BytesIO(content)).to_pylist()
+            return rows
+        raw = _json(content)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not readable Parquet ({str(error).splitlines()[0]}); {remedy}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+        raise UserError(f"{path} is not JSON ({error}), nor lines of JSON or Parquet; {remedy}") from error
     if not isinstance(raw, list):
-        raise UserError(f"{path} is not a list of dialogues; {_REMEDY.partition(',')[0]}")
+        raise UserError(f"{path} is not a list of dialogues; {remedy}")
     return raw
+
+
+def _json(content: bytes) -> Any:
+    """One JSON value, or a list of those that stand in a line each."""
+    try:
+        whole = json.loads(content)
+    except json.JSONDecodeError:
+        lines = [line for line in content.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        return [json.loads(line) for line in lines]
+    return [whole] if isinstance(whole, dict) and "chat_logs" in whole else whole
 
 
 def _dialogue(raw: Any) -> Dialogue:
@@ -175,12 +203,18 @@ def _participant(raw: Any) -> Participant:
     about = json.dumps([raw["demographics"], raw["personality"]], sort_keys=True)
     return Participant(
         items,
-        {priority: str(raw["value2reason"][priority]) for priority in POINTS},
+        {priority: _text(raw["value2reason"][priority], f"the reason for {priority}") for priority in POINTS},
         int(outcomes["points_scored"]),
         _rank(SATISFACTION, outcomes["satisfaction"]),
         _rank(LIKING, outcomes["opponent_likeness"]),
         hashlib.sha256(about.encode()).hexdigest()[:12],
     )
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is {value!r}, not a text")
+    return value
 
 
 def _rank(scale: Sequence[str], answer: str) -> int:
@@ -190,7 +224,7 @@ def _rank(scale: Sequence[str], answer: str) -> int:
 
 
 def _message(raw: Any, people: Mapping[str, Participant]) -> Message:
-    speaker, text = raw["id"], str(raw["text"]).strip()
+    speaker, text = raw["id"], _text(raw["text"], "a message").strip()
     if speaker not in people:
         raise ValueError(f"'{speaker}' speaks, who is no participant")
     move = _FORMS.get(text, "say")
