@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 BRIEF = (  # few and short rounds: the server writes one reply at a time
     "data.corpus.episodes_per_scenario=1",
-    "+schedule.rounds=3",
+    "schedule.rounds=3",
     "counterparty.agent.bargains=schedule",
     "counterparty.agent.schedule.schedule.rounds=3",
     "counterparty.agent.backend.max_tokens=8",
