@@ -17,6 +17,7 @@ from commands.building import build_study
 
 if TYPE_CHECKING:
     from emodistill.reporting.results import StudyResult
+    from emodistill.studies.study import Study
 
 VERDICTS = 12  # as many fit on a screen beside the table
 
@@ -43,11 +44,23 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
         study.train(missing)
+        announce(cfg, study)
         entry.log_to(study.folder / "evaluate.log")  # from here on the command may write to its folder
         result = study.analyse(study.play())
         report = write_report(study.folder, result, detect)
     show(result, study.folder)
     return report
+
+
+def announce(cfg: DictConfig, study: "Study") -> None:
+    """Say what will be played, and about how long that takes: nearly all of it where a language model speaks."""
+    arms, scenarios = [arm.name for arm in study.arms], cfg.scenarios_per_domain
+    speaking = sum(not arm.startswith("phrasebook_") and "+phrasebook" not in arm for arm in arms)
+    seconds = None
+    if scenarios and cfg.size.seconds and study.name == "main":
+        seconds = speaking * len(cfg.domains) * scenarios * cfg.episodes_per_scenario * cfg.size.seconds.episode
+    each = f"{scenarios} scenario{'s' * (scenarios > 1)}" if scenarios else "all test scenarios"
+    entry.announce(f"study {study.name} ({study.folder}) plays {', '.join(arms)} on {each} a domain", seconds)
 
 
 def show(result: "StudyResult", folder: Path) -> None:

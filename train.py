@@ -42,8 +42,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
                 return None
             if first:
-                minutes = cfg.size.minutes[cfg.name] if cfg.size.minutes else None
-                entry.announce(f"{cfg.name} ({folder.path}, {cfg.trainer.max_steps:,} steps) {WORK[cfg.name]}", minutes)
+                seconds = cfg.trainer.max_steps * cfg.size.seconds[cfg.name] if cfg.size.seconds else None
+                entry.announce(f"{cfg.name} ({folder.path}, {cfg.trainer.max_steps:,} steps) {WORK[cfg.name]}", seconds)
             checkpoint = folder.last if state == "continue" else None
             trainer = fit(cfg, checkpoint, lambda: folder.record(config) if first else None)
             if trainer.interrupted:

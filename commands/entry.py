@@ -112,24 +112,20 @@ def paid(cfg: DictConfig) -> Iterator[None]:
         yield
 
 
-REFERENCE_SPEED = 790.0  # `matrix_speed` of the machine that the minutes of `configs/size/` were taken on
+REFERENCE_SPEED = 790.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
 
 
-def announce(work: str, minutes: float | None) -> None:
+def announce(work: str, seconds: float | None) -> None:
     """Say what a command is about to do, and about how long that takes on this machine.
 
     Args:
-        minutes: what it took on the reference machine; None where nobody measured it.
+        seconds: what it takes on the reference machine; None where nobody measured it.
     """
-    expected = None if minutes is None else minutes * REFERENCE_SPEED / matrix_speed()
-    here = (
-        ""
-        if expected is None
-        else f"; about {expected:.0f} min on this machine"
-        if expected >= 1
-        else "; under a minute"
-    )
-    print(f"{work}{here}", flush=True)
+    print(work if seconds is None else f"{work}; {_about(seconds * REFERENCE_SPEED / matrix_speed())}", flush=True)
+
+
+def _about(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min on this machine"
 
 
 def matrix_speed() -> float:

@@ -1,0 +1,29 @@
+"""What a command says before it works: what it does, and about how long that takes here."""
+
+import pytest
+import train as training
+from tiny_runs import Workplace
+
+from commands import entry
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "work\n"), (30.0, "work; under a minute\n"), (600.0, "work; about 10 min on this ")]
+)
+def test_the_time_follows_the_speed_of_the_machine(capsys, monkeypatch, seconds, said):
+    monkeypatch.setattr(entry, "matrix_speed", lambda: entry.REFERENCE_SPEED)
+    entry.announce("work", seconds)
+    assert capsys.readouterr().out.startswith(said)
+    monkeypatch.setattr(entry, "matrix_speed", lambda: entry.REFERENCE_SPEED / 6)
+    entry.announce("work", seconds)
+    slower = {None: "work\n", 30.0: "work; about 3 min", 600.0: "work; about 60 min"}[seconds]
+    assert capsys.readouterr().out.startswith(slower)
+
+
+def test_a_stage_and_an_evaluation_say_what_they_do(tmp_path, capsys):
+    place = Workplace(tmp_path)
+    place.train("iql")
+    said = capsys.readouterr().out
+    assert f"iql ({tmp_path / 'run' / 'iql'}, 8 steps) {training.WORK['iql']}; under a minute" in said
+    place.evaluate("run", "arms=[phrasebook_random,phrasebook_iql]")
+    assert "plays phrasebook_random, phrasebook_iql on 1 scenario a domain; under a minute" in capsys.readouterr().out
