@@ -29,9 +29,10 @@ def _phrases(rows: dict[str, str]) -> Phrases:
 # Said before anything else, these say nothing: "yes, okay then, i accept".
 _YES = r"yes|yeah|yep|yup|sure|okay|ok|fine|all right|alright|very well|of course|certainly|absolutely|definitely"
 OPENER = re.compile(
-    rf"(?:(?:{_YES}|right|well|good|great|perfect|excellent|wonderful|fantastic|(?:thank you|thanks)(?! (?:for|so"
+    rf"(?:(?:{_YES}|right|well|good(?! (?:luck|day|night|bye))|great|perfect|excellent|wonderful|fantastic"
+    rf"|(?:thank you|thanks)(?! (?:for|so"
     rf"|very|to|a)\b)"
-    r"|then|so|oh|and|but|you know what|no problem|no worries|why not|enough|even so|still|anyway|either way|after"
+    r"|copy(?: that)?|roger(?: that)?|then|so|oh|and|but|you know what|no problem|no worries|why not|enough|even so|still|anyway|either way|after"
     r" all"
     r"|finally|now|therefore|haha|noted|that is it|look|listen|honestly|i (?:think|guess|suppose|believe)|in that"
     r" case|on that basis|i"
@@ -40,11 +41,11 @@ OPENER = re.compile(
 
 _I, _AM = r"(?:i|we)", r"(?:i am|we are)"
 _NOUN = (
-    r"(?:offer|terms|proposal|deal|plan|date|time|bedtime|conditions|number|timeline|arrangement|agreement"
+    r"(?:offer|terms?|proposal|deal|plan|date|time|bedtime|conditions|number|timeline|arrangement|agreement"
     r"|suggestion)"
 )
-_LATEST = r"(?: (?:new|latest|last|final|revised|current|kind|generous|fair))?"
-_STATED = r"(?: of yours)?(?: (?:of|for|at|with) that)?(?: as (?:stated|proposed|is|it stands))?"
+_LATEST = r"(?: (?:proposed|new|latest|last|final|revised|current|kind|generous|fair))?"
+_STATED = r"(?: of yours)?(?: (?:(?:of|for|at|with) )?that)?(?: as (?:stated|proposed|is|it stands))?"
 _NAMED = rf"(?:your|the|this|that|these|those){_LATEST} {_NOUN}{_STATED}"  # "your last offer of that"
 _IT = rf"(?:{_NAMED}|that|this|it|those)"
 _GLADLY = r"(?: (?:can|will|do|gladly|happily|hereby|would gladly|would happily|fully|both|all))*"
@@ -71,7 +72,11 @@ ACCEPTS = _phrases(
         rf" with)(?:"
         rf" {_IT})?",
         "i can live with that": rf"{_I} (?:can|will|could) (?:live|work|go along|go) with {_IT}",
-        "i can do that": rf"{_I} (?:can|will) do (?:that|it)",
+        "i can do that": rf"{_I} (?:can|will|could) (?:do|manage) (?:that|it)",
+        "i can wait that": rf"{_I} (?:can|will) (?:(?:wait|hold on|hold out|last|hang on)(?: for)? that"
+        rf"|take the (?:slot|place|date|bed) (?:in|on|at) that)",
+        "i will be in bed by that": rf"(?:{_I} will be )?(?:in bed|asleep|to bed|bed|lights out) (?:by|at) that",
+        "see you in that": r"see you (?:in|at) that|(?:book|sign) (?:me|us) (?:in|up)(?: for that)?",
         "i am fine with your terms": rf"(?:{_AM} )?(?:{_GOOD}|happy|satisfied|content|on board|in agreement) with"
         rf" {_IT}",
         "i am in": rf"{_AM} (?:in|on board|agreed|in agreement|sold|convinced|settled)",
@@ -79,6 +84,8 @@ ACCEPTS = _phrases(
         "agreed": r"(?:offer |terms |proposal )?(?:agreed|accepted)(?: (?:to|on) (?:that|it|all points)| with"
         r" thanks)?",
         "it is a deal": r"(?:it is |that is )?(?:a )?deal(?: then| accepted)?",
+        "i have no objections": rf"{_I} (?:have|see) (?:no|not any) (?:further )?(?:objections?|complaints?)",
+        "that is a deal i can live with": rf"{_IT} is an? {_NOUN} (?:that )?{_I} can (?:accept|live with|agree to)",
         "done": r"done(?: deal)?|consider it (?:done|a deal)|let us call it a deal|sold|count me in|we are good",
         "you have a deal": r"(?:you|we) (?:have|have got|got)(?: (?:yourself|ourselves))? (?:a deal|an agreement)",
         "it is settled": r"(?:it is|that is|everything is|the matter is|consider it) (?:settled|agreed|done)",
@@ -90,19 +97,26 @@ ACCEPTS = _phrases(
         rf"|perfectly))?{_FOR_ME}",
         "that will do": rf"{_IT} will (?:do|work){_FOR_ME}",
         "that it is": r"(?:that|it) it is(?: then)?",
-        "let us do it": rf"let us (?:do|go with|settle on|agree on|make|seal|sign|finali[sz]e|close) (?:{_IT}|a"
-        rf" deal)",
+        "let us do it": rf"let us (?:do|go with|settle (?:on|at|for)|agree (?:on|to)|seal|sign|finali[sz]e|close) {_IT}"
+        r"|let us make it (?:that|a deal|official)",
         "let us do it your way": r"let us do (?:it your way|as you (?:ask|say|suggest|propose))|i will do as you ask",
         "let us shake on it": r"let us shake(?: hands)?(?: on (?:it|that))?",
-        "you win": r"you win|have it your way|you (?:have|got) my (?:word|agreement|yes)(?: on (?:it|that))?",
+        "you win": r"you win|(?:i|we) give in|have it your way|you (?:have|got) my (?:word|agreement|yes)(?: on (?:it|that))?",
         "i am glad we agree": rf"(?:{_AM} )?(?:glad|happy) (?:that )?we (?:agree|agreed|could agree|have a deal)",
     }
 )
 # Of these, a judgement of what was just said: after "how about this?" it is one's own proposal.
 JUDGES = re.compile("|".join(ACCEPTS.rows[key] for key in ("that is fine by me", "sounds good", "that works for me")))
+# A sentence that takes up the number that stands: "okay, 90 days", "90 days, fine".
+TAKES_UP = re.compile(
+    rf"(?:(?:{_YES}|oh|then|agreed|good|great|perfect|copy(?: that)?|roger|you win|i give in)[ ,]+)+that(?: then"
+    rf"| please)?"
+    rf"|that,? (?:then,? )?(?:{_YES}|agreed|good|great|perfect)(?: then)?"
+)
 # Words that accept only if they are all that is said: "yes", "sure, thank you".
 ACCEPTS_ALONE = re.compile(
-    rf"(?:(?:oh )?(?:{_YES})(?: (?:then|please|sir|thank you|thanks|that is fine|thing))?[ ,.!]*)+"
+    rf"(?:(?:oh )?(?:{_YES})(?: (?:then|please|sir|thank you|thanks|that is fine|thing"
+    rf"|why not))?(?:,? why not)?[ ,.!]*)+"
 )
 
 _FEELING = (
@@ -118,10 +132,13 @@ KIND = _phrases(
         "we look forward to working with you": rf"(?:{_I} |{_AM} )?(?:look|looking) forward(?: .*)?",
         "my friend": r"my friend|sir|madam|everyone|folks|mate|buddy|coach|doctor|then|now|today|here|man|please"
         r"|that|no conditions",
-        "let us sign": r"let us (?:sign|move on|get started|get going|proceed|get (?:this|it) done|begin|start)(?:"
+        "let us sign": r"let us (?:sign|move on|get started|get going|proceed|go ahead|get (?:this|it) done|begin"
+        r"|start)(?:"
         r" .*)?",
         "fair enough": r"you win|fair enough|no (?:problem|worries|objections?|hard feelings)|why not|of course"
         r"|certainly",
+        "against my better judgment": r"against my better judge?ment|reluctantly|no (?:objections?|complaints?)(?: from"
+        r" (?:me|us|my side|our side))?",
         "we are done here": rf"{_AM} (?:all )?(?:done|finished)(?: here)?",
         "i can not say no to that": rf"i can not (?:say no to|argue with|refuse|complain about) {_IT}",
         "i will send the papers": rf"(?:{_I} )?will (?:send|sign|prepare|draw up|pay|transfer|set|schedule|write|get"
@@ -156,7 +173,7 @@ WALKS_AWAY = _phrases(
         "i stop here": rf"{_I} (?:{_HAVE_TO} )?(?:stop(?: this)?|end it|end this|give up)(?: (?:here|now|there|on"
         rf" (?:{_TALKS}|it|you)))?",
         "i will leave it at that": rf"{_I} (?:{_HAVE_TO} )?leave (?:it|you)(?: (?:here|at that|there|to it))?",
-        "i am ending this negotiation": rf"{_AM} (?:ending|breaking off|leaving|withdrawing from|stopping)"
+        "i am ending this negotiation": rf"{_AM} (?:ending|terminating|breaking off|leaving|withdrawing from|stopping)"
         rf" (?:{_TALKS}|this)(?: (?:here|now))?",
         "i will end the talks": rf"{_I} (?:(?:{_HAVE_TO}|hereby) )?(?:end|break off|quit|withdraw from|leave)"
         rf" (?:{_TALKS})",
@@ -174,7 +191,8 @@ WALKS_AWAY = _phrases(
         "there is nothing left to discuss": r"(?:there is )?nothing (?:left|more|else) to (?:discuss|talk about"
         r"|negotiate|say)",
         "goodbye": r"(?:good ?bye|farewell|so long)(?: then| and good luck)?",
-        "see you in court": r"see you in court|(?:my|our) lawyers? will (?:contact|be in touch with|call) you",
+        "see you in court": r"see you in court|(?:talk|speak) to (?:my|our) lawyers?|(?:my"
+        r"|our) lawyers? will (?:contact|be in touch with|call) you",
     }
 )
 # A clause that may stand beside a leaving.
@@ -227,7 +245,7 @@ REFUSES = _phrases(
         "actually, no": r"\b(?:wait|actually|sorry|hmm|well|oh|so|reflection)\b,? no\b(?! problem)|, no$|\bsays no\b",
         "on second thought": r"\b(?:on second thoughts?|never mind|scratch that|forget (?:it|that)|wait a"
         r" (?:minute|second"
-        r"|moment)|hold on)\b",
+        r"|moment)|(?<!will )(?<!can )hold on)\b",
         "just kidding": r"\b(?:kidding|joking|changed (?:my|our) mind|take (?:it|that|this) back|withdraw)\b",
     }
 )
@@ -261,6 +279,14 @@ COUNTERS = _phrases(
         rf" least) )*"
         rf"(?:need|want|require|insist|demand|prefer|ask|expect|request|like|love|appreciate) (?:\w+"
         rf" ){{0,4}}?{_OTHER}\b",
+        "i would love an apology as well": rf"\b{_I} (?:(?:also|still|really|just) )*(?:would (?:(?:also|really"
+        rf"|just|still) )*"
+        rf"(?:love|like|want|need|prefer|appreciate)|(?:also|still|only|first) (?:want|need|require|expect))"
+        r"(?! (?:it|that|this)$| to (?:thank|say|sign|confirm|get|see|hear|work|finish|proceed|close|accept|agree"
+        r"|start)\b)",
+        "just add the fee": r"^(?:(?:just|please|also|and|now|then) )*(?:add|include|throw in|waive|drop|cut"
+        r"|raise|lower"
+        r"|reduce|remove|lift|cover|refund|shorten|extend)\b",
         "you have to do better": r"\byou (?:(?:really|still|simply|just|will|would) )*(?:have to|must|need to"
         r"|should|can"
         rf"|could|had better|got to) (?:\w+ ){{0,2}}?{_CHANGE}\b",
@@ -290,6 +316,7 @@ COUNTERS = _phrases(
 _SENTENCE = re.compile(r"(?:(?!,? but\b|, (?:so|yet|however)\b)(?:[^.!?;\n]|\.(?=\d)))+[.!?;]*")
 _CLAUSE = re.compile(r" ?[,:] | — | - ")
 _EDGES = " ,'-—:"
+_SYMBOLS = re.compile(r"\s*[^\s\w.,:;!?'()/$£€%+—–-]+\s*")  # emoji and other signs say nothing here
 
 
 def read_act(words: str, may_accept: bool) -> Act:
@@ -299,6 +326,7 @@ def read_act(words: str, may_accept: bool) -> Act:
         words: see `plain_text.words`; the number that stands is written "that".
         may_accept: whether there is an offer to accept.
     """
+    words = _SYMBOLS.sub(" ", words).strip()
     accepts, leaves, proposed = ACCEPTS_ALONE.fullmatch(words) is not None, False, False
     for match in _SENTENCE.finditer(words):
         sentence = match[0].rstrip(" .!?;").strip(_EDGES)
@@ -311,7 +339,7 @@ def read_act(words: str, may_accept: bool) -> Act:
             pass  # what is kind beside an acceptance may be a farewell alone: "deal. goodbye!"
         elif proposed and all(map(JUDGES.fullmatch, clauses)):
             continue
-        elif _consists(clauses, ACCEPTS, KIND):
+        elif TAKES_UP.fullmatch(sentence) or _consists(clauses, ACCEPTS, KIND):
             accepts = True
         elif _consists(clauses, WALKS_AWAY, PARTING):
             leaves = True
@@ -330,7 +358,9 @@ def _says(sentence: str, kind: Phrases) -> bool:
 def _without_opener(clause: str) -> str:
     clause = clause.strip(_EDGES)
     opener = OPENER.match(clause)
-    return clause[opener.end() :].strip() if opener and not ACCEPTS.pattern.fullmatch(clause) else clause
+    if opener and not ACCEPTS.pattern.fullmatch(clause):
+        clause = clause[opener.end() :].strip()
+    return clause.removesuffix(" then")
 
 
 def _consists(clauses: list[str], decisive: Phrases, beside: Phrases) -> bool:

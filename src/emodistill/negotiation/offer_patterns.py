@@ -41,7 +41,7 @@ DURATION = re.compile(
     rf"(?P<tail>(?: ?(?:and )?|-)(?P<rest>[0-5]?\d)(?= ?m\b| ?min|(?! ?(?:{PLAIN_UNIT}|%|pm"
     rf"|am)\b)(?!\d))(?: ?(?:minutes?|mins?|m)\b)?)?"
 )
-JOINED_DURATIONS = re.compile(r",? (?:and )?")
+JOINED_DURATIONS = re.compile(r",? (?:and )?|,? (?P<sign>plus|minus|\+) ")
 _BARE_CUE = (
     r"(?:make (?:it|that)|(?:how|what) about|settle (?:on|for|at)|meet (?:me |you )?(?:at|on)|let us (?:say|do"
     r"|go with|try|call it)"
@@ -52,6 +52,11 @@ _BARE_CUE = (
     r"|limit|answer|maximum)(?: is|:)?|(?:my|our) number is"
     r"|(?:stay|stick|stand) (?:at|with|to)|(?:up|down|over) to|agree (?:on|to)|counter (?:with|at)|net|say"
     r"|why not|(?:go|deal) (?:with|at))"
+)
+# A wish that is too common to be a cue where nothing else in the utterance names a unit: "not 60 days, i need 45".
+NUMBER_WISHED = re.compile(
+    r"\b(?:i|we) (?:(?:only|just|really|do|would|will|can) )*(?:need|want|prefer|give|push for|ask for|aim for)"
+    rf" (?:(?:about|only|just|maybe) )*(?P<number>{DIGITS})(?: ?$| (?:max|tops|final|please|at most)\b)"
 )
 # A number without a unit after a cue, and a clause that is a number alone.
 BARE_NUMBER = re.compile(
@@ -79,14 +84,17 @@ _BEFORE_A_BARE_HOUR = (
     r"(?:at|by|until|before|around|about|past|after|make (?:it|that)|(?:how|what) about|(?:down|up|back|over) to"
     r"|let us (?:say|do)|settle (?:on|for)"
     r"|(?:can|could|will|would) (?:you |we )?(?:only )?(?:do|accept|take)|agree (?:on|to)|say|(?:than|bedtime"
-    r"|offer|answer|out|is)(?: is)?|to bed|from|between(?: \d{1,2} and)?|(?:am|pm|\d{1,2}) ?(?:-|or|to)|why not"
+    r"|offer|answer|out|is)(?: is)?|(?:go|bed|sleep) with|(?:i|we) (?:(?:only|just|would|do|really) )*(?:want|prefer)"
+    r"|(?:okay|ok|fine|alright|all right|agreed|deal|yes|sure),?|to bed|from|between(?: \d{1,2} and)?|(?:am|pm"
+    r"|\d{1,2}) ?(?:-|or|to)|why not"
     r"|not|never)"
 )
 # An hour alone after a cue: "by 10".
 BARE_TIME = re.compile(
     rf"(?:^|\b{_BEFORE_A_BARE_HOUR} )(?:(?:about|around|exactly|like|maybe|say|at"
     rf"|by) )*(?P<hour>\d{{1,2}})(?:\.(?P<minute>[0-5]\d))?{_NOT_A_TIME}"
-    r"(?= ?$|, |-?ish\b| (?:it is$|sharp|tops|max|then|please|at the latest|latest|exactly|or|if|and|on|every"
+    r"(?= ?$|[,.!?;](?!\d)|-?ish\b| (?:it is$|instead of|rather than|at the earliest|sharp|tops|max|then|please"
+    r"|at the latest|latest|exactly|or|if|and|on|every"
     r"|each|with|is|too|not|works?|for)\b)"
 )
 # Between a length of time and the time of day that it moves: "half an hour after midnight".
@@ -124,7 +132,8 @@ PROVISO = re.compile(
 NOT = _any(r"\b(?:not|never|no|nor|neither|nothing|nobody|hardly|nowhere|cannot)\b")
 # A refusal that sets a limit and so makes an offer: "not more than", "can not go beyond".
 LIMIT = re.compile(
-    rf"\b(?:not|never|no|nor|nothing)\b.*(?:\b{_COMPARED} (?:\w+ )?than|\b(?:beyond|past|over|above|under|below"
+    rf"\b(?:not|never|no|nor|nothing|refus\w+|unable|impossible)\b.*(?:\b{_COMPARED} (?:\w+ )?than|\b(?:beyond"
+    rf"|past|over|above|under|below"
     rf"|before|after|exceed)"
     rf"|\b(?:until))(?: (?:midnight|about|around|the|those|these|that|a total of|at|to))*$"
 )
@@ -140,6 +149,7 @@ REFUSING = _any(
     rf"|sick of|tired of){_FILL}(?: \w+)?$",
     r"\b(?:why|how) (?:on earth )?(?:should|would|must|do|does|am|are|can|could) (?:i|we|you expect|anyone|my)\b",
     r"\bwho (?:can|could|would|will)\b|\beven if\b",
+    r"\brather (?:.* )?(?<!more )(?<!less )(?<!later )(?<!longer )(?<!sooner )(?<!earlier )than\b",
     rf"\b{_COMPARED} than{_FILL}$",
     r"\b(?:scrap|forget|drop|waive|cancel|ignore|lift|tear up) (?:the|that|this|your|any|my|our)(?: \w+)?$",
 )
@@ -242,7 +252,9 @@ HAPPENED = _any(
     r"|\bafter waiting\b|\bsince\b",
     r"\b(?:took|lasted|waited|ended|slept|happened|overdue|old|aged|warranty|experience|every|each|per|twice|once"
     r"|times)\b(?! i\b)(?:(?! need\b| can\b).)*$",
-    r"\b(?:would|could|should|might) have \w+(?:ed|en|ne)\b",
+    r"\b(?:would|could|should|might) have \w+(?:ed|en|ne)\b"
+    r"|(?<!if )\b(?:i|we|he|she|they) (?!if )(?:\w+ )?(?:paid|repaid|survived)\b"
+    r"|\blast (?:time|year|month|week|winter|summer|loan|visit|night)\b",
     r"\b(?:recovery|paperwork|battery|drone|exams?|tests?|training|class|lecture|shift|practice|game|movie"
     r"|episode|bus|train|flight|school|homework|essay|"
     r"report|project|assignment|meeting|appointment|warranty|interest|invoice|delivery|shipment|contract"
@@ -260,13 +272,20 @@ FACT_AFTER = re.compile(
     r"|have) (?:already )?passed|left on the (?:clock|lease)|apart\b"
     r"|(?:a|an) (?:day|week|month|year|night|minute)\b|at a time|a time\b|(?:longer|later|earlier|sooner|shorter"
     r"|less|faster|quicker)\b(?! or)|(?:more|better|worse) than (?!enough|fair|reasonable)"
+    r"|to (?:think|decide|consider|reflect|consult|discuss|answer|reply|respond|get back to)\b"
     r"|of (?!waiting|wait\b|time|grace|patience|extension|extra|delay|my time|breathing)|experience|drive\b"
-    r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|away\b|from (?:here|home)|(?:you|we|soon|when|they) (?:will"
+    r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|from (?:here|home)|(?:you|we|soon|when|they) (?:will"
     r"|all)\b"
     r"|(?:clause|rule|penalty|penalties|notice|overdue|interest|invoice|warranty|guarantee|late fee|ban|trial)\b)"
 )
-# Figures of speech with "a day", "a minute".
-IDIOM = _any(r"\b(?:call it|twice|once|times|such|what|just|at|day by|good|nice|end of|most of)$|^(?:please )?wait$")
+# A distance, "45 minutes away", is a fact, except where it is those who come that are away.
+AWAY = re.compile(r"^away\b")
+COMING = re.compile(r"\b(?:i am|we are|(?:help|crew|team|rescuers?|boat|helicopter|ambulance)(?: is| are)?)\b[^,]*$")
+# Figures of speech with "a day", "a minute"; and how often something happens: "5 days a week".
+IDIOM = _any(
+    r"\b(?:call it|twice|once|times|such|what|just|at|day by|good|nice|end of|most of)$|^(?:please )?wait$",
+    r"\d [a-z]+s$",
+)
 
 # Puts a quantity forward.
 OWN = _any(

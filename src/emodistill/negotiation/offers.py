@@ -158,7 +158,8 @@ class Durations:
         found = self.with_unit(clause)
         if found or (self._minutes is not None and patterns.MONEY.search(whole)):
             return found
-        alone = patterns.NUMBER_ALONE.match(clause) if self.with_unit(whole) else None
+        named = bool(self.with_unit(whole))
+        alone = (patterns.NUMBER_ALONE.match(clause) or patterns.NUMBER_WISHED.search(clause)) if named else None
         match = alone or next(iter([*patterns.BARE_NUMBER.finditer(clause)][-1:]), None)
         return [Quantity(float(match["number"]), *match.span("number"))] if match else []
 
@@ -172,9 +173,11 @@ class Durations:
             size = next(MINUTES[name] for name in UNIT_ALIASES if match[f"{name}_"])
             value = round(_minutes(match, size) / self._minutes, 6)  # a third of an hour is 20 minutes
             quantity = Quantity(value, match.start(), _end(match, size), bool(match["one"]))
-            if found and size < largest and patterns.JOINED_DURATIONS.fullmatch(clause[found[-1].end : quantity.start]):
-                first = found.pop()  # "two weeks and three days" is one quantity
-                quantity = Quantity(first.value + quantity.value, first.start, quantity.end)
+            joined = found and patterns.JOINED_DURATIONS.fullmatch(clause[found[-1].end : quantity.start])
+            if joined and (size < largest or joined["sign"]):
+                first = found.pop()  # "two weeks and three days" is one quantity, "a month minus a day" too
+                value = first.value + (-value if joined["sign"] == "minus" else value)
+                quantity = Quantity(value, first.start, quantity.end)
             found.append(quantity)
             largest = size
         return found
@@ -298,6 +301,8 @@ def _others(before: str, after: str) -> bool:
 
 
 def _fact(before: str, after: str) -> bool:
+    if patterns.AWAY.search(after) and not patterns.COMING.search(before):
+        return True
     return bool(patterns.HAPPENED.search(before) or patterns.FACT_AFTER.search(after))
 
 

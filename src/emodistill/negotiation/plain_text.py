@@ -196,6 +196,10 @@ def _fraction_of(match: re.Match[str]) -> str:
     return f"{int(whole or 0) + _fraction(match):.12g} "
 
 
+def _sum(match: re.Match[str]) -> str:
+    return str(int(match[1]) + int(match[2]))
+
+
 def _unit_and_fraction(match: re.Match[str]) -> str:
     whole = match["whole"]
     return f"{(int(whole) if whole.isdigit() else 1) + _fraction(match):.12g} {match['unit']}"
@@ -292,7 +296,7 @@ _MARKS = [
     Rewrite("wanna", "want to", re.compile(r"\bwanna\b"), "want to", ("wanna",)),
     Rewrite("till", "until", re.compile(r"\btil\b|'til\b|\btill\b"), "until", ("til",)),
     Rewrite("10 p.m.", "10 pm", re.compile(r"(?<![a-z])([ap])\. ?m\."), r"\1m", ("a.", "p.")),
-    Rewrite("10 o'clock", "10 oclock", re.compile(r"\bo ?' ?clock\b"), "oclock", ("clock",)),
+    Rewrite("10 o'clock", "10 oclock", re.compile(r"\bo ?'? ?clock\b"), "oclock", ("clock",)),
     Rewrite("weeks' time", "weeks time", re.compile(r"\b(\w+)'(?=\s|$)"), r"\1", ("'",)),
 ]
 
@@ -320,11 +324,21 @@ _APPROXIMATE = [
         "",
         ("plus", "+", "give"),
     ),
+    Rewrite(
+        "30 + 5 days",
+        "35 days",
+        re.compile(rf"(?<![\d.,:$£€+])\b(\d{{1,3}}) ?(?:\+|plus) ?(\d{{1,3}})(?= ?{_UNIT})"),
+        _sum,
+        ("+", "plus"),
+    ),
     Rewrite("+45 days", "45 days", re.compile(r"(?<![^\s:(])\+(?=\d)"), "", ("+",)),
     Rewrite(
         "minus 45 days",
         "negative days",
-        re.compile(r"\b(?:minus|negative|t ?-) ?\d[\d.,]*(?<!,)(?<!\.)"),
+        re.compile(
+            r"(?<!months )(?<!weeks )(?<!days )(?<!hours )(?<!month )(?<!week )(?<!hour )(?<!year )"
+            r"\b(?:minus|negative|t ?-) ?\d[\d.,]*(?<!,)(?<!\.)"
+        ),
         "negative",
         ("minus", "negative", "t-", "t -"),
     ),
@@ -412,6 +426,7 @@ _CORRECTED = [
         r"\1 \2",
         ("instead of", "rather than", " not ", "down from"),
     ),
+    Rewrite("no: 45 days", "no, 45 days", re.compile(r"\b(no|nope):"), r"\1,", ("no:", "nope:")),
     Rewrite("not 60 days: 45", "not 60 days, 45", re.compile(rf"(\bnot {_LENGTH}):"), r"\1,", (":",)),
 ]
 
@@ -430,6 +445,17 @@ _NET_TERMS = [
 ]
 
 _FRACTIONS = [
+    Rewrite("within the hour", "within an hour", re.compile(r"\bwithin the (?=hour\b)"), "within an ", ("within the",)),
+    Rewrite(
+        "hour and a half",
+        "an hour and a half",
+        re.compile(
+            r"(^|[.,;:!?] |\b(?:about|in|within|maybe|for|need|around|roughly|say|or) )"
+            r"(?=(?:day|hour|week|month|year) and (?:an? )?(?:half|quarter)\b)"
+        ),
+        r"\1an ",
+        (" and ",),
+    ),
     Rewrite(
         "2-and-a-half weeks",
         "2.5 weeks",
@@ -545,6 +571,16 @@ _OPEN, _CLOSED = r" ?[(\[{]", r"[^()\[\]{}\n]*(?:[)\]}]|$)"
 def _said_twice(quantity: str) -> list[Rewrite]:
     """The rows for lengths of time or for times of day."""
     return [
+        Rewrite(
+            "your offer, 60 days, is too long" if quantity == _LENGTH else "your offer, 10:30 pm, is too late",
+            "your offer 60 days is too long" if quantity == _LENGTH else "your offer 10:30 pm is too late",
+            re.compile(
+                r"(\b(?:your|my|our|the|this|that|his|her|their) (?:\w+ )?(?:offer|figure|number|proposal|demand"
+                rf"|request|deadline|terms?|date|time|bedtime|suggestion|idea|plan)), ((?:{quantity})), (?=\w)"
+            ),
+            r"\1 \2 ",
+            (", ",),
+        ),
         Rewrite(
             "3 (3) weeks",
             "3 weeks",
