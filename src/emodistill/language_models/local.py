@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
+from emodistill.language_models.packed_linear import pack_linears
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -192,7 +193,8 @@ def shared_model(
 ) -> PreTrainedModel:
     """As `load_model`, but once in a process for equal files, dtype and device, as long as somebody uses the weights.
 
-    They are frozen, and for reading only: whoever trains a model or writes into its weights loads their own.
+    They are frozen, packed (see `packed_linear`) and for reading only: whoever trains a model or writes into its
+    weights loads their own.
 
     Args:
         adapter: names what is merged into them, if anything.
@@ -205,6 +207,7 @@ def shared_model(
         found = _SHARED.get(key)
         if found is None:
             found = _SHARED[key] = (load() if load else load_model(model, wanted, place)).requires_grad_(False)
+            pack_linears(found)
     return found
 
 

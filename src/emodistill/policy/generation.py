@@ -1,8 +1,9 @@
 """Batched generation for many chats at once, each with its attention cache kept from round to round.
 
 From the bottom up: `RowCache` holds keys and values of chats of different lengths, `pick` draws a token, `Decoder` runs
-the token loop, `ChatGenerator` continues chats or samples several replies to one context, and `RolloutSampler` does so
-with a merged copy of the expression policy.
+the token loop (by our own `RowForward` where it serves the model, else by the library's forward pass), `ChatGenerator`
+continues chats or samples several replies to one context, and `RolloutSampler` does so with a merged copy of the
+expression policy.
 
 The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
 the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where rounding
@@ -23,12 +24,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from emodistill.errors import UserError
 from emodistill.language_models.local import device_of, dtype_of
+from emodistill.language_models.packed_linear import pack_linears, plain_weights
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.row_forward import RowForward
 
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
 PADDING = 0  # masked, so any id will do
-COLUMNS = 256  # buffers grow by this many columns at a time, so that one serves several rounds
+COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
 
 
 class Layout(NamedTuple):
@@ -56,6 +59,10 @@ class Layout(NamedTuple):
                 "with plain attention in every layer, such as Llama, Qwen2.5 or SmolLM2"
             )
         return cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(()))
+
+    def numbers(self, rows: int, columns: int) -> int:
+        """How many numbers so many rows of so many tokens take."""
+        return self.layers * 2 * rows * self.heads * columns * self.width
 
 
 class Step(NamedTuple):
@@ -112,10 +119,16 @@ class RowCache(Cache):
         lengths: tokens held in each row.
     """
 
-    def __init__(self, layout: Layout, rows: int, capacity: int) -> None:
+    def __init__(self, layout: Layout, rows: int, capacity: int, memory: Tensor) -> None:
+        """
+        Args:
+            memory: where `data` lies; whatever it holds has to be finite.
+        """
         super().__init__(layers=[_Layer(self, index) for index in range(layout.layers)])
         self.capacity = capacity
-        self.data = layout.like.new_zeros((layout.layers, 2, rows, layout.heads, capacity + 1, layout.width))
+        self.data = memory[: layout.numbers(rows, capacity + 1)].view(
+            layout.layers, 2, rows, layout.heads, capacity + 1, layout.width
+        )
         self.lengths = [0] * rows
         self.step: Step
 
@@ -204,16 +217,17 @@ class Decoder:
     def __init__(self, model: Any, sampling: Sampling) -> None:
         self.model, self.sampling = model, sampling
         self._layout = Layout.of(model)
-        self._buffer: RowCache | None = None
+        self._own_forward = RowForward(model) if RowForward.serves(model) else None
+        self._memory = self._layout.like.new_zeros(0)
 
     def rows(self, chats: list[Sequence[int]]) -> RowCache:
-        """The cache, made larger where it is too small for these chats and their replies."""
-        columns = max(map(len, chats)) + self.sampling.max_new_tokens
-        if self._buffer is None or len(self._buffer.lengths) < len(chats) or self._buffer.capacity < columns:
-            rows = max(len(chats), len(self._buffer.lengths) if self._buffer else 0)
-            self._buffer = None  # freed before the next one is made
-            self._buffer = RowCache(self._layout, rows, -(-columns // COLUMNS) * COLUMNS)
-        return self._buffer
+        """A cache for these chats and their replies, in the memory of the last one where that is large enough."""
+        columns = -(-(max(map(len, chats)) + self.sampling.max_new_tokens + 1) // COLUMNS) * COLUMNS
+        needed = self._layout.numbers(len(chats), columns)
+        if len(self._memory) < needed:
+            self._memory = self._memory[:0].clone()  # freed before more is taken
+            self._memory = self._memory.new_zeros(needed * 5 // 4)  # chats grow; what is not touched takes no memory
+        return RowCache(self._layout, len(chats), columns - 1, self._memory)
 
     def feed(self, cache: RowCache, pending: list[list[int]]) -> Tensor:
         """Run new tokens of the first rows, of different lengths, through the model.
@@ -222,19 +236,26 @@ class Decoder:
             Logits after the last token of each row, (R, V) float32.
         """
         longest = max(map(len, pending))
-        padded = [[PADDING] * (longest - len(ids)) + ids for ids in pending]
         step = max(1, PREFILL_TOKENS // len(pending))
         logits = torch.empty(0)
-        for first in range(0, longest, step):
-            last = min(first + step, longest)
-            counts = [min(last - first, max(0, last - (longest - len(ids)))) for ids in pending]
-            logits = self._forward(cache, [ids[first:last] for ids in padded], counts)
+        for first in range(0, longest, step):  # the last step has the last token of every row
+            ends = [max(0, len(ids) - longest + first + step) for ids in pending]
+            chunk = [ids[max(0, end - step) : end] for ids, end in zip(pending, ends, strict=True)]
+            logits = self._forward(cache, chunk)
         return logits
 
-    def _forward(self, cache: RowCache, ids: list[list[int]], counts: list[int]) -> Tensor:
-        step = cache.prepare(counts)
+    def _forward(self, cache: RowCache, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after the last new token of each row that has one, (R, V) float32."""
+        if self._own_forward:
+            starts = cache.lengths[: len(ids)]
+            cache.lengths[: len(ids)] = [start + len(new) for start, new in zip(starts, ids, strict=True)]
+            return self._own_forward(cache.data, starts, ids).float()
+        step = cache.prepare([len(new) for new in ids])
+        longest = max(map(len, ids))
         output = self.model(
-            input_ids=torch.tensor(ids, device=step.mask.device),
+            input_ids=torch.tensor(
+                [[PADDING] * (longest - len(new)) + list(new) for new in ids], device=step.mask.device
+            ),
             attention_mask=step.mask,
             position_ids=step.positions,
             past_key_values=cache,
@@ -271,7 +292,7 @@ class Decoder:
                     owners.pop()
             if not owners:
                 break
-            logits = self._forward(cache, [[token] for token in drawn[: len(owners)]], [1] * len(owners))
+            logits = self._forward(cache, [[token] for token in drawn[: len(owners)]])
         return replies
 
 
@@ -462,9 +483,11 @@ class RolloutSampler:
     def refresh(self, policy: ExpressionPolicy) -> None:
         """Take over the policy's weights; the first call makes the copy."""
         if self._generator is not None:
-            policy.merge_into(self._model)
+            with plain_weights(self._model):
+                policy.merge_into(self._model)
             return
         self._model = policy.merged(self.dtype, self.device)
+        pack_linears(self._model)
         self._generator = ChatGenerator(
             self._model,
             self.chat_format.tokenizer,
