@@ -25,10 +25,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=small for a quick one)
-	$(BIN)/python train.py stage=iql run=$(RUN) size=$(SIZE) $(ARGS)
-	$(BIN)/python train.py stage=sft run=$(RUN) size=$(SIZE) $(ARGS)
-	$(BIN)/python train.py stage=jpo run=$(RUN) size=$(SIZE) $(ARGS)
-	$(BIN)/python evaluate.py run=$(RUN) size=$(SIZE) $(ARGS)
+	$(BIN)/python train.py stage=iql "run=$(RUN)" size=$(SIZE) $(ARGS)
+	$(BIN)/python train.py stage=sft "run=$(RUN)" size=$(SIZE) $(ARGS)
+	$(BIN)/python train.py stage=jpo "run=$(RUN)" size=$(SIZE) $(ARGS)
+	$(BIN)/python evaluate.py "run=$(RUN)" size=$(SIZE) $(ARGS)
 
 test: $(READY)  ## the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from commands import entry
+from commands.words import as_typed, literal
 
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
@@ -63,7 +64,11 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
     vocabulary = load_vocabulary(cfg.vocabulary)
     node: Any = OmegaConf.to_container(cfg.study, resolve=True)
     seeds = cfg.seeds if isinstance(cfg.seeds, int) else list(cfg.seeds)
-    about = {"command": shlex.join(["python", "evaluate.py", *overrides]), "run": cfg.run, "study": cfg.study.name}
+    about = {
+        "command": shlex.join(["python", "evaluate.py", *map(as_typed, overrides)]),
+        "run": cfg.run,
+        "study": cfg.study.name,
+    }
     opposite = describe_counterparty(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
     return Study(
         name=cfg.study.name,
@@ -76,7 +81,9 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         configure=lambda run: setup_of(condition_config(cfg, run, overrides), vocabulary),
         analyses={name: analysis(name, node, vocabulary) for name, node in node["analyses"].items() if node},
         stages=StageGraph(read_variants()),
-        training=[word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in cfg.training_keys],
+        training=[
+            as_typed(word) for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in cfg.training_keys
+        ],
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
         about={**about, "counterparty": opposite, "scenarios_seed": cfg.seed},
@@ -87,7 +94,8 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
     """The configuration of one run of a study: the user's own overrides, then those of its condition."""
     if not run.condition.label and str(run.stage_dir) == str(cfg.stage_dir):
         return cfg
-    folders = [f"run_dir='{run.run_dir}'", f"stage_dir='{run.stage_dir}'", f"seed={run.training_seed}"]
+    folders = [literal("run_dir", str(run.run_dir)), literal("stage_dir", str(run.stage_dir))]
+    folders.append(f"seed={run.training_seed}")
     here = GlobalHydra.instance().is_initialized()
     with nullcontext() if here else initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose("evaluate", overrides=[*overrides, *run.condition.play, *folders])

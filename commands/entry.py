@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from commands.words import for_hydra
 from emodistill.errors import UserError
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -56,6 +57,11 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
             if re.match(rf"[+~]*{re.escape(old)}(?:[.=@]|$)", word):
                 print(f"error: {word}: the key {old} is now {new}", file=sys.stderr)
                 raise SystemExit(2)
+    sweeping = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+    sys.argv[1:] = [for_hydra(word, sweeping) for word in sys.argv[1:]]
+    if {"run=", "run=''", 'run=""'} & set(sys.argv[1:]):
+        print("error: run= is empty; give the run a name, for example run=demo", file=sys.stderr)
+        raise SystemExit(2)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU

@@ -1,6 +1,7 @@
 """The model card beside an adapter: what it is and is not for, what it learnt from, how to load it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ license: {licence}
 language: en
 tags: [negotiation, emotion, lora, simulated]
 ---
-# Expression policy: adapter of stage `{stage}`, run `{run}`
+# Expression policy: adapter of stage `{stage}`, run `{name}`
 
 A LoRA adapter that puts a chosen emotion and a decided offer into the words of a negotiator. Made by `emodistill`
 {version} in {steps} optimizer steps. {selected}
@@ -61,7 +62,7 @@ After {steps} steps, whichever weights were selected:
 {metrics}
 
 A judge's score is what training raises. It is arithmetic or a model's opinion, and no measure of negotiating well; for
-that play the arms: `python evaluate.py run={run}`.
+that play the arms: `python evaluate.py {run}`.
 
 ## How to load it
 
@@ -74,7 +75,7 @@ model = PeftModel.from_pretrained(base, "{folder}")
 ```
 
 It was trained on a base in 4 bits (NF4) where `four_bit` is true below. `evaluate.py` loads it by its place:
-`python evaluate.py run={run}`.
+`python evaluate.py {run}`.
 
 ## Limits
 
@@ -136,7 +137,8 @@ def write_model_card(
         base_words=f"{base} ({words})",
         licence=licence,
         stage=stage.name,
-        run=stage.parent.name,
+        name=stage.parent.name,
+        run=shlex.quote(f"run={stage.parent.name}"),
         version=__version__,
         steps=steps,
         selected=selected,

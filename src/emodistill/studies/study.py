@@ -310,7 +310,7 @@ def conditions_of(
     if not study.get("plays", True):
         return []
     if key := study.get("per_arm"):
-        found = [Condition(arm, play=[f"{key}='{arm}'"]) for arm in arms]
+        found = [Condition(arm, play=[f"{key}='{_escaped(arm)}'"]) for arm in arms]
     else:
         found = [Condition(label, **(entry or {})) for label, entry in (study.get("conditions") or {}).items()]
     labels = [condition.label for condition in found]
@@ -322,6 +322,11 @@ def conditions_of(
     if twice := [slug for slug in slugs if slugs.count(slug) > 1 or not slug]:
         raise UserError(f"study conditions: two labels, or an empty one, make the folder '{twice[0]}'; rename one")
     return found or [Condition()]
+
+
+def _escaped(text: str) -> str:
+    """A text as it stands between single quotes of an override."""
+    return re.sub(r"(\\*)'", r"\1\1\'", text)
 
 
 def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
