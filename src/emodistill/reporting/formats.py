@@ -3,9 +3,13 @@
 import base64
 import io
 import json
+import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,15 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text as Label
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from emodistill.reporting.figures.style import styled
+from emodistill.reporting.figures.style import font_families, styled
 from emodistill.reporting.tables import Column, Figure, Table
 
 PIPED_WIDTH = 190  # characters of a table that is piped into a file: as wide as it needs
 DPI = 150
+_LOGGER = logging.getLogger(__name__)
+_FAILURES = (  # what matplotlib raises at labels, fonts and sizes that it cannot draw
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError),
+)
 LARGEST_VECTOR = 400_000  # bytes; a larger drawing goes into the page as pixels
 
 
@@ -134,6 +143,39 @@ def _values(columns: Sequence[Column], row: Mapping[str, Any]) -> list[Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure as it came out.
+
+    Attributes:
+        png: for people and papers; None where it could not be drawn.
+        uri: for the page; None where it could not be drawn.
+        note: what is wrong with it, in a sentence; empty where nothing is.
+    """
+
+    figure: Figure
+    png: bytes | None
+    uri: str | None
+    note: str = ""
+
+
+def picture(figure: Figure) -> Picture:
+    """Draw a figure. One that cannot be drawn is logged and says so: what was played is worth more than a picture."""
+    try:
+        content, uri = png(figure), data_uri(figure)
+        _, lacking = font_families(_words_in(drawn(figure, titled=True)))
+    except _FAILURES as error:
+        why = next(iter(str(error).split("\n")), "") or "it does not say why"
+        note = f"This figure could not be drawn ({type(error).__name__}: {why.strip()}); its numbers are in the tables."
+        _LOGGER.warning("figure %s: %s", figure.name, note, exc_info=True)
+        return Picture(figure, None, None, note)
+    if not lacking:
+        return Picture(figure, content, uri)
+    note = f"No font of this machine has the characters {' '.join(lacking)}; boxes stand for them in pictures."
+    _LOGGER.warning("figure %s: %s", figure.name, note)
+    return Picture(figure, content, uri, note)
+
+
 def drawn(figure: Figure, titled: bool) -> Canvas:
     """A matplotlib figure; a title belongs into one that stands alone."""
     with styled():
@@ -142,7 +184,22 @@ def drawn(figure: Figure, titled: bool) -> Canvas:
         figure.draw(canvas)
         if titled:
             canvas.suptitle(figure.title, fontweight="bold", fontsize=12)
+    families, _ = font_families(_words_in(canvas))
+    for label in canvas.findobj(Label) if families else ():
+        label.set_fontfamily([*label.get_fontfamily(), *families])
     return canvas
+
+
+def _words_in(canvas: Canvas) -> str:
+    return "".join(label.get_text() for label in canvas.findobj(Label))
+
+
+@contextmanager
+def _boxes_allowed() -> Iterator[None]:
+    """Within, matplotlib does not warn of every character that no font has: `picture` says it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def png(figure: Figure, titled: bool = True) -> bytes:
@@ -159,7 +216,7 @@ def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
     canvas, buffer = drawn(figure, titled), io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
     metadata = nothing if kind == "svg" else None
-    with styled():
+    with styled(), _boxes_allowed():
         canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()
 
@@ -179,6 +236,6 @@ def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if not figures:
         return
-    with SummaryWriter(str(folder)) as writer:
+    with SummaryWriter(str(folder)) as writer, _boxes_allowed():
         for figure in figures:
             writer.add_figure(figure.name, drawn(figure, titled=True))

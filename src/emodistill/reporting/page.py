@@ -30,7 +30,7 @@ from emodistill.evaluation.statistics import Key, utilities
 from emodistill.learners.selector import load_selector
 from emodistill.negotiation.protocol import FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.reporting.formats import data_uri
+from emodistill.reporting.formats import Picture, picture
 from emodistill.reporting.results import StudyResult
 from emodistill.reporting.tables import Column
 
@@ -64,19 +64,20 @@ class Flags(Protocol):
 Detect = Callable[[Sequence[str]], Sequence[Flags]]
 
 
-def page(study: StudyResult, detect: Detect | None = None) -> str:
+def page(study: StudyResult, detect: Detect | None = None, pictures: Sequence[Picture] | None = None) -> str:
     """The whole page.
 
     Args:
         detect: finds what is flagged in the words of the transcripts.
+        pictures: of the study's figures, in their order; drawn here where none are given.
     """
     dialogues = transcripts(study.arms, study.perceiver, study.vocabulary, study.selector_checkpoint, detect)
     style, script = _asset("page.css"), _script()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sort_value"] = sort_value
     environment.globals.update(LONG=LONG, ENDS=ENDS)
-    figures = [(figure, data_uri(figure)) for figure in study.figures]
-    leading = figures[:1] if study.overview else []
+    pictures = [picture(figure) for figure in study.figures] if pictures is None else pictures
+    leading = pictures[:1] if study.overview else []
     return environment.from_string(_asset("page.html.jinja")).render(
         study=study,
         style=Markup(style),
@@ -85,7 +86,7 @@ def page(study: StudyResult, detect: Detect | None = None) -> str:
         script_hash=_hash(script),
         overview=leading[0] if leading else None,
         pair=side_by_side(choose_pair(study.arms, study.subject), dialogues),
-        figures=figures[len(leading) :],
+        figures=pictures[len(leading) :],
         tables=[table for table in study.tables if table.name not in APART],
         apart={table.name: table for table in study.tables if table.name in APART},
         counts=_counts(dialogues),

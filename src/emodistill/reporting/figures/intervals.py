@@ -93,7 +93,7 @@ def differences(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
 def _draw(estimates: Sequence[Estimate], axis: str, reference: float | None, canvas: Canvas) -> None:
     names = list(dict.fromkeys(estimate.panel for estimate in estimates))
     labels = list(dict.fromkeys(estimate.label for estimate in estimates))
-    height = 0.75 + ROW_INCHES * len(labels)
+    height = 0.75 + ROW_INCHES * max(len(labels), 2)  # one row alone leaves no room between title and axis
     grid = panels(canvas, len(names), 2 if len(names) in (2, 4) else 3, (3.6, height))
     for axes, panel in zip(grid, names, strict=True):
         if reference is not None:
