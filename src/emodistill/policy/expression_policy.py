@@ -40,6 +40,8 @@ from emodistill.language_models.local import (
     without_bars,
 )
 from emodistill.negotiation.prompts import Emotions
+from emodistill.policy.attention import use_grouped_attention
+from emodistill.policy.lora_linear import fuse_lora_layers
 from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
 
 POLICY, REFERENCE = "policy", "reference"  # names of the adapters in the PEFT model
@@ -108,6 +110,9 @@ class ExpressionPolicy(nn.Module):
         self.has_reference_adapter = reference and init_adapter is not None
         if init_adapter:
             self._start_from(Path(init_adapter), config)
+        fuse_lora_layers(self.model)
+        if device_of(device).type == "cpu":
+            use_grouped_attention(base)
         self.register_state_dict_post_hook(_keep_trainable)  # type: ignore[no-untyped-call]  # torch 2.13
         self.register_load_state_dict_post_hook(_excuse_frozen)  # type: ignore[no-untyped-call]  # torch 2.13
         self.train()  # from_pretrained returns an eval-mode model, and Lightning keeps the mode it finds
