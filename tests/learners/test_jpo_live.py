@@ -70,27 +70,31 @@ def test_looking_ahead_changes_no_weight(make, batches, accumulate):
 
 
 def test_replies_come_from_the_weights_of_their_step(make, batches, sampler):
-    """Drawn ahead within a step, never over its end: each step takes the new weights and draws its own four."""
+    """Drawn together within a step, never over its end: each step takes the new weights and samples once."""
     watched = Watched(sampler)
     fit(make(sampler=watched, look_ahead=9), batches, epochs=2, accumulate_grad_batches=2)
-    assert watched.notes == ["refresh", "sample", "sample"] * 4
+    assert watched.notes == ["refresh", "sample"] * 4
 
 
-def test_the_next_batch_is_drawn_while_the_judge_is_at_work(make, batches, sampler):
-    watched, seen = Watched(sampler), []
+def test_a_step_has_the_same_replies_however_it_is_cut_into_batches(make, contexts):
+    found = []
+    for size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        judge, loader = VowelJudge(), list(ContextBatches(contexts[:4], size, seed=0))
+        fit(make(judge), loader, accumulate_grad_batches=accumulate)
+        found.append(judge.asked)
+    assert len(found[0]) == 16 and found[0] == found[1] == found[2]
 
-    class Patient(VowelJudge):
-        """Answers the first batch when the second was drawn."""
 
-        def scores(self, requests, on_score=None):
-            deadline = time.monotonic() + WAIT_S
-            while not seen and watched.notes.count("sample") < 2 and time.monotonic() < deadline:
-                time.sleep(0.001)
-            seen.append(watched.notes.count("sample"))
-            return super().scores(requests, on_score)
-
-    fit(make(Patient(), watched, look_ahead=1), batches, accumulate_grad_batches=4)
-    assert seen[0] >= 2
+@pytest.mark.parametrize("look_ahead", [0, 1, 3])
+def test_so_many_batches_are_put_to_the_judge_before_they_are_needed(make, batches, look_ahead):
+    """Counted when the scores of the first batch are waited for."""
+    learner = make(look_ahead=look_ahead)
+    asked, waiting = [], []
+    ask, collect = learner.judge.ask, learner.judge.collect
+    learner.judge.ask = lambda requests: asked.append(ask(requests)) or asked[-1]
+    learner.judge.collect = lambda future: waiting.append(len(asked)) or collect(future)
+    fit(learner, batches, accumulate_grad_batches=4)
+    assert waiting[0] == 1 + look_ahead and len(asked) == 4
 
 
 def test_an_epoch_that_is_cut_short_leaves_no_reply_of_older_weights_behind(make, batches):

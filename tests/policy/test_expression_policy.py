@@ -80,15 +80,19 @@ def test_an_output_layer_in_bfloat16_is_never_copied_whole(with_bias):
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), hidden)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_an_output_layer_in_float32_is_used_as_it_is():
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+def test_the_output_layer_against_float64(dtype, bound):
+    """Log-probabilities are float32 whatever the model computes in; the gradient is rounded to its dtype."""
     torch.manual_seed(0)
-    head = torch.nn.Linear(48, HEAD_ROWS + 100).requires_grad_(False)
-    hidden, targets = torch.randn(6, 48, requires_grad=True), torch.arange(6)
+    head = torch.nn.Linear(48, 2 * HEAD_ROWS + 100, dtype=dtype).requires_grad_(False)
+    hidden, targets = (8 * torch.randn(40, 48)).to(dtype).requires_grad_(), torch.arange(0, 40 * 400, 400)
     logprobs = frozen_head_logprobs(hidden, head, targets)
-    whole = F.linear(hidden.detach(), head.weight, head.bias).log_softmax(-1)
-    assert torch.equal(logprobs, whole[torch.arange(6), targets])
     (gradient,) = torch.autograd.grad(logprobs.sum(), hidden)
-    assert torch.equal(gradient, head.weight[targets] - whole.exp() @ head.weight)
+    exact = hidden.detach().double().requires_grad_()
+    expected = F.linear(exact, head.weight.double(), head.bias.double()).log_softmax(-1)[torch.arange(40), targets]
+    assert (logprobs.double() - expected).abs().max() < 5e-6
+    (wanted,) = torch.autograd.grad(expected.sum(), exact)
+    assert (gradient.double() - wanted).norm() / wanted.norm() < bound and gradient.dtype == dtype
 
 
 def test_more_tokens_than_one_chunk(make_policy):

@@ -39,8 +39,8 @@ class Judging:
     """How JPO uses its judge.
 
     Attributes:
-        look_ahead: batches of the same optimizer step that are sampled, and put to the judge, before the scores of this
-            one are waited for; 0 waits for every batch right after it was sampled.
+        look_ahead: batches of the same optimizer step that are put to the judge before the scores of this one are
+            waited for; 0 puts every batch to it in its turn and waits.
         timeout_s: longest wait for a batch's scores; those that have not come are missing then. None waits for ever.
         min_group: a group with fewer scores has no part in the loss and is counted as skipped.
         max_unscored_batches: batches in a row without any score after which the run ends, to be continued; None never

@@ -3,8 +3,8 @@
 One step, `JPOLearner.training_step`, reads from top to bottom:
 
 1. *Utterances.* Replies that the policy gives to a context now, or the corpus's own turns.
-2. *Scores.* The judge works in the background. Replies to later batches of the same optimizer step are sampled while it
-   does: the weights do not move within a step, so they are the replies that would be sampled later.
+   All batches of an optimizer step are sampled in one call: the weights do not move within it.
+2. *Scores.* The judge works in the background, while the reference and the policy score the replies.
 3. *Advantages.* An utterance is compared with its group: the other replies to its context, or all chosen turns of its
    scenario.
 4. *Loss.* A clipped surrogate on the ratio of policy to reference, and a KL penalty that holds the policy near it.
@@ -38,12 +38,13 @@ from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Sc
 from emodistill.learners.optimizer import adamw
 from emodistill.losses import clipped_surrogate, kl_k3
 from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
-from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies
+from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies, parts
 
 Scores = Sequence[float | None]  # None where the judge gave none
 Sample = tuple[str, str | None, str, float | None]  # the counterparty's words, emotion, utterance, score
 
 LIMIT = 10.0  # of an advantage, in standard deviations
+PART = 4096  # tokens in one forward pass of a validation, padding not counted
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 
@@ -123,18 +124,23 @@ class Sampler(Protocol):
         """The words of a reply."""
 
 
+class Spoken(NamedTuple):
+    """Replies to the contexts of a batch, as token ids with their end."""
+
+    batch: ContextBatch
+    replies: list[list[list[int]]]  # by context
+
+
 @dataclass(frozen=True)
 class RolloutBatch:
     """Replies to the contexts of a batch, whose scores are on their way.
 
     Attributes:
-        step: the optimizer step whose weights gave them.
         replies: context and words, `count` replies a context.
         unasked: places of replies that the judge was not asked about, for they name no emotion and had to.
     """
 
     batch: ContextBatch
-    step: int
     replies: list[tuple[ChatContext, str]]
     count: int
     chats: Chats
@@ -148,28 +154,32 @@ class RolloutBatch:
 
 
 class RolloutQueue:
-    """Samples replies and puts them to the judge, at most `look_ahead` batches ahead.
+    """Samples replies to all contexts of an optimizer step in one call, and puts them to the judge batch by batch.
 
-    All batches of one optimizer step are answered by the same weights, so those still to come in the step may be
-    sampled ahead; those of the next step may not. Replies are a function of the weights, the contexts and (seed, step,
-    draw within the step), so a resumed run samples what the unbroken one would have sampled, ahead or not.
+    All batches of a step are answered by the same weights, and a model reads many rows as quickly as few. The judge is
+    asked about at most `look_ahead` batches before they are needed.
+
+    Replies are a function of the weights, the contexts of the step in order, the seed and the step. So a resumed run
+    samples what the unbroken one would have sampled, and however a step is cut into batches, it has the same replies.
     """
 
     def __init__(self, judge: AsyncJudge | None, sampler: Sampler | None, look_ahead: int) -> None:
         self.judge, self.sampler, self.look_ahead = judge, sampler, look_ahead
         self._refreshed_at: int | None = None
-        self._draws = (-1, 0)  # step, draws made in it
-        self._ahead: deque[RolloutBatch] = deque()
+        self._spoken: deque[Spoken] = deque()  # of this step, not yet put to the judge
+        self._asked: deque[RolloutBatch] = deque()
+        self._sampled_at: int | None = None
 
     def clear(self) -> None:
-        """Drop what was sampled ahead and never used: training begins, or goes on elsewhere."""
-        self._ahead.clear()
-        self._draws = (-1, 0)
+        """Drop what was sampled and never used: training begins, or goes on elsewhere."""
+        self._spoken.clear()
+        self._asked.clear()
+        self._sampled_at = None
 
-    def training_seed(self, seed: int, step: int) -> int:
-        """A new seed for every draw; several are made in a step where gradients are accumulated."""
-        self._draws = (step, self._draws[1] + 1 if self._draws[0] == step else 0)
-        return _seed(seed, 0, *self._draws)
+    @staticmethod
+    def training_seed(seed: int, step: int) -> int:
+        """A new seed for every optimizer step."""
+        return _seed(seed, 0, step)
 
     @staticmethod
     def validation_seed(seed: int, batch: int) -> int:
@@ -179,37 +189,53 @@ class RolloutQueue:
     def next_batch(
         self, policy: ExpressionPolicy, batch: ContextBatch, count: int, seed: int, step: int, left: int
     ) -> RolloutBatch:
-        """Replies to the next batch of training, which may have been sampled ahead; samples others ahead.
+        """Replies to the next batch of training.
 
         Args:
             left: batches that come after this one in the same optimizer step.
         """
-        if self._ahead and self._ahead[0].step != step:
-            self._ahead.clear()  # announced, but the epoch was cut short; and the weights have moved
-        wanted = [batch, *islice(batch.following(), min(left, self.look_ahead))]
-        for coming in wanted[len(self._ahead) :]:
-            self._ahead.append(self.draw(policy, coming, count, self.training_seed(seed, step), step))
-        drawn = self._ahead.popleft()
+        if self._sampled_at != step:
+            self.clear()  # of an epoch that was cut short there may be some left
+            step_batches = [batch, *islice(batch.following(), left)]
+            self._spoken.extend(self.speak(policy, step_batches, count, self.training_seed(seed, step), step))
+            self._sampled_at = step
+        while self._spoken and len(self._asked) <= self.look_ahead:
+            self._asked.append(self.ask(policy, self._spoken.popleft()))
+        drawn = self._asked.popleft()
         if [id(context) for context in drawn.batch.contexts] != [id(context) for context in batch.contexts]:
             raise ValueError("the batch is not the one that the loader announced")
         return drawn
 
     def draw(self, policy: ExpressionPolicy, batch: ContextBatch, count: int, seed: int, step: int) -> RolloutBatch:
-        """Sample `count` replies to each context and ask the judge; does not wait for it."""
+        """Sample `count` replies to each context of a batch and ask the judge; does not wait for it."""
+        (spoken,) = self.speak(policy, [batch], count, seed, step)
+        return self.ask(policy, spoken)
+
+    def speak(
+        self, policy: ExpressionPolicy, batches: Sequence[ContextBatch], count: int, seed: int, step: int
+    ) -> list[Spoken]:
+        """Sample `count` replies to each context of several batches, in one call."""
         sampler = self.current_sampler(policy, step)
         if sampler is None or self.judge is None:
             raise UserError("JPO on sampled utterances needs a judge and a sampler; train on the corpus's own without")
-        contexts = [context.input_ids for context in batch.contexts]
-        sampled = sampler.sample(contexts, count, seed)
-        texts = [[sampler.text(reply) for reply in own] for own in sampled]
+        contexts = [context.input_ids for batch in batches for context in batch.contexts]
+        sampled = iter(sampler.sample(contexts, count, seed))
+        return [Spoken(batch, list(islice(sampled, len(batch)))) for batch in batches]
+
+    def ask(self, policy: ExpressionPolicy, spoken: Spoken) -> RolloutBatch:
+        """Put the replies of one batch to the judge."""
+        assert self.judge is not None and self.sampler is not None  # or else nothing could have been sampled
+        batch, sampled = spoken
+        texts = [[self.sampler.text(reply) for reply in own] for own in sampled]
         replies = [(context, text) for context, own in zip(batch.contexts, texts, strict=True) for text in own]
         requests = [context.request(text) for context, text in replies]
         future = self.judge.ask([request for request in requests if request is not None])
         unasked = frozenset(place for place, request in enumerate(requests) if request is None)
         if not self.look_ahead:
             self.judge.collect(future)
+        contexts = [context.input_ids for context in batch.contexts]
         chats = pack_replies(contexts, sampled, pad_id=0).to(policy.device)
-        return RolloutBatch(batch, step, replies, count, chats, future, unasked)
+        return RolloutBatch(batch, replies, len(sampled[0]), chats, future, unasked)
 
     def current_sampler(self, policy: ExpressionPolicy, step: int) -> Sampler | None:
         """The sampler with the weights of this step, which are taken over once a step."""
@@ -273,6 +299,13 @@ def reference(policy: ExpressionPolicy, chats: Chats) -> Tensor:
     with policy.reference():
         logprobs: Tensor = policy(chats).logprobs
     return logprobs
+
+
+def by_parts(policy: ExpressionPolicy, chats: Chats) -> TokenLogprobs:
+    """Log-probabilities without a gradient, in passes of at most `PART` tokens: a batch may have any number of rows."""
+    with torch.no_grad():
+        found = [policy(part) for part in parts(chats, PART)]
+    return TokenLogprobs(torch.cat([one.logprobs for one in found]), torch.cat([one.owner for one in found]))
 
 
 class JPOLearner(L.LightningModule):
@@ -407,7 +440,9 @@ class JPOLearner(L.LightningModule):
     def sampled(self, batch: ContextBatch, count: int, seed: int) -> Rollout:
         """`count` replies to each context, sampled and judged at once."""
         drawn = self.queue.draw(self.policy, batch, count, seed, self.global_step)
-        return self.judged(drawn, reference(self.policy, drawn.chats), min(self.judging.min_group, count))
+        with self.policy.reference():
+            ref_logprobs = by_parts(self.policy, drawn.chats).logprobs
+        return self.judged(drawn, ref_logprobs, min(self.judging.min_group, count))
 
     def current_sampler(self) -> Sampler | None:
         """The sampler with the policy's weights as they are now; None where the learner has none."""
@@ -471,7 +506,8 @@ class JPOLearner(L.LightningModule):
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
         else:
             seed = self.queue.validation_seed(self.hparams["seed"], batch_idx)
-            metrics = self.objective(self.sampled(batch, 1, seed))
+            rollout = self.sampled(batch, 1, seed)
+            metrics = self.objective(rollout, by_parts(self.policy, rollout.chats))
             metrics.pop("surrogate", None)  # one reply is no group
             metrics.setdefault("reward", torch.tensor(torch.nan))  # a silent judge: not a number, and never the best
         for name, mean in self._val_means():

@@ -1,31 +1,104 @@
-"""Grouped-query attention on the CPU: each key and value head is read once for all query heads that share it.
+"""Attention over chats laid end to end, on the CPU: each key and value head is read once for all heads that share it.
 
-The usual way repeats keys and values for every query head, and torch's flash kernel on the CPU takes twice the time of
-the matrix products it is made of. Here the query heads of a group are stacked into one matrix, and queries go block by
-block, so that keys which no query of a block may see are not touched. Nothing of size T x T is kept for the backward
-pass: the weights are computed again.
+The usual way pads chats to one length and repeats keys and values for every query head, and torch's flash kernel on the
+CPU takes twice the time of the matrix products it is made of. Here a batch is one row of tokens without padding between
+chats. Queries go block by block; the query heads that share a key-value head are stacked into one matrix, and keys that
+no query of a block may see are not touched. Nothing of size T x T is kept for the backward pass: the weights are
+computed again.
 
-Shapes: B rows, H query heads, G key-value heads, T queries, S keys, D numbers a head.
+Products are rounded to the dtype of the model, as everywhere in it, and summed in float32 inside.
+
+Shapes: N tokens of all chats, H query heads, G key-value heads, D numbers a head, T tokens of one chat.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from emodistill.policy.token_batches import Chats
 
 NAME = "grouped"
 BLOCK = 128  # queries at a time: the weights of a block stay in the processor's cache
+ROUND = 32  # a chat has a multiple of so many tokens, padding included: CPU kernels are compiled for every new shape
 
 
-def use_grouped_attention(model: Any) -> None:
-    """Let a transformers model on the CPU attend this way, where each of its layers attends to all earlier tokens."""
+class Block(NamedTuple):
+    """Queries of one chat that attend together.
+
+    The queries are the tokens `first` to `last` (excluded). They see the tokens from `start` to `last`, less what
+    `hidden` hides: (queries, C) with -inf where a query may not see one of the last C of these keys, else 0.
+    """
+
+    start: int
+    first: int
+    last: int
+    hidden: Tensor
+
+
+class Stream(NamedTuple):
+    """Chats laid end to end."""
+
+    input_ids: Tensor  # (1, N) long
+    position_ids: Tensor  # (1, N) long
+    offsets: Tensor  # (B,) long, the first token of each chat
+    blocks: list[Block]
+
+
+def use_grouped_attention(model: Any) -> bool:
+    """Let a transformers model attend this way where it is given a `Stream`; whether it does.
+
+    It does where every layer attends to all earlier tokens; a sliding window keeps the library's attention.
+    """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    plain = kinds == {"full_attention"} and getattr(config, "attn_logit_softcapping", None) is None
-    if plain and config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    if kinds != {"full_attention"} or capped or window or config._attn_implementation != "sdpa":
+        return False
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def lay_out(chats: Chats, dtype: torch.dtype) -> Stream:
+    """The chats of a batch end to end, each padded to a multiple of `ROUND` where the batch is wide enough.
+
+    Args:
+        dtype: of the model.
+    """
+    width, ids, positions, offsets, blocks, at = chats.input_ids.shape[1], [], [], [], [], 0
+    triangle = torch.full((BLOCK, BLOCK), -torch.inf, dtype=dtype).triu(1)
+    for row, length in enumerate(chats.attention_mask.sum(1).tolist()):
+        taken = min(-(-length // ROUND) * ROUND, width)
+        ids.append(chats.input_ids[row, :taken])
+        packed = chats.position_ids is not None
+        positions.append(chats.position_ids[row, :taken] if packed else torch.arange(taken))  # type: ignore[index]
+        offsets.append(at)
+        owner = chats.utterance[row, :taken]
+        context = int((owner >= 0).int().argmax()) if packed else taken
+        for first in range(0, taken, BLOCK):
+            last = min(first + BLOCK, taken)
+            if last <= context:
+                hidden = triangle[: last - first, : last - first]
+            else:
+                hidden = _hidden(owner, first, last, min(first, context)).to(dtype)
+            blocks.append(Block(at, at + first, at + last, hidden))
+        at += taken
+    return Stream(torch.cat(ids)[None], torch.cat(positions)[None], torch.tensor(offsets), blocks)
+
+
+def _hidden(owner: Tensor, first: int, last: int, seen: int) -> Tensor:
+    """What a block of a packed chat may not see of the tokens from `seen` on: later ones, and other replies."""
+    query, key = owner[first:last, None], owner[None, seen:last]
+    later = torch.arange(seen, last) > torch.arange(first, last)[:, None]
+    return torch.zeros(later.shape).masked_fill(later | ((key >= 0) & (key != query)), -torch.inf)
+
+
+NO_MASK = torch.empty(1, 1, 0, 0)  # goes with a `Stream`: the library passes a mask of four dimensions on as it is
 
 
 def grouped_attention(
@@ -36,87 +109,87 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """The interface of transformers: (B, H, T, D), (B, G, S, D) twice -> (B, T, H, D).
+    blocks: Sequence[Block] | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The interface of transformers: (1, H, N, D), (1, G, N, D) twice -> (1, N, H, D).
 
     Args:
-        attention_mask: (B, 1, T, S) bool, true where a query sees a key; None is causal, with T = S. Where T = S, no
-            query may see a later key.
+        blocks: of the `Stream` that the model runs over; without them this is torch's own attention.
     """
+    if blocks is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )
+        return found
     if dropout:
         raise ValueError("grouped attention has no dropout")
     if torch.is_grad_enabled() and query.requires_grad:
-        attended: Tensor = _Grouped.apply(query, key, value, attention_mask, scaling)  # type: ignore[no-untyped-call]
+        attended: Tensor = _Grouped.apply(query, key, value, blocks, scaling)  # type: ignore[no-untyped-call]
     else:
-        attended = _attend(query, key, value, attention_mask, scaling)
-    return attended.transpose(1, 2), None
+        attended = _attend(query, key, value, blocks, scaling)
+    return attended, None
 
 
 AttentionInterface.register(NAME, grouped_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def _blocks(query: Tensor, key: Tensor) -> list[tuple[int, int, int]]:
-    """First and last query of each block, and how many keys it may see at most."""
-    queries, keys = query.shape[2], key.shape[2]
-    if queries != keys:
-        return [(0, queries, keys)]
-    return [(first, min(first + BLOCK, queries), min(first + BLOCK, queries)) for first in range(0, queries, BLOCK)]
-
-
 def _stacked(heads: Tensor, groups: int) -> Tensor:
-    """(B, H, N, D) -> (B, G, H / G * N, D)."""
-    batch, count, rows, width = heads.shape
-    return heads.reshape(batch, groups, count // groups * rows, width)
+    """(n, H, D) -> (G, H / G * n, D)."""
+    rows, count, width = heads.shape
+    return heads.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(groups, -1, width)
 
 
-def _weights(query: Tensor, key: Tensor, mask: Tensor | None, block: tuple[int, int, int]) -> Tensor:
-    """Attention weights of a block, (B, G, H / G * N, S): `query` is stacked and scaled already."""
-    first, last, seen = block
-    scores = query @ key[:, :, :seen].transpose(-1, -2)
-    by_head = scores.view(*scores.shape[:2], -1, last - first, seen)
-    if mask is not None:
-        by_head.masked_fill_(~mask[:, :, None, first:last, :seen], -torch.inf)
-    elif last - first > 1:
-        later = torch.ones(last - first, last - first, dtype=torch.bool, device=query.device).triu(1)
-        by_head[..., first:last].masked_fill_(later, -torch.inf)
+def _unstacked(stacked: Tensor, rows: int) -> Tensor:
+    """(G, H / G * n, D) -> (n, G, H / G, D)."""
+    return stacked.view(len(stacked), -1, rows, stacked.shape[-1]).permute(2, 0, 1, 3)
+
+
+def _weights(query: Tensor, key: Tensor, block: Block) -> Tensor:
+    """Attention weights of a block, (G, H / G * n, S): `query` is stacked and scaled already."""
+    scores = query @ key.transpose(-1, -2)
+    by_head = scores.view(len(scores), -1, block.last - block.first, scores.shape[-1])
+    by_head[..., -block.hidden.shape[1] :] += block.hidden
     return scores.softmax(-1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    groups, attended = key.shape[1], torch.empty_like(query)
-    for block in _blocks(query, key):
-        first, last, seen = block
-        part = query[:, :, first:last]
-        weights = _weights(_stacked(part * scaling, groups), key, mask, block)
-        attended[:, :, first:last] = (weights @ value[:, :, :seen]).view_as(part)
-    return attended
+def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scaling: float) -> Tensor:
+    scaled, key, value = (query[0] * scaling).transpose(0, 1), key[0], value[0]
+    rows, heads, width = scaled.shape
+    groups = len(key)
+    attended = scaled.new_empty(rows, groups, heads // groups, width)
+    for block in blocks:
+        start, first, last, _ = block
+        weights = _weights(_stacked(scaled[first:last], groups), key[:, start:last], block)
+        attended[first:last] = _unstacked(weights @ value[:, start:last], last - first)
+    return attended.view(1, rows, heads, width)
 
 
 class _Grouped(torch.autograd.Function):
     """`_attend` with a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-        ctx.save_for_backward(query, key, value, mask)
-        ctx.scaling = scaling
-        return _attend(query, key, value, mask, scaling)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scaling: float) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.blocks, ctx.scaling = blocks, scaling
+        return _attend(query, key, value, blocks, scaling)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask = ctx.saved_tensors
-        groups, outer = key.shape[1], grad_outputs[0]
-        of_query = torch.empty_like(query)
-        of_key, of_value = (torch.zeros(key.shape, dtype=torch.float32, device=key.device) for _ in range(2))
-        for block in _blocks(query, key):
-            first, last, seen = block
-            part = query[:, :, first:last]
-            scaled, gradient = _stacked(part * ctx.scaling, groups), _stacked(outer[:, :, first:last], groups)
-            weights = _weights(scaled, key, mask, block)
-            of_value[:, :, :seen] += weights.transpose(-1, -2) @ gradient
-            of_weights = gradient @ value[:, :, :seen].transpose(-1, -2)
+        query, key, value = (tensor[0] for tensor in ctx.saved_tensors)
+        scaled, outer, groups = (query * ctx.scaling).transpose(0, 1), grad_outputs[0][0], len(key)
+        of_query = scaled.new_empty(len(scaled), groups, scaled.shape[1] // groups, scaled.shape[2])
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+        for block in ctx.blocks:
+            start, first, last, _ = block
+            part, gradient = _stacked(scaled[first:last], groups), _stacked(outer[first:last], groups)
+            keys, values = key[:, start:last], value[:, start:last]
+            weights = _weights(part, keys, block)
+            of_value[:, start:last] += weights.transpose(-1, -2) @ gradient
+            of_weights = gradient @ values.transpose(-1, -2)
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_query[:, :, first:last] = (of_scores @ key[:, :, :seen]).view_as(part) * ctx.scaling
-            of_key[:, :, :seen] += of_scores.transpose(-1, -2) @ scaled
-        return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None
+            of_query[first:last] = _unstacked(of_scores @ keys, last - first)
+            of_key[:, start:last] += of_scores.transpose(-1, -2) @ part
+        of_query = of_query.mul_(ctx.scaling).view_as(scaled).transpose(0, 1)
+        return of_query[None], of_key[None], of_value[None], None, None

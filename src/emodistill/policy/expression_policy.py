@@ -40,7 +40,8 @@ from emodistill.language_models.local import (
     without_bars,
 )
 from emodistill.negotiation.prompts import Emotions
-from emodistill.policy.attention import use_grouped_attention
+from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
+from emodistill.policy.lean_layers import use_lean_layers
 from emodistill.policy.lora_linear import fuse_lora_layers
 from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
 
@@ -111,8 +112,9 @@ class ExpressionPolicy(nn.Module):
         if init_adapter:
             self._start_from(Path(init_adapter), config)
         fuse_lora_layers(self.model)
+        self.end_to_end = device_of(device).type == "cpu" and use_grouped_attention(base)
         if device_of(device).type == "cpu":
-            use_grouped_attention(base)
+            use_lean_layers(base)
         self.register_state_dict_post_hook(_keep_trainable)  # type: ignore[no-untyped-call]  # torch 2.13
         self.register_load_state_dict_post_hook(_excuse_frozen)  # type: ignore[no-untyped-call]  # torch 2.13
         self.train()  # from_pretrained returns an eval-mode model, and Lightning keeps the mode it finds
@@ -135,14 +137,23 @@ class ExpressionPolicy(nn.Module):
     def forward(self, batch: Chats) -> TokenLogprobs:
         """Log-probability of every response token, given all tokens that it attends to."""
         causal = self.model.get_base_model()
-        packed = batch.position_ids is not None
-        mask = packed_mask(batch) if packed else None  # without one, no token attends to the padding on its right
-        hidden = causal.base_model(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
-        ).last_hidden_state
         rows, columns, before = response_positions(batch)
-        targets = batch.input_ids[rows, columns]
-        logprobs = frozen_head_logprobs(hidden[rows, before], causal.get_output_embeddings(), targets)
+        if self.end_to_end:
+            stream = lay_out(batch, causal.dtype)
+            hidden = causal.base_model(
+                input_ids=stream.input_ids,
+                attention_mask=NO_MASK,
+                position_ids=stream.position_ids,
+                use_cache=False,
+                blocks=stream.blocks,
+            ).last_hidden_state[0, stream.offsets[rows] + before]
+        else:
+            packed = batch.position_ids is not None
+            mask = packed_mask(batch) if packed else None  # without one, no token attends to the padding on its right
+            hidden = causal.base_model(
+                input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+            ).last_hidden_state[rows, before]
+        logprobs = frozen_head_logprobs(hidden, causal.get_output_embeddings(), batch.input_ids[rows, columns])
         return TokenLogprobs(logprobs, batch.utterance[rows, columns])
 
     @contextmanager

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 64  # lengths are rounded up to a multiple of it: CPU kernels are compiled and kept for every new shape
-CHUNK = 512  # response tokens that get logits at a time: 512 x 49,152 floats are 100 MB
-HEAD_ROWS = 8192  # rows of an output layer that are held in float32 at a time: 8,192 x 3,584 floats are 117 MB
+CHUNK = 512  # response tokens that get logits at a time: 512 x 8,192 floats are 17 MB
+HEAD_ROWS = 8192  # vocabulary entries that get logits at a time: 8,192 x 3,584 floats are 117 MB
 
 
 class Chats(NamedTuple):
@@ -93,6 +93,17 @@ def pack_replies(contexts: Sequence[Sequence[int]], replies: Sequence[Sequence[S
     return chats._replace(position_ids=position_ids)
 
 
+def parts(chats: Chats, tokens: int) -> Iterator[Chats]:
+    """A batch in parts of whole rows with at most so many tokens each, a longer row alone; utterances keep numbers."""
+    lengths, first, size = chats.attention_mask.sum(1).tolist(), 0, 0
+    for row, length in enumerate([*lengths, tokens + 1]):
+        if size and size + length > tokens:
+            width = max(lengths[first:row])
+            yield Chats(*(None if field is None else field[first:row, :width] for field in chats))  # type: ignore[arg-type]
+            first, size = row, 0
+        size += length
+
+
 def packed_mask(chats: Chats) -> Tensor:
     """Which token attends to which in packed rows: (B, 1, T, T) bool, true where row t may attend to column s."""
     causal = torch.ones(chats.input_ids.shape[1:] * 2, dtype=torch.bool, device=chats.input_ids.device).tril()
@@ -113,55 +124,56 @@ def response_positions(chats: Chats) -> tuple[Tensor, Tensor, Tensor]:
     return rows, columns, before
 
 
-def _rows_in_float32(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """An output layer in float32: as it is, or `HEAD_ROWS` rows at a time where it has another dtype."""
-    step = len(weight) if weight.dtype == torch.float32 else HEAD_ROWS
-    for first in range(0, len(weight), step):
-        rows = slice(first, first + step)
-        yield rows, weight[rows].float()
-
-
 class _FrozenHead(torch.autograd.Function):
     """log softmax(W h + b)[target] in float32, without keeping the logits or a float32 copy of W.
 
     W is frozen, so the gradient is d log p / d h = W[target] - softmax W, of the size of h. It is computed in the
-    forward pass, chunk by chunk: no more arithmetic than keeping K x V logits for the backward pass, and a hundredth of
-    the memory.
+    forward pass. W goes by in slabs of `HEAD_ROWS` entries; the sum over all entries is kept relative to the largest
+    logit so far, and so is the gradient. A slab's logits are all that is ever there of them.
+
+    The gradient's own product is in the dtype of the hidden states, to which the gradient is rounded anyway.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        logprobs, gradients = [], []
+        logprobs, gradients, wanted = [], [], ctx.needs_input_grad[0]
         for part, target in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
-            logits = part.new_empty(len(part), len(weight))
-            for rows, exact in _rows_in_float32(weight):
-                logits[:, rows] = F.linear(part, exact, None if bias is None else bias[rows].float())
-            logprob = logits.log_softmax(-1)
-            logprobs.append(logprob.gather(1, target.unsqueeze(1)).squeeze(1))
-            if ctx.needs_input_grad[0]:
-                gradient, shares = weight[target].float(), logprob.exp_()
-                for rows, exact in _rows_in_float32(weight):
-                    gradient = gradient - shares[:, rows] @ exact
-                gradients.append(gradient)
-        if gradients:
-            ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(logprobs) if logprobs else hidden.new_zeros(0)
+            exact, row = part.float(), weight[target].float()
+            chosen = (exact * row).sum(1) if bias is None else (exact * row).sum(1) + bias[target].float()
+            largest = exact.new_full((len(part), 1), -torch.inf)
+            total, mean = torch.zeros_like(largest), torch.zeros_like(exact)
+            for first in range(0, len(weight), HEAD_ROWS):
+                slab = weight[first : first + HEAD_ROWS]
+                own_bias = None if bias is None else bias[first : first + HEAD_ROWS].float()
+                logits = F.linear(exact, slab.float(), own_bias)
+                before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+                shares, kept = logits.sub_(largest).exp_(), (before - largest).exp_()
+                total = total * kept + shares.sum(1, keepdim=True)
+                if wanted:
+                    mean = (mean * kept).add_((shares.to(part.dtype) @ slab.to(part.dtype)).float())
+            logprobs.append(chosen - (largest + total.log()).squeeze(1))
+            if wanted:
+                gradients.append(row - mean / total)
+        if wanted:
+            ctx.save_for_backward(torch.cat(gradients) if gradients else hidden.float())
+        ctx.dtype = hidden.dtype
+        return torch.cat(logprobs) if logprobs else hidden.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, None, None]:
-        saved = ctx.saved_tensors
-        return (saved[0] * grad_outputs[0].unsqueeze(1) if saved else None), None, None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_outputs[0].unsqueeze(1)).to(ctx.dtype), None, None, None
 
 
 def frozen_head_logprobs(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
     """Log-probabilities of targets under a frozen output layer, in float32: (K, D), (K,) -> (K,).
 
     In bfloat16 a single token's error is about 0.01, which is as large as what JPO measures, hence float32 here even
-    where the model computes in bfloat16. A layer of another dtype is converted some rows at a time; against converting
-    it whole, which takes 2 GB at 7B, results differ by less than 1e-5 nats a token.
+    where the model computes in bfloat16. A layer of another dtype is converted some rows at a time: whole it would take
+    2 GB at 7B.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         bias = getattr(head, "bias", None)
         frozen = [None if tensor is None else tensor.detach() for tensor in (head.weight, bias)]
-        result: Tensor = _FrozenHead.apply(hidden.float(), *frozen, targets)  # type: ignore[no-untyped-call]
+        result: Tensor = _FrozenHead.apply(hidden, *frozen, targets)  # type: ignore[no-untyped-call]
     return result
