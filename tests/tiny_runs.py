@@ -66,7 +66,7 @@ class Workplace:
         ledger = f"judge.ledger.path={self.folder / 'ledger.sqlite'}"
         batches = ["data.dataset.batch_size=16"]
         if stage != "iql":
-            batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6"]
+            batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
         own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run)]
         return composed("train", *own, *overrides)
 
