@@ -50,14 +50,14 @@ class Meter(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        chats = getattr(batch, "chats", None)
-        if chats is not None:
+        if hasattr(pl_module, "amounts"):  # of JPO: its batches are contexts
+            self.turns += pl_module.amounts[0]
+            self.learnt += pl_module.amounts[1]
+        else:
+            chats = getattr(batch, "chats", batch)
             self.tokens += int(chats.attention_mask.sum())
             self.learnt += int((chats.utterance >= 0).sum())
             self.turns += int(chats.utterance.max()) + 1
-        else:
-            self.turns += pl_module.amounts[0]
-            self.learnt += pl_module.amounts[1]
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._tell()
 
@@ -93,7 +93,7 @@ def work(stage: str, run: str, steps: int) -> None:
         changes = {
             "stage": stage,
             "run_dir": run,
-            f"size.{stage}_steps": 2 * steps + 2,
+            f"size.{stage}_steps": 2 * steps + 3,
             f"size.{stage}_val_every": every,
             "callbacks.progress_bar": "null",
             "+trainer.enable_progress_bar": "false",
