@@ -20,9 +20,9 @@ def use_lean_layers(model: nn.Module) -> None:
     """Let the layers of a transformers model that compute as Llama's do so in one function; others stay as they are."""
     for module in model.modules():
         if _runs(module, LlamaRMSNorm.forward):
-            module.forward = MethodType(_normed, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_normed, module)
         elif _runs(module, LlamaMLP.forward) and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-            module.forward = MethodType(_gated, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_gated, module)
 
 
 def _runs(module: nn.Module, forward: Callable[..., Any]) -> bool:
