@@ -23,7 +23,7 @@ from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 
-LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
+LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 PART = 1024
 CONTEXT = {
     "Credit Type": "Working capital loan",

@@ -211,6 +211,9 @@ def main() -> None:
     if given.work:
         work(given.work, str(given.run), given.steps)
         return
+    if not (given.run / "iql" / "best.ckpt").is_file():
+        print(f"{given.run} has no finished stage=iql; make demo writes one")
+        return
     here = Path(__file__).parents[1].resolve()
     checkouts = [(here, given.run.resolve())]
     if given.against:
