@@ -114,8 +114,9 @@ def test_what_was_played_before_an_arm_failed_is_kept(made, tmp_path):
 
     runner.selector = missing
     with pytest.raises(UserError, match="no selector"):
-        runner.play(arms("vanilla", "iql"))
-    assert {path.name for path in (tmp_path / "episodes").iterdir()} == {"vanilla.parquet", "vanilla.json"}
+        runner.play(arms("phrasebook_vanilla", "iql", "vanilla"))
+    kept = {path.name for path in (tmp_path / "episodes").iterdir()}
+    assert kept == {"phrasebook_vanilla.parquet", "phrasebook_vanilla.json"}
 
 
 def test_a_label_makes_a_file_name(made, tmp_path):

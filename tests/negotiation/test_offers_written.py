@@ -243,7 +243,9 @@ NEUTRAL = ["We both want a quick solution.", "I hear you.", "It was a long day."
 
 
 @given(
-    st.sampled_from([text for act, text in ACTS if act == "accept" and not acts.ACCEPTS_ALONE.fullmatch(plain_text.words(text))]),
+    st.sampled_from(
+        [text for act, text in ACTS if act == "accept" and not acts.ACCEPTS_ALONE.fullmatch(plain_text.words(text))]
+    ),
     st.lists(st.sampled_from(NEUTRAL), max_size=3),
     st.sampled_from(REFUSALS),
 )
