@@ -82,12 +82,15 @@ def test_damaged_pages_behind_a_sound_footer_are_explained(tmp_path, caplog):
         read_episodes(path)
 
 
-def test_reading_leaves_nothing_behind_and_takes_a_name_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["run [1] *", "lr=0.1", "a::b", "müller's #1?", "file:x", "~", "$HOME", "{a,b}", "施压"]
+)
+def test_reading_leaves_nothing_behind_and_takes_a_name_as_it_is(tmp_path, monkeypatch, name):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setenv("HOME", str(scratch))
-    path = tmp_path / "run [1] *" / "episodes.parquet"
+    path = tmp_path / name / "episodes.parquet"
     write_episodes([make_episode()], path)
     assert read_episodes(path) == [make_episode()]
     assert not list(scratch.iterdir())
@@ -227,3 +230,11 @@ def test_corpora_that_people_reported(shared_data, name):
     else:
         with pytest.raises(UserError, match=REPORTED[name]):
             read_episodes(path)
+
+
+def test_a_footer_that_is_no_text_is_explained(tmp_path):
+    path = tmp_path / "c.parquet"
+    write_episodes([make_episode()], path)
+    path.write_bytes(path.read_bytes().replace(b"scenario_id", b"scen\xadrio_id"))
+    with pytest.raises(UserError, match=r"c\.parquet is not a"):
+        read_episodes(path)

@@ -217,3 +217,11 @@ def test_files_that_people_reported(shared_data, name):
 def test_a_large_file_is_read_in_one_pass():
     text = "\n".join(['a,"b', *(f'{i},"x ""y"""' for i in range(3000)), 'z,"w'])
     assert len(list(records(text, Layout()))) == 3002
+
+
+def test_a_header_with_line_breaks_is_named_in_one_short_line(tmp_path, rows):
+    path = _save(tmp_path / "a.csv", rows)
+    path.write_text(path.read_text().replace("Creditor Name", '"Creditor' + "\n\nName" * 30 + '"', 1))
+    with pytest.raises(UserError, match="column 1 of the header is 'Creditor Name Name") as caught:
+        load_csv(path, "debt")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

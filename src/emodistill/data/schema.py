@@ -1,6 +1,5 @@
 """An episode, and the Parquet files of episodes: one row each, with a checked schema."""
 
-import glob
 import io
 import json
 import math
@@ -176,9 +175,10 @@ def read_episodes(path: Path) -> list[Episode]:
         raise UserError(f"the corpus {path} does not exist; {remedy}")
     try:
         footer = pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        columns = footer.schema.to_arrow_schema().names
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); {remedy}") from error
-    missing = [name for name in SCHEMA.names if name not in footer.schema.to_arrow_schema().names]
+    missing = [name for name in SCHEMA.names if name not in columns]
     if missing:
         raise UserError(f"{path} is not an episode corpus: the columns {', '.join(missing)} are missing; {remedy}")
     if footer.num_rows == 0:
@@ -192,8 +192,10 @@ def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(prefix="emodistill-") as copy:
-        try:  # the name is taken for a pattern, so it is escaped
-            table = datasets.Dataset.from_parquet(glob.escape(str(path)), cache_dir=copy, keep_in_memory=True)
+        link = Path(copy, "episodes.parquet")  # the name is taken for a pattern, and for an address where it has "::"
+        link.symlink_to(path.resolve())
+        try:
+            table = datasets.Dataset.from_parquet(str(link), cache_dir=copy, keep_in_memory=True)
         except datasets.exceptions.DatasetGenerationError as error:
             why = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{path} is not a readable Parquet file ({why}); {remedy}") from error

@@ -188,7 +188,7 @@ def _check_header(path: Path, rules: Domain, header: str, layout: Layout) -> Non
                 f"separator='{name}')"
             )
     wrong = next((i for i, name in enumerate(expected) if i >= len(names) or names[i] != name), len(expected))
-    found = f"'{names[wrong]}'" if wrong < len(names) else "nothing"
+    found = f"'{' '.join(names[wrong].split())[:60]}'" if wrong < len(names) else "nothing"
     wanted = f"'{expected[wrong]}'" if wrong < len(expected) else "nothing more"
     raise UserError(
         f"{path}: column {wrong + 1} of the header is {found}, domain '{rules.name}' needs {wanted}; "
