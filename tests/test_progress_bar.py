@@ -81,14 +81,16 @@ def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_validation(place, watc
     assert len(said) == 3 and all("(best " in line for line in said)
 
 
-def test_the_best_value_is_that_of_the_checkpoint(place, watch):
-    """The loss falls, so with `mode=max` the first value stays the best."""
-    place.copy("run", "best", ["iql"])
-    last = lines_of(watch("sft", "best", "monitor.mode=max"), "sft")[-1]
-    saved = torch.load(place.folder / "best" / "sft" / "best.ckpt", weights_only=True)["callbacks"]
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_best_value_is_that_of_the_checkpoint(place, watch, mode):
+    """The loss falls: with `mode=max` the first value stays the best, with `mode=min` the last one is it."""
+    place.copy("run", mode, ["iql"])
+    last = lines_of(watch("sft", mode, f"monitor.mode={mode}"), "sft")[-1]
+    saved = torch.load(place.folder / mode / "sft" / "best.ckpt", weights_only=True)["callbacks"]
     best = next(float(state["best_model_score"]) for key, state in saved.items() if key.startswith("ModelCheckpoint"))
     metric, shown = re.search(r"val/loss ([\d.e+]+) \(best ([\d.e+]+)\)", last).groups()
-    assert float(shown) == pytest.approx(best, rel=1e-3) and float(metric) < float(shown)
+    assert float(shown) == pytest.approx(best, rel=1e-3)
+    assert (float(metric) < float(shown)) == (mode == "max")
 
 
 def test_the_time_left_is_known_right_after_a_resume(place, watch):
