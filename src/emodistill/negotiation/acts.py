@@ -32,7 +32,8 @@ OPENER = re.compile(
     rf"(?:(?:{_YES}|right|well|good(?! (?:luck|day|night|bye))|great|perfect|excellent|wonderful|fantastic"
     rf"|(?:thank you|thanks)(?! (?:for|so"
     rf"|very|to|a)\b)"
-    r"|copy(?: that)?|roger(?: that)?|then|so|oh|and|but|you know what|no problem|no worries|why not|enough|even so|still|anyway|either way|after"
+    r"|copy(?: that)?|roger(?: that)?|then|so|oh|and|but|you know what|no problem|no worries|why not|enough"
+    r"|even so|still|anyway|either way|after"
     r" all"
     r"|finally|now|therefore|haha|noted|that is it|look|listen|honestly|i (?:think|guess|suppose|believe)|in that"
     r" case|on that basis|i"
@@ -101,7 +102,8 @@ ACCEPTS = _phrases(
         r"|let us make it (?:that|a deal|official)",
         "let us do it your way": r"let us do (?:it your way|as you (?:ask|say|suggest|propose))|i will do as you ask",
         "let us shake on it": r"let us shake(?: hands)?(?: on (?:it|that))?",
-        "you win": r"you win|(?:i|we) give in|have it your way|you (?:have|got) my (?:word|agreement|yes)(?: on (?:it|that))?",
+        "you win": r"you win|(?:i|we) give in|have it your way|you (?:have|got) my (?:word|agreement"
+        r"|yes)(?: on (?:it|that))?",
         "i am glad we agree": rf"(?:{_AM} )?(?:glad|happy) (?:that )?we (?:agree|agreed|could agree|have a deal)",
     }
 )
