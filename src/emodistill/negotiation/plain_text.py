@@ -208,7 +208,9 @@ def _unit_and_fraction(match: re.Match[str]) -> str:
 def _amount(length: str) -> tuple[float, float]:
     """A length of time, as a row would read it, in minutes; and the size of its first unit."""
     number = re.match(r"\d+(?:\.\d+)?", length)
-    size = next(MINUTES[name] for name, alias in UNIT_ALIASES.items() if re.search(rf"(?<![a-z])(?:{alias})\b", length))
+    size = next(
+        MINUTES[name] for name, alias in UNIT_ALIASES.items() if re.search(rf"(?<![a-z])(?:{alias})(?![a-z])", length)
+    )
     return (float(number[0]) if number else 1.0) * size, size
 
 
