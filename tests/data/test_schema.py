@@ -73,6 +73,15 @@ def test_a_nan_offer_is_refused_by_row_and_round(tmp_path):
         read_episodes(corrupt(tmp_path / "c.parquet", [row]))
 
 
+def test_words_that_are_not_utf8_are_explained(tmp_path):
+    path = tmp_path / "c.parquet"
+    table = pa.Table.from_pylist([make_episode().row()], schema=SCHEMA)
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xe5\xff"]).buffers())
+    pq.write_table(table.set_column(table.schema.get_field_index("episode_id"), "episode_id", broken), path)
+    with pytest.raises(UserError, match="words that are not UTF-8"):
+        read_episodes(path)
+
+
 def test_damaged_pages_behind_a_sound_footer_are_explained(tmp_path, caplog):
     path = tmp_path / "c.parquet"
     write_episodes([make_episode()], path)

@@ -88,6 +88,7 @@ def test_the_fingerprint_changes_with_a_label_and_with_a_directive(tmp_path):
         ("labels: {a: {directive: x}}\n", "not a vocabulary"),
         ("name: v\nlabels: {a: {perceived_as: [joy]}}\n", "label 'a' has no directive"),
         ("", "not a vocabulary"),
+        ("name: v\nlabels: {a: {directive: x, perceived_as: 5}}\n", "label 'a' is not a list of words"),
     ],
 )
 def test_a_malformed_file_is_explained(tmp_path, text, says):
@@ -96,6 +97,27 @@ def test_a_malformed_file_is_explained(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as caught:
         load_vocabulary(str(path))
     assert "mine.yaml" in str(caught.value) and "a vocabulary file has" in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["no", "1", "2026-12-01", "null"])
+def test_a_label_that_yaml_reads_as_no_word_is_named(tmp_path, label):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: v\nlabels: {{{label}: {{directive: x}}}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="read by YAML as no word; put it in quotes"):
+        load_vocabulary(str(path))
+
+
+def test_a_label_without_emotions_may_say_so(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: v\nlabels: {a: {directive: x, perceived_as: }}\n", encoding="utf-8")
+    assert load_vocabulary(str(path)).perceived_as == ((),)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("name: v\nlabels: {müde: {directive: x}}\n".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8 at byte 18"):
+        load_vocabulary(str(path))
 
 
 @pytest.mark.parametrize("name", ["plutchik8", "missing.yaml"])

@@ -199,7 +199,10 @@ def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
         except datasets.exceptions.DatasetGenerationError as error:
             why = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{path} is not a readable Parquet file ({why}); {remedy}") from error
-    return list(table.to_list())
+    try:
+        return list(table.to_list())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
 
 
 class _Check(NamedTuple):

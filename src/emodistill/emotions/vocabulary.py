@@ -86,7 +86,11 @@ def load_vocabulary(name: str = DEFAULT) -> Vocabulary:
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
         raise UserError(f"no vocabulary '{name}'; use {', '.join(available())}, or the path of a YAML file")
-    return _parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    return _parse(text, str(path))
 
 
 def _parse(text: str, source: str) -> Vocabulary:
@@ -98,14 +102,19 @@ def _parse(text: str, source: str) -> Vocabulary:
     if not isinstance(raw, dict) or not isinstance(raw.get("labels"), dict) or not raw["labels"] or "name" not in raw:
         raise UserError(f"{source} is not a vocabulary; {form}")
     for label, entry in raw["labels"].items():
+        if not isinstance(label, str):
+            raise UserError(f"{source}: the label {label!r} is read by YAML as no word; put it in quotes")
         if not isinstance(entry, dict) or not isinstance(entry.get("directive"), str):
             raise UserError(f"{source}: label '{label}' has no directive; {form}")
+        perceived = entry.get("perceived_as") or []
+        if not isinstance(perceived, list) or not all(isinstance(name, str) for name in perceived):
+            raise UserError(f"{source}: `perceived_as` of label '{label}' is not a list of words; {form}")
     entries = raw["labels"]
     return Vocabulary(
         name=str(raw["name"]),
-        labels=tuple(map(str, entries)),
+        labels=tuple(entries),
         directives=tuple(entry["directive"].strip() for entry in entries.values()),
-        perceived_as=tuple(tuple(entry.get("perceived_as", ())) for entry in entries.values()),
+        perceived_as=tuple(tuple(entry.get("perceived_as") or ()) for entry in entries.values()),
     )
 
 
