@@ -32,8 +32,6 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         the content of `report.json`.
     """
     from emodistill.errors import UserError
-    from emodistill.reporting.report import write_report
-    from emodistill.safety.detector import detect
     from emodistill.studies.study import refusal
 
     if cfg.train not in ("never", "missing"):
@@ -46,6 +44,9 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         study.train(missing)
         announce(cfg, study)
         entry.log_to(study.folder / "evaluate.log")  # from here on the command may write to its folder
+        from emodistill.reporting.report import write_report  # here: a refusal does not wait for what draws
+        from emodistill.safety.detector import detect
+
         result = study.analyse(study.play())
         report = write_report(study.folder, result, detect)
     show(result, study.folder)

@@ -36,6 +36,7 @@ MAY_CHANGE = (  # keys that change no result
 )
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
 MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
+ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 State = Literal["new", "continue", "finished"]
 LARGEST_SEED = 2**32 - 1  # numpy takes no other
 _DATASET = "data.dataset."

@@ -1,9 +1,9 @@
 """What a command says before it works: what it does, and about how long that takes here."""
 
 import pytest
-import train as training
 from tiny_runs import Workplace
 
+import train as training
 from commands import entry
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import UNTRAINED, Arm
-from emodistill.policy.expression_policy import CONFIG, NOTE, WEIGHTS
+from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
 
 PIPELINE = ("iql", "sft", "jpo")  # each starts from the one before
 Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]  # variant -> stage of the pipeline -> what it changes there
@@ -53,7 +53,7 @@ def is_trained(name: str, run_dir: Path) -> bool:
     if name.split("_")[0] == "iql":  # its best checkpoint is written while it learns
         finished = (folder / "finished.json").is_file() or not (folder / "last.ckpt").is_file()
         return finished and (folder / "best.ckpt").is_file()
-    return all((folder / "adapter" / part).is_file() for part in (WEIGHTS, CONFIG, NOTE))
+    return all((folder / "adapter" / part).is_file() for part in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE))
 
 
 class StageGraph:

@@ -44,9 +44,9 @@ from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.lean_layers import use_lean_layers
 from emodistill.policy.lora_linear import fuse_lora_layers
 from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
+from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
 
 POLICY, REFERENCE = "policy", "reference"  # names of the adapters in the PEFT model
-WEIGHTS, CONFIG, NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 _SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
@@ -282,9 +282,9 @@ def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str])
     config.base_model_name_or_path = public_name(identity["base_model"])
     with replacing(folder) as partial:
         partial.mkdir(parents=True)
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / ADAPTER_WEIGHTS)
         config.save_pretrained(str(partial))
-        (partial / NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        (partial / ADAPTER_NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
 def read_identity(folder: Path) -> dict[str, str]:
@@ -293,13 +293,13 @@ def read_identity(folder: Path) -> dict[str, str]:
     Raises:
         UserError: if the folder holds no adapter of this project, or a damaged one.
     """
-    lacking = [name for name in (NOTE, CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    lacking = [name for name in (ADAPTER_NOTE, ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()]
     if lacking:
         raise UserError(f"{folder} holds no adapter ({lacking[0]} is missing); train the stage that writes it first")
     try:
-        return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+        return dict(json.loads((folder / ADAPTER_NOTE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / NOTE} is damaged ({error}); train the stage that writes it again") from error
+        raise UserError(f"{folder / ADAPTER_NOTE} is damaged ({error}); train the stage that writes it again") from error
 
 
 def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
@@ -339,7 +339,7 @@ def emotions_of(identity: dict[str, str], source: str) -> Emotions:
 
 def adapter_fingerprint(folder: Path) -> str:
     """Sixteen hex digits of an adapter's weights."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256((folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def read_lora_config(folder: Path) -> LoraConfig:
@@ -347,7 +347,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / CONFIG} is damaged ({error}); train the stage that writes it again") from error
+        raise UserError(f"{folder / ADAPTER_CONFIG} is damaged ({error}); train the stage that writes it again") from error
     config.inference_mode = False
     config.base_model_name_or_path = None  # a folder may have moved; the fingerprint says whether the model is the same
     return config
@@ -360,15 +360,15 @@ def read_adapter(model: Any, name: str, folder: Path) -> None:
         UserError: if the file is damaged, or its tensors are not exactly those of the adapter.
     """
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be read ({error}); train the stage that writes it again") from error
+        raise UserError(f"{folder / ADAPTER_WEIGHTS} cannot be read ({error}); train the stage that writes it again") from error
     own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=name).items()}
     theirs = {key: tensor.shape for key, tensor in tensors.items()}
     wrong = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
     if wrong:
         raise UserError(
-            f"{folder / WEIGHTS} does not fit the LoRA layout: {len(wrong)} tensors differ, first {wrong[0]}; "
+            f"{folder / ADAPTER_WEIGHTS} does not fit the LoRA layout: {len(wrong)} tensors differ, first {wrong[0]}; "
             "use the LoRA settings it was trained with"
         )
     set_peft_model_state_dict(model, tensors, adapter_name=name)

@@ -18,22 +18,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm
-from emodistill.evaluation.expression import ExpressionTest
 from emodistill.evaluation.results import ArmResult
-from emodistill.evaluation.runner import Runner
 from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
 from emodistill.files import exclusive
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.runs import StageFolder
+
+if TYPE_CHECKING:
+    from emodistill.evaluation.expression import ExpressionTest
+    from emodistill.evaluation.runner import Runner
 
 ALL = "all"  # of a condition's `train`: every stage
 SHOWN = 8  # commands that a refusal names
@@ -116,7 +115,7 @@ class Setup:
 
     config: dict[str, Any]
     opponent: Arm | None
-    open_runner: Callable[[], tuple[Runner, ExpressionTest | None]]
+    open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]"
 
 
 @dataclass(frozen=True)
@@ -264,6 +263,8 @@ class Study:
 
     def analyse(self, runs: Sequence[StudyRun]) -> StudyResult:
         """What each analysis finds in what was played."""
+        from emodistill.emotions.perceiver import load_perceiver  # here: a refusal needs no PyTorch
+
         results = [result for run in runs for result in run.results]
         found = {name: analysis(results) for name, analysis in self.analyses.items()}
         expression = {row["source"]: row for run in runs for row in run.expression}
@@ -372,6 +373,8 @@ def refusal(missing: Sequence[MissingStage]) -> str:
 
 def environment() -> dict[str, str]:
     """When, where and how the numbers of a report came about."""
+    import torch
+
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
