@@ -282,7 +282,9 @@ def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str])
     config.base_model_name_or_path = public_name(identity["base_model"])
     with replacing(folder) as partial:
         partial.mkdir(parents=True)
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / ADAPTER_WEIGHTS)
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / ADAPTER_WEIGHTS
+        )
         config.save_pretrained(str(partial))
         (partial / ADAPTER_NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
@@ -299,7 +301,9 @@ def read_identity(folder: Path) -> dict[str, str]:
     try:
         return dict(json.loads((folder / ADAPTER_NOTE).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / ADAPTER_NOTE} is damaged ({error}); train the stage that writes it again") from error
+        raise UserError(
+            f"{folder / ADAPTER_NOTE} is damaged ({error}); train the stage that writes it again"
+        ) from error
 
 
 def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
@@ -347,7 +351,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / ADAPTER_CONFIG} is damaged ({error}); train the stage that writes it again") from error
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG} is damaged ({error}); train the stage that writes it again"
+        ) from error
     config.inference_mode = False
     config.base_model_name_or_path = None  # a folder may have moved; the fingerprint says whether the model is the same
     return config
@@ -362,7 +368,9 @@ def read_adapter(model: Any, name: str, folder: Path) -> None:
     try:
         tensors = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder / ADAPTER_WEIGHTS} cannot be read ({error}); train the stage that writes it again") from error
+        raise UserError(
+            f"{folder / ADAPTER_WEIGHTS} cannot be read ({error}); train the stage that writes it again"
+        ) from error
     own = {key: tensor.shape for key, tensor in get_peft_model_state_dict(model, adapter_name=name).items()}
     theirs = {key: tensor.shape for key, tensor in tensors.items()}
     wrong = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
