@@ -38,6 +38,7 @@ RENAMED = {  # configuration keys of version 0.1 and what they are called now
     "endpoint_voice": "endpoint_backend",
     "size.situations": "size.expression_contexts",
 }
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and files get longer names than their folder
 _EARLY_RECORDS = 10_000  # log records kept in memory until the folder of the stage is claimed
 _buffer = logging.handlers.MemoryHandler(_EARLY_RECORDS, flushLevel=logging.CRITICAL + 1)
 
@@ -57,11 +58,12 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
             if re.match(rf"[+~]*{re.escape(old)}(?:[.=@]|$)", word):
                 print(f"error: {word}: the key {old} is now {new}", file=sys.stderr)
                 raise SystemExit(2)
+        name = word.removeprefix("run=").strip("'\"")
+        if word.startswith("run=") and (reason := unfit_name(name)):
+            print(f"error: run={name} {reason}", file=sys.stderr)
+            raise SystemExit(2)
     sweeping = bool({"-m", "--multirun"} & set(sys.argv[1:]))
     sys.argv[1:] = [for_hydra(word, sweeping) for word in sys.argv[1:]]
-    if {"run=", "run=''", 'run=""'} & set(sys.argv[1:]):
-        print("error: run= is empty; give the run a name, for example run=demo", file=sys.stderr)
-        raise SystemExit(2)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
@@ -71,6 +73,19 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
     with explained():  # a configuration that cannot be composed
         main()
+
+
+def unfit_name(run: str) -> str | None:
+    """Why a run cannot have this name; None where it can."""
+    if not run:
+        return "is empty; give the run a name, for example run=demo"
+    if ".." in Path(run).parts:
+        return "leads out of checkpoints/; choose a name, or another folder with run_dir=..."
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in Path(run).parts):
+        return f"is too long for a folder; use at most {_LONGEST_NAME} bytes"
+    if os.path.expandvars(run) != run:  # the logger of the curves would do so
+        return "names a variable of the environment; choose a name without it"
+    return None
 
 
 def log_to(path: Path) -> None:
