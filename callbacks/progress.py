@@ -99,7 +99,7 @@ class TrainingProgress(ProgressBar):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=f"{self.stage} (validating)")
+            self._bar.update(self._task, description=f"{self.stage} (validating)", refresh=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":

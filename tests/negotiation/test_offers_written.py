@@ -250,5 +250,6 @@ NEUTRAL = ["We both want a quick solution.", "I hear you.", "It was a long day."
     st.sampled_from(REFUSALS),
 )
 def test_the_last_word_on_the_matter_holds(accepting: str, between: list[str], refusal: str) -> None:
+    accepting = accepting if accepting[-1] in ".!?" else f"{accepting}."
     assert parse_act(" ".join([refusal, accepting, *between]), "debt", 90.0) == "accept"
     assert parse_act(" ".join([accepting, *between, refusal]), "debt", 90.0) == "propose"
