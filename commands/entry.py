@@ -133,7 +133,7 @@ def paid(cfg: DictConfig) -> Iterator[None]:
         yield
 
 
-REFERENCE_SPEED = 790.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
+REFERENCE_SPEED = 360.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
 
 
 def announce(work: str, seconds: float | None) -> None:
