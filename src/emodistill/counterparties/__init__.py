@@ -1,7 +1,8 @@
 """Counterparties: a documented simulation, a language model, or an arm. Importing this package loads none of them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emodistill.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from emodistill.counterparties.language_model import LanguageModelCounterparty
@@ -11,14 +12,11 @@ if TYPE_CHECKING:
     from emodistill.counterparties.trained_arm import ArmCounterparty
 
 _MODULES = {
-    "ArmCounterparty": "trained_arm",
-    "BehaviouralCounterparty": "simulation",
-    "BehaviouralOffers": "simulation",
-    "LanguageModelCounterparty": "language_model",
-    "LanguageModelCounterpartySpec": "specs",
-    "Persona": "personas",
-    "SimulatedCounterpartySpec": "specs",
-    "load_persona": "personas",
+    "language_model": ("LanguageModelCounterparty",),
+    "personas": ("Persona", "load_persona"),
+    "simulation": ("BehaviouralCounterparty", "BehaviouralOffers"),
+    "specs": ("LanguageModelCounterpartySpec", "SimulatedCounterpartySpec"),
+    "trained_arm": ("ArmCounterparty",),
 }
 __all__ = [
     "ArmCounterparty",
@@ -31,8 +29,4 @@ __all__ = [
     "load_persona",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -5,8 +5,9 @@
 A name is imported from its module when it is first asked for, so that importing this package loads no PyTorch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emodistill.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from emodistill.data.batches import ResumableBatches, ResumableLoader
@@ -103,9 +104,4 @@ __all__ = [
     "write_episodes",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _MODULES)

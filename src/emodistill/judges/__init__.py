@@ -3,13 +3,13 @@
 Importing this package loads no machine-learning library: the judges that need one are loaded when they are named.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emodistill.judges.ensemble import EnsembleJudge
 from emodistill.judges.ledger import Ledger, LedgerJudge
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, announced
 from emodistill.judges.sentinel import SentinelJudge
+from emodistill.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from emodistill.judges.llm import LanguageModelJudge
@@ -32,14 +32,9 @@ __all__ = [
     "announced",
 ]
 _LOADED_WHEN_NAMED = {
-    "LanguageModelJudge": "llm",
-    "LocalModelJudge": "local",
-    "RubricJudge": "rubric",
-    "Weights": "rubric",
+    "llm": ("LanguageModelJudge",),
+    "local": ("LocalModelJudge",),
+    "rubric": ("RubricJudge", "Weights"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LOADED_WHEN_NAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LOADED_WHEN_NAMED[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _LOADED_WHEN_NAMED)

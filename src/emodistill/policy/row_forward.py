@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from emodistill.language_models.packed_linear import PackedLinear
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 
 class NewTokens(NamedTuple):
@@ -52,7 +52,7 @@ class RowForward:
     def serves(model: Any) -> bool:
         """Whether a model is of such an architecture, its layers plain or packed, and attends to all earlier tokens."""
         config = model.config
-        if type(model).__name__ not in ARCHITECTURES or not type(model).__module__.startswith("transformers."):
+        if type(model).__name__ not in LLAMA_LIKE or not type(model).__module__.startswith("transformers."):
             return False
         everywhere = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)

@@ -6,8 +6,9 @@
 from its module when it is first asked for, so that a table alone does not load PyTorch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emodistill.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from emodistill.reporting.formats import print_table
@@ -24,9 +25,4 @@ _MODULES = {
 
 __all__ = ["AnalysisResult", "Column", "Figure", "StudyResult", "Table", "print_table", "write_report"]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -3,8 +3,9 @@
 A name is imported from its module when it is first asked for, so that the detector does not load PyTorch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from emodistill.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from emodistill.safety.detector import KINDS, Detector, Flags, Match, detect
@@ -19,9 +20,4 @@ _MODULES = {
 
 __all__ = ["KINDS", "Detector", "Flags", "Guard", "Match", "detect", "error_table", "load_guard", "scan"]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+__getattr__ = lazy_attributes(__name__, _MODULES)
