@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_model
 
@@ -30,6 +31,24 @@ def test_the_merged_model_speaks_as_the_policy(make_policy, batch):
     assert difference() > 1e-2
     policy.merge_into(merged)
     assert difference() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_weights_are_base_plus_delta_to_the_bit(make_policy, batch, dtype):
+    policy = make_policy(compute_dtype=str(dtype).removeprefix("torch."))
+    merged = policy.merged(dtype)
+    policy(batch).logprobs.sum().backward()  # from here on the layers keep their weights unpacked
+    again = policy.merged(dtype)
+    layers = 0
+    for name, module in merged.named_modules():
+        layer = policy.model.get_base_model().get_submodule(name)
+        if isinstance(module, torch.nn.Linear) and hasattr(layer, "base_layer"):
+            packed = layer.base_layer.weight
+            plain = dequantize_4bit(packed.data, packed.quant_state)
+            wanted = (plain.float() + layer.get_delta_weight("policy").float()).to(dtype)
+            assert torch.equal(module.weight, wanted) and torch.equal(again.get_submodule(name).weight, wanted)
+            layers += 1
+    assert layers == 14
 
 
 def test_the_state_dict_is_the_adapter_and_foreign_layouts_are_refused_by_name(make_policy):

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -173,15 +174,26 @@ def load_model(
     """
     place = device_of(device) if isinstance(device, str) else device
     wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
-    folder = model_folder(model)
+    return read_weights(model, model_folder(model), wanted).to(place).eval()
+
+
+def read_weights(model: str, folder: Path, dtype: torch.dtype, **settings: Any) -> Any:
+    """The causal language model in a folder, as transformers places it.
+
+    Args:
+        model: what it is called in an error.
+        settings: more for `from_pretrained`.
+
+    Raises:
+        UserError: if its files are damaged.
+    """
     try:
         with without_bars():
-            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted)
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
-    return loaded.to(place).eval()
 
 
 def shared_model(

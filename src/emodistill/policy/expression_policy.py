@@ -24,21 +24,13 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.files import replacing
-from emodistill.language_models.local import (
-    device_of,
-    dtype_of,
-    fingerprint,
-    load_model,
-    model_folder,
-    public_name,
-    without_bars,
-)
+from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_model, public_name
+from emodistill.language_models.quantised import load_quantised
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.lean_layers import use_lean_layers
@@ -204,16 +196,29 @@ class ExpressionPolicy(nn.Module):
         The base is the *dequantised* NF4 weight, not the original one: the adapter was trained on top of it and has
         learned to correct its errors, and samples should come from the policy that the log-probabilities describe.
         """
-        base = self.model.get_base_model()
+        base, scratch = self.model.get_base_model(), torch.empty(0)
         for name, parameter in model.named_parameters():
             place, _, leaf = name.rpartition(".")
             module = base.get_submodule(place)
             value = getattr(getattr(module, "base_layer", module), leaf)
             if isinstance(value, bnb.nn.Params4bit):
-                value = bnb.functional.dequantize_4bit(value.data, value.quant_state)
+                value = unpacked_weight(module, value)
             if leaf == "weight" and hasattr(module, "base_layer"):
-                value = value.float() + module.get_delta_weight(POLICY).float()
+                if scratch.numel() < value.numel():  # one block for all: new memory costs more than the sums
+                    scratch = value.new_empty(value.numel(), dtype=torch.float32)
+                down, up = module.lora_A[POLICY].weight, module.lora_B[POLICY].weight
+                merged = scratch[: value.numel()].view(value.shape)
+                value = torch.mm(up, down, out=merged).mul_(module.scaling[POLICY]).add_(value)
             parameter.copy_(value)
+
+
+def unpacked_weight(module: nn.Module, weight: Any) -> Tensor:
+    """A weight in NF4 dequantised, (O, I); what the module keeps of it for training, where that is the same."""
+    kept: Tensor | None = getattr(module, "unpacked", None)
+    if kept is not None and kept.dtype == weight.quant_state.dtype and kept.device == weight.device:
+        return kept
+    plain: Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    return plain
 
 
 def _keep_trainable(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, _metadata: dict[str, Any]) -> None:
@@ -246,18 +251,7 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
     dtype = dtype_of(compute_dtype, device_of(device))
     if dtype == torch.float16:
         raise UserError(f"compute_dtype={compute_dtype}: choose auto, float32 or bfloat16")
-    if not four_bit:
-        base = load_model(base_model, dtype)
-    else:
-        quantisation = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        folder = model_folder(base_model)
-        with without_bars():
-            base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantisation, dtype=dtype)
+    base: Any = load_quantised(base_model, dtype) if four_bit else load_model(base_model, dtype)
     scaled = [name for name in _SCALED_LOGITS if getattr(base.config, name, None) not in (None, 1, 1.0)]
     if scaled:
         raise UserError(
