@@ -6,9 +6,10 @@ RUN    ?= $(SIZE)
 ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint bench tensorboard clean
+.PHONY: help setup demo test browser lint bench peers scaling tensorboard clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -46,8 +47,19 @@ lint: $(READY)  ## ruff, mypy and the order of the packages (import-linter)
 bench: $(READY)  ## the side-by-side timings of docs/performance.md
 	for file in benchmarks/*_throughput.py; do $(BIN)/python $$file || exit 1; done
 
+peers: $(READY) $(PEERS)/.ready  ## the same work by TRL, torchrl and d3rlpy in an environment of theirs, side by side
+	$(BIN)/python benchmarks/peers/compare.py --theirs $(PEERS)/bin/python $(ARGS)
+
+$(PEERS)/.ready: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+scaling: $(READY)  ## speed and memory against model size, chat length, batch and corpus size
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
+
 tensorboard: $(READY)  ## the curves of every stage of every run
 	$(BIN)/tensorboard --logdir checkpoints
 
-clean:  ## remove the virtual environment and tool caches; runs and corpora stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the virtual environments and tool caches; runs and corpora stay
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache
