@@ -55,6 +55,19 @@ def test_before_the_first_turn_the_gap_is_whole_and_nothing_is_perceived(observe
     assert not row[SITUATION:].any()
 
 
+def test_messages_read_together_have_the_numbers_that_each_has_alone(observer):
+    words = ["I am so sorry, 120 days.", "100 days!", None, "I am so sorry, 95 days.", "100 days!", ""]
+    prefixes = [
+        DialoguePrefix(LESS, [TURNS[0]] if text is None else [TURNS[0], Turn(1, COUNTERPARTY, text, offer=50)])
+        for text in words
+    ]
+    together, alone = observer(prefixes), np.concatenate([observer([prefix]) for prefix in prefixes])
+    assert np.array_equal(together, alone)
+    seen = together[:, -PERCEIVED:]
+    assert np.array_equal(seen[0], seen[3]) and not np.array_equal(seen[0], seen[1])
+    assert not seen[2].any() and not seen[5].any() and seen[1].any()
+
+
 def test_last_own_emotion_is_one_hot_and_perception_is_of_the_last_message(observer):
     row = observer([DialoguePrefix(LESS, TURNS[:2])])[0]
     vocabulary = observer.vocabulary

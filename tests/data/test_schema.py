@@ -21,6 +21,14 @@ def test_episodes_survive_the_disk(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["episodes.parquet"]
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+def test_a_file_is_read_in_parts_in_its_order(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr("emodistill.data.schema.ROWS", rows)
+    episodes = [make_episode(number=number, seed=seed) for number in range(2) for seed in range(3)]
+    write_episodes(episodes, tmp_path / "episodes.parquet")
+    assert read_episodes(tmp_path / "episodes.parquet") == episodes
+
+
 def test_an_episode_records_its_negotiation():
     negotiation = Negotiation(Scenario("debt-1", "debt", 20, 120, {"a": "b"}), 3)
     negotiation.counterparty = "someone"

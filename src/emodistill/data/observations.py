@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from emodistill.emotions.perceiver import Perceiver
+from emodistill.emotions.perceiver import Perceiver, normalise
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
@@ -61,12 +61,14 @@ class Observer:
         return np.concatenate([situation, seen.astype(np.float32)], axis=1)
 
     def _perceived(self, messages: Sequence[str | None]) -> FloatArray:
-        """(N, P) probabilities; a row of zeros where the counterparty has not spoken yet."""
-        probabilities = np.zeros((len(messages), PERCEIVED), dtype=np.float32)
-        spoken = [i for i, message in enumerate(messages) if message]
-        if spoken:
-            probabilities[spoken] = self.perceiver.probabilities([messages[i] or "" for i in spoken])
-        return probabilities
+        """(N, P) probabilities; a row of zeros where the counterparty has not spoken yet.
+
+        Texts that a perceiver reads alike are read once: in a simulated corpus one in twelve is new.
+        """
+        distinct: dict[str, int] = {}
+        place = np.array([distinct.setdefault(normalise(m), len(distinct)) if m else -1 for m in messages], dtype=int)
+        read = self.perceiver.probabilities(list(distinct))
+        return np.concatenate([read, np.zeros((1, PERCEIVED), dtype=np.float32)])[place]
 
     def _last_emotion(self, turns: Sequence[Turn]) -> FloatArray:
         row = np.zeros(len(self.vocabulary), dtype=np.float32)

@@ -3,9 +3,11 @@
 import io
 import json
 import math
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -20,6 +22,7 @@ from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import SPLITS
 
 SCHEMA_VERSION = 1
+ROWS = 1000  # of a file that are Python values at a time: a row takes ten times as much memory as its episode
 TURN = pa.struct(
     [
         ("round", pa.int32()),
@@ -66,6 +69,9 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
 def _turn(row: dict[str, Any]) -> Turn:
     """The inverse of `_turn_row`."""
     fields = {name: value for name, value in row.items() if name != "slips"}
+    for name in ("speaker", "emotion", "act"):  # a few words in all: each is kept once
+        if fields.get(name) is not None:
+            fields[name] = sys.intern(fields[name])
     fields["offer_appended"] = bool(fields.get("offer_appended"))
     return Turn(**fields, role_violations=tuple(row.get("slips") or ()))
 
@@ -186,8 +192,11 @@ def read_episodes(path: Path) -> list[Episode]:
     return [_checked(row, path, number) for number, row in enumerate(_rows(path, remedy))]
 
 
-def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """All rows, read through `datasets`, which keeps an Arrow copy of a file: ours is gone once the rows are read."""
+def _rows(path: Path, remedy: str) -> Iterator[dict[str, Any]]:
+    """The rows one by one, read through `datasets`, which keeps an Arrow copy of a file: ours is gone at the end.
+
+    The copy is mapped, and only `ROWS` rows at a time are there as Python values.
+    """
     import datasets  # two seconds, which nobody should pay who reads no corpus
 
     datasets.disable_progress_bars()
@@ -195,14 +204,15 @@ def _rows(path: Path, remedy: str) -> list[dict[str, Any]]:
         link = Path(copy, "episodes.parquet")  # the name is taken for a pattern, and for an address where it has "::"
         link.symlink_to(path.resolve())
         try:
-            table = datasets.Dataset.from_parquet(str(link), cache_dir=copy, keep_in_memory=True)
+            table = datasets.Dataset.from_parquet(str(link), cache_dir=copy)
         except datasets.exceptions.DatasetGenerationError as error:
             why = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{path} is not a readable Parquet file ({why}); {remedy}") from error
-    try:
-        return list(table.to_list())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
+        try:
+            for first in range(0, len(table), ROWS):
+                yield from table.select(range(first, min(first + ROWS, len(table)))).to_list()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
 
 
 class _Check(NamedTuple):
@@ -303,6 +313,7 @@ def _check_order(turns: Sequence[Mapping[str, Any]]) -> None:
         before = (number, speaker)
 
 
+@lru_cache(maxsize=10_000)  # the episodes of a scenario share one
 def _context(text: str) -> dict[str, str]:
     try:
         context = json.loads(text)
