@@ -67,8 +67,9 @@ class Observer:
         """
         distinct: dict[str, int] = {}
         place = np.array([distinct.setdefault(normalise(m), len(distinct)) if m else -1 for m in messages], dtype=int)
-        read = self.perceiver.probabilities(list(distinct))
-        return np.concatenate([read, np.zeros((1, PERCEIVED), dtype=np.float32)])[place]
+        nothing: FloatArray = np.zeros((1, PERCEIVED), dtype=np.float32)  # the last row, which place -1 takes
+        read: FloatArray = np.concatenate([self.perceiver.probabilities(list(distinct)), nothing])
+        return read[place]
 
     def _last_emotion(self, turns: Sequence[Turn]) -> FloatArray:
         row = np.zeros(len(self.vocabulary), dtype=np.float32)
