@@ -69,7 +69,7 @@ class Observer:
         place = np.array([distinct.setdefault(normalise(m), len(distinct)) if m else -1 for m in messages], dtype=int)
         nothing: FloatArray = np.zeros((1, PERCEIVED), dtype=np.float32)  # the last row, which place -1 takes
         read: FloatArray = np.concatenate([self.perceiver.probabilities(list(distinct)), nothing])
-        return read[place]
+        return read.take(place, axis=0)
 
     def _last_emotion(self, turns: Sequence[Turn]) -> FloatArray:
         row = np.zeros(len(self.vocabulary), dtype=np.float32)
