@@ -1,11 +1,13 @@
 """What the policy says, while it learns: sample utterances and how faithful they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from emodistill.evaluation.expression import Sampler, Spoken, expression_metrics, speak
+from emodistill.data.chats import ChatContext
+from emodistill.evaluation.expression import Spoken, expression_metrics, speak
 from emodistill.learners.async_judge import AsyncJudge, Scorer
 
 
@@ -15,9 +17,9 @@ class SampleUtterances(L.Callback):
     The judge and the perceiver only look: neither changes what is learned. The seed is fixed, so that a change of words
     is a change of the policy.
 
-    A sampler holds a merged copy of the model. A learner with a sampler of its own (JPO) lends it, with its judge, so
-    that there is one copy of each. For another learner (SFT) the copy is made at each validation and given back: the
-    policy itself would need no copy, but its arithmetic in 4 bits would give other words than the merged weights.
+    A learner that has spoken in these contexts itself (JPO) lends its replies. For another one (SFT) a merged copy of
+    the model is made at each validation and given back: the policy itself would need no copy, but its arithmetic in 4
+    bits would give other words than the merged weights.
     """
 
     def __init__(
@@ -31,8 +33,8 @@ class SampleUtterances(L.Callback):
     ) -> None:
         """
         Args:
-            sampler: a `RolloutSampler`, for a learner that has none.
-            judge: for a learner that has none.
+            sampler: a `RolloutSampler`, for a learner that does not speak.
+            judge: the same.
             shown: utterances printed a time.
             judge_timeout_s: scores that have not come by then are not shown; None waits for ever.
         """
@@ -43,12 +45,7 @@ class SampleUtterances(L.Callback):
         contexts = trainer.datamodule.dataset.contexts
         if trainer.sanity_checking or not contexts or not trainer.is_global_zero:
             return
-        lent: Sampler | None = pl_module.current_sampler() if hasattr(pl_module, "current_sampler") else None
-        if lent is None:
-            self.sampler.refresh(pl_module.policy)
-        spoken = speak(lent or self.sampler, contexts, getattr(pl_module, "judge", None) or self.judge, seed=0)
-        if lent is None:
-            self.sampler.release()
+        spoken = [Spoken(*reply) for reply in getattr(pl_module, "replies", [])] or self._speak(pl_module, contexts)
         found = {
             f"val/{name}": value for name, value in expression_metrics(spoken, self.perceiver, self.vocabulary).items()
         }
@@ -56,6 +53,12 @@ class SampleUtterances(L.Callback):
             logger.log_metrics(found, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", table(spoken[: self.shown]), trainer.global_step)
+
+    def _speak(self, learner: Any, contexts: Sequence[ChatContext]) -> list[Spoken]:
+        self.sampler.refresh(learner.policy)
+        spoken = speak(self.sampler, contexts, self.judge, seed=0)
+        self.sampler.release()
+        return spoken
 
 
 def table(spoken: list[Spoken]) -> str:

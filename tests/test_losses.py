@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.losses import clipped_surrogate, expectile_loss, kl_k3, masked_mean
+from emodistill.losses import clipped_surrogate, expectile_loss, kl_k3, masked_mean, preference_loss
 
 finite = st.floats(-20, 20, allow_nan=False)
 
@@ -98,3 +98,10 @@ def test_masked_mean_sees_only_what_counts():
 def test_masked_mean_names_the_empty_row():
     with pytest.raises(ValueError, match=r"rows \[1\]"):
         masked_mean(torch.ones(2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]]).bool())
+
+
+def test_preferences_by_hand():
+    margin, likelihood = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, -3.0])
+    expected = (math.log(2) + math.log(1 + math.exp(-1.0))) / 2 + 0.1 * 2.0
+    found = preference_loss(margin, likelihood, scale=0.5, nll_weight=0.1)
+    torch.testing.assert_close(found, torch.tensor(expected))

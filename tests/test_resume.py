@@ -97,7 +97,7 @@ def test_resume_on_corpus_words_is_exact(place, step, when):
 
 def test_epochs_that_end_between_cuts_are_gone_on_with(place):
     """A turn a scenario is soon gone through: the cut is in a later epoch. And two batches make a step here."""
-    few = ("data.dataset.selection.fraction=0.01", "size.accumulate=2", "size.sft_val_every=4")
+    few = ("selection=published", "data.dataset.selection.fraction=0.01", "size.accumulate=2", "size.sft_val_every=4")
     for run in ("few", "few-cut"):
         before(place, run, "sft")
     place.train("sft", "few", *few)

@@ -7,6 +7,7 @@ Shapes: B rows of a batch, T tokens of a padded sequence.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -67,3 +68,19 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """
     difference = ref_logprobs - logprobs
     return torch.expm1(difference) - difference  # expm1: near 0, exp(D) - 1 would lose the digits that matter
+
+
+def preference_loss(margin: Tensor, likelihood: Tensor, scale: float, nll_weight: float) -> Tensor:
+    """Direct preference optimisation with a likelihood term, a scalar: mean of -log sigmoid(scale m) - nll_weight l.
+
+    Args:
+        margin: (B,), how much likelier than under the reference the chosen response has become, less the same of the
+            rejected one: differences of log-probabilities summed over the response.
+        likelihood: (B,), mean log-probability of a token of the chosen response. Without this term both may fall.
+        scale: beta; higher values keep the policy nearer to the reference.
+
+    Source:
+        Rafailov et al. 2023, eq. 7, https://arxiv.org/abs/2305.18290; the second term as in Pang et al. 2024, eq. 1,
+        https://arxiv.org/abs/2404.19733
+    """
+    return -(F.logsigmoid(scale * margin) + nll_weight * likelihood).mean()

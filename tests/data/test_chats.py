@@ -1,5 +1,7 @@
 """Episodes as chats: what is learnt from, what is left out, and that a reply is never cut."""
 
+from dataclasses import replace
+
 import pytest
 from episodes import make_episode
 from tiny_model import build_tokenizer
@@ -107,6 +109,18 @@ def test_a_context_leaves_room_for_the_reply(chat, encoder):
     tight = ChatEncoder(chat, length + 10)
     assert len(tight.contexts(*last, reserve=11)[0].input_ids) < length and tight.dropped_rounds == 1
     assert tight.contexts(*last, reserve=length) == [] and tight.too_long == 1
+
+
+def test_a_context_may_ask_for_another_emotion_than_the_corpus_did(encoder):
+    """As in play, where the selector chooses: the turns before stay as they were."""
+    episode = make_episode(3)
+    asked = ["pride", "pride", "relief"]
+    (own,) = encoder.contexts(episode, [False, False, True], reserve=50)
+    (other,) = encoder.contexts(episode, [False, False, True], reserve=50, emotions=asked)
+    said = [replace(turn, emotion="relief") if i == 4 else turn for i, turn in enumerate(episode.turns)]
+    (written,) = encoder.contexts(replace(episode, turns=tuple(said)), [False, False, True], reserve=50)
+    assert own.emotion != other.emotion == "relief" and other.history == own.history
+    assert other.input_ids == written.input_ids != own.input_ids
 
 
 def test_contexts_are_made_for_the_chosen_turns_only(encoder):

@@ -8,12 +8,15 @@ from episodes import make_episode
 
 from emodistill.data.selection import (
     AllTurns,
+    ExpressedTurns,
     PositiveAdvantage,
     TopAdvantage,
     TopJudged,
     TopReturn,
     judge_scores,
 )
+from emodistill.emotions.perceiver import load_perceiver
+from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 
 
@@ -100,3 +103,24 @@ def test_a_judge_is_not_paid_for_invalid_episodes():
 def test_a_share_that_is_none_is_refused(fraction):
     with pytest.raises(UserError, match=f"fraction={fraction}"):
         TopReturn(fraction)
+
+
+def test_only_turns_that_show_what_they_were_asked_for_are_expressed():
+    episode = make_episode(rounds=4)
+    said = [
+        ("gratitude", "Thank you so much, I am grateful. My offer is 20 days.", False),
+        ("anger", "Thank you so much, I am grateful. My offer is 20 days.", False),
+        ("gratitude", "Thank you so much, I am grateful. My offer is 20 days.", True),
+        (None, "My offer is 20 days.", False),
+    ]
+    turns, spoken = [], iter(said)
+    for turn in episode.turns:
+        if turn.speaker == "focal":
+            emotion, text, appended = next(spoken)
+            turn = replace(turn, emotion=emotion, text=text, offer_appended=appended)
+        turns.append(turn)
+    rule = ExpressedTurns(load_vocabulary(), load_perceiver("judge"))
+    changed = replace(episode, turns=tuple(turns))
+    assert rule([changed]) == [[True, False, False, True]]
+    assert rule([replace(changed, end="invalid", fault="timeout")]) == [[False] * 4]
+    assert rule([]) == []

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.learners.jpo import LIMIT, group_advantages
+from emodistill.learners.jpo import LIMIT, Comparison, best_only, group_advantages
 
 SCORES = st.lists(st.one_of(st.none(), st.floats(1, 10)), max_size=30)
 
@@ -40,3 +40,33 @@ def test_outliers_are_clipped_and_negatives_weighted():
     assert group_advantages([10.0] * 200 + [1.0], 1.0)[-1] == -LIMIT
     assert group_advantages([10.0] * 200 + [1.0], 0.5)[-1] == -LIMIT / 2
     assert group_advantages([2.0, 9.0], 0.0) == [0.0, 1.0]
+
+
+def test_parts_are_standardised_apart_so_that_a_wide_scale_does_not_drown_a_narrow_one():
+    judge, emotion = [2.0, 9.0, 2.0, 9.0], [0.01, 0.01, 0.02, 0.02]
+    assert group_advantages(judge, 1.0, [(1.0, emotion)]) == pytest.approx([-1, 0, 0, 1])
+    assert group_advantages(judge, 1.0, [(3.0, emotion)]) == pytest.approx([-1, -0.5, 0.5, 1])
+
+
+def test_a_part_that_says_nothing_halves_and_a_missing_score_still_drops_out():
+    assert group_advantages([2.0, 9.0], 1.0, [(1.0, [0.5, 0.5])]) == [-0.5, 0.5]
+    assert group_advantages([2.0, None, 9.0], 1.0, [(1.0, [None, 1.0, None])]) == [-0.5, None, 0.5]
+
+
+def test_parts_belong_to_their_group():
+    found = Comparison.of([[2.0, 9.0], [9.0, 2.0]], 2, 1.0, [(1.0, [[0.0, 1.0], [0.0, 1.0]])])
+    assert found.advantages == [[-1.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("advantages", "expected"),
+    [
+        ([-1.0, 1.5, 0.5], [None, 1.0, None]),
+        ([1.0, 1.0, -2.0], [1.0, None, None]),
+        ([0.0, 0.0], [None, None]),
+        ([None, 2.0, None], [None, 1.0, None]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_the_best_of_a_group_alone(advantages, expected):
+    assert best_only(advantages) == expected

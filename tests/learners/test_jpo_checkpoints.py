@@ -82,30 +82,32 @@ def test_every_step_has_its_own_seed_and_every_validation_the_same(make_learner)
 def test_samples_come_from_the_policy_as_it_is(make_learner, contexts, sampler, encoder):
     learner = make_learner(VowelJudge(), sampler)
     fit(learner, [ContextBatch(contexts)], epochs=3)
-    learner.sampled(ContextBatch(contexts), 2, 7)
+    learner.queue.draw(learner.policy, ContextBatch(contexts), 2, 7, learner.global_step)
     fresh = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
     fresh.refresh(learner.policy)
     ids = [context.input_ids for context in contexts]
     assert sampler.sample(ids, 2, seed=7) == fresh.sample(ids, 2, seed=7)
 
 
-def test_people_can_read_the_latest_samples(make_learner, contexts, sampler, items):
+def test_people_can_read_what_was_said_at_the_latest_validation(make_learner, contexts, sampler):
     learner = make_learner(VowelJudge(), sampler)
-    fit(learner, [ContextBatch(contexts)])
-    assert len(learner.last_samples) == 4 * len(contexts)
-    words, emotion, utterance, score = learner.last_samples[4]
-    assert (words, emotion) == (contexts[1].words, contexts[1].emotion)
-    assert score == 1.0 + min(9.0, sum(letter in "aeiou" for letter in utterance))
-    corpus = make_learner(RoundJudge())
-    fit(corpus, [batch_of(items)])
-    assert corpus.last_samples[0] == ("", "anger", "Round 0: I want 20 days.", 2.0)
+    fit(learner, [ContextBatch(contexts)], val=[ContextBatch(contexts)])
+    assert [context for context, _, _ in learner.replies] == contexts
+    for _, text, score in learner.replies:
+        assert score == 1.0 + min(9.0, sum(letter in "aeiou" for letter in text))
+    fresh = RolloutSampler(sampler.chat_format, "float32", 1.0, None, 8, 16)
+    fresh.refresh(learner.policy)
+    drawn = fresh.sample([c.input_ids for c in contexts], 1, learner.queue.validation_seed(0, 0))
+    assert [fresh.text(reply) for (reply,) in drawn] == [text for _, text, _ in learner.replies]
 
 
 def test_validation_shows_reward_of_contexts_and_surrogate_of_corpus_turns(make_learner, items, contexts, sampler):
     learner = make_learner(VowelJudge(), sampler, learning_rate=0.0)
     trainer, _ = fit(learner, [ContextBatch(contexts)], epochs=2, val=[ContextBatch(contexts)])
     shown = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    assert shown["val/reward"] >= 1.0 and shown["val/kl"] == 0.0 and "val/surrogate" not in shown
+    scores = [score for _, _, score in learner.replies]
+    assert shown["val/reward"] == pytest.approx(sum(scores) / len(scores))
+    assert "val/surrogate" not in shown and shown["val/reward_missing"] == 0.0
     learner = make_learner(RoundJudge())
     trainer, _ = fit(learner, [batch_of(items)], epochs=8, val=[batch_of(items)])
     assert trainer.callback_metrics["val/surrogate"] < 0 < trainer.callback_metrics["val/kl"]

@@ -9,6 +9,7 @@ from emodistill.data.chat_datasets import ContextBatch
 from emodistill.data.chats import ChatEncoder, encode_contexts
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.learners.jpo import reference
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 
@@ -37,6 +38,12 @@ class Listening(VowelJudge):
         return super().scores(requests, on_score)
 
 
+def sampled(learner, batch, count):
+    """A rollout of replies that are sampled and judged at once."""
+    drawn = learner.queue.draw(learner.policy, batch, count, 0, 0)
+    return learner.judged(drawn, reference(learner.policy, drawn.chats), 2)
+
+
 @pytest.fixture
 def chat_format(tiny_model):
     return ChatFormat(AutoTokenizer.from_pretrained(tiny_model), VOCABULARY, "self_selected")
@@ -60,7 +67,7 @@ def rollout(tiny_model, adapter, chat_format):
         learner.configure_model()
         contexts = encode_contexts(make_episodes(1), [[True, True]], ChatEncoder(chat_format, 4096), reserve=8)
         batch = ContextBatch(contexts)
-        return learner, learner.sampled(batch, 4, 0), judge, batch
+        return learner, sampled(learner, batch, 4), judge, batch
 
     return make
 
@@ -101,7 +108,7 @@ def test_replies_of_which_none_has_a_name_change_nothing_and_blame_no_judge(roll
 def test_where_nobody_names_anything_nothing_is_said_of_it(tiny_model, sft_adapter, contexts, sampler):
     learner = make_jpo_learner(tiny_model, sft_adapter, VowelJudge(), sampler)
     learner.configure_model()
-    found = learner.sampled(ContextBatch(contexts), 2, 0)
+    found = sampled(learner, ContextBatch(contexts), 2)
     assert found.unnamed is None and "unnamed" not in learner.objective(found)
 
 

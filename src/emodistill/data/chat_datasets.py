@@ -26,6 +26,7 @@ from emodistill.data.chats import (
     encode_contexts,
     scenario_group,
 )
+from emodistill.data.preference_pairs import collate_pairs, preference_pairs
 from emodistill.data.schema import Episode
 from emodistill.data.selection import Selection, judge_requests
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -39,6 +40,7 @@ from emodistill.policy.token_batches import Chats
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+PAIR_SEED = 0  # of the teacher's lines: they are data, the same whatever is trained on them
 
 
 class ChatSource:
@@ -259,53 +261,65 @@ class ContextBatches(ResumableBatches[ChatContext]):
 
 
 class JPODataset:
-    """Judged chats for JPO: what the corpus says, or contexts in which the policy speaks now.
+    """For JPO: what the corpus says, contexts in which the policy speaks now, or pairs of lines to prefer between.
 
     Args:
         source: how episodes become tokens.
         selection: which turns are compared with each other, or spoken anew.
-        utterances: `corpus` or `sampled`.
+        utterances: `corpus`, `sampled` or `pairs`.
         batch_size: chats (or contexts) a batch.
         validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
         advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
         validation_chats: validate on the words of so many chats of the val split, spread evenly over it; None lets the
             policy speak, which a judge has to score.
+        choices: the emotion that is asked for in each context in place of the corpus's own, as in play; None keeps the
+            corpus's. It serves a policy that is told its emotions.
     """
 
     def __init__(
         self,
         source: ChatSource,
         selection: Selection,
-        utterances: Literal["corpus", "sampled"],
+        utterances: Literal["corpus", "sampled", "pairs"],
         batch_size: int,
         validation_contexts: int,
         reply_tokens: int,
         advantages: Any = None,
         validation_chats: int | None = None,
+        choices: Callable[[Sequence[Episode]], list[list[str]]] | None = None,
     ) -> None:
-        if utterances not in ("corpus", "sampled"):
-            raise UserError(f"utterances={utterances}: use corpus (its own words) or sampled (the policy's)")
+        if utterances not in ("corpus", "sampled", "pairs"):
+            raise UserError(
+                f"utterances={utterances}: use corpus (its own words), sampled (the policy's) or pairs (the teacher's)"
+            )
         self.source, self.selection, self.utterances = source, selection, utterances
         self.batch_size, self.validation_contexts, self.reply_tokens = batch_size, validation_contexts, reply_tokens
-        self.advantages, self.validation_chats = advantages, validation_chats
+        self.advantages, self.validation_chats, self.choices = advantages, validation_chats, choices
         self.dataset_stats: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
         chosen = self.selection(train)
-        self.items: list[Any]  # JudgedChat or ChatContext
+        self.items: list[Any]  # JudgedChat, ChatContext or PreferencePair
         if self.utterances == "corpus":
             self.items = judged_chats(train, chosen, encoder, self._values(train))
         else:
-            self.items = encode_contexts(train, chosen, encoder, self.reply_tokens)
+            contexts = encode_contexts(train, chosen, encoder, self.reply_tokens, self._choices(train))
+            sampled = self.utterances == "sampled"
+            self.items = contexts if sampled else preference_pairs(contexts, encoder.chat_format, PAIR_SEED)
         report("training", encoder, len(self.items))
-        self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
+        self.contexts = validation_contexts(
+            validation, encoder, self.validation_contexts, self.reply_tokens, self._choices(validation)
+        )
         self.validation: list[JudgedChat] = []
         if self.validation_chats is not None:
             chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
             self.validation = spread(chats, self.validation_chats)
         report("validation", encoder, len(self.validation) + len(self.contexts))
+
+    def _choices(self, episodes: Sequence[Episode]) -> list[list[str]] | None:
+        return self.choices(episodes) if self.choices and self.source.emotions == "prompted" else None
 
     def _values(self, episodes: Sequence[Episode]) -> list[list[float | None]] | None:
         """What is known of every focal turn beforehand; nothing of a turn that shows no emotion."""
@@ -316,6 +330,8 @@ class JPODataset:
     def train_batches(self, seed: int) -> ResumableBatches[Any]:
         if self.utterances == "sampled":
             return ContextBatches(self.items, self.batch_size, seed)
+        if self.utterances == "pairs":
+            return ResumableBatches(self.items, self.batch_size, seed, lambda pairs: collate_pairs(pairs, self.pad))
         return ResumableBatches(self.items, self.batch_size, seed, lambda items: collate_judged(items, self.pad))
 
     def validation_batches(self) -> list[Any]:
@@ -325,9 +341,17 @@ class JPODataset:
 
 
 def validation_contexts(
-    episodes: Sequence[Episode], encoder: ChatEncoder, count: int, reply_tokens: int
+    episodes: Sequence[Episode],
+    encoder: ChatEncoder,
+    count: int,
+    reply_tokens: int,
+    emotions: Sequence[Sequence[str | None]] | None = None,
 ) -> list[ChatContext]:
-    """`count` contexts in which the focal side proposes with an emotion, spread evenly over the episodes."""
+    """`count` contexts in which the focal side proposes with an emotion, spread evenly over the episodes.
+
+    Args:
+        emotions: by episode, what each focal turn is asked to show in place of its own.
+    """
     wanted = [
         [
             episode.end != "invalid" and turn.act == "propose" and turn.emotion is not None
@@ -338,7 +362,7 @@ def validation_contexts(
     places = [(k, i) for k, mask in enumerate(wanted) for i, yes in enumerate(mask) if yes]
     kept = set(spread(places, count))
     masks = [[(k, i) in kept for i in range(len(mask))] for k, mask in enumerate(wanted)]
-    return encode_contexts(episodes, masks, encoder, reply_tokens)
+    return encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -14,7 +14,7 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.judges.request import JudgeRequest
 from emodistill.negotiation.prompts import Named, take_apart
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
@@ -45,6 +45,7 @@ class ChatContext:
         emotion: that the reply is asked to show; None where the prompt asks for none.
         offer: the offer that the directive asks for, in the domain's unit, or None.
         names: the emotions of which the reply has to name one itself; None where it is words alone.
+        act: what the reply does.
     """
 
     input_ids: list[int]
@@ -55,6 +56,7 @@ class ChatContext:
     words: str
     offer: float | None = None
     names: Vocabulary | None = None
+    act: Act = "propose"
 
     def taken(self, reply: str) -> Named:
         """The emotion that a reply is meant to show, asked for or named by itself, and its words."""
@@ -118,12 +120,16 @@ class ChatEncoder:
             owner += [-1] * len(rounds[i].prompt) + [label] * len(rounds[i].reply)
         return EncodedChat(ids, owner, turns)
 
-    def contexts(self, episode: Episode, selected: Sequence[bool], reserve: int) -> list[ChatContext]:
+    def contexts(
+        self, episode: Episode, selected: Sequence[bool], reserve: int, emotions: Sequence[str | None] | None = None
+    ) -> list[ChatContext]:
         """What comes before each chosen focal turn, one context a turn; one that is too long is left out.
 
         Args:
             selected: for every focal turn, whether it is spoken anew.
             reserve: tokens to leave free for the reply.
+            emotions: for every focal turn, what its new words are asked to show; by default what it was asked to show.
+                The turns before it stay as they were.
         """
         chosen = _places(selected)
         if not chosen:
@@ -131,13 +137,14 @@ class ChatEncoder:
         rounds = self._rounds(episode, chosen[-1])
         opening = self.chat_format.opening(episode.scenario)
         budget = self.max_tokens - len(opening) - reserve
-        found = (self._context(episode, turn, opening, rounds[: turn + 1], budget) for turn in chosen)
+        asked = emotions or [spoken.emotion for spoken in episode.focal_turns]
+        found = (self._context(episode, turn, asked[turn], opening, rounds[:turn], budget) for turn in chosen)
         return [context for context in found if context is not None]
 
     def _context(
-        self, episode: Episode, turn: int, opening: list[int], rounds: list[_Round], budget: int
+        self, episode: Episode, turn: int, emotion: str | None, opening: list[int], rounds: list[_Round], budget: int
     ) -> ChatContext | None:
-        rounds = [*rounds[:-1], _Round(rounds[-1].prompt, [])]
+        rounds = [*rounds, _Round(self._prompt(episode, turn, emotion), [])]
         first = self._first_that_fits(rounds, budget)
         if first is None:
             return None
@@ -146,25 +153,26 @@ class ChatEncoder:
             opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
             episode.scenario,
             episode.turns[:place],
-            spoken.emotion if self.chat_format.emotions == "prompted" else None,
+            emotion if self.chat_format.emotions == "prompted" else None,
             scenario_group(episode),
             _words_before(episode, turn) or "",
             spoken.offer if self.offers_told else None,
             self.chat_format.vocabulary if self.chat_format.emotions == "self_selected" else None,
+            spoken.act,
         )
 
     def _rounds(self, episode: Episode, last: int) -> list[_Round]:
         """The rounds of the focal turns up to `last`, included."""
         return [
-            _Round(self._prompt(episode, i), self.chat_format.spoken(spoken.emotion, spoken.text))
+            _Round(self._prompt(episode, i, spoken.emotion), self.chat_format.spoken(spoken.emotion, spoken.text))
             for i, spoken in enumerate(episode.focal_turns[: last + 1])
         ]
 
-    def _prompt(self, episode: Episode, turn: int) -> list[int]:
+    def _prompt(self, episode: Episode, turn: int, emotion: str | None) -> list[int]:
         spoken = episode.focal_turns[turn]
         told = spoken.offer if self.offers_told else None
         words = None if told is None else episode.scenario.rules.say(told)
-        return self.chat_format.prompt(_words_before(episode, turn), spoken.emotion, spoken.act, words)
+        return self.chat_format.prompt(_words_before(episode, turn), emotion, spoken.act, words)
 
     def _first_that_fits(self, rounds: Sequence[_Round], budget: int) -> int | None:
         """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does.
@@ -213,10 +221,18 @@ def encode_chats(
 
 
 def encode_contexts(
-    episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder, reserve: int
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    reserve: int,
+    emotions: Sequence[Sequence[str | None]] | None = None,
 ) -> list[ChatContext]:
-    """The contexts of all chosen turns that fit, in order."""
-    found = (encoder.contexts(episode, chosen, reserve) for episode, chosen in zip(episodes, selected, strict=True))
+    """The contexts of all chosen turns that fit, in order; `emotions` as in `ChatEncoder.contexts`, by episode."""
+    asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
+    found = (
+        encoder.contexts(episode, chosen, reserve, own)
+        for episode, chosen, own in zip(episodes, selected, asked, strict=True)
+    )
     return [context for contexts in found for context in contexts]
 
 

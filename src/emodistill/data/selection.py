@@ -1,7 +1,8 @@
 """Which focal turns of a corpus the expression policy learns from.
 
-The default keeps the top tenth by IQL advantage *within each scenario*. A rank over the whole corpus would keep the
-turns of easy scenarios, whatever was said in them.
+SFT teaches how to say an emotion, not which one, so by default it learns from all turns: a chat costs the same whether
+one of its turns is learnt from or all of them. Rules that keep the best turns rank them *within each scenario*: a rank
+over the whole corpus would keep the turns of easy scenarios, whatever was said in them.
 """
 
 import math
@@ -13,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emodistill.data.schema import Episode
+from emodistill.emotions.perceiver import Perceiver, as_vocabulary
+from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
-from emodistill.negotiation.protocol import FOCAL
+from emodistill.negotiation.protocol import FOCAL, Turn
 
 Mask = list[bool]
 Values = npt.NDArray[np.floating]
@@ -31,6 +34,37 @@ class AllTurns:
 
     def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
         return [[episode.end != "invalid"] * len(episode.focal_turns) for episode in episodes]
+
+
+class ExpressedTurns:
+    """Every turn that shows what it was asked for: the perceiver reads the emotion first, and the offer is said.
+
+    A turn that nobody asked for an emotion needs its offer alone; so does one whose emotion the perceiver cannot read.
+
+    Args:
+        perceiver: not the counterparty's, which decides what the words are worth.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver) -> None:
+        self.vocabulary, self.perceiver = vocabulary, perceiver
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[Mask]:
+        texts = [turn.text for episode in episodes for turn in episode.focal_turns]
+        if not texts:
+            return [[] for _ in episodes]
+        first = iter(as_vocabulary(self.perceiver.probabilities(texts), self.vocabulary).argmax(1).tolist())
+        return [
+            [self._expressed(turn, next(first)) and episode.end != "invalid" for turn in episode.focal_turns]
+            for episode in episodes
+        ]
+
+    def _expressed(self, turn: Turn, read: int) -> bool:
+        if turn.offer_appended:
+            return False
+        if turn.emotion is None:
+            return True
+        label = self.vocabulary.index(turn.emotion)
+        return label == read or not self.vocabulary.perceived_as[label]
 
 
 class TopAdvantage:

@@ -6,11 +6,13 @@ One step, `JPOLearner.training_step`, reads from top to bottom:
    All batches of an optimizer step are sampled in one call: the weights do not move within it.
 2. *Scores.* The judge works in the background, while the reference and the policy score the replies.
 3. *Advantages.* An utterance is compared with its group: the other replies to its context, or all chosen turns of its
-   scenario.
-4. *Loss.* A clipped surrogate on the ratio of policy to reference, and a KL penalty that holds the policy near it.
+   scenario. Parts of a score are normalised apart, so that one that is easily won does not drown the others.
+4. *Loss.* A surrogate on the ratio of policy to behaviour, and a KL penalty that holds the policy near the reference.
 
-On corpus turns the ratio is a trust region and no importance weight: they were written by the behaviour policy, not
-drawn from the reference. It keeps one update from running far on one judgement, nothing more.
+Sampled replies serve one update by the weights that drew them. Their ratio is to the sampler, exactly 1, and no clip
+can bind: a ratio to the reference would leave good replies without a gradient as soon as the policy has moved away.
+On corpus turns the ratio is to the reference and clipped: a trust region and no importance weight, for they were
+written by the behaviour policy. It keeps one update from running far on one judgement, nothing more.
 
 LoRA dropout is off in this stage. The first ratio is then exactly 1 and the first KL exactly 0, and a ratio measures
 what training did, not which mask was drawn.
@@ -18,12 +20,13 @@ what training did, not which mask was drawn.
 Shapes: U utterances of a batch, K response tokens of all of them.
 """
 
+import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import lightning as L
 import numpy as np
@@ -33,50 +36,102 @@ from torchmetrics import MeanMetric
 
 from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
 from emodistill.data.chats import ChatContext
+from emodistill.data.preference_pairs import PairBatch
 from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
 from emodistill.learners.optimizer import adamw
-from emodistill.losses import clipped_surrogate, kl_k3
+from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
-from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies, parts
+from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies, sum_by_utterance
 
 Scores = Sequence[float | None]  # None where the judge gave none
-Sample = tuple[str, str | None, str, float | None]  # the counterparty's words, emotion, utterance, score
 
 LIMIT = 10.0  # of an advantage, in standard deviations
-PART = 4096  # tokens in one forward pass of a validation, padding not counted
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
+Reply = tuple[ChatContext, str, float | None]  # what was said where, and its score
 
 
-def group_advantages(scores: Scores, negative_weight: float) -> list[float | None]:
-    """(score - mean) / std over the scores that are there, clipped to ±10, negative ones times `negative_weight`.
+@dataclass(frozen=True)
+class Part:
+    """Something else than the judge's score that makes a reply good, compared within the same groups.
 
-    A missing score stays missing: it takes no part in mean and std and has no advantage. Where fewer than two scores
-    are left, or all are the same, nothing can be said and every advantage is 0. The standard deviation is that of the
-    group itself (divided by n).
+    Args:
+        weight: beside the judge's own weight of 1.
+        scorer: its score of each request; None where it has nothing to say, which counts as the group's mean.
     """
-    given = [score for score in scores if score is not None]
+
+    weight: float
+    scorer: Scorer
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise UserError(f"a part of the reward has weight {self.weight}: use a number above 0, or leave it out")
+
+
+def standardised(scores: Scores) -> list[float | None]:
+    """(score - mean) / std over the scores that are there; a missing score stays missing.
+
+    Where fewer than two scores are left, or all are the same, nothing can be said and every value is 0. The standard
+    deviation is that of the group itself (divided by n).
+    """
+    given = _given(scores)
     if is_degenerate(scores):
         return [None if score is None else 0.0 for score in scores]
     mean, std = statistics.fmean(given), statistics.pstdev(given)
+    return [None if score is None else (score - mean) / std for score in scores]
 
-    def advantage(score: float) -> float:
-        clipped = min(max((score - mean) / std, -LIMIT), LIMIT)
+
+def group_advantages(
+    scores: Scores, negative_weight: float, parts: Sequence[tuple[float, Scores]] = ()
+) -> list[float | None]:
+    """Standardised scores of a group, clipped to ±10, negative ones times `negative_weight`.
+
+    Args:
+        parts: weights, and scores of the same utterances. Each part is standardised apart, and the advantage is the
+            weighted mean with the judge's weight 1. An utterance that the judge did not score has none.
+    """
+    total = [standardised(scores), *(standardised(own) for _, own in parts)]
+    weights = [1.0, *(weight for weight, _ in parts)]
+
+    def advantage(values: Scores) -> float:
+        mean = sum(w * (value or 0.0) for w, value in zip(weights, values, strict=True)) / sum(weights)
+        clipped = min(max(mean, -LIMIT), LIMIT)
         return clipped * negative_weight if clipped < 0 else clipped
 
-    return [None if score is None else advantage(score) for score in scores]
+    return [None if values[0] is None else advantage(values) for values in zip(*total, strict=True)]
+
+
+def best_only(advantages: Scores) -> list[float | None]:
+    """1 for the first of the highest advantages of a group, missing for the others, and for all where none is above 0.
+
+    The surrogate's gradient is then that of the best reply's mean log-likelihood: distillation of the best of n.
+
+    Source:
+        Dong et al. 2023, RAFT, https://arxiv.org/abs/2304.06767
+    """
+    best = max((value for value in advantages if value is not None), default=0.0)
+    place = list(advantages).index(best) if best > 0 else -1
+    return [1.0 if i == place else None for i in range(len(advantages))]
 
 
 def is_degenerate(scores: Scores) -> bool:
     """Whether a group says nothing about which of its utterances is better."""
-    given = [score for score in scores if score is not None]
+    given = _given(scores)
     return len(given) < 2 or max(given) - min(given) < SAME
 
 
 def count_scores(scores: Scores) -> int:
     """How many of the scores are there."""
-    return sum(score is not None for score in scores)
+    return len(_given(scores))
+
+
+def _given(scores: Scores) -> list[float]:
+    return [score for score in scores if score is not None]
+
+
+def _grouped(scores: Sequence[float | None], count: int) -> list[Scores]:
+    return [scores[i : i + count] for i in range(0, len(scores), count)]
 
 
 class Comparison(NamedTuple):
@@ -87,12 +142,23 @@ class Comparison(NamedTuple):
     skipped: int  # groups with too few scores
 
     @classmethod
-    def of(cls, groups: Sequence[Scores], min_group: int, negative_weight: float) -> "Comparison":
-        """A group with fewer than `min_group` scores has no advantages, as if nobody had been asked."""
+    def of(
+        cls,
+        groups: Sequence[Scores],
+        min_group: int,
+        negative_weight: float,
+        parts: Sequence[tuple[float, Sequence[Scores]]] = (),
+    ) -> "Comparison":
+        """A group with fewer than `min_group` scores has no advantages, as if nobody had been asked.
+
+        Args:
+            parts: weights, and scores by group; see `group_advantages`.
+        """
         enough = [count_scores(group) >= min_group for group in groups]
+        by_group = [[(weight, scores[i]) for weight, scores in parts] for i in range(len(groups))]
         advantages: list[list[float | None]] = [
-            group_advantages(group, negative_weight) if large else [None] * len(group)
-            for group, large in zip(groups, enough, strict=True)
+            group_advantages(group, negative_weight, own) if large else [None] * len(group)
+            for group, own, large in zip(groups, by_group, enough, strict=True)
         ]
         degenerate = sum(is_degenerate(group) for group, large in zip(groups, enough, strict=True) if large)
         return cls(advantages, degenerate, len(groups) - sum(enough))
@@ -107,7 +173,8 @@ class Rollout(NamedTuple):
     advantages: list[float | None]
     degenerate: int  # see `Comparison`
     skipped: int
-    samples: list[Sample]
+    sampled: bool = False  # by the weights that learn from them
+    parts: tuple[tuple[str, float], ...] = ()  # mean of each part of the reward, for display
     unnamed: float | None = None  # share of replies that name no emotion; None where none has to
 
 
@@ -146,6 +213,12 @@ class RolloutBatch:
     chats: Chats
     future: ScoreFuture
     unasked: frozenset[int] = frozenset()
+
+    @property
+    def unnamed(self) -> float | None:
+        """Share of replies that name no emotion; None where none has to."""
+        naming = any(context.names is not None for context, _ in self.replies)
+        return len(self.unasked) / len(self.replies) if naming else None
 
     def placed(self, scores: Scores) -> list[float | None]:
         """The judge's scores in the order of `replies`; missing where it was not asked."""
@@ -301,21 +374,15 @@ def reference(policy: ExpressionPolicy, chats: Chats) -> Tensor:
     return logprobs
 
 
-def by_parts(policy: ExpressionPolicy, chats: Chats) -> TokenLogprobs:
-    """Log-probabilities without a gradient, in passes of at most `PART` tokens: a batch may have any number of rows."""
-    with torch.no_grad():
-        found = [policy(part) for part in parts(chats, PART)]
-    return TokenLogprobs(torch.cat([one.logprobs for one in found]), torch.cat([one.owner for one in found]))
-
-
 class JPOLearner(L.LightningModule):
     """A clipped surrogate on judged utterances, held near the frozen SFT policy by a KL penalty.
 
     A `JudgedBatch` trains on the corpus's own turns, a `ContextBatch` on `samples` replies to each context. A missing
-    score takes its utterance out of group and loss: it never becomes a middling score.
+    score takes its utterance out of group and loss: it never becomes a middling score. A `PairBatch`, for comparison,
+    trains on preferences (DPO); validation is the same.
 
     Attributes:
-        last_samples: the utterances of the latest step with their scores, for people to read.
+        replies: what the policy said at the latest validation, for people to read.
         amounts: utterances and response tokens of the latest step.
         judge: asks the judge in the background; None where the values of corpus turns stand in for scores.
     """
@@ -334,6 +401,9 @@ class JPOLearner(L.LightningModule):
         seed: int,
         judge: Scorer | None = None,
         sampler: Sampler | None = None,
+        parts: Mapping[str, Part] | None = None,
+        learn_from: Literal["all", "best"] = "all",
+        preference: dict[str, float] | None = None,
     ) -> None:
         """
         Args:
@@ -347,6 +417,9 @@ class JPOLearner(L.LightningModule):
             seed: fixes all sampling, together with the step.
             judge: scores utterances; None takes the values that corpus turns came with.
             sampler: draws replies; only a `ContextBatch` needs one.
+            parts: of the reward of sampled replies, beside the judge's score, by name.
+            learn_from: `all` replies by their advantages, or the `best` of each group alone (see `best_only`).
+            preference: `scale` and `nll_weight` of `losses.preference_loss`; only a `PairBatch` needs them.
 
         Raises:
             UserError: if `samples` is below 2, which makes no group, or below the smallest group of `judging`.
@@ -356,12 +429,15 @@ class JPOLearner(L.LightningModule):
             raise UserError(f"samples={samples}: an utterance is compared with others, so at least 2 are needed")
         if judging["min_group"] > samples:
             raise UserError(f"samples={samples}: judging.min_group={judging['min_group']} would skip every group")
-        self.save_hyperparameters(ignore=["judge", "sampler"])  # objects would not load with weights_only=True
+        if learn_from not in ("all", "best"):
+            raise UserError(f"learn_from={learn_from}: use all (by advantages) or best (the best of each group)")
+        self.save_hyperparameters(ignore=["judge", "sampler", "parts"])  # objects would not load with weights_only=True
         self.judging = Judging(**judging)
         self.judge = None if judge is None else AsyncJudge(judge, self.judging.timeout_s)
         self.queue = RolloutQueue(self.judge, sampler, self.judging.look_ahead)
         self.cache = ReferenceCache()
-        self.last_samples: list[Sample] = []
+        self.parts = dict(parts or {})
+        self.replies: list[Reply] = []
         self.amounts = (0, 0)
         self.val_means = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in VALIDATED})
         self._unscored = 0  # batches in a row without any score
@@ -373,10 +449,14 @@ class JPOLearner(L.LightningModule):
     def on_train_start(self) -> None:
         self.queue.clear()
 
-    def training_step(self, batch: JudgedBatch | ContextBatch, batch_idx: int) -> Tensor:
-        if isinstance(batch, JudgedBatch):
+    def training_step(self, batch: JudgedBatch | ContextBatch | PairBatch, batch_idx: int) -> Tensor:
+        if isinstance(batch, PairBatch):
+            metrics = self.preferred(batch)
+            self.amounts = (2 * len(batch), int((batch.chats.utterance >= 0).sum()))
+        elif isinstance(batch, JudgedBatch):
             rollout = self.from_corpus(batch)
             metrics = self.objective(rollout, self.policy(rollout.chats))
+            self.amounts = (len(rollout.scores), len(rollout.ref_logprobs))
         else:
             accumulated = self.trainer.accumulate_grad_batches
             left = accumulated - 1 - batch_idx % accumulated  # batches still to come before the weights move
@@ -386,12 +466,24 @@ class JPOLearner(L.LightningModule):
             logprobs = self.policy(drawn.chats)  # before the scores are waited for
             rollout = self.judged(drawn, ref_logprobs, self.judging.min_group)
             metrics = self.objective(rollout, logprobs) | {"judge_wait_s": torch.tensor(drawn.future.waited_s)}
-        self.last_samples = rollout.samples
-        self.amounts = (len(rollout.scores), len(rollout.ref_logprobs))
+            self.amounts = (len(rollout.scores), len(rollout.ref_logprobs))
         logged = {f"train/{name}": value.detach() for name, value in metrics.items()}
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(logged | {"train/learning_rate": rate}, batch_size=len(batch))
         return metrics["loss"]
+
+    def preferred(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Loss and figures of a batch of preferences; all scalars."""
+        if self.hparams["preference"] is None:
+            raise UserError("utterances=pairs needs learner.preference: {scale: ..., nll_weight: ...}")
+        ref_logprobs = reference(self.policy, batch.chats)
+        logprobs, owner = self.policy(batch.chats)
+        gains = sum_by_utterance(logprobs - ref_logprobs, owner, 2 * len(batch)).view(-1, 2)
+        likelihood = mean_by_utterance(logprobs, owner, 2 * len(batch)).view(-1, 2)[:, 0]
+        margin = gains[:, 0] - gains[:, 1]
+        kl = kl_k3(logprobs.detach(), ref_logprobs).mean()
+        loss = preference_loss(margin, likelihood, **self.hparams["preference"])
+        return {"loss": loss, "margin": margin.mean(), "preferred": (margin > 0).float().mean(), "kl": kl}
 
     def from_corpus(self, batch: JudgedBatch) -> Rollout:
         """The corpus's own utterances, each compared with all chosen turns of its scenario."""
@@ -400,11 +492,6 @@ class JPOLearner(L.LightningModule):
         advantages = dict(zip(scores, compared.advantages, strict=True))
         turns = [(item.group, place) for item in batch.items for place in item.places]
         own = [scores[group.name][place] for group, place in turns]
-        requests = [group.requests[place] for group, place in turns]
-        samples = [
-            (request.history[-1].text if request.history else "", request.emotion, request.utterance, score)
-            for request, score in zip(requests, own, strict=True)
-        ]
         self._end_if_silent(own)
         return Rollout(
             batch.chats,
@@ -413,40 +500,39 @@ class JPOLearner(L.LightningModule):
             [advantages[group.name][place] for group, place in turns],
             compared.degenerate,
             compared.skipped,
-            samples,
         )
 
     def judged(self, drawn: RolloutBatch, ref_logprobs: Tensor, min_group: int) -> Rollout:
         """Sampled replies with their scores, which are waited for here; compared context by context."""
-        assert self.judge is not None  # or else nothing could have been sampled
-        answers = self.judge.collect(drawn.future)
-        if answers:  # a judge that nobody asked is not silent
-            self._end_if_silent(answers)
-        scores = drawn.placed(answers)
-        groups = [scores[i : i + drawn.count] for i in range(0, len(scores), drawn.count)]
-        compared = Comparison.of(groups, min_group, self.hparams["negative_weight"])
-        naming = any(context.names is not None for context, _ in drawn.replies)
+        scores, by_part = self._scores(drawn), self._part_scores(drawn)
+        parts = [(self.parts[name].weight, _grouped(own, drawn.count)) for name, own in by_part.items()]
+        compared = Comparison.of(_grouped(scores, drawn.count), min_group, self.hparams["negative_weight"], parts)
+        advantages = compared.advantages
+        if self.hparams["learn_from"] == "best":
+            advantages = [best_only(group) for group in advantages]
         return Rollout(
             drawn.chats,
             ref_logprobs,
             scores,
-            [advantage for group in compared.advantages for advantage in group],
+            [advantage for group in advantages for advantage in group],
             compared.degenerate,
             compared.skipped,
-            [(c.words, c.emotion, text, score) for (c, text), score in zip(drawn.replies, scores, strict=True)],
-            len(drawn.unasked) / len(drawn.replies) if naming else None,
+            sampled=True,
+            parts=tuple((name, statistics.fmean(given)) for name, own in by_part.items() if (given := _given(own))),
+            unnamed=drawn.unnamed,
         )
 
-    def sampled(self, batch: ContextBatch, count: int, seed: int) -> Rollout:
-        """`count` replies to each context, sampled and judged at once."""
-        drawn = self.queue.draw(self.policy, batch, count, seed, self.global_step)
-        with self.policy.reference():
-            ref_logprobs = by_parts(self.policy, drawn.chats).logprobs
-        return self.judged(drawn, ref_logprobs, min(self.judging.min_group, count))
+    def _scores(self, drawn: RolloutBatch) -> list[float | None]:
+        """The judge's scores of sampled replies, which are waited for."""
+        assert self.judge is not None  # or else nothing could have been sampled
+        answers = self.judge.collect(drawn.future)
+        if answers:  # a judge that nobody asked is not silent
+            self._end_if_silent(answers)
+        return drawn.placed(answers)
 
-    def current_sampler(self) -> Sampler | None:
-        """The sampler with the policy's weights as they are now; None where the learner has none."""
-        return self.queue.current_sampler(self.policy, self.global_step)
+    def _part_scores(self, drawn: RolloutBatch) -> dict[str, list[float | None]]:
+        """Scores of sampled replies by each part of the reward besides the judge."""
+        return {name: drawn.placed(part.scorer.scores(drawn.future.requests)) for name, part in self.parts.items()}
 
     def _end_if_silent(self, scores: Scores) -> None:
         """A judge that says nothing for long is gone: going on would end in an adapter that learnt nothing."""
@@ -469,7 +555,8 @@ class JPOLearner(L.LightningModule):
         """
         logprobs, owner = forward or self.policy(rollout.chats)
         completeness = self._completeness(rollout)
-        log_ratio = mean_by_utterance(logprobs - rollout.ref_logprobs, owner, len(rollout.scores))
+        behaviour = logprobs.detach() if rollout.sampled else rollout.ref_logprobs
+        log_ratio = mean_by_utterance(logprobs - behaviour, owner, len(rollout.scores))
         judged = torch.tensor([one is not None for one in rollout.advantages], device=owner.device)
         if not judged.any():
             return {"loss": 0.0 * logprobs.sum()} | completeness  # a step that changes nothing
@@ -477,7 +564,8 @@ class JPOLearner(L.LightningModule):
         surrogate = clipped_surrogate(log_ratio[judged], advantage, self.hparams["clip_range"])
         kl = kl_k3(logprobs, rollout.ref_logprobs)[judged[owner]].mean()
         loss = surrogate + self.hparams["kl_coef"] * kl
-        observed = self._observed(rollout, log_ratio.detach()[judged].exp(), advantage, len(logprobs))
+        moved = mean_by_utterance(logprobs.detach() - rollout.ref_logprobs, owner, len(rollout.scores))[judged].exp()
+        observed = self._observed(rollout, moved, advantage, len(logprobs))
         return {"loss": loss, "surrogate": surrogate, "kl": kl} | completeness | observed
 
     @staticmethod
@@ -487,32 +575,47 @@ class JPOLearner(L.LightningModule):
         return {name: torch.tensor(value) for name, value in counted.items() if value is not None}
 
     def _observed(self, rollout: Rollout, ratio: Tensor, advantage: Tensor, tokens: int) -> dict[str, Tensor]:
-        """What is logged and has no gradient. `ratio` and `advantage` are those of judged utterances."""
+        """What is logged and has no gradient, of judged utterances; `ratio` is that of policy to reference."""
         scores = torch.tensor([score for score in rollout.scores if score is not None])
         metrics = {
             "reward": scores.mean(),
             "degenerate_groups": torch.tensor(float(rollout.degenerate)),
-            "clip_fraction": ((ratio - 1.0).abs() > self.hparams["clip_range"]).float().mean(),
             "response_length": torch.tensor(tokens / len(rollout.scores)),
-        }
+        } | {f"reward_{name}": torch.tensor(value) for name, value in rollout.parts}
+        if not rollout.sampled:
+            metrics["clip_fraction"] = ((ratio - 1.0).abs() > self.hparams["clip_range"]).float().mean()
         for name, values in (("ratio", ratio), ("advantage", advantage)):
             metrics |= {f"{name}_mean": values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
         return metrics | {"advantage_std": advantage.std(correction=0)}
 
     def validation_step(self, batch: JudgedBatch | ContextBatch, batch_idx: int) -> None:
-        """Corpus turns show `kl` and `surrogate`; contexts get one reply each, whose `reward` is worth watching."""
+        """Corpus turns show `kl` and `surrogate`; contexts get one reply each, whose `reward` is worth watching.
+
+        How far sampled replies lie from the reference is a curve of training, and is not computed again here.
+        """
         if isinstance(batch, JudgedBatch):
             metrics = self.objective(self.from_corpus(batch))
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
         else:
             seed = self.queue.validation_seed(self.hparams["seed"], batch_idx)
-            rollout = self.sampled(batch, 1, seed)
-            metrics = self.objective(rollout, by_parts(self.policy, rollout.chats))
-            metrics.pop("surrogate", None)  # one reply is no group
-            metrics.setdefault("reward", torch.tensor(torch.nan))  # a silent judge: not a number, and never the best
+            drawn = self.queue.draw(self.policy, batch, 1, seed, self.global_step)
+            scores = self._scores(drawn)
+            self.replies = [(*said, score) for said, score in zip(drawn.replies, scores, strict=True)]
+            metrics = self._validated(drawn, scores)
         for name, mean in self._val_means():
             if name in metrics:
                 mean.update(metrics[name], len(batch))
+
+    def _validated(self, drawn: RolloutBatch, scores: Scores) -> dict[str, Tensor]:
+        given = _given(scores)
+        found = {
+            # a silent judge: not a number, and never the best
+            "reward": statistics.fmean(given) if given else math.nan,
+            "reward_missing": 1.0 - len(given) / len(scores),
+            "response_length": int((drawn.chats.utterance >= 0).sum()) / len(scores),
+            "unnamed": drawn.unnamed,
+        }
+        return {name: torch.tensor(value) for name, value in found.items() if value is not None}
 
     def on_validation_epoch_end(self) -> None:
         for name, mean in self._val_means():

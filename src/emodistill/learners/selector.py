@@ -1,6 +1,7 @@
 """Selectors of emotions: the trained one in play and over a corpus, and a baseline by mean return.
 
 `IQLSelector` chooses emotions with a trained policy head, `IQLAdvantages` gives every turn of a corpus its advantage,
+`IQLChoices` the emotion that would be chosen there,
 and `MeanReturnBaseline` is a table that knows the domain and nothing of the dialogue.
 """
 
@@ -102,6 +103,34 @@ class IQLAdvantages:
         for k, i in turns:
             found[k].append(by_turn.get((k, i), float("nan")))
         return [np.array(row, dtype=np.float32) for row in found]
+
+
+class IQLChoices:
+    """The emotion that a trained selector would choose at every focal turn of a corpus, after the turns before it.
+
+    Args:
+        checkpoint: `checkpoints/<run>/iql/best.ckpt`.
+        vocabulary: the vocabulary in use; a selector of another one is refused.
+    """
+
+    def __init__(self, checkpoint: str, vocabulary: Vocabulary) -> None:
+        self.checkpoint, self.vocabulary = checkpoint, vocabulary
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[list[str]]:
+        """One label for every focal turn of every episode."""
+        return favourites(load_selector(self.checkpoint, self.vocabulary), episodes)
+
+
+@torch.no_grad()
+def favourites(selector: IQLSelector, episodes: Sequence[Episode]) -> list[list[str]]:
+    """What the policy head likes best at every focal turn of every episode."""
+    turns = [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
+    observation = selector.observer([DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in turns])
+    best = selector.learner(torch.from_numpy(observation)).double().argmax(-1).tolist()
+    found: list[list[str]] = [[] for _ in episodes]
+    for (k, _), label in zip(turns, best, strict=True):
+        found[k].append(selector.observer.vocabulary.labels[label])
+    return found
 
 
 def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 0.0) -> IQLSelector:

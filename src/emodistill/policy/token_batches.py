@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens a padded row, K response tokens of the whole batch, U utterances of the whole batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -91,17 +91,6 @@ def pack_replies(contexts: Sequence[Sequence[int]], replies: Sequence[Sequence[S
     for row, position in enumerate(positions):
         position_ids[row, : len(position)] = torch.tensor(position)
     return chats._replace(position_ids=position_ids)
-
-
-def parts(chats: Chats, tokens: int) -> Iterator[Chats]:
-    """A batch in parts of whole rows with at most so many tokens each, a longer row alone; utterances keep numbers."""
-    lengths, first, size = chats.attention_mask.sum(1).tolist(), 0, 0
-    for row, length in enumerate([*lengths, tokens + 1]):
-        if size and size + length > tokens:
-            width = max(lengths[first:row])
-            yield Chats(*(None if field is None else field[first:row, :width] for field in chats))  # type: ignore[arg-type]
-            first, size = row, 0
-        size += length
 
 
 def packed_mask(chats: Chats) -> Tensor:
