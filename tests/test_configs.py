@@ -15,7 +15,7 @@ STAGES = ("iql", "sft", "jpo")
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
-    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study", "variants")
+    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study", "variants", "selection")
 }
 GROUPS["variant"] = ["none", *read_variants()]
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -79,6 +79,17 @@ def configurations():
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_goes_with_every_stage(stage, group, option):
     cfg = plain(composed("train", f"stage={stage}", f"{group}={option}", *NEEDED.get((group, option), [])))
+    for node in targets(cfg):
+        assert_accepted(node)
+
+
+@pytest.mark.parametrize("stage", ["sft", "jpo"])
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIGS / "selection").glob("*.yaml")))
+def test_every_selection_goes_with_the_stages_of_the_language_model(stage, option):
+    cfg = plain(composed("train", f"stage={stage}", f"selection={option}"))
+    assert set(cfg["data"]["dataset"]["selection"]) == set(
+        yaml.safe_load((CONFIGS / "selection" / f"{option}.yaml").read_text())
+    )
     for node in targets(cfg):
         assert_accepted(node)
 

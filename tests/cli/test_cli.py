@@ -48,7 +48,7 @@ def test_help_is_quick_and_shows_the_stages():
         (["play.py", "counterparty.seat.retries=1"], "the key counterparty.seat is now counterparty.agent"),
         (["train.py", "stage=iql", "data.view.batch_size=3"], "the key data.view is now data.dataset"),
         (
-            ["train.py", "stage=sft", "run=nope"],
+            ["train.py", "stage=jpo", "run=nope"],
             "nope/iql/best.ckpt is missing; train it with: python train.py stage=iql",
         ),
         (["train.py", "stage=iql", "run="], "is empty; give the run a name"),
@@ -117,7 +117,7 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
 
 def test_a_mistake_is_named_before_torch_is_imported(tmp_path):
     """Its import takes seconds, in which nothing is learnt."""
-    code = "import sys, runpy; sys.argv = ['train.py', 'stage=sft', 'run=nope']\n"
+    code = "import sys, runpy; sys.argv = ['train.py', 'stage=jpo', 'run=nope']\n"
     code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     code += "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'lightning' in sys.modules)"
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -13,7 +13,7 @@ from emodistill.files import exclusive
 
 
 def test_an_earlier_stage_that_is_missing(place, refused):
-    said = refused(lambda: place.train("sft", "empty"))
+    said = refused(lambda: place.train("sft", "empty", "selection=published"))
     assert "empty/iql/best.ckpt is missing" in said and "stage=iql" in said
     place.copy("run", "half", ["iql"])
     said = refused(lambda: place.train("jpo", "half"))

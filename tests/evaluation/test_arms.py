@@ -157,3 +157,13 @@ def test_only_the_iql_arms_load_the_trained_selector():
 def test_a_misspelt_or_renamed_arm_is_told_its_name(name, meant):
     with pytest.raises(UserError, match=f"; did you mean '{meant}'"):
         parse_arm(name, VOCABULARY)
+
+
+def test_drafts_make_an_arm_of_its_own():
+    arm = parse_arm("sft@4", VOCABULARY)
+    assert (arm.name, arm.emotion, arm.generator, arm.drafts, arm.repetition) == ("sft@4", "iql", "sft", 4, 1)
+    assert parse_arm("joy+jpo@2#3", VOCABULARY) == Arm("joy+jpo@2#3", "joy", "jpo", 3, 2)
+    assert len(parse_arms(["sft", "sft@4", "sft@8"], VOCABULARY)) == 3
+    for name, why in [("sft@1", "2 or more"), ("sft@", "2 or more"), ("phrasebook_iql@4", "only a language model")]:
+        with pytest.raises(UserError, match=why):
+            parse_arm(name, VOCABULARY)

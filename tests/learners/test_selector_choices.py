@@ -26,6 +26,8 @@ def test_every_focal_turn_has_the_choice_of_play_after_the_turns_before_it():
     observer = Observer(vocabulary, load_perceiver("judge"))
     torch.manual_seed(0)
     learner = IQLLearner(**SETTINGS, observation_dim=observer.dim, num_emotions=len(vocabulary))
+    for parameter in learner.parameters():
+        parameter.data.mul_(8)  # or else an untrained policy has one favourite whatever it sees
     selector = IQLSelector(learner, observer)
     episodes = [make_episode(rounds, number=rounds % 2, seed=rounds) for rounds in (1, 4, 6)]
     found = favourites(selector, episodes)

@@ -5,6 +5,7 @@ from schedules import concession_schedule
 
 from emodistill.data.chats import ChatEncoder
 from emodistill.data.schema import Episode
+from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
@@ -197,3 +198,41 @@ def test_sides_are_told_apart(make):
     before = game.rng[COUNTERPARTY].bit_generator.state
     speaker.speak([game], [Decision("propose", 45.0, "open")], [None])
     assert game.rng[COUNTERPARTY].bit_generator.state == before  # noise comes from the focal side's generator only
+
+
+def test_of_several_drafts_the_best_is_said_and_the_first_is_the_reply_without_drafts(make, vocabulary):
+    """Drafts are judged by role, then by the offer, then by the emotion that is read."""
+    said = {}
+    for drafts in (1, 4):
+        speaker = make()
+        if drafts > 1:
+            speaker = speaker.drafting(drafts, load_perceiver("judge"))
+        drafted = []
+        play_of = speaker._play
+        in_role = play_of._in_role
+        play_of._in_role = lambda *given, own=in_role, seen=drafted: seen.append(own(*given)) or seen[-1]
+        table = negotiations(3)
+        speaker.begin(table)
+        decisions = [Decision("propose", 30.0, "open")] * 3
+        said[drafts] = speaker.speak(table, decisions, ["joy", "anger", "fear"]), drafted
+    (alone, _), (best, found) = said[1], said[4]
+    assert len(found) == 4 and found[0] == alone
+    for place, emotion in enumerate(("joy", "anger", "fear")):
+        own = [draft[place] for draft in found]
+        assert best[place] in own and len({draft.text for draft in own}) > 1
+        clean = [draft for draft in own if not draft.role_violations] or own
+        assert best[place] in clean
+        shares = load_perceiver("judge").probabilities([draft.text for draft in clean])
+        read = [row[vocabulary.index(emotion)] for row in shares]
+        assert read[clean.index(best[place])] == pytest.approx(max(read), abs=1e-4)
+
+
+def test_with_drafts_playing_and_training_still_see_the_same_tokens(make, vocabulary):
+    speaker = make().drafting(3, load_perceiver("judge"))
+    histories = spy_on(speaker)
+    played = play(negotiations(), FocalAgent(UniformEmotion(vocabulary), concession_schedule(), speaker), Stubborn())
+    encoder = ChatEncoder(speaker.backend.chat, CONTEXT)
+    for negotiation in played:
+        episode = Episode.of(negotiation, "train", "uniform", "lm")
+        contexts = encoder.contexts(episode, [True] * len(episode.focal_turns), reserve=REPLY)
+        assert [context.input_ids for context in contexts] == histories[negotiation.scenario.id]

@@ -1,8 +1,9 @@
 """Arms: where the emotion of a turn comes from, and which generator writes its words.
 
 An arm has a name of its own, or is spelt `<emotion>+<generator>`: `mean_return+jpo`, `joy+phrasebook`,
-`self_selected+jpo_joint`. The suffix `#2`, `#3`, ... plays it again with other draws of the focal side, against the
-same draws of the counterparty.
+`self_selected+jpo_joint`. The suffix `@4` lets the language model draft four replies a turn and says the best of them
+(see `policy.agents.ChatSpeaker`). The suffix `#2`, `#3`, ... plays an arm again with other draws of the focal side,
+against the same draws of the counterparty.
 """
 
 import difflib
@@ -68,16 +69,18 @@ class Arm:
             label of the vocabulary.
         generator: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
         repetition: which of several plays of the same arm this is, from 1.
+        drafts: replies from which each turn takes the best.
     """
 
     name: str
     emotion: str
     generator: str
     repetition: int = 1
+    drafts: int = 1
 
 
 def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
-    """Read an arm's name, e.g. `vanilla`, `fixed:joy`, `mean_return+jpo` or `emodistill#2`.
+    """Read an arm's name, e.g. `vanilla`, `fixed:joy`, `mean_return+jpo`, `sft@4` or `emodistill#2`.
 
     `fixed` without a label takes gratitude, or else joy, or else the first label: whichever the vocabulary has.
 
@@ -87,8 +90,13 @@ def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
     plain, mark, number = name.partition("#")
     if mark and (not number.isdecimal() or int(number) < 2):
         raise UserError(f"arm '{name}': after # stands which repetition it is, from 2 on, e.g. {plain or 'iql'}#2")
-    full_name, emotion, generator = _parts(plain, vocabulary, name)
-    return Arm(full_name + mark + number, emotion, generator, int(number) if mark else 1)
+    words, at, drafts = plain.partition("@")
+    if at and (not drafts.isdecimal() or int(drafts) < 2):
+        raise UserError(f"arm '{name}': after @ stands how many replies are drafted, 2 or more: {words or 'sft'}@4")
+    full_name, emotion, generator = _parts(words, vocabulary, name)
+    if at and generator == PHRASEBOOK:
+        raise UserError(f"arm '{name}': only a language model drafts replies; leave out {at}{drafts}")
+    return Arm(full_name + at + drafts + mark + number, emotion, generator, int(number or 1), int(drafts or 1))
 
 
 def _parts(name: str, vocabulary: Vocabulary, given: str) -> tuple[str, str, str]:
@@ -134,7 +142,7 @@ def did_you_mean(given: str, names: Sequence[str]) -> str:
 def parse_arms(names: Sequence[str], vocabulary: Vocabulary) -> list[Arm]:
     """All arms; one that comes twice is a UserError: its cells could not be told apart, or are the same by design."""
     arms = [parse_arm(name, vocabulary) for name in names]
-    twice = len({(arm.emotion, arm.generator, arm.repetition) for arm in arms}) < len(arms)
+    twice = len({(arm.emotion, arm.generator, arm.repetition, arm.drafts) for arm in arms}) < len(arms)
     if twice or not arms:
         raise UserError(
             f"arms={list(names)}: {'the same arm twice' if twice else 'no arm to play'}; name each arm once, and a "

@@ -110,12 +110,12 @@ class Runner:
         return [ArmResult(arm.name, read_episodes(self.file(arm)), cost=read_cost(self.file(arm))) for arm in arms]
 
     def _groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
-        """Which of the arms of one generator play together: all of a group prompt their speaker in the same way."""
+        """Which of the arms of one generator play together: all of a group use their speaker in the same way."""
         groups: list[list[Arm]] = []
-        for arm in sorted(arms, key=lambda arm: arm.emotion == SELF_SELECTED):
+        for arm in sorted(arms, key=_use):
             episodes = len(self.scenarios) * self.episodes_per_scenario
             fits = groups and (len(groups[-1]) + 1) * episodes <= TOGETHER and is_local(arm.generator)
-            if fits and (groups[-1][0].emotion == SELF_SELECTED) == (arm.emotion == SELF_SELECTED):
+            if fits and _use(groups[-1][0]) == _use(arm):
                 groups[-1].append(arm)
             else:
                 groups.append([arm])
@@ -225,3 +225,8 @@ def first_of_each_domain(scenarios: Sequence[Scenario], count: int | None) -> li
     for scenario in scenarios:
         by_domain.setdefault(scenario.domain, []).append(scenario)
     return [scenario for group in by_domain.values() for scenario in group[:count]]
+
+
+def _use(arm: Arm) -> tuple[bool, int]:
+    """How an arm uses its speaker."""
+    return arm.emotion == SELF_SELECTED, arm.drafts

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm
@@ -89,11 +90,14 @@ class Speakers:
 
 
 def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:
-    """The speaker as the arm needs it: one that chooses its emotion itself, or one that is prompted for one.
+    """The speaker as the arm needs it: one that chooses its emotion itself or is prompted for one, with its drafts.
 
     Raises:
         UserError: if it cannot be that.
     """
+    if arm.drafts > 1:
+        assert isinstance(speaker, ChatSpeaker)  # `parse_arm` lets nobody else draft
+        speaker = speaker.drafting(arm.drafts, load_perceiver("judge"))
     names = getattr(speaker, "emotions", None) == SELF_SELECTED
     if arm.emotion == SELF_SELECTED and not names:
         if not isinstance(speaker, ChatSpeaker):

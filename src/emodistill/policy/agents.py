@@ -9,18 +9,23 @@ A model that selects its emotion itself names it before its words ("joy: We are 
 has the violation `unnamed`, but its words are said if no attempt names an emotion. The name never reaches the other
 side; it stays in the model's own chat.
 
+Where several replies are drafted, each by the rule above, the best is said: one without a role violation before one
+with, then one that states the offer as it was decided, then the one in which a perceiver reads most of the emotion.
+
 That chat holds what was really said: where an offer was appended or a reply was cut, the words of the turn as it stands
 in the negotiation replace the sampled ones, exactly as in training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from emodistill.emotions.perceiver import Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import Decision, Fault, Utterance
+from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.prompts import (
     Emotions,
     Named,
@@ -40,6 +45,8 @@ from emodistill.negotiation.role_checks import (
 from emodistill.policy.chat_backends import ChatBackend, Dialogue
 
 RETRIES = 2
+Spoken = Utterance | Fault
+Chooser = Callable[[Sequence[Sequence[Spoken]]], list[Spoken]]  # drafts of each line -> what is said to it
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,23 @@ class RolePlay:
             if negotiation.end is None:
                 self._dialogues[id(negotiation)] = Dialogue(negotiation, self.side, system)
 
-    def speak(self, negotiations: Sequence[Negotiation], lines: Sequence[Line]) -> list[Utterance | Fault]:
-        """What is said to each line: one call of the backend an attempt, one draw from each negotiation's generator."""
+    def speak(
+        self, negotiations: Sequence[Negotiation], lines: Sequence[Line], drafts: int = 1, choose: Chooser | None = None
+    ) -> list[Spoken]:
+        """What is said to each line: one call of the backend an attempt, one draw from each negotiation's generator.
+
+        Args:
+            choose: takes one of the `drafts` of each line; without it the first is said.
+        """
         self._forget_ended()
         dialogues = [self._up_to_date(negotiation) for negotiation in negotiations]
         seeds = [int(negotiation.rng[self.side].integers(2**63)) for negotiation in negotiations]
         for dialogue, line in zip(dialogues, lines, strict=True):
             dialogue.asked = line.prompt
-        return self._in_role(dialogues, lines, seeds)
+        drafted = [
+            self._in_role(dialogues, lines, [_seed_of_draft(s, draft) for s in seeds]) for draft in range(drafts)
+        ]
+        return choose(list(zip(*drafted, strict=True))) if choose else drafted[0]
 
     def _up_to_date(self, negotiation: Negotiation) -> Dialogue:
         """The dialogue with the last round added: what was asked then, and what was said in the end."""
@@ -92,8 +108,8 @@ class RolePlay:
             dialogue.asked = None
         return dialogue
 
-    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Utterance | Fault]:
-        said: dict[int, Utterance | Fault] = {}
+    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Spoken]:
+        said: dict[int, Spoken] = {}
         violations: list[list[str]] = [[] for _ in lines]
         pending = list(range(len(lines)))
         for attempt in range(1 if self.backend.repeats else 1 + self.retries):
@@ -108,9 +124,7 @@ class RolePlay:
                 break
         return [said[i] for i in range(len(lines))]
 
-    def _checked(
-        self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]
-    ) -> Utterance | Fault:
+    def _checked(self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]) -> Spoken:
         """What would be said of a reply; a role violation in it is added to `violations`."""
         if isinstance(reply, Fault):
             return reply
@@ -136,6 +150,11 @@ def _seed_of_attempt(seed: int, attempt: int) -> int:
     return int(np.random.default_rng((seed, attempt)).integers(2**63)) if attempt else seed
 
 
+def _seed_of_draft(seed: int, draft: int) -> int:
+    """The first draft has the seed itself, so that an arm with drafts has the reply of the arm without among them."""
+    return int(np.random.default_rng((seed, 0, draft)).integers(2**63)) if draft else seed
+
+
 class ChatSpeaker:
     """Puts the decisions of an agent into words, in role, with any chat backend.
 
@@ -146,6 +165,8 @@ class ChatSpeaker:
         retries: how often a reply that breaks the role is asked for again.
         side: whose part it speaks.
         emotions: how emotions enter the chat; with `self_selected` the model names one before its words.
+        drafts: replies that are drafted for each turn; the best is said.
+        perceiver: compares drafts; not the counterparty's.
     """
 
     def __init__(
@@ -156,14 +177,21 @@ class ChatSpeaker:
         retries: int = RETRIES,
         side: Side = FOCAL,
         emotions: Emotions = "prompted",
+        drafts: int = 1,
+        perceiver: Perceiver | None = None,
     ) -> None:
         self.backend, self.vocabulary, self.name, self.side = backend, vocabulary, name or backend.name, side
-        self.retries, self.emotions = retries, emotions
+        self.retries, self.emotions, self.drafts, self.perceiver = retries, emotions, drafts, perceiver
         self._play = RolePlay(backend, side, retries, vocabulary if emotions == "self_selected" else None)
 
     def naming(self) -> "ChatSpeaker":
         """The same speaker, but it selects and names its emotions itself."""
         return ChatSpeaker(self.backend, self.vocabulary, self.name, self.retries, self.side, "self_selected")
+
+    def drafting(self, drafts: int, perceiver: Perceiver) -> "ChatSpeaker":
+        """The same speaker, but it drafts several replies a turn and says the best."""
+        settings = (self.backend, self.vocabulary, self.name, self.retries, self.side, self.emotions)
+        return ChatSpeaker(*settings, drafts, perceiver)
 
     @property
     def usage(self) -> Usage:
@@ -176,10 +204,34 @@ class ChatSpeaker:
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
-    ) -> list[Utterance | Fault]:
+    ) -> list[Spoken]:
         """One utterance for each negotiation, all of them asked for at once."""
         lines = [self._line(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
-        return self._play.speak(negotiations, lines)
+        if self.drafts == 1:
+            return self._play.speak(negotiations, lines)
+
+        def choose(drafted: Sequence[Sequence[Spoken]]) -> list[Spoken]:
+            return [self._best(*turn) for turn in zip(negotiations, decisions, emotions, drafted, strict=True)]
+
+        return self._play.speak(negotiations, lines, self.drafts, choose)
+
+    def _best(
+        self, negotiation: Negotiation, decision: Decision, asked: str | None, drafts: Sequence[Spoken]
+    ) -> Spoken:
+        assert self.perceiver is not None  # `drafting` gives one
+        texts = [draft.text if isinstance(draft, Utterance) else "" for draft in drafts]
+        shares = as_vocabulary(self.perceiver.probabilities(texts), self.vocabulary)
+
+        def merits(place: int) -> tuple[bool, bool, bool, float]:
+            draft = drafts[place]
+            if isinstance(draft, Fault):
+                return (False, False, False, 0.0)
+            stated = decision.offer is None or parse_offer(draft.text, negotiation.scenario.domain) == decision.offer
+            emotion = asked or draft.emotion
+            share = float(shares[place][self.vocabulary.index(emotion)]) if emotion else 0.0
+            return (True, not draft.role_violations, stated, round(share, 4))
+
+        return drafts[max(range(len(drafts)), key=merits)]
 
     def _line(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> Line:
         heard = negotiation.turns[-1].text if negotiation.turns else None
