@@ -12,10 +12,12 @@ from tiny_runs import CONFIGS, composed
 from commands.building import read_variants
 
 STAGES = ("iql", "sft", "jpo")
+OF_SOME = ("stage", "selection", "weights")  # of some stages alone
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
-    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study", "variants", "selection")
+    if group.is_dir()
+    and group.name not in ("stage", "expression", "guard", "study", "variants", "selection", "weights")
 }
 GROUPS["variant"] = ["none", *read_variants()]
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -90,6 +92,14 @@ def test_every_selection_goes_with_the_stages_of_the_language_model(stage, optio
     assert set(cfg["data"]["dataset"]["selection"]) == set(
         yaml.safe_load((CONFIGS / "selection" / f"{option}.yaml").read_text())
     )
+    for node in targets(cfg):
+        assert_accepted(node)
+
+
+@pytest.mark.parametrize("option", ["none", "advantage"])
+def test_turns_can_have_weights_in_sft(option):
+    cfg = plain(composed("train", "stage=sft", f"weights={option}"))
+    assert (cfg["data"]["dataset"]["weights"] is None) == (option == "none")
     for node in targets(cfg):
         assert_accepted(node)
 

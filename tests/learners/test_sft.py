@@ -82,6 +82,26 @@ def test_it_learns_what_was_chosen_and_not_what_was_not(make_learner, encoder):
     assert before[0] - loss(chosen) > before[1] - loss(left_out) + 0.05
 
 
+def test_turns_count_by_their_weights_wherever_the_order_puts_them(make_learner, encoder):
+    """Two episodes in both orders: the gradient is that of the weighted mean, written out turn by turn."""
+    episodes, every = [make_episode(2, seed=i) for i in range(2)], [[True, True]] * 2
+    weights = [[0.5, 2.0], [1.5, 0.0]]
+    chats = encode_chats(episodes, every, encoder, weights)
+    alone = [encode_chats([e], [[i == t for i in range(2)]], encoder) for e in episodes for t in range(2)]
+    reference = make_learner(dropout=False)
+    reference.configure_model()
+    losses = [reference.loss(collate_encoded(chat, 0)) for chat in alone]
+    total = sum(tokens for _, tokens in losses)
+    flat = [weight for row in weights for weight in row]
+    loss = sum(weight * mean * tokens for weight, (mean, tokens) in zip(flat, losses, strict=True)) / total
+    loss.backward()
+    for order in (chats, chats[::-1]):
+        learner, gradient = make_learner(dropout=False), Gradients()
+        fit(learner, batches(order, 2), callbacks=[gradient])
+        for name, found in gradient.latest.items():
+            torch.testing.assert_close(found, reference.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
+
+
 @pytest.fixture
 def unequal(encoder):
     """Twelve chats of one to four replies: the means of two batches weigh very different numbers of tokens."""

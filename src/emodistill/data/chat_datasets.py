@@ -81,13 +81,15 @@ class SFTBatch:
     Attributes:
         tokens_of: supervised tokens of the batches `first` to `last` (excluded) of this epoch, of all ranks together:
             the loss is a mean over the tokens of an optimizer step, which may take several batches.
+        weights: how much each utterance counts, (U,) float32; their mean over the corpus is 1.
     """
 
-    def __init__(self, chats: Chats, tokens_of: Callable[[int, int], int]) -> None:
-        self.chats, self.tokens_of = chats, tokens_of
+    def __init__(self, chats: Chats, tokens_of: Callable[[int, int], int], weights: torch.Tensor) -> None:
+        self.chats, self.tokens_of, self.weights = chats, tokens_of, weights
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SFTBatch":
-        return SFTBatch(self.chats.to(device, non_blocking), self.tokens_of)
+        weights = self.weights.to(device, non_blocking=non_blocking)
+        return SFTBatch(self.chats.to(device, non_blocking), self.tokens_of, weights)
 
     def __len__(self) -> int:
         return len(self.chats.input_ids)
@@ -97,7 +99,8 @@ class SFTBatches(ResumableBatches[EncodedChat]):
     """Batches of chats that know how many tokens their optimizer step has."""
 
     def __init__(self, items: Sequence[EncodedChat], batch_size: int, seed: int, pad_id: int) -> None:
-        super().__init__(items, batch_size, seed, lambda chats: collate_encoded(chats, pad_id))
+        super().__init__(items, batch_size, seed, lambda chats: chats)
+        self.pad_id = pad_id
         self._tokens = [sum(owner >= 0 for owner in chat.utterance) for chat in items]
 
     def _batch(self, order: list[int], number: int) -> SFTBatch:
@@ -105,7 +108,9 @@ class SFTBatches(ResumableBatches[EncodedChat]):
             places = [(number, rank) for number in range(first, last) for rank in range(self.world_size)]
             return sum(self._tokens[i] for place in places for i in self._rows(order, *place))
 
-        return SFTBatch(super()._batch(order, number), tokens_of)
+        chats: list[EncodedChat] = super()._batch(order, number)
+        weights = torch.tensor([weight for chat in chats for weight in chat.weights])
+        return SFTBatch(collate_encoded(chats, self.pad_id), tokens_of, weights)
 
 
 class SFTDataset:
@@ -118,6 +123,7 @@ class SFTDataset:
         validation_chats: how many chats of the val split are validated on, spread evenly over it.
         validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
+        weights: how much each focal turn of each episode counts; None counts all alike. Validation counts all alike.
     """
 
     def __init__(
@@ -128,15 +134,17 @@ class SFTDataset:
         validation_chats: int,
         validation_contexts: int,
         reply_tokens: int,
+        weights: Callable[[Sequence[Episode]], Sequence[Sequence[float]]] | None = None,
     ) -> None:
-        self.source, self.selection = source, selection
+        self.source, self.selection, self.weights = source, selection, weights
         self.batch_size, self.validation_chats = batch_size, validation_chats
         self.validation_contexts, self.reply_tokens = validation_contexts, reply_tokens
         self.dataset_stats: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
-        self.train = encode_chats(train, self.selection(train), encoder)
+        weights = self.weights(train) if self.weights else None
+        self.train = encode_chats(train, self.selection(train), encoder, weights)
         report("training", encoder, len(self.train))
         self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)

@@ -28,11 +28,13 @@ class EncodedChat:
         input_ids: the chat up to its last chosen reply.
         utterance: for every token, which of the chosen replies it belongs to (0, 1, ...), or -1.
         turns: for every chosen reply, which focal turn of the episode it is (0-based).
+        weights: for every chosen reply, how much it counts in the loss.
     """
 
     input_ids: list[int]
     utterance: list[int]
     turns: list[int]
+    weights: list[float]
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,14 @@ class ChatEncoder:
         self.chat_format, self.max_tokens, self.offers_told = chat_format, max_tokens, offers_told
         self.dropped_rounds = self.dropped_turns = self.too_long = 0
 
-    def encode(self, episode: Episode, selected: Sequence[bool]) -> EncodedChat | None:
+    def encode(
+        self, episode: Episode, selected: Sequence[bool], weights: Sequence[float] | None = None
+    ) -> EncodedChat | None:
         """The chat of an episode, or None where nothing is chosen or the last chosen round alone is too long.
 
         Args:
             selected: for every focal turn, whether it is learnt from.
+            weights: for every focal turn, how much it counts; by default 1.
         """
         chosen = _places(selected)
         if not chosen:
@@ -118,7 +123,7 @@ class ChatEncoder:
             ids += rounds[i].prompt + rounds[i].reply
             label = turns.index(i) if i in turns else -1
             owner += [-1] * len(rounds[i].prompt) + [label] * len(rounds[i].reply)
-        return EncodedChat(ids, owner, turns)
+        return EncodedChat(ids, owner, turns, [1.0 if weights is None else float(weights[i]) for i in turns])
 
     def contexts(
         self, episode: Episode, selected: Sequence[bool], reserve: int, emotions: Sequence[str | None] | None = None
@@ -213,10 +218,16 @@ def scenario_group(episode: Episode) -> str:
 
 
 def encode_chats(
-    episodes: Sequence[Episode], selected: Sequence[Sequence[bool]], encoder: ChatEncoder
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    weights: Sequence[Sequence[float]] | None = None,
 ) -> list[EncodedChat]:
-    """The chats of all episodes in which something is chosen and fits."""
-    encoded = (encoder.encode(episode, chosen) for episode, chosen in zip(episodes, selected, strict=True))
+    """The chats of all episodes in which something is chosen and fits; `weights` as in `ChatEncoder.encode`."""
+    counts: Sequence[Sequence[float] | None] = weights or [None] * len(episodes)
+    encoded = (
+        encoder.encode(episode, chosen, own) for episode, chosen, own in zip(episodes, selected, counts, strict=True)
+    )
     return [chat for chat in encoded if chat is not None]
 
 

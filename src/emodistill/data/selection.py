@@ -88,6 +88,39 @@ class PositiveAdvantage:
         return [[bool(value > 0) and episode.end != "invalid" for value in values] for episode, values in found]
 
 
+class AdvantageWeights:
+    """How much each turn counts in SFT: exp(advantage / temperature), at most `largest`, then divided by their mean.
+
+    A turn without an advantage, and all turns of an invalid episode, count 1.
+
+    Source:
+        Peng et al. 2019, advantage-weighted regression, https://arxiv.org/abs/1910.00177
+    """
+
+    def __init__(
+        self, advantages: Callable[[Sequence[Episode]], list[Values]], temperature: float, largest: float
+    ) -> None:
+        if not temperature > 0 or not largest >= 1:
+            raise UserError(f"weights: temperature={temperature} must be above 0, and largest={largest} at least 1")
+        self.advantages, self.temperature, self.largest = advantages, temperature, largest
+
+    def __call__(self, episodes: Sequence[Episode]) -> list[list[float]]:
+        found = self.advantages(episodes)
+        raw = [np.minimum(np.exp(np.minimum(row / self.temperature, 50.0)), self.largest) for row in found]
+        known = [
+            value
+            for episode, row in zip(episodes, raw, strict=True)
+            if episode.end != "invalid"
+            for value in row
+            if not math.isnan(value)
+        ]
+        mean = float(np.mean(known)) if known else 1.0
+        return [
+            [1.0 if math.isnan(value) or episode.end == "invalid" else float(value / mean) for value in row]
+            for episode, row in zip(episodes, raw, strict=True)
+        ]
+
+
 class TopReturn:
     """Every turn of the best `fraction` of episodes by utility within their (domain, scenario) stratum."""
 

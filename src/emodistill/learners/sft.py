@@ -15,6 +15,8 @@ from emodistill.policy.token_batches import Chats
 class SFTLearner(L.LightningModule):
     """Cross-entropy on the tokens of the chosen replies: the mean over all supervised tokens of an optimizer step.
 
+    Replies may have weights; `train/loss` is then the weighted mean, `val/loss` never is.
+
     Every chosen turn of an episode is learnt from in one forward pass. Whatever else is in the chat, the
     counterparty's words and replies that were not chosen, is read and never learnt.
     """
@@ -35,13 +37,18 @@ class SFTLearner(L.LightningModule):
         if not hasattr(self, "policy"):  # Lightning calls this hook once a stage
             self.policy = ExpressionPolicy(**self.hparams["policy"])
 
-    def loss(self, chats: Chats) -> tuple[Tensor, int]:
-        """Mean negative log-likelihood of a response token, natural log, and the number of such tokens."""
-        logprobs = self.policy(chats).logprobs
-        return -logprobs.mean(), len(logprobs)
+    def loss(self, chats: Chats, weights: Tensor | None = None) -> tuple[Tensor, int]:
+        """Mean negative log-likelihood of a response token, natural log, and the number of such tokens.
+
+        Args:
+            weights: (U,), how much each utterance counts; None counts all alike.
+        """
+        logprobs, owner = self.policy(chats)
+        weighted = logprobs if weights is None else logprobs * weights[owner]
+        return -weighted.mean(), len(logprobs)
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        loss, tokens = self.loss(batch.chats)
+        loss, tokens = self.loss(batch.chats, batch.weights)
         metrics: dict[str, Tensor | float] = {
             "loss": loss.detach(),
             "perplexity": loss.detach().exp(),
