@@ -88,7 +88,7 @@ def main() -> None:
         contexts = encode_contexts(
             make_episodes(given.accumulate), [[True, True]] * given.accumulate, make_encoder(model), TOKENS
         )
-        batches = list(ContextBatches(contexts, 1, seed=0))[: given.accumulate]
+        batches = list(ContextBatches([[context] for context in contexts], 1, seed=0))[: given.accumulate]
         ratios = []
         for _ in range(given.repeats):
             found, weights = [], []

@@ -21,6 +21,13 @@ def packed():
     return pack_replies(contexts, [[random_ids(n, n) for n in (40, 90, 33)], [random_ids(5, 3)]], 0)
 
 
+def branching():
+    """Contexts of one dialogue: a trunk of three blocks, a branch in each, one without tokens of its own."""
+    trunk = random_ids(300, 1)
+    contexts = [trunk[:100] + random_ids(40, 2), trunk, trunk[:250] + random_ids(20, 3), trunk[:200]]
+    return pack_replies(contexts, [[random_ids(n, n + i) for n in (20, 30)] for i in range(4)], 0)
+
+
 def reference(query, key, value, seen):
     """softmax(s q k') v of one chat with a mask (T, T), key-value heads repeated."""
     key, value = (tensor.repeat_interleave(HEADS // GROUPS, 0) for tensor in (key, value))
@@ -35,7 +42,7 @@ def results(batch, dtype):
     torch.manual_seed(0)
     given = [torch.randn(1, heads, tokens, WIDTH).to(dtype) for heads in (HEADS, GROUPS, GROUPS)]
     outer = torch.randn(1, tokens, HEADS, WIDTH).to(dtype)
-    mask = packed_mask(batch)[:, 0] if batch.position_ids is not None else None
+    mask = packed_mask(batch)[:, 0] if batch.packing is not None else None
     rows = list(zip(stream.offsets.tolist(), batch.attention_mask.sum(1).tolist(), strict=True))
     kept = torch.cat([torch.arange(at, at + n) for at, n in rows])
     ours = [tensor.clone().requires_grad_() for tensor in given]
@@ -51,7 +58,9 @@ def results(batch, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-@pytest.mark.parametrize("batch", [plain([5, 130, 300, 32]), packed()], ids=["chats", "packed"])
+@pytest.mark.parametrize(
+    "batch", [plain([5, 130, 300, 32]), packed(), branching()], ids=["chats", "packed", "branching"]
+)
 def test_output_and_every_gradient_against_float64(batch, dtype, bound):
     """Relative to the size of the whole: rounding of bfloat16 is 0.4 %, and there are up to four in a row."""
     for found, wanted in results(batch, dtype):

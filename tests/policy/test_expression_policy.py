@@ -16,6 +16,7 @@ from emodistill.policy.token_batches import (
     frozen_head_logprobs,
     mean_by_utterance,
     pack_replies,
+    shared_beginnings,
     sum_by_utterance,
 )
 
@@ -156,6 +157,46 @@ def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
     alone = [policy(collate_chats([(c + r, [-1] * len(c) + [0] * len(r))], 0)).logprobs for c, r in flat]
     torch.testing.assert_close(packed.logprobs, torch.cat(alone), atol=1e-5, rtol=0)
     assert packed.owner.tolist() == [i for i, (_, r) in enumerate(flat) for _ in r]
+
+
+def branching():
+    """Contexts of one dialogue and another; of one the whole is the beginning of another, and one comes twice."""
+    trunk = random_ids(40, 1)
+    contexts = [trunk[:12] + random_ids(5, 2), random_ids(8, 3), trunk, trunk[:30], trunk[:12] + random_ids(5, 2)]
+    return contexts, [[random_ids(n, 7 * n + i) for n in (4, 1, 6)[: 1 + i % 3]] for i in range(5)]
+
+
+def test_contexts_that_begin_alike_share_a_row():
+    contexts, replies = branching()
+    groups = shared_beginnings(contexts)
+    assert [[place for place, _ in group] for group in groups] == [[2, 3, 0, 4], [1]]
+    assert [shared for _, shared in groups[0]] == [40, 30, 12, 12]
+    chats = pack_replies(contexts, replies, pad_id=0)
+    assert chats.attention_mask.sum(1).tolist() == [
+        40 + 2 * 5 + sum(map(len, sum((replies[i] for i in (0, 2, 3, 4)), []))),
+        13,
+    ]
+    assert chats.utterances == sum(map(len, replies))
+
+
+def test_replies_to_contexts_that_share_a_row_are_scored_as_if_each_stood_alone(make_policy):
+    policy = make_policy().eval()
+    contexts, replies = branching()
+    packed = policy(pack_replies(contexts, replies, pad_id=0))
+    flat = [(context, reply) for context, own in zip(contexts, replies, strict=True) for reply in own]
+    for number, (context, reply) in enumerate(flat):
+        alone = policy(collate_chats([(context + reply, [-1] * len(context) + [0] * len(reply))], 0)).logprobs
+        torch.testing.assert_close(packed.logprobs[packed.owner == number], alone, atol=1e-5, rtol=0)
+
+
+def test_gradients_of_contexts_that_share_a_row_are_those_of_separate_rows(make_policy):
+    policy = make_policy().eval()
+    contexts, replies = branching()
+    packed = lora_gradients(policy, pack_replies(contexts, replies, pad_id=0))
+    flat = [(context, reply) for context, own in zip(contexts, replies, strict=True) for reply in own]
+    separate = lora_gradients(policy, collate_chats([(c + r, [-1] * len(c) + [0] * len(r)) for c, r in flat], 0))
+    for name, gradient in packed.items():
+        torch.testing.assert_close(gradient, separate[name], atol=1e-4, rtol=1e-4)
 
 
 def test_packed_gradients_are_those_of_separate_rows(make_policy):

@@ -154,6 +154,20 @@ def test_samples_of_one_context_equal_those_drawn_one_by_one(make):
     assert generator.sample(contexts, 5, 12) != groups
 
 
+@pytest.mark.parametrize("own_forward", [True, False])
+@pytest.mark.parametrize("max_batch", [32, 5])
+def test_contexts_that_begin_alike_are_answered_as_if_each_stood_alone(make, own_forward, max_batch):
+    """What they share is read once: the rest of each follows in its own row, wherever the batch is cut."""
+    trunk, other = prompts(2, 40, 60, seed=3)
+    contexts = [trunk[:15] + prompts(1, seed=5)[0][:4], other, trunk, trunk[:30], other]
+    generator = make(stop_ids=some_stop_ids(make()), max_batch=max_batch)
+    if not own_forward:
+        generator._decoder._own_forward = None
+    groups = generator.sample(contexts, count=3, seed=11)
+    for i, context in enumerate(contexts):
+        assert groups[i] == [reference(generator, context, (11, i, j)) for j in range(3)]
+
+
 def test_sampling_leaves_the_chats_alone(make):
     generator = make()
     session, new = Session(), prompts(2)

@@ -22,6 +22,7 @@ from emodistill.data.chats import (
     ChatEncoder,
     EncodedChat,
     collate_encoded,
+    contexts_by_episode,
     encode_chats,
     encode_contexts,
     scenario_group,
@@ -40,6 +41,7 @@ from emodistill.policy.token_batches import Chats
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+TURNS = 4  # contexts of one episode that are spoken in together
 PAIR_SEED = 0  # of the teacher's lines: they are data, the same whatever is trained on them
 
 
@@ -256,11 +258,16 @@ class ContextBatch:
         return len(self.contexts)
 
 
-class ContextBatches(ResumableBatches[ChatContext]):
-    """Context batches that say what comes after them, so that it can be spoken of while this one is judged."""
+class ContextBatches(ResumableBatches[Sequence[ChatContext]]):
+    """Context batches that say what comes after them, so that it can be spoken of while this one is judged.
 
-    def __init__(self, items: Sequence[ChatContext], batch_size: int, seed: int) -> None:
-        super().__init__(items, batch_size, seed, ContextBatch)
+    Args:
+        items: contexts of one episode each, which are spoken in together: they share what was said before.
+        batch_size: episodes a batch.
+    """
+
+    def __init__(self, items: Sequence[Sequence[ChatContext]], batch_size: int, seed: int) -> None:
+        super().__init__(items, batch_size, seed, lambda episodes: ContextBatch([c for own in episodes for c in own]))
 
     def _batch(self, order: list[int], number: int) -> ContextBatch:
         batch: ContextBatch = super()._batch(order, number)
@@ -275,12 +282,14 @@ class JPODataset:
         source: how episodes become tokens.
         selection: which turns are compared with each other, or spoken anew.
         utterances: `corpus`, `sampled` or `pairs`.
-        batch_size: chats (or contexts) a batch.
+        batch_size: chats (or pairs, or episodes whose contexts are spoken in) a batch.
         validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
         advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
         validation_chats: validate on the words of so many chats of the val split, spread evenly over it; None lets the
             policy speak, which a judge has to score.
+        turns_per_chat: most contexts of one episode, at even distances. Together they cost little more than the last
+            of them alone, for they share what was said before.
         choices: the emotion that is asked for in each context in place of the corpus's own, as in play; None keeps the
             corpus's. It serves a policy that is told its emotions.
     """
@@ -296,6 +305,7 @@ class JPODataset:
         advantages: Any = None,
         validation_chats: int | None = None,
         choices: Callable[[Sequence[Episode]], list[list[str]]] | None = None,
+        turns_per_chat: int = TURNS,
     ) -> None:
         if utterances not in ("corpus", "sampled", "pairs"):
             raise UserError(
@@ -304,18 +314,22 @@ class JPODataset:
         self.source, self.selection, self.utterances = source, selection, utterances
         self.batch_size, self.validation_contexts, self.reply_tokens = batch_size, validation_contexts, reply_tokens
         self.advantages, self.validation_chats, self.choices = advantages, validation_chats, choices
+        self.turns_per_chat = turns_per_chat
         self.dataset_stats: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
         chosen = self.selection(train)
-        self.items: list[Any]  # JudgedChat, ChatContext or PreferencePair
+        self.items: list[Any]  # JudgedChat, contexts of an episode, or PreferencePair
         if self.utterances == "corpus":
             self.items = judged_chats(train, chosen, encoder, self._values(train))
         else:
-            contexts = encode_contexts(train, chosen, encoder, self.reply_tokens, self._choices(train))
-            sampled = self.utterances == "sampled"
-            self.items = contexts if sampled else preference_pairs(contexts, encoder.chat_format, PAIR_SEED)
+            few = [spread_mask(mask, self.turns_per_chat) for mask in chosen]
+            episodes = contexts_by_episode(train, few, encoder, self.reply_tokens, self._choices(train))
+            self.items = [own for own in episodes if own]
+            if self.utterances == "pairs":
+                contexts = [context for own in self.items for context in own]
+                self.items = preference_pairs(contexts, encoder.chat_format, PAIR_SEED)
         report("training", encoder, len(self.items))
         self.contexts = validation_contexts(
             validation, encoder, self.validation_contexts, self.reply_tokens, self._choices(validation)
@@ -357,6 +371,8 @@ def validation_contexts(
 ) -> list[ChatContext]:
     """`count` contexts in which the focal side proposes with an emotion, spread evenly over the episodes.
 
+    Up to `TURNS` of an episode are taken together: they share what was said before, and cost less than as many apart.
+
     Args:
         emotions: by episode, what each focal turn is asked to show in place of its own.
     """
@@ -367,10 +383,16 @@ def validation_contexts(
         ]
         for episode in episodes
     ]
-    places = [(k, i) for k, mask in enumerate(wanted) for i, yes in enumerate(mask) if yes]
-    kept = set(spread(places, count))
-    masks = [[(k, i) in kept for i in range(len(mask))] for k, mask in enumerate(wanted)]
-    return encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
+    few = [spread_mask(mask, TURNS) for mask in wanted]
+    spoken = [k for k, mask in enumerate(few) if any(mask)]
+    found: list[ChatContext] = []
+    for number in (-(-count // TURNS), len(spoken)):  # where these have fewer turns, all episodes are gone through
+        kept = set(spread(spoken, number))
+        masks = [[yes and k in kept for yes in mask] for k, mask in enumerate(few)]
+        found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
+        if len(found) >= count:
+            break
+    return spread(found, count)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -378,6 +400,12 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def spread_mask(mask: Sequence[bool], count: int) -> list[bool]:
+    """The mask with at most `count` of its places, at even distances."""
+    kept = set(spread([place for place, yes in enumerate(mask) if yes], count))
+    return [place in kept for place in range(len(mask))]
 
 
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -231,6 +231,25 @@ def encode_chats(
     return [chat for chat in encoded if chat is not None]
 
 
+def contexts_by_episode(
+    episodes: Sequence[Episode],
+    selected: Sequence[Sequence[bool]],
+    encoder: ChatEncoder,
+    reserve: int,
+    emotions: Sequence[Sequence[str | None]] | None = None,
+) -> list[list[ChatContext]]:
+    """The contexts of all chosen turns that fit, of each episode in order; see `ChatEncoder.contexts`.
+
+    Args:
+        emotions: by episode.
+    """
+    asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
+    return [
+        encoder.contexts(episode, chosen, reserve, own)
+        for episode, chosen, own in zip(episodes, selected, asked, strict=True)
+    ]
+
+
 def encode_contexts(
     episodes: Sequence[Episode],
     selected: Sequence[Sequence[bool]],
@@ -238,12 +257,8 @@ def encode_contexts(
     reserve: int,
     emotions: Sequence[Sequence[str | None]] | None = None,
 ) -> list[ChatContext]:
-    """The contexts of all chosen turns that fit, in order; `emotions` as in `ChatEncoder.contexts`, by episode."""
-    asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
-    found = (
-        encoder.contexts(episode, chosen, reserve, own)
-        for episode, chosen, own in zip(episodes, selected, asked, strict=True)
-    )
+    """The same in one list."""
+    found = contexts_by_episode(episodes, selected, encoder, reserve, emotions)
     return [context for contexts in found for context in contexts]
 
 

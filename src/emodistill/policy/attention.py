@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from emodistill.policy.token_batches import Chats
+from emodistill.policy.token_batches import Chats, Packing, packed_visibility
 
 NAME = "grouped"
 BLOCK = 128  # queries at a time: the weights of a block stay in the processor's cache
@@ -75,27 +75,28 @@ def lay_out(chats: Chats, dtype: torch.dtype) -> Stream:
     for row, length in enumerate(chats.attention_mask.sum(1).tolist()):
         taken = min(-(-length // ROUND) * ROUND, width)
         ids.append(chats.input_ids[row, :taken])
-        packed = chats.position_ids is not None
-        positions.append(chats.position_ids[row, :taken] if packed else torch.arange(taken))  # type: ignore[index]
+        utterance, trunk, packing = chats.utterance[row, :taken], taken, None
+        if chats.packing is not None:
+            packing = Packing(*(field[row, :taken] for field in chats.packing))
+            trunk = int(((utterance >= 0) | (packing.branch >= 0)).int().argmax())
+        positions.append(packing.position_ids if packing else torch.arange(taken))
         offsets.append(at)
-        owner = chats.utterance[row, :taken]
-        context = int((owner >= 0).int().argmax()) if packed else taken
         for first in range(0, taken, BLOCK):
             last = min(first + BLOCK, taken)
-            if last <= context:
-                hidden = triangle[: last - first, : last - first]
-            else:
-                hidden = _hidden(owner, first, last, min(first, context)).to(dtype)
+            hidden = triangle[: last - first, : last - first]
+            if packing and last > trunk:
+                hidden = _hidden(packing, utterance, first, last, length, dtype)
             blocks.append(Block(at, at + first, at + last, hidden))
         at += taken
     return Stream(torch.cat(ids)[None], torch.cat(positions)[None], torch.tensor(offsets), blocks)
 
 
-def _hidden(owner: Tensor, first: int, last: int, seen: int) -> Tensor:
-    """What a block of a packed chat may not see of the tokens from `seen` on: later ones, and other replies."""
-    query, key = owner[first:last, None], owner[None, seen:last]
-    later = torch.arange(seen, last) > torch.arange(first, last)[:, None]
-    return torch.zeros(later.shape).masked_fill(later | ((key >= 0) & (key != query)), -torch.inf)
+def _hidden(packing: Packing, utterance: Tensor, first: int, last: int, length: int, dtype: torch.dtype) -> Tensor:
+    """What the queries of a block in a packed row may not see of the keys that not all of them see."""
+    start = min(first, int(packing.trunk[first : min(last, length)].min()))
+    visible = packed_visibility(packing, utterance, first, last, start)
+    visible |= torch.arange(start, last) == torch.arange(first, last)[:, None]  # padding sees itself, or else nothing
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
 
 
 NO_MASK = torch.empty(1, 1, 0, 0)  # goes with a `Stream`: the library passes a mask of four dimensions on as it is

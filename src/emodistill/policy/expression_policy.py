@@ -140,10 +140,11 @@ class ExpressionPolicy(nn.Module):
                 blocks=stream.blocks,
             ).last_hidden_state[0, stream.offsets[rows] + before]
         else:
-            packed = batch.position_ids is not None
-            mask = packed_mask(batch) if packed else None  # without one, no token attends to the padding on its right
+            packing = batch.packing
+            mask = packed_mask(batch) if packing else None  # without one, no token attends to the padding on its right
+            positions = packing.position_ids if packing else None
             hidden = causal.base_model(
-                input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+                input_ids=batch.input_ids, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state[rows, before]
         logprobs = frozen_head_logprobs(hidden, causal.get_output_embeddings(), batch.input_ids[rows, columns])
         return TokenLogprobs(logprobs, batch.utterance[rows, columns])

@@ -28,6 +28,7 @@ from emodistill.language_models.packed_linear import pack_linears, plain_weights
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.row_forward import RowForward
+from emodistill.policy.token_batches import shared_beginnings
 
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
 PADDING = 0  # masked, so any id will do
@@ -156,12 +157,15 @@ class RowCache(Cache):
         """A copy of a row: (layers, 2, H, length, D)."""
         return self.data[:, :, row, :, : self.lengths[row]].clone()
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Fill a row with the first `length` tokens of another."""
+        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+        self.lengths[target] = length
+
     def move(self, source: int, target: int) -> None:
         """Overwrite one row by another."""
         if source != target:
-            length = self.lengths[source]
-            self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
-            self.lengths[target] = length
+            self.copy(source, target, self.lengths[source])
 
 
 def uniform_noise(seeds: Sequence[int | Sequence[int]], length: int) -> Tensor:
@@ -425,15 +429,29 @@ class ChatGenerator:
         return self._decoder.decode(cache, logits, uniform_noise(seeds, self.sampling.max_new_tokens), keep)
 
     def _branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
+        """Replies (i, j) to the contexts i; what contexts share at their beginning is read once."""
         distinct = sorted({i for i, _ in rows})
+        own = [list(contexts[i]) for i in distinct]
+        groups = shared_beginnings(own)
+        firsts, others = [group[0][0] for group in groups], [member for group in groups for member in group[1:]]
+        order = [*firsts, *(place for place, _ in others)]  # of the rows while contexts are read
         cache = self._decoder.rows([contexts[i] for i, _ in rows])
         cache.lengths = [0] * len(cache.lengths)
-        logits = self._decoder.feed(cache, [list(contexts[i]) for i in distinct])
-        source = [distinct.index(i) for i, _ in rows]
-        for row in reversed(range(len(rows))):  # from the end, so that no row is overwritten before it is copied
-            cache.move(source[row], row)
-        noise = uniform_noise([(seed, *row) for row in rows], self.sampling.max_new_tokens)
-        return self._decoder.decode(cache, logits[source], noise, lambda i, row, reply: None)
+        logits = self._decoder.feed(cache, [own[place] for place in firsts])
+        if others:
+            for row, group in enumerate(groups):
+                for place, shared in group[1:]:
+                    cache.copy(row, order.index(place), min(shared, len(own[place]) - 1))  # its last has to be read
+            new = [own[place][cache.lengths[order.index(place)] :] for place, _ in others]
+            logits = torch.cat((logits, self._decoder.feed(cache, [[] for _ in firsts] + new)[len(firsts) :]))
+        # replies in the order of their rows, and copied from the end, so that no row is overwritten before it is copied
+        source = [order.index(distinct.index(i)) for i, _ in rows]
+        by_source = sorted(range(len(rows)), key=source.__getitem__)
+        for row in reversed(range(len(rows))):
+            cache.move(source[by_source[row]], row)
+        noise = uniform_noise([(seed, *rows[k]) for k in by_source], self.sampling.max_new_tokens)
+        found = self._decoder.decode(cache, logits[sorted(source)], noise, lambda i, row, reply: None)
+        return [found[by_source.index(k)] for k in range(len(rows))]
 
 
 def context_limit(model: Any) -> int:

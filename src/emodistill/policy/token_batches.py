@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens a padded row, K response tokens of the whole batch, U utterances of the whole batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,18 +15,31 @@ CHUNK = 512  # response tokens that get logits at a time: 512 x 8,192 floats are
 HEAD_ROWS = 8192  # vocabulary entries that get logits at a time: 8,192 x 3,584 floats are 117 MB
 
 
+class Packing(NamedTuple):
+    """How the tokens of packed rows belong together.
+
+    A row begins with a *trunk*, a whole context. Other contexts that begin alike follow as *branches*: what they have
+    beyond the beginning that they share with the trunk. Replies stand behind the trunk or a branch. A token sees the
+    beginning of the trunk that its context has, its own branch, and its own reply, and is numbered as in the chat that
+    these make up. So what several contexts share, and a context with several replies, runs through the model once.
+    """
+
+    position_ids: Tensor  # (B, T) long
+    trunk: Tensor  # (B, T) long, how many tokens of the trunk a token sees
+    branch: Tensor  # (B, T) long, the branch of the row that a token is in or behind, -1 where there is none
+    before: Tensor  # (B, T) long, column of the token that predicts this one
+
+
 class Chats(NamedTuple):
     """Tokenised chats, right-padded.
 
-    Without `position_ids` a row is one chat, and every token attends to all tokens before it. With them a row is
-    *packed*: a context followed by several replies to it. Each reply attends to the context and itself only, and is
-    numbered as if it came right after the context. The context then runs through the model once for all its replies.
+    Without `packing` a row is one chat, and every token attends to all tokens before it.
     """
 
     input_ids: Tensor  # (B, T) long
     attention_mask: Tensor  # (B, T) bool, true on tokens, false on padding
     utterance: Tensor  # (B, T) long, which utterance of the batch a response token belongs to, -1 elsewhere
-    position_ids: Tensor | None = None  # (B, T) long, only where rows are packed
+    packing: Packing | None = None
 
     @property
     def utterances(self) -> int:
@@ -34,8 +47,11 @@ class Chats(NamedTuple):
         return int(self.utterance.max()) + 1
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Chats":
-        moved = (None if field is None else field.to(device, non_blocking=non_blocking) for field in self)
-        return Chats(*moved)  # type: ignore[arg-type]  # only the last field can be None
+        def moved(fields: Iterable[Tensor]) -> list[Tensor]:
+            return [field.to(device, non_blocking=non_blocking) for field in fields]
+
+        ids, mask, utterance = moved(self[:3])
+        return Chats(ids, mask, utterance, None if self.packing is None else Packing(*moved(self.packing)))
 
 
 class TokenLogprobs(NamedTuple):
@@ -75,42 +91,108 @@ def collate_chats(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: i
     return Chats(input_ids, attention_mask, utterance)
 
 
+def shared_beginnings(contexts: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    """Groups of contexts that begin alike: pairs of a context's place and how many tokens it shares with the first.
+
+    The first of a group is its longest. A context joins the group with which it shares most, if that is half of it.
+    """
+    groups: list[list[tuple[int, int]]] = []
+    for place in sorted(range(len(contexts)), key=lambda place: -len(contexts[place])):
+        shared = [_common(contexts[place], contexts[group[0][0]]) for group in groups]
+        most = max(shared, default=0)
+        if 2 * most >= len(contexts[place]):
+            groups[shared.index(most)].append((place, most))
+        else:
+            groups.append([(place, len(contexts[place]))])
+    return groups
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return place
+    return min(len(one), len(other))
+
+
 def pack_replies(contexts: Sequence[Sequence[int]], replies: Sequence[Sequence[Sequence[int]]], pad_id: int) -> Chats:
-    """One row a context, with all its replies behind it; utterances are numbered in the order given."""
-    rows, positions = [], []
-    for context, own in zip(contexts, replies, strict=True):
-        ids, owner, position = list(context), [-1] * len(context), list(range(len(context)))
-        for i, reply in enumerate(own):
-            ids += reply
-            owner += [i] * len(reply)
-            position += range(len(context), len(context) + len(reply))
-        rows.append((ids, owner))
-        positions.append(position)
-    chats = collate_chats(rows, pad_id)
-    position_ids = torch.zeros_like(chats.input_ids)
-    for row, position in enumerate(positions):
-        position_ids[row, : len(position)] = torch.tensor(position)
-    return chats._replace(position_ids=position_ids)
+    """Contexts with all their replies, those that begin alike in one row; utterances are numbered in the order given.
+
+    Args:
+        replies: to each context, by context.
+    """
+    numbers = [sum(map(len, replies[:place])) for place in range(len(replies))]  # of the first reply to each context
+    rows = [_packed(contexts, replies, numbers, group) for group in shared_beginnings(contexts)]
+    length = -(-max(len(row) for row in rows) // WIDTH) * WIDTH
+    fields = torch.zeros(6, len(rows), length, dtype=torch.long)
+    fields[0], fields[1], fields[4] = pad_id, -1, -1
+    attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        fields[:, number, : len(row)] = torch.tensor(row).T
+        attention_mask[number, : len(row)] = True
+    ids, utterance, *packing = fields
+    return Chats(ids, attention_mask, utterance, Packing(*packing))
+
+
+def _packed(
+    contexts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[Sequence[int]]],
+    numbers: Sequence[int],
+    group: Sequence[tuple[int, int]],
+) -> list[tuple[int, ...]]:
+    """The tokens of one row: id, utterance, position, tokens of the trunk it sees, branch, column of the one before."""
+    row: list[tuple[int, ...]] = []
+
+    def add(ids: Sequence[int], utterance: int, position: int, trunk: int | None, branch: int, before: int) -> int:
+        """Append tokens that follow one another; returns the column of the last, or `before` where there is none."""
+        for offset, token in enumerate(ids):
+            seen = len(row) + 1 if trunk is None else trunk
+            row.append((token, utterance, position + offset, seen, branch, before))
+            before = len(row) - 1
+        return before
+
+    add(contexts[group[0][0]], -1, 0, None, -1, 0)
+    for number, (place, shared) in enumerate(group):
+        own = contexts[place][shared:]
+        branch = number if own else -1
+        last = add(own, -1, shared, shared, branch, shared - 1)
+        for i, reply in enumerate(replies[place]):
+            add(reply, numbers[place] + i, len(contexts[place]), shared, branch, last)
+    return row
+
+
+def packed_visibility(packing: Packing, utterance: Tensor, first: int, last: int, start: int) -> Tensor:
+    """Which tokens of packed rows see which: (..., last - first, last - start) bool, queries by keys.
+
+    Args:
+        packing, utterance: of one row, (T,) each, or of several, (B, T).
+        first, last: columns of the queries, the last one excluded.
+        start: the first key.
+    """
+    query, key = (slice(first, last), None), (None, slice(start, last))
+    columns = torch.arange(utterance.shape[-1], device=utterance.device)
+    in_trunk = (utterance < 0) & (packing.branch < 0)
+    of_trunk = columns[key] < packing.trunk[..., *query]
+    of_branch = packing.branch[..., *key] == packing.branch[..., *query]
+    of_reply = utterance[..., *key] == utterance[..., *query]
+    own = torch.where(utterance[..., *key] < 0, of_branch, of_reply)
+    visible = torch.where(in_trunk[..., *key], of_trunk, own)
+    return visible & (columns[key] <= columns[query])
 
 
 def packed_mask(chats: Chats) -> Tensor:
     """Which token attends to which in packed rows: (B, 1, T, T) bool, true where row t may attend to column s."""
-    causal = torch.ones(chats.input_ids.shape[1:] * 2, dtype=torch.bool, device=chats.input_ids.device).tril()
-    owner, seen = chats.utterance.unsqueeze(2), chats.utterance.unsqueeze(1)
-    visible = causal & ((seen == -1) | (seen == owner)) & chats.attention_mask.unsqueeze(1)
-    itself = torch.eye(len(causal), dtype=torch.bool, device=causal.device)  # for padding, which sees nothing else
+    assert chats.packing is not None
+    width = chats.input_ids.shape[1]
+    visible = packed_visibility(chats.packing, chats.utterance, 0, width, 0)
+    itself = torch.eye(width, dtype=torch.bool, device=visible.device)  # for padding, which sees nothing else
     return (visible | itself).unsqueeze(1)
 
 
 def response_positions(chats: Chats) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of every response token, and the column of the token that predicts it: three times (K,)."""
     rows, columns = (chats.utterance >= 0).nonzero(as_tuple=True)
-    before = columns - 1
-    if chats.position_ids is not None:  # a packed reply begins after the context, wherever it lies in the row
-        context = (chats.attention_mask & (chats.utterance < 0)).sum(1)[rows]
-        first = chats.position_ids[rows, columns] == context
-        before = torch.where(first, context - 1, before)
-    return rows, columns, before
+    return rows, columns, columns - 1 if chats.packing is None else chats.packing.before[rows, columns]
 
 
 class _FrozenHead(torch.autograd.Function):
