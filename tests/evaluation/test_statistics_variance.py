@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.interval_coverage import seed_spread
-from emodistill.evaluation.statistics import components, crossed
+from emodistill.evaluation.statistics import (
+    components,
+    crossed,
+    interquartile_mean,
+    probability_of_improvement,
+)
 
 
 def test_known_components_are_found():
@@ -43,3 +48,25 @@ def test_crossed_keeps_scenarios_that_all_seeds_played():
     assert crossed({0: first, 1: second}) == pytest.approx(np.array([[0.3, 0.5], [0.6, 0.7]]))
     assert components(crossed({0: first})) is None and components(crossed({})) is None
     assert components(crossed({0: first, 1: {}})) is None
+
+
+def test_the_interquartile_mean_leaves_out_the_best_and_worst_quarter():
+    values = np.array([[0.0, 0.4], [0.6, 100.0]])
+    found, low, high = interquartile_mean(values)
+    assert found == pytest.approx(0.5) and low <= found <= high
+    assert all(math.isnan(end) for end in interquartile_mean(values[:1])[1:])
+
+
+def test_the_probability_of_improvement_by_hand():
+    first, second = np.array([[0.5, 0.2], [0.9, 0.2]]), np.array([[0.4, 0.2], [0.6, 0.3]])
+    # scenario one: of four pairs .5>.4, .5<.6, .9>.4, .9>.6; scenario two: two ties and two losses
+    found, low, high = probability_of_improvement(first, second)
+    assert found == pytest.approx((3 / 4 + 2 * 0.5 / 4) / 2) and low <= found <= high
+    assert probability_of_improvement(second, first)[0] == pytest.approx(1 - found)
+
+
+def test_equal_runs_improve_half_of_the_time_and_better_ones_always():
+    values = np.random.default_rng(0).random((4, 12))
+    found, low, high = probability_of_improvement(values, values)
+    assert found == 0.5 and low < 0.5 < high
+    assert probability_of_improvement(values + 2, values) == (1.0, 1.0, 1.0)

@@ -14,7 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
-from emodistill.evaluation.statistics import Key, bootstrap_interval, components, crossed, utilities
+from emodistill.evaluation.statistics import (
+    Key,
+    bootstrap_interval,
+    components,
+    crossed,
+    interquartile_mean,
+    probability_of_improvement,
+    utilities,
+)
 from emodistill.reporting.figures.curves import Curve, learning_curves
 from emodistill.reporting.results import RULE, AnalysisResult, plain
 from emodistill.reporting.tables import Column, Table
@@ -73,6 +81,7 @@ _VARIANCE = [
     Column("seeds", "training seeds", "count"),
     Column("scenarios", "scenarios", "count"),
     Column("mean_interval", "utility [95 %, over seeds and scenarios]", "interval"),
+    Column("middle_interval", "interquartile mean [95 %]", "interval"),
     Column("between_seeds", "sd between seeds", digits=3),
     Column("between_scenarios", "sd between scenarios", digits=3),
     Column("rest", "sd of the rest", digits=3),
@@ -80,7 +89,8 @@ _VARIANCE = [
 ]
 _PAIRED = (
     "Paired by training seed and scenario. The interval is about other training runs and other scenarios alike, where "
-    "that of a comparison is about other scenarios and the training runs at hand. Not corrected for their number."
+    "that of a comparison is about other scenarios and the training runs at hand. Not corrected for their number. The "
+    "probability of improvement is how likely a training run of the arm does better in a scenario than one of another."
 )
 _DIFFERENCES = [
     Column("arm", "arm", "text"),
@@ -88,7 +98,8 @@ _DIFFERENCES = [
     Column("each", "difference with each training seed", "text"),
     Column("scenarios", "scenarios", "count"),
     Column("mean_interval", "difference [95 %, over seeds and scenarios]", "interval"),
-    *_VARIANCE[4:],
+    Column("better_interval", "probability of improvement [95 %]", "interval"),
+    *_VARIANCE[5:],
 ]
 
 
@@ -109,15 +120,17 @@ def seed_tables(played: Sequence[ArmResult], seed: int = 0, subject: str | None 
         {"arm": arm, "condition": condition, **row}
         for (arm, condition), runs in several.items()
         for row in _components({run.training_seed: utilities(run.episodes) for run in runs})
+        for row in [row | {"middle_interval": plain(interquartile_mean(_cells(runs), seed))}]
     ]
     note = (
         "Analysis of variance of utility by training seed and scenario, both as random effects, over the scenarios "
-        "that all seeds played. The rest is interaction and the noise of episodes. An estimate below 0 is given as 0."
+        "that all seeds played. The rest is interaction and the noise of episodes. An estimate below 0 is given as 0. "
+        "The interquartile mean is that of the middle half of all cells of training seed and scenario."
     )
     tables = [Table("seeds", "Each training seed", _SEEDS, each)]
     if spread:
         tables.append(Table("variance", "Spread between training seeds and scenarios", _VARIANCE, spread, note))
-    if apart := _difference_rows(several, subject):
+    if apart := _difference_rows(several, subject, seed):
         tables.append(Table("seed_differences", "Differences over training seeds", _DIFFERENCES, apart, _PAIRED))
     return tables
 
@@ -150,7 +163,24 @@ def _seed_row(run: ArmResult, seed: int) -> dict[str, Any]:
     return dict(plain(row))
 
 
-def _difference_rows(several: dict[tuple[str, str], list[ArmResult]], subject: str | None) -> list[dict[str, Any]]:
+def _cells(runs: Sequence[ArmResult], scenarios: set[tuple[str, str]] | None = None) -> np.ndarray:
+    """(I, J) utility of each training seed in each scenario that all of them played, of the given ones."""
+    found = {run.training_seed: utilities(run.episodes) for run in runs}
+    kept = {
+        seed: {key: value for key, value in own.items() if scenarios is None or key[:2] in scenarios}
+        for seed, own in found.items()
+    }
+    return crossed(kept)
+
+
+def _scenarios_of(runs: Sequence[ArmResult]) -> set[tuple[str, str]]:
+    """The scenarios that all of these runs played."""
+    return set.intersection(*({key[:2] for key in utilities(run.episodes)} for run in runs))
+
+
+def _difference_rows(
+    several: dict[tuple[str, str], list[ArmResult]], subject: str | None, seed: int
+) -> list[dict[str, Any]]:
     """The subject less every other arm, paired by training seed, scenario and seed of the episode."""
     rows = []
     for (arm, condition), runs in several.items():
@@ -164,7 +194,11 @@ def _difference_rows(several: dict[tuple[str, str], list[ArmResult]], subject: s
         }
         for row in _components(apart):
             each = ", ".join(f"{values.mean():+.3f}" for values in crossed(dict(sorted(apart.items()))))
-            rows.append({"arm": subject, "condition": condition, "against": arm, "each": each, **row})
+            subjects = several[str(subject), condition]
+            common = _scenarios_of([*runs, *subjects])
+            better = probability_of_improvement(_cells(subjects, common), _cells(runs, common), seed)
+            of_pair = {"against": arm, "each": each, "better_interval": plain(better)}
+            rows.append({"arm": subject, "condition": condition, **of_pair, **row})
     return rows
 
 
