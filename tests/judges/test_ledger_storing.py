@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from contextlib import closing
+from dataclasses import asdict
 
 import pytest
 from judge_cases import CountingJudge
@@ -107,7 +108,7 @@ def test_offline_asks_nobody_and_writes_nothing(ask, path):
         LedgerJudge(CountingJudge(), ledger).scores(ask("word", "silence"))
         judge, told = CountingJudge(), []
         found = LedgerJudge(judge, ledger, offline=True).judgements(
-            ask("word", "silence", "new"), lambda *pair: told.append(pair)
+            ask("word", "silence", "new"), lambda place, given: told.append((place, given.score))
         )
         assert [one.score for one in found] == [5.0, None, None] and judge.asked == []
         assert found[1].reason == "no answer" and "ledger.sqlite has no judgement of it" in found[2].reason
@@ -118,3 +119,16 @@ def test_missing_judgements_are_spoken_of(ask, path, caplog):
     with Ledger(path) as ledger:
         LedgerJudge(CountingJudge(), ledger).scores(ask("word", "silence", "other"))
     assert caplog.messages == ["1 of 3 judgements are missing; the first: no answer"]
+
+
+def test_the_parts_of_a_score_are_stored_and_given_back(judge, ask, path):
+    requests = ask("I am furious. I can move to 45 days, so please confirm it.", "Well.")
+    with Ledger(path) as ledger:
+        first = LedgerJudge(judge, ledger).judgements(requests)
+        told = {}
+        again = LedgerJudge(judge, ledger, offline=True).judgements(requests, told.__setitem__)
+    assert [one.parts for one in first] == [one.parts for one in again] == [told[i].parts for i in range(2)]
+    assert set(first[0].parts) == {"emotion", "progress", "firmness", "freshness"}
+    weights = asdict(judge.weights)
+    mean = sum(weights[name] * share for name, share in first[0].parts.items())
+    assert first[0].score == pytest.approx(1 + 9 * mean, abs=0.01)

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from emodistill.errors import UserError
-from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, add_usage
+from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, OnJudgement, add_usage
 from emodistill.language_models.completion import Usage
 
 HOW: dict[str, Callable[[list[float]], float]] = {"mean": statistics.fmean, "median": statistics.median, "min": min}
@@ -81,13 +81,15 @@ class EnsembleJudge:
     def _combined(self, judgements: Sequence[Judgement], spent: Usage) -> Judgement:
         named = dict(zip(self.judges, judgements, strict=True))
         usage = add_usage(spent, *(judgement.usage for judgement in judgements))
-        parts = {
+        said = {
             name: {key: value for key in ("score", "reason", "raw") if (value := getattr(judgement, key)) is not None}
             for name, judgement in named.items()
         }
-        raw = json.dumps(parts)
+        raw = json.dumps(said)
         scores = [judgement.score for judgement in judgements if judgement.score is not None]
         if len(scores) < self.needs:
             missing = "; ".join(f"{name}: {one.reason}" for name, one in named.items() if one.score is None)
             return Judgement(None, f"{len(scores)} of the {self.needs} scores that are needed: {missing}", raw, usage)
-        return Judgement(round(HOW[self.how](scores), 2), None, raw, usage)
+        given = {name: one.score for name, one in named.items() if one.score is not None}
+        shares = {name: (score - LOWEST) / (HIGHEST - LOWEST) for name, score in given.items()}
+        return Judgement(round(HOW[self.how](scores), 2), None, raw, usage, parts=shares)

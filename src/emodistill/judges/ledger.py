@@ -29,10 +29,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from emodistill.errors import UserError
-from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, rubric_version
+from emodistill.judges.request import (
+    HIGHEST,
+    LOWEST,
+    Judge,
+    Judgement,
+    JudgeRequest,
+    OnJudgement,
+    rubric_version,
+)
 from emodistill.language_models.completion import Usage
 
 logger = logging.getLogger(__name__)
@@ -40,26 +48,27 @@ logger = logging.getLogger(__name__)
 OnScore = Callable[[int, float | None], None]  # index of the request, and its score
 
 APPLICATION_ID = 0x454D4F4A  # "EMOJ", in the file's header: tells a ledger from other people's databases
-FORMAT = 3  # of the table below, in the file's header; raise it with any change of the table
+FORMAT = 4  # of the table below, in the file's header; raise it with any change of the table
 _TABLE = """CREATE TABLE judgements (
     key TEXT PRIMARY KEY, judge TEXT NOT NULL, judge_version TEXT NOT NULL, rubric_version TEXT NOT NULL,
     domain TEXT NOT NULL, scenario_id TEXT NOT NULL, emotion TEXT, utterance TEXT NOT NULL,
-    score REAL CHECK (score BETWEEN 1 AND 10), reason TEXT, raw TEXT, held REAL CHECK (held BETWEEN 1 AND 10),
+    score REAL CHECK (score BETWEEN 1 AND 10), parts TEXT, reason TEXT, raw TEXT,
+    held REAL CHECK (held BETWEEN 1 AND 10),
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL, latency_s REAL NOT NULL,
     attempts INTEGER NOT NULL, judged_at REAL NOT NULL,
     CHECK ((score IS NULL) <> (reason IS NULL))
 ) WITHOUT ROWID"""
 COLUMNS = (
     *("key", "judge", "judge_version", "rubric_version", "domain", "scenario_id", "emotion", "utterance"),
-    *("score", "reason", "raw", "held"),
+    *("score", "parts", "reason", "raw", "held"),
     *("prompt_tokens", "completion_tokens", "cost", "latency_s", "attempts", "judged_at"),
 )
-_GET = """SELECT score, reason, raw, held, prompt_tokens, completion_tokens, cost, latency_s, attempts
+_GET = """SELECT score, parts, reason, raw, held, prompt_tokens, completion_tokens, cost, latency_s, attempts
 FROM judgements WHERE key = ?"""
 # A stored score stays as it is; usage adds up, whether it brought a score or not.
 _VERDICT = ", ".join(
     f"{name} = CASE WHEN judgements.score IS NULL THEN excluded.{name} ELSE judgements.{name} END"
-    for name in ("score", "reason", "raw", "judged_at", "held")
+    for name in ("score", "parts", "reason", "raw", "judged_at", "held")
 )
 _USAGE = ", ".join(
     f"{name} = coalesce(judgements.{name} + excluded.{name}, judgements.{name}, excluded.{name})"
@@ -111,7 +120,7 @@ class Ledger:
         with self.explained():
             ask = self.connection.execute
             found = {key: row for key in keys if (row := ask(_GET, (key,)).fetchone()) is not None}
-        return {key: Judgement(row[0], row[1], row[2], Usage(*row[4:]), row[3]) for key, row in found.items()}
+        return {key: _judgement(row) for key, row in found.items()}
 
     def put(self, judge: Judge, judged: Iterable[tuple[str, JudgeRequest, Judgement]]) -> None:
         """Store judgements with their keys, all or none; a score that is there already stays.
@@ -337,9 +346,17 @@ def _row(judge: Judge, key: str, request: JudgeRequest, judgement: Judgement) ->
         request.emotion,
         _storable(request.utterance),
     )
-    verdict = (judgement.score, _storable(judgement.reason), _storable(judgement.raw), judgement.pending_score)
+    parts = json.dumps(dict(judgement.parts)) if judgement.parts else None
+    words = (_storable(judgement.reason), _storable(judgement.raw))
+    verdict = (judgement.score, parts, *words, judgement.pending_score)
     took = (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.latency_s, usage.attempts)
     return (key, judge.name, judge.version, *about, *verdict, *took, time.time())
+
+
+def _judgement(row: Sequence[Any]) -> Judgement:
+    """The judgement in a row of `_GET`."""
+    score, parts, reason, raw, held, *took = row
+    return Judgement(score, reason, raw, Usage(*took), held, json.loads(parts) if parts else {})
 
 
 def _storable(text: str | None) -> str | None:
@@ -407,12 +424,13 @@ class LedgerJudge:
         Args:
             on_score: called once for every request, on the calling thread, as soon as its score is known.
         """
-        return [judgement.score for judgement in self.judgements(requests, on_score)]
+        tell = None if on_score is None else lambda index, judgement: on_score(index, judgement.score)
+        return [judgement.score for judgement in self.judgements(requests, tell)]
 
-    def judgements(self, requests: Sequence[JudgeRequest], on_score: OnScore | None = None) -> list[Judgement]:
-        """The same with reason, raw reply and usage (that of all tries so far)."""
+    def judgements(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
+        """The same with the parts of the score, reason, raw reply and usage (that of all tries so far)."""
         keys = [judgement_key(self.judge, request) for request in requests]
-        call = _Call(self, keys, requests, on_score)
+        call = _Call(self, keys, requests, on_judgement)
         call.read(call.requests)
         call.tell(key for key, judgement in call.known.items() if judgement.score is not None)
         missing = [key for key in call.requests if key not in call.known or call.known[key].score is None]
@@ -453,9 +471,14 @@ class _Call:
     """
 
     def __init__(
-        self, owner: LedgerJudge, keys: Sequence[str], requests: Sequence[JudgeRequest], on_score: OnScore | None
+        self,
+        owner: LedgerJudge,
+        keys: Sequence[str],
+        requests: Sequence[JudgeRequest],
+        on_judgement: OnJudgement | None,
     ) -> None:
-        self.judge, self.ledger, self.batch_size, self.on_score = owner.judge, owner.ledger, owner.batch_size, on_score
+        self.judge, self.ledger, self.batch_size = owner.judge, owner.ledger, owner.batch_size
+        self.on_judgement = on_judgement
         self.requests = dict(zip(keys, requests, strict=True))
         self.known: dict[str, Judgement] = {}
         self._untold: dict[str, list[int]] = {}  # indices of the requests whose score nobody was told yet
@@ -475,10 +498,10 @@ class _Call:
         return news
 
     def tell(self, keys: Iterable[str]) -> None:
-        if self.on_score is not None:
+        if self.on_judgement is not None:
             for key in keys:
                 for index in self._untold.pop(key, ()):
-                    self.on_score(index, self.known[key].score)
+                    self.on_judgement(index, self.known[key])
 
     def ask(self, keys: list[str]) -> None:
         """Put these requests to the judge and store every judgement; pending scores are given back to it."""
@@ -513,9 +536,9 @@ class _Call:
             self._store()
         if judgement.pending_score is None:
             self.known[key] = judgement
-            if self.on_score is not None:
+            if self.on_judgement is not None:
                 for index in self._untold.pop(key, ()):
-                    self.on_score(index, judgement.score)
+                    self.on_judgement(index, judgement)
 
     def _store(self) -> None:
         now = time.monotonic()
@@ -539,7 +562,7 @@ def valid(given: Judgement) -> Judgement:
     score = given.score if given.pending_score is None else given.pending_score
     if score is not None and not LOWEST <= score <= HIGHEST:  # true of NaN too
         reason = f"the judge gave {score}, which is not a score from 1 to 10"
-        return replace(given, score=None, reason=reason, pending_score=None)
+        return replace(given, score=None, reason=reason, pending_score=None, parts={})
     if given.score is None:
         return replace(given, reason=given.reason or "the judge gave no score and no reason")
     return replace(given, score=float(given.score), reason=None)

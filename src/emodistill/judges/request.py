@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from emodistill.language_models.completion import Usage
@@ -42,6 +42,8 @@ class Judgement:
         usage: what the judgement took; zero for a judge that calls no server.
         pending_score: a score that was paid for but does not count yet, because the probe of its batch has not been
             answered (see `sentinel`). `score` is None then, and a final judgement of the same request follows.
+        parts: what the score is made of, by name, each from 0 to 1; empty for a judge that has but one score. Of a
+            rubric, 1 + 9 x their weighted mean is the score.
     """
 
     score: float | None
@@ -49,6 +51,7 @@ class Judgement:
     raw: str | None = None
     usage: Usage = Usage()
     pending_score: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 OnJudgement = Callable[[int, Judgement], None]  # index of the request, and its judgement

@@ -103,8 +103,8 @@ class RubricJudge:
         for start in range(0, len(requests), _AT_ONCE):
             batch = requests[start : start + _AT_ONCE]
             shares = self._shares(batch)
-            scores = [self._score(*pair) for pair in zip(batch, shares, strict=True)]
-            judgements += announced([Judgement(score) for score in scores], on_judgement, start)
+            judged = [self._judgement(*pair) for pair in zip(batch, shares, strict=True)]
+            judgements += announced(judged, on_judgement, start)
         return judgements
 
     def parts(self, request: JudgeRequest) -> dict[str, float]:
@@ -116,12 +116,14 @@ class RubricJudge:
         """(N, A) share of each label of the vocabulary in what the perceiver reads."""
         return as_vocabulary(self.perceiver.probabilities([one.utterance for one in requests]), self.vocabulary)
 
-    def _score(self, request: JudgeRequest, shares: FloatArray) -> float:
+    def _judgement(self, request: JudgeRequest, shares: FloatArray) -> Judgement:
+        """The score, and as its parts the qualities times the factors: their weighted mean is the score."""
         offer = offer_features(request)
         qualities, factors = self._qualities(request, offer, shares), self._factors(request, offer)
-        weights = [getattr(self.weights, name) for name in qualities]
+        weights, factor = [getattr(self.weights, name) for name in qualities], math.prod(factors.values())
         mean = float(np.average(list(qualities.values()), weights=weights))
-        return round(LOWEST + (HIGHEST - LOWEST) * mean * math.prod(factors.values()), 2)
+        parts = {name: round(quality * factor, 4) for name, quality in qualities.items()}
+        return Judgement(round(LOWEST + (HIGHEST - LOWEST) * mean * factor, 2), parts=parts)
 
     def _qualities(self, request: JudgeRequest, offer: "OfferFeatures", shares: FloatArray) -> dict[str, float]:
         earlier = [
@@ -190,11 +192,11 @@ def freshness(text: str, earlier: Sequence[str]) -> float:
 
     A fifth of repeated 4-grams is free, because offers have their formulas; a share of 0.8 or more gives 0.
     """
-    grams = _grams(text)
-    if not grams or not earlier:
+    own = grams(text)
+    if not own or not earlier:
         return 1.0
-    known = {gram for before in earlier for gram in _grams(before)}
-    share = sum(gram in known for gram in grams) / len(grams)
+    known = {gram for before in earlier for gram in grams(before)}
+    share = sum(gram in known for gram in own) / len(own)
     return min(max((0.8 - share) / 0.6, 0.0), 1.0)
 
 
@@ -224,7 +226,8 @@ def count_role_violations(text: str, domain: Domain, labels: Sequence[str]) -> i
     return len(spoken) + len(swapped) + len(bracketed) + len(headed) + len(_META.findall(said))
 
 
-def _grams(text: str) -> list[tuple[str, ...]]:
+def grams(text: str) -> list[tuple[str, ...]]:
+    """The word 4-grams of a text, or its words as one where it has fewer."""
     said = words(text)
     if len(said) < _NGRAM:
         return [tuple(said)] if said else []

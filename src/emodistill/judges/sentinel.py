@@ -83,7 +83,9 @@ class SentinelJudge:
             batch_of.append((batch, None))
             for index, member in enumerate(members, first):
                 if member.pending is not None:  # the ledger has its usage
-                    batch.waiting[index] = Judgement(member.pending.pending_score, None, member.pending.raw)
+                    batch.waiting[index] = Judgement(
+                        member.pending.pending_score, None, member.pending.raw, parts=member.pending.parts
+                    )
                 else:
                     asked.append(member)
                     batch_of.append((batch, index))
@@ -121,7 +123,7 @@ class _Batch:
             self.waiting[index] = answer
             return []
         self.waiting[index] = replace(answer, usage=Usage())  # its usage is announced now
-        return [(index, Judgement(None, PENDING, answer.raw, answer.usage, answer.score))]
+        return [(index, Judgement(None, PENDING, answer.raw, answer.usage, answer.score, answer.parts))]
 
     def _final(self, judgement: Judgement) -> Judgement:
         """The judgement as it counts, with the probe's usage where that is still open."""
