@@ -32,15 +32,18 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         the content of `report.json`.
     """
     from emodistill.errors import UserError
-    from emodistill.studies.study import refusal
 
     if cfg.train not in ("never", "missing"):
         raise UserError(f"train={cfg.train}: use never (stop where something is missing) or missing (train it)")
+    entry.check_files(cfg)
+    from emodistill.studies.study import refusal
+
     study = build_study(cfg, overrides)
     with study.opened(cfg.resume):
         missing = study.missing()
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
+        study.prepare()
         study.train(missing)
         announce(cfg, study)
         entry.log_to(study.folder / "evaluate.log")  # from here on the command may write to its folder

@@ -18,6 +18,7 @@ def main(cfg: DictConfig) -> None:
 
 def play(cfg: DictConfig) -> None:
     """Build what `cfg` describes and say where it is."""
+    entry.check_files(cfg)
     import torch
     from hydra.utils import instantiate
 

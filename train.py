@@ -35,6 +35,7 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together, one owns the folder
     folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
     check_earlier_stages(config)
+    entry.check_files(cfg)
     try:
         with exclusive(folder.path) if first else nullcontext():
             state = folder.state(config, cfg.resume)

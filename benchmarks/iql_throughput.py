@@ -2,10 +2,11 @@
 
     python benchmarks/iql_throughput.py [--updates 3000] [--repeats 5]
 
-Both sides update networks of one shape with the same losses, optimizer, clipping and batch size, on one thread, in
-turns, so that whatever else the machine does falls on both. The command logs to TensorBoard, saves checkpoints and
-shows its progress as configured; the bare loop writes nothing. Each side is timed after `WARM_UP` updates, and the
-ratio is taken pair by pair. The first run builds the bundled corpus where it is not in the cache yet.
+Both sides update networks of one shape with the same losses, optimizer (Adam in one kernel), clipping and batch size,
+on one thread, in turns, so that whatever else the machine does falls on both. The bare loop is plain PyTorch, uses
+nothing of this project but the type of a batch, and writes nothing. The command logs to TensorBoard, saves checkpoints
+and shows its progress as configured. Each side is timed after `WARM_UP` updates, and the ratio is taken pair by pair.
+The first run builds the bundled corpus where it is not in the cache yet.
 """
 
 import argparse
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from emodistill.learners.iql import Transitions
-from emodistill.networks import TwinQ, mlp
 
 ROOT = Path(__file__).resolve().parents[1]
 OBSERVATION_DIM, EMOTIONS, HIDDEN, ROWS, WARM_UP = 63, 28, [256, 256], 20_000, 200
@@ -41,10 +42,16 @@ def transitions(seed: int = 0) -> Transitions:
     )
 
 
+def plain(outputs: int) -> nn.Sequential:
+    """A network as one writes it."""
+    layers = [nn.Linear(OBSERVATION_DIM, HIDDEN[0]), nn.ReLU(), nn.Linear(HIDDEN[0], HIDDEN[1]), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(HIDDEN[1], outputs))
+
+
 def bare(table: Transitions, batch_size: int, updates: int) -> float:
     """Updates per second of the loop one would write by hand."""
-    q, v = TwinQ(OBSERVATION_DIM, EMOTIONS, HIDDEN), mlp(OBSERVATION_DIM, HIDDEN, 1)
-    policy, target_q = mlp(OBSERVATION_DIM, HIDDEN, EMOTIONS), copy.deepcopy(q).requires_grad_(False)
+    q, v, policy = nn.ModuleList([plain(EMOTIONS), plain(EMOTIONS)]), plain(1), plain(EMOTIONS)
+    target_q = copy.deepcopy(q).requires_grad_(False)
     heads = (q, v, policy)
     optimizer = torch.optim.Adam([{"params": head.parameters()} for head in heads], lr=LEARNING_RATE, fused=True)
     started = time.perf_counter()
@@ -53,14 +60,15 @@ def bare(table: Transitions, batch_size: int, updates: int) -> float:
             started = time.perf_counter()
         index = torch.randint(ROWS, (batch_size,))
         observation, action, reward, following, terminal = (column[index] for column in table)
+        taken = action.unsqueeze(-1)
         with torch.no_grad():
             goal = reward + DISCOUNT * (1.0 - terminal) * v(following).squeeze(-1)
-            pessimistic = target_q(observation, action)
+            pessimistic = torch.minimum(*(net(observation).gather(-1, taken).squeeze(-1) for net in target_q))
         advantage = pessimistic - v(observation).squeeze(-1)
         v_loss = ((EXPECTILE - (advantage < 0).float()).abs() * advantage.square()).mean()
         weight = (INVERSE_TEMPERATURE * advantage.detach()).exp().clamp(max=100.0)
         policy_loss = (weight * F.cross_entropy(policy(observation), action, reduction="none")).mean()
-        first, second = q.both(observation, action)
+        first, second = (net(observation).gather(-1, taken).squeeze(-1) for net in q)
         q_loss = F.mse_loss(first, goal) + F.mse_loss(second, goal)
         optimizer.zero_grad()
         (q_loss + v_loss + policy_loss).backward()

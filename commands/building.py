@@ -69,7 +69,6 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         "run": cfg.run,
         "study": cfg.study.name,
     }
-    opposite = describe_counterparty(cfg) if cfg.study.plays else "people, in dialogues of a corpus"
     return Study(
         name=cfg.study.name,
         vocabulary=vocabulary,
@@ -79,14 +78,14 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         run_dir=Path(cfg.run_dir),
         folder=Path(cfg.stage_dir),
         configure=lambda run: setup_of(condition_config(cfg, run, overrides), vocabulary),
-        analyses={name: analysis(name, node, vocabulary) for name, node in node["analyses"].items() if node},
+        make_analyses=lambda: {name: analysis(name, one, vocabulary) for name, one in node["analyses"].items() if one},
         stages=StageGraph(read_variants()),
         training=[
             as_typed(word) for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in cfg.training_keys
         ],
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
-        about={**about, "counterparty": opposite, "scenarios_seed": cfg.seed},
+        make_about=lambda: {**about, "counterparty": describe_counterparty(cfg), "scenarios_seed": cfg.seed},
     )
 
 
@@ -216,6 +215,8 @@ def counterparty(cfg: DictConfig) -> Any:
 
 def describe_counterparty(cfg: DictConfig) -> str:
     """The counterparty in words."""
+    if not cfg.study.plays:
+        return "people, in dialogues of a corpus"
     if cfg.opponent:
         return "each arm in turn, its numbers those of the behavioural simulation"
     described: str = counterparty(cfg).describe()

@@ -133,6 +133,23 @@ def paid(cfg: DictConfig) -> Iterator[None]:
         yield
 
 
+def check_files(cfg: DictConfig) -> None:
+    """Refuse a vocabulary or a corpus that is not there, and a key without a value, before the imports of seconds.
+
+    Raises:
+        UserError: naming the key and the file.
+        MissingMandatoryValue: naming the key.
+    """
+    from emodistill.emotions.vocabulary import load_vocabulary
+
+    load_vocabulary(cfg.vocabulary)
+    if "path" in cfg.data.corpus.keys():  # noqa: SIM118 - `in` alone is false of a key without a value
+        given = cfg.data.corpus.path
+        for path in [given] if isinstance(given, str) else given:
+            if not Path(path).expanduser().exists():
+                raise UserError(f"data.corpus.path={path} does not exist; give the path of a corpus")
+
+
 REFERENCE_SPEED = 360.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
 
 

@@ -1,6 +1,7 @@
 """The small networks of the selector: feed-forward, over a vector of what the focal side has seen."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,7 @@ def mlp(input_dim: int, hidden_dims: Sequence[int], output_dim: int) -> nn.Seque
     is checked against exact solutions (tests/learners/test_iql_fixed_points.py).
     """
     widths = [input_dim, *hidden_dims]
-    hidden = [layer for narrow, wide in pairwise(widths) for layer in (nn.Linear(narrow, wide), nn.ReLU())]
+    hidden = [layer for narrow, wide in pairwise(widths) for layer in (nn.Linear(narrow, wide), nn.ReLU(inplace=True))]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], output_dim))
 
 
@@ -29,6 +30,11 @@ class TwinQ(nn.Module):
         super().__init__()
         self.q1 = mlp(observation_dim, hidden_dims, num_actions)
         self.q2 = mlp(observation_dim, hidden_dims, num_actions)
+
+    @cached_property
+    def weights(self) -> list[Tensor]:
+        """All parameters; those of two networks of one shape in the same order."""
+        return list(self.parameters())
 
     def both(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Q1 and Q2 of the given actions: (B, D), (B,) -> two of (B,)."""

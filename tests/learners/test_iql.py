@@ -69,6 +69,18 @@ def test_each_head_is_clipped_by_its_own_norm():
     assert all(torch.equal(p.grad, g) for p, g in zip(learner.policy.parameters(), small, strict=True))
 
 
+@pytest.mark.parametrize("limit", [0.05, 1.0, 1e6])
+def test_clipping_is_that_of_torch_to_the_bit(limit):
+    ours, theirs, batch = make(), make(), make_batch()
+    for learner in (ours, theirs):
+        sum(learner.losses(batch).values()).backward()
+    ours.configure_gradient_clipping(ours.configure_optimizers(), limit)
+    for head in HEADS:
+        torch.nn.utils.clip_grad_norm_(getattr(theirs, head).parameters(), limit)
+        for mine, other in zip(getattr(ours, head).parameters(), getattr(theirs, head).parameters(), strict=True):
+            assert torch.equal(mine.grad, other.grad)
+
+
 def test_the_target_moves_by_its_share_of_the_way_and_is_not_trained():
     learner = make()
     with torch.no_grad():

@@ -17,6 +17,7 @@ from emodistill.data.batches import ResumableLoader
 from emodistill.data.corpus import Corpus
 from emodistill.data.provenance import Provenance
 from emodistill.data.schema import Episode
+from emodistill.data.transitions import Transitions
 from emodistill.errors import UserError
 
 
@@ -85,6 +86,12 @@ class NegotiationData(L.LightningDataModule):
         own = torch.Generator().manual_seed(self.seed)
         batches = list(self.dataset.validation_batches())
         return DataLoader(batches, batch_size=None, collate_fn=_as_it_is, generator=own)  # type: ignore[arg-type]  # a list
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning does it; a batch that is there already is not walked through."""
+        if isinstance(batch, Transitions) and batch.observation.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
         return self._batches.state_dict() if self._batches else {}

@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 FloatArray = npt.NDArray[np.float32]
 GOEMOTIONS = load_vocabulary("goemotions28").labels
@@ -50,8 +52,10 @@ def normalise(text: str) -> str:
     return _DIGITS.sub("0", _PLACEHOLDER.sub(" ", text))
 
 
-def vectoriser(features: str, **more: Any) -> TfidfVectorizer:
+def vectoriser(features: str, **more: Any) -> "TfidfVectorizer":
     """The TF-IDF vectoriser of one kind of features: `words` or `characters`."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: its import takes seconds
+
     return TfidfVectorizer(preprocessor=normalise, sublinear_tf=True, dtype=np.float32, **FEATURES[features], **more)
 
 

@@ -358,10 +358,23 @@ class IQLLearner(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each head by its own norm: a large Q gradient must not shrink the policy's."""
-        if gradient_clip_val:
-            for group in optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+        """Clip each head by its own norm: a large Q gradient must not shrink the policy's.
+
+        It computes as `torch.nn.utils.clip_grad_norm_` for each head, which costs three times as much to call.
+        """
+        if not gradient_clip_val:
+            return
+        heads = [[p.grad for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+        norms = torch.stack(torch._foreach_norm([gradient for head in heads for gradient in head]))
+        for head, own in zip(heads, torch.split(norms, [len(head) for head in heads]), strict=True):
+            share = gradient_clip_val / (torch.linalg.vector_norm(own) + 1e-6)
+            torch._foreach_mul_(head, share.clamp(max=1.0))
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """As `Optimizer.zero_grad`, without its bookkeeping for profilers, which takes longer than the work."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -370,8 +383,7 @@ class IQLLearner(L.LightningModule):
     @torch.no_grad()
     def update_target(self) -> None:
         """Move the target Q by `polyak` of its distance to Q."""
-        for target, online in zip(self.target_q.parameters(), self.q.parameters(), strict=True):
-            target.lerp_(online, self.hparams["polyak"])
+        torch._foreach_lerp_(self.target_q.weights, self.q.weights, self.hparams["polyak"])
 
     @property
     def heads(self) -> dict[str, nn.Module]:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.results import ArmResult
-from emodistill.reporting.figures.intervals import utility_by_arm
 from emodistill.reporting.tables import Figure, Table, distinct
+
+if TYPE_CHECKING:
+    from emodistill.emotions.perceiver import Perceiver
 
 RULE = "The rule, fixed before the numbers:"  # a verdict that begins so states the rule of the others
 
@@ -54,7 +55,7 @@ class StudyResult:
     analyses: Mapping[str, AnalysisResult]
     about: Mapping[str, Any]
     vocabulary: Vocabulary
-    perceiver: Perceiver
+    perceiver: "Perceiver"
     selector_checkpoint: Path | None = None
 
     @property
@@ -71,6 +72,8 @@ class StudyResult:
     @cached_property
     def overview(self) -> Figure | None:
         """Utility of every arm with its interval, by domain; None where nothing was played."""
+        from emodistill.reporting.figures.intervals import utility_by_arm  # here: a refused study draws nothing
+
         return utility_by_arm(self.arms)
 
     @property

@@ -138,7 +138,7 @@ class MissingStage:
 
 
 class Study:
-    """A study, made once from its configuration; `opened`, then `missing`, `train`, `play` and `analyse`.
+    """A study, made once from its configuration; `opened`, then `missing`, `prepare`, `train`, `play`, `analyse`.
 
     Args:
         arms: every condition plays all of them.
@@ -147,12 +147,12 @@ class Study:
         run_dir: folder of the run.
         folder: of the report, and of the episodes of the first training seed.
         configure: makes the setup of a run of the study.
-        analyses: by name, in the order of the report.
+        make_analyses: gives them by name, in the order of the report; see `prepare`.
         stages: of training.
         training: overrides for all training, e.g. `run=demo`; with them `train.py` works in `default_run_dir`.
         default_run_dir: see `training`; training elsewhere is told its folder.
         run_training: runs `train.py` with these overrides and returns its exit status.
-        about: how the numbers come about, e.g. `run` and `command`, for the report.
+        make_about: says how the numbers come about, e.g. `run` and `command`, for the report.
     """
 
     def __init__(
@@ -165,15 +165,15 @@ class Study:
         run_dir: Path,
         folder: Path,
         configure: Callable[[StudyRun], Setup],
-        analyses: Mapping[str, Analysis],
+        make_analyses: Callable[[], Mapping[str, Analysis]],
         stages: StageGraph,
         training: Sequence[str],
         default_run_dir: Path,
         run_training: Callable[[Sequence[str]], int],
-        about: Mapping[str, Any],
+        make_about: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self.name, self.vocabulary, self.arms, self.analyses = name, vocabulary, arms, analyses
-        self.run_dir, self.folder, self.stages, self.about = run_dir, folder, stages, about
+        self.name, self.vocabulary, self.arms, self.make_analyses = name, vocabulary, arms, make_analyses
+        self.run_dir, self.folder, self.stages, self.make_about = run_dir, folder, stages, make_about
         self.training, self.default_run_dir, self.run_training = training, default_run_dir, run_training
         self.runs = plan_runs(name, conditions, seeds, run_dir, folder)
         self.setups = [configure(run) for run in self.runs]
@@ -212,6 +212,16 @@ class Study:
                 overrides = [*stage.overrides, *self.training, *own]
                 found.setdefault((run_dir, stage.name), MissingStage(stage, run_dir, overrides))
         return list(found.values())
+
+    def prepare(self) -> None:
+        """Make the analyses: before anything is trained or played, but after what can be refused without them.
+
+        What they import takes seconds.
+
+        Raises:
+            UserError: if one is given a key that it does not have.
+        """
+        self.analyses, self.about = self.make_analyses(), self.make_about()
 
     def train(self, missing: Sequence[MissingStage]) -> None:
         """Train stages one after the other; a stage that was begun before goes on where it was.
