@@ -121,7 +121,7 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ("train.py stage=jpo run=nope", "sft/adapter is missing"),
+        ("train.py stage=jpo run=nope", "is missing; train it with"),
         ("train.py stage=iql nokey=1", "Could not override 'nokey'"),
         ("train.py stage=iql vocabulary=nope", "no vocabulary 'nope'"),
         ("train.py stage=iql data=file", "Missing mandatory value: data.corpus.path"),
