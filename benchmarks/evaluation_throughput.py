@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import torch
 
-from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -78,7 +77,7 @@ class World:
         self.tokenizer, self.vocabulary = load_tokenizer(model), load_vocabulary()
         self.model = load_model(model, dtype, "auto")
         self.chat = ChatFormat(self.tokenizer, self.vocabulary)
-        self.opponent = BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+        self.opponent = BehaviouralCounterparty(load_perceiver("counterparty"), "test:16")
         self.reply_tokens = reply_tokens
 
     def episodes_a_minute(self, way: type[ChatGenerator], count: int, at_once: int) -> tuple[float, list[Negotiation]]:

@@ -196,7 +196,7 @@ def chairs(
 
     if not cfg.opponent:
         return {"counterparty": counterparty(cfg).open(), "offers": instantiate(cfg.offers.policy)}
-    numbers = BehaviouralCounterparty(load_perceiver("counterparty"), list(cfg.personas))
+    numbers = BehaviouralCounterparty(load_perceiver("counterparty"), personas(cfg))
     arm = parse_arm(cfg.opponent, vocabulary)
 
     def open_arm() -> ArmCounterparty:
@@ -210,7 +210,12 @@ def counterparty(cfg: DictConfig) -> Any:
     """The counterparty of the configuration, with the personas of this evaluation."""
     from hydra.utils import instantiate
 
-    return instantiate(cfg.counterparty.agent, personas=list(cfg.personas), _convert_="all")
+    return instantiate(cfg.counterparty.agent, personas=personas(cfg), _convert_="all")
+
+
+def personas(cfg: DictConfig) -> str | list[str]:
+    """The personas of this evaluation, as they were given: one word or a list of them."""
+    return cfg.personas if isinstance(cfg.personas, str) else list(cfg.personas)
 
 
 def describe_counterparty(cfg: DictConfig) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from schedules import concession_schedule
 
-from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS, load_persona
+from emodistill.counterparties.personas import load_persona, named_personas
 from emodistill.counterparties.simulation import BehaviouralCounterparty, Mood, lines
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -17,7 +17,8 @@ from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
-ALL = TRAINING_PERSONAS + TEST_PERSONAS
+ALL = named_personas()
+FOUR = ALL[:4]
 SCENARIOS = {
     "debt": Scenario("a", "debt", 20.0, 110.0),
     "disaster": Scenario("b", "disaster", 180.0, 80.0),
@@ -29,7 +30,7 @@ GRATEFUL = "Thank you so much, I really appreciate it, thanks."
 
 
 def counterparty(*personas: str) -> BehaviouralCounterparty:
-    return BehaviouralCounterparty(load_perceiver("counterparty"), personas or TRAINING_PERSONAS)
+    return BehaviouralCounterparty(load_perceiver("counterparty"), personas or FOUR)
 
 
 def focal() -> FocalAgent:
@@ -37,7 +38,7 @@ def focal() -> FocalAgent:
     return FocalAgent(UniformEmotion(vocabulary), concession_schedule(), PhrasebookSpeaker(vocabulary))
 
 
-def episodes(domain: str, count: int, personas: tuple[str, ...] = TRAINING_PERSONAS) -> list[Negotiation]:
+def episodes(domain: str, count: int, personas: tuple[str, ...] = FOUR) -> list[Negotiation]:
     negotiations = [Negotiation(SCENARIOS[domain], seed) for seed in range(count)]
     return play(negotiations, focal(), counterparty(*personas))
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS
+from emodistill.counterparties.personas import named_personas
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
@@ -13,7 +13,7 @@ from emodistill.negotiation.scenarios import Scenario
 
 
 @pytest.mark.parametrize("text", ["", "   ", "42", "😡😡😡", "?!" * 3000, "\x00\n{offer} {can}", "no offer from me"])
-@pytest.mark.parametrize("persona", TRAINING_PERSONAS + TEST_PERSONAS)
+@pytest.mark.parametrize("persona", named_personas())
 def test_garbage_is_answered_not_raised(text: str, persona: str) -> None:
     negotiation = Negotiation(Scenario("d", "student", 30.0, 210.0), 0)
     agent = BehaviouralCounterparty(load_perceiver("counterparty"), [persona])
@@ -43,7 +43,7 @@ def test_unknown_or_missing_personas_are_user_errors() -> None:
 
 def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emodistill.counterparties.simulation._REMEMBERED", 3)
-    agent = BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+    agent = BehaviouralCounterparty(load_perceiver("counterparty"), named_personas())
     for round in range(8):
         negotiation = Negotiation(Scenario("a", "debt", 20.0, 110.0), 0)
         negotiation.play(Turn(1, "focal", f"Reading {'very ' * round}slowly."))

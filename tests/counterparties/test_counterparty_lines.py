@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from emodistill.counterparties.personas import TEST_PERSONAS, TRAINING_PERSONAS
+from emodistill.counterparties.personas import named_personas
 from emodistill.counterparties.simulation import ACTS, MOODS, lines, say
 from emodistill.emotions.perceiver import GOEMOTIONS, load_perceiver
 from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.scenarios import Scenario
 
-PERSONAS = TRAINING_PERSONAS + TEST_PERSONAS
+PERSONAS = named_personas()
 OFFERS = {
     "debt": (1, 7, 30, 45, 120),
     "disaster": (5, 60, 90, 145),

@@ -9,23 +9,23 @@ import yaml
 from tiny_runs import CONFIGS
 
 from emodistill.counterparties.personas import (
-    TEST_PERSONAS,
-    TRAINING_PERSONAS,
     FloatArray,
     Persona,
     constants,
     families,
     grouping,
     load_persona,
+    named_personas,
     read_personas,
 )
+from emodistill.counterparties.population import load_personas
 from emodistill.counterparties.simulation import next_position, planned, stages, state, walk_away_chance
 from emodistill.emotions.perceiver import GOEMOTIONS
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
-PERSONAS = [load_persona(name) for name in TRAINING_PERSONAS + TEST_PERSONAS]
+PERSONAS = [*load_personas(named_personas()), *load_personas("population:6")]
 NO_EFFECT = np.zeros(len(families()))
 by_persona = pytest.mark.parametrize("persona", PERSONAS, ids=lambda persona: persona.name)
 
@@ -50,12 +50,13 @@ def test_every_emotion_but_neutral_is_in_exactly_one_family() -> None:
     }
 
 
-def test_training_and_test_personas_differ() -> None:
-    assert len(TRAINING_PERSONAS) >= 4 and len(TEST_PERSONAS) >= 3
-    assert not set(TRAINING_PERSONAS) & set(TEST_PERSONAS)
-    config = yaml.safe_load((CONFIGS / "counterparty" / "behavioural.yaml").read_text(encoding="utf-8"))
-    assert (*config["training_personas"],) == TRAINING_PERSONAS and (*config["test_personas"],) == TEST_PERSONAS
-    with pytest.raises(UserError, match=f"there are: {', '.join(TRAINING_PERSONAS + TEST_PERSONAS)}$"):
+def test_the_study_of_counterparties_plays_every_hand_written_persona() -> None:
+    config = yaml.safe_load((CONFIGS / "study" / "counterparties.yaml").read_text(encoding="utf-8"))
+    assert config["study"]["conditions"]["named_personas"]["play"] == [f"personas=[{','.join(named_personas())}]"]
+
+
+def test_an_empty_name_is_no_persona() -> None:
+    with pytest.raises(UserError, match=f"there are: {', '.join(named_personas())}$"):
         load_persona("")
 
 
@@ -70,8 +71,12 @@ def edited(old: str, new: str) -> str:
     [
         ("gain: 0.16", "gains: 0.16", "constants.gain is missing"),
         ("patience: 8", "patience: 1", "personas.vanilla.patience=1"),
+        ("patience: [6, 9]", "patience: [1, 9]", "prior.patience.0=1"),
+        ("voices: [vanilla", "voices: [nobody", "prior.voices: 'nobody' is no persona"),
+        ("inferential_cooperative:", "cooperative:", "prior.kinds.inferential_cooperative is missing"),
         ("firm: [0.8, -0.3]", "firm: [0.8]", "personas.vanilla.pull.firm.1 is missing"),
         ("{firm: [0.8, -0.3], ", "{", "personas.vanilla.pull must name exactly firm, letdown"),
+        ("mood: {firm: -0.3, ", "mood: {", "prior.kinds.inferential_cooperative.mood must name exactly firm"),
         ("temper: 0.0", "temper: 0.0\n    charm: 1", "there is no key personas.vanilla.charm"),
     ],
 )

@@ -1,6 +1,5 @@
 """The negotiation from the other chair."""
 
-from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty, BehaviouralOffers
 from emodistill.counterparties.trained_arm import MirroredOffers, mirrored
 from emodistill.emotions.perceiver import load_perceiver
@@ -33,9 +32,7 @@ def test_positions_speakers_and_offers_change_places():
 
 
 def test_numbers_on_the_focal_chair_answer_to_the_words_from_opposite():
-    numbers = MirroredOffers(
-        BehaviouralOffers(BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS))
-    )
+    numbers = MirroredOffers(BehaviouralOffers(BehaviouralCounterparty(load_perceiver("counterparty"), "population:4")))
 
     def offers(words):
         decisions = [numbers.decide(under_way(words, seed)) for seed in range(12)]

@@ -99,6 +99,8 @@ def test_a_corpus_on_disk_is_not_built_again(built, monkeypatch):
     [
         {"episodes_per_scenario": 4},
         {"personas": ["vanilla"]},
+        {"personas": "population:2"},
+        {"personas": "population:3"},
         {"split_seed": 1},
         {"vocabulary": "ekman7"},
         {"domains": ["debt", "student"]},

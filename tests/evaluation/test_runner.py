@@ -3,7 +3,6 @@
 import pytest
 from schedules import concession_schedule
 
-from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.data.schema import read_episodes
 from emodistill.emotions.perceiver import load_perceiver
@@ -43,7 +42,7 @@ def made(tmp_path, perceiver):
             return FixedEmotion(VOCABULARY, "fear")
 
         scenarios = [s for domain in domains for s in generate_scenarios(domain, 10)[:count]]
-        counterparty = BehaviouralCounterparty(perceiver, TRAINING_PERSONAS)
+        counterparty = BehaviouralCounterparty(perceiver, "test:4")
         sides = (counterparty, concession_schedule(), speaker, selector)
         return Runner(scenarios, seeds, *sides, VOCABULARY, tmp_path, mean_return=table), asked
 
@@ -78,7 +77,7 @@ def test_every_arm_plays_the_same_scenarios_seeds_and_counterparties(made):
 def test_few_seeds_meet_more_than_one_persona(made):
     runner, _ = made(seeds=1, count=4)
     (episodes,) = episodes_of(runner, arms("random")).values()
-    assert len({episode.counterparty for episode in episodes}) == len(TRAINING_PERSONAS)
+    assert len({episode.counterparty for episode in episodes}) == 4
 
 
 def test_the_same_call_plays_the_same_episodes(made, tmp_path):

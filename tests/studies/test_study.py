@@ -37,7 +37,8 @@ def test_the_users_overrides_reach_every_condition_and_the_condition_wins(tmp_pa
     cfg = composed("evaluate", *overrides)
     configs = {run.condition.label: condition_config(cfg, run, overrides) for run in built(*overrides).runs}
     assert {config.episodes_per_scenario for config in configs.values()} == {7}
-    assert list(configs["unseen_personas"].personas) == ["charmer", "stoic", "panicked"]
+    assert configs["fresh_draws"].personas == "test:16" and configs["population"].personas == "population:48"
+    assert list(configs["named_personas"].personas)[-1] == "panicked"
     assert "LanguageModelCounterpartySpec" in configs["unseen_model"].counterparty.agent._target_
 
 

@@ -4,7 +4,7 @@
 
 Three questions, by domain: how often random emotions reach a deal; what each constant emotion earns, with 95 %
 intervals (bootstrap over scenarios); and what a state-dependent choice earns, by one step of look-ahead on the
-simulation. The answers for the shipped personas are in `docs/counterparty.md`.
+simulation. The answers for fresh draws of the prior are in `docs/counterparty.md`.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--rollouts", type=int, default=8, help="rollouts a candidate emotion; 0 leaves the look-ahead out"
     )
-    parser.add_argument("--personas", nargs="+", default=list(TRAINING_PERSONAS))
+    parser.add_argument("--personas", nargs="+", default=["test:16"], help="names, or draws as test:16")
     parser.add_argument("--domains", nargs="+", default=domain_names())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -69,7 +68,7 @@ def main() -> None:
 class Calibration:
     """Plays rows of the tables, all against the same negotiations of a domain."""
 
-    def __init__(self, personas: Sequence[str], scenarios: int, repeats: int, seed: int) -> None:
+    def __init__(self, personas: str | Sequence[str], scenarios: int, repeats: int, seed: int) -> None:
         self.vocabulary = load_vocabulary()
         self.counterparty = BehaviouralCounterparty(load_perceiver("counterparty"), personas)
         self.scenarios, self.repeats, self.seed = scenarios, repeats, seed

@@ -1,4 +1,4 @@
-"""Personas of the simulated counterparty: all its numbers, read from `assets/personas.yaml`.
+"""Personas of the simulated counterparty: its numbers, read from `assets/personas.yaml`.
 
 F = 6 families of emotions. Emotions of one family act alike, so that what there is to learn is few strategies, not 28.
 """
@@ -17,9 +17,6 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 
 FloatArray = npt.NDArray[np.float64]
-# The two groups of configs/counterparty/behavioural.yaml.
-TRAINING_PERSONAS = ("vanilla", "pressure", "victim", "threat")
-TEST_PERSONAS = ("charmer", "stoic", "panicked")
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class Persona:
         reserve: the highest position it ever offers or accepts.
         exponent: above 1 it concedes late, below 1 early (Faratin et al. 1998).
         temper: the mood it returns to, in [-1, 1].
+        voice: the persona in whose lines it speaks.
         early, late: (F,) pull of each family when early and far apart, when late and close.
         mood: (F,) what each family does to its mood.
     """
@@ -73,14 +71,20 @@ class Persona:
     reserve: float
     exponent: float
     temper: float
+    voice: str
     early: FloatArray
     late: FloatArray
     mood: FloatArray
 
 
+def named_personas() -> tuple[str, ...]:
+    """Names of those that were written by hand."""
+    return tuple(_file().personas)
+
+
 @cache
 def load_persona(name: str) -> Persona:
-    """A persona by name.
+    """A persona that was written by hand.
 
     Raises:
         UserError: if there is no such persona.
@@ -89,10 +93,19 @@ def load_persona(name: str) -> Persona:
     if name not in entries:
         raise UserError(f"no persona '{name}'; there are: {', '.join(entries)}")
     entry = entries[name]
-    pull = np.array([entry.pull[family] for family in families()], dtype=float)
-    mood = np.array([entry.mood[family] for family in families()], dtype=float)
     plain = entry.model_dump(exclude={"pull", "mood"})
-    return Persona(name=name, **plain, early=pull[:, 0], late=pull[:, 1], mood=mood)
+    early, late, mood = reactions(entry)
+    return Persona(name=name, voice=name, **plain, early=early, late=late, mood=mood)
+
+
+def reactions(entry: "Reactions") -> FloatArray:
+    """(3, F): early pull, late pull and change of mood."""
+    return np.array([[*entry.pull[family], entry.mood[family]] for family in families()], dtype=float).T
+
+
+def prior() -> "Prior":
+    """What personas are drawn from."""
+    return _file().prior
 
 
 def constants() -> Constants:
@@ -115,17 +128,48 @@ def grouping() -> FloatArray:
     return table
 
 
-class PersonaEntry(BaseModel):
-    """A persona as `personas.yaml` has it."""
+class Reactions(BaseModel):
+    """What each family of emotions does, early and late, and to the mood."""
 
     model_config = ConfigDict(extra="forbid")
+    pull: dict[str, tuple[float, float]]
+    mood: dict[str, float]
+
+
+class PersonaEntry(Reactions):
+    """A persona as `personas.yaml` has it."""
+
     patience: Annotated[int, Field(ge=2)]
     opening: float
     reserve: float
     exponent: Annotated[float, Field(gt=0)]
     temper: Annotated[float, Field(ge=-1, le=1)]
-    pull: dict[str, tuple[float, float]]
-    mood: dict[str, float]
+
+
+class Kinds(BaseModel):
+    """The four kinds between which drawn personas lie."""
+
+    model_config = ConfigDict(extra="forbid")
+    inferential_cooperative: Reactions
+    inferential_competitive: Reactions
+    affective_cooperative: Reactions
+    affective_competitive: Reactions
+
+
+class Prior(BaseModel):
+    """What personas are drawn from, as `personas.yaml` has it; ranges are uniform."""
+
+    model_config = ConfigDict(extra="forbid")
+    seed: Annotated[int, Field(ge=0)]
+    voices: Annotated[list[str], Field(min_length=1)]
+    patience: tuple[Annotated[int, Field(ge=2)], int]
+    opening: tuple[float, float]
+    reserve: tuple[float, float]
+    exponent: tuple[Annotated[float, Field(gt=0)], float]
+    temper: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]]
+    pull_spread: Annotated[float, Field(ge=0)]
+    mood_spread: Annotated[float, Field(ge=0)]
+    kinds: Kinds
 
 
 class PersonaFile(BaseModel):
@@ -134,14 +178,19 @@ class PersonaFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     families: dict[str, list[str]]
     constants: Constants
+    prior: Prior
     personas: dict[str, PersonaEntry]
 
     @model_validator(mode="after")
-    def _every_persona_has_every_family(self) -> "PersonaFile":
-        for name, entry in self.personas.items():
+    def _all_react_to_every_family(self) -> "PersonaFile":
+        entries: dict[str, Reactions] = {f"personas.{name}": entry for name, entry in self.personas.items()}
+        entries |= {f"prior.kinds.{name}": getattr(self.prior.kinds, name) for name in Kinds.model_fields}
+        for name, entry in entries.items():
             for key in ("pull", "mood"):
                 if set(getattr(entry, key)) != set(self.families):
-                    raise ValueError(f"personas.{name}.{key} must name exactly {', '.join(self.families)}")
+                    raise ValueError(f"{name}.{key} must name exactly {', '.join(self.families)}")
+        if unknown := [voice for voice in self.prior.voices if voice not in self.personas]:
+            raise ValueError(f"prior.voices: '{unknown[0]}' is no persona")
         return self
 
 

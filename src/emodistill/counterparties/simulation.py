@@ -2,8 +2,8 @@
 
 It concedes with time and accepts by AC_next, and it is moved by what it *perceives* in the words it is told: the 28
 shares of its own perceiver. It never sees which emotion was asked for, so only words that carry it have an effect. It
-answers in written lines by persona, mood and act, with words of the domain in slots; the focal side learns persona and
-mood from these words alone, through its own perceiver.
+answers in written lines by voice, mood and act, with words of the domain in slots; the focal side learns the mood from
+these words alone, through its own perceiver, and how the party reacts from what it concedes.
 
 Nothing is remembered between turns. The state is computed anew from the turns on the table, so a negotiation can be
 copied, stored and resumed, and two that read alike go on alike.
@@ -22,18 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from emodistill.counterparties.personas import (
-    TEST_PERSONAS,
-    TRAINING_PERSONAS,
-    Constants,
-    FloatArray,
-    Persona,
-    constants,
-    grouping,
-    load_persona,
-)
+from emodistill.counterparties.personas import Constants, FloatArray, Persona, constants, grouping
+from emodistill.counterparties.population import load_personas
 from emodistill.emotions.perceiver import Perceiver
-from emodistill.errors import UserError
 from emodistill.negotiation.agents import CONCEDES, Decision, DialogueAct, Move
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
@@ -72,7 +63,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What a turn does before it is put into words; `line` in [0, 1) chooses among the persona's lines."""
+    """What a turn does before it is put into words; `line` in [0, 1) chooses among the voice's lines."""
 
     act: Act
     offer: float | None
@@ -86,16 +77,15 @@ class BehaviouralCounterparty:
 
     It keeps no state of a negotiation, only what it perceived in texts it has read before.
 
+    Args:
+        personas: names, `population:N` and its like (see `population.load_personas`), one or a list of them.
+
     Raises:
         UserError: if a persona is unknown, or none is given.
     """
 
-    def __init__(self, perceiver: Perceiver, personas: Sequence[str]) -> None:
-        if not personas:
-            raise UserError(
-                f"the counterparty needs a persona; there are: {', '.join(TRAINING_PERSONAS + TEST_PERSONAS)}"
-            )
-        self.perceiver, self.personas = perceiver, [load_persona(name) for name in personas]
+    def __init__(self, perceiver: Perceiver, personas: str | Sequence[str]) -> None:
+        self.perceiver, self.personas = perceiver, load_personas(personas)
         self.name = "behavioural"
         self._perceived: dict[str, FloatArray] = {}
 
@@ -127,9 +117,9 @@ class BehaviouralCounterparty:
         return [self._perceived[text] for text in texts]
 
     def _move(self, negotiation: Negotiation) -> Move:
-        """What it decides, in a line of its persona's."""
+        """What it decides, in a line of its persona's voice."""
         decided = self.decide(negotiation)
-        words = (self.persona(negotiation).name, negotiation.scenario, decided.mood, decided.line_act)
+        words = (self.persona(negotiation).voice, negotiation.scenario, decided.mood, decided.line_act)
         text = say(*words, decided.offer, decided.line)
         offer = None if decided.offer is None else parse_offer(text, negotiation.scenario.domain)
         return Move(text, decided.act, offer)
@@ -262,11 +252,11 @@ def _read(name: str) -> dict[str, Any]:
     return raw
 
 
-def lines(persona: str, domain: str, mood: Mood, act: LineAct) -> list[str]:
+def lines(voice: str, domain: str, mood: Mood, act: LineAct) -> list[str]:
     """All lines for one situation; an offer is left as the slot `{offer}`."""
     words = _read("situations")
     slots: dict[str, list[str]] = words.get(domain, words["other"])
-    filled = list(_read(persona)[mood][act])
+    filled = list(_read(voice)[mood][act])
     for slot, fillers in slots.items():
         filled = [
             line.replace(f"{{{slot}}}", filler)
@@ -277,12 +267,12 @@ def lines(persona: str, domain: str, mood: Mood, act: LineAct) -> list[str]:
 
 
 @cache
-def _choices(persona: str, domain: str, mood: Mood, act: LineAct) -> list[str]:
-    return lines(persona, domain, mood, act)
+def _choices(voice: str, domain: str, mood: Mood, act: LineAct) -> list[str]:
+    return lines(voice, domain, mood, act)
 
 
-def say(persona: str, scenario: Scenario, mood: Mood, act: LineAct, offer: float | None, draw: float) -> str:
+def say(voice: str, scenario: Scenario, mood: Mood, act: LineAct, offer: float | None, draw: float) -> str:
     """A line chosen by `draw`, uniform in [0, 1), with the offer in words of the domain."""
-    choices = _choices(persona, scenario.domain, mood, act)
+    choices = _choices(voice, scenario.domain, mood, act)
     line = choices[int(draw * len(choices))]
     return line if offer is None else line.replace("{offer}", scenario.rules.say(offer))

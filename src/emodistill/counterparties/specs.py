@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from emodistill.counterparties.language_model import LanguageModelCounterparty
+from emodistill.counterparties.population import digest, load_personas
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
@@ -16,16 +17,16 @@ class SimulatedCounterpartySpec:
     """The documented behavioural simulation.
 
     Args:
-        personas: their names; a negotiation's goes by its seed.
+        personas: names, `population:N` and its like, one or a list of them; a negotiation's goes by its seed.
     """
 
     depends_on_assets = True
 
-    def __init__(self, personas: Sequence[str]) -> None:
-        self.personas = list(personas)
+    def __init__(self, personas: str | Sequence[str]) -> None:
+        self.personas = [personas] if isinstance(personas, str) else list(personas)
 
     def recipe(self) -> dict[str, Any]:
-        return {"simulation": self.personas}
+        return {"simulation": self.personas, "personas": digest(load_personas(self.personas))}
 
     def describe(self) -> str:
         return f"a documented behavioural simulation (personas {', '.join(self.personas)})"
