@@ -99,18 +99,36 @@ def test_what_is_seen_does_not_depend_on_the_unit(observer):
 def test_widths_are_as_announced():
     perceiver = load_perceiver("judge")
     for name in ("goemotions28", "ekman7"):
-        for variant in ("full", "compact"):
+        for variant in ("full", "effects", "compact"):
             row = Observer(load_vocabulary(name), perceiver, variant)([DialoguePrefix(LESS, [])])
             assert row.shape == (1, observation_dim(name, variant))
     assert observation_dim("goemotions28", "compact") == COMPACT == 10
 
 
+def test_effects_are_what_each_group_of_emotions_was_answered_with():
+    observer = Observer(load_vocabulary(), load_perceiver("judge"), "effects")
+    groups = load_vocabulary("ekman7")
+    views = [DialoguePrefix(LESS, TURNS[:i]) for i in (0, 2, 6)]
+    rows = observer(views)
+    np.testing.assert_array_equal(
+        rows[:, : -2 * len(groups)], Observer(load_vocabulary(), load_perceiver("judge"))(views)
+    )
+    moves, counts = rows[:, -2 * len(groups) : -len(groups)], rows[:, -len(groups) :]
+    assert not rows[0, -2 * len(groups) :].any()
+    anger, joy = groups.index("anger"), groups.index("joy")
+    assert counts[1].tolist() == pytest.approx([1 / 15 if i == anger else 0 for i in range(len(groups))])
+    assert not moves[1].any()  # 120 days is the counterparty's target
+    expected = {anger: 0.0, joy: (0.2 + 0.0) / 2}
+    assert moves[2].tolist() == pytest.approx([expected.get(i, 0.0) for i in range(len(groups))])
+    assert counts[2][joy] == pytest.approx(2 / 15) and counts[2].sum() == pytest.approx(3 / 15)
+
+
 def test_unknown_variant_and_unknown_emotion_are_errors(observer):
-    with pytest.raises(UserError, match="full or compact"):
+    with pytest.raises(UserError, match="full, effects, compact"):
         Observer(load_vocabulary(), load_perceiver("judge"), "huge")
-    with pytest.raises(UserError, match="observation=huge: use full or compact"):
+    with pytest.raises(UserError, match="observation=huge: use full, effects, compact"):
         observation_dim("goemotions28", "huge")
-    with pytest.raises(UserError, match="observation=huge: use full or compact"):
+    with pytest.raises(UserError, match="observation=huge: use full, effects, compact"):
         TransitionDataset("goemotions28", "huge", default_reward(), batch_size=4, batches_per_epoch=1)
     odd = [Turn(1, FOCAL, "x", emotion="greed"), Turn(1, COUNTERPARTY, "y")]
     with pytest.raises(UserError, match="unknown emotion 'greed'"):

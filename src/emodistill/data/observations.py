@@ -18,10 +18,11 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Sid
 from emodistill.negotiation.scenarios import Scenario
 
 FloatArray = npt.NDArray[np.float32]
-Variant = Literal["full", "compact"]
+Variant = Literal["full", "effects", "compact"]
 STALLED = 0.01  # a counterparty move smaller than this, in position, counts as standing still
 PERCEIVED = 28
 SITUATION = 7
+GROUPS = "ekman7"  # not the families of the simulation: whoever learns must not know those
 COMPACT = 10
 
 
@@ -38,12 +39,16 @@ class Observer:
 
     `full` is the situation (7 numbers: the counterparty's last move, gap, t/T, both positions, the counterparty's mean
     move over three rounds, stalemate count), the last own emotion (one-hot, E) and the perceived emotion of the
-    counterparty's last message (P). `compact` is 10 numbers, the size that the published code uses: the situation, the
+    counterparty's last message (P). `effects` is `full` and, for each of Ekman's emotions (G = 7 with neutral, the
+    grouping that GoEmotions publishes), how far the counterparty moved on average in answer to turns that showed one of
+    them, 0 where none did, and how many did, / T: this counterparty's own record, by which parties can be told apart
+    (2 G numbers). `compact` is 10 numbers, the size that the published code uses: the situation, the
     last own emotion as index / (E - 1), the perceived emotion as index / (P - 1) and its probability.
     """
 
     def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver, variant: Variant = "full") -> None:
         self.vocabulary, self.perceiver, self.variant = vocabulary, perceiver, check_variant(variant)
+        self._groups = _grouping(vocabulary)
 
     @property
     def dim(self) -> int:
@@ -54,6 +59,9 @@ class Observer:
         perceived = self._perceived([_last_words(prefix.turns, COUNTERPARTY) for prefix in prefixes])
         own = np.stack([self._last_emotion(prefix.turns) for prefix in prefixes])
         situation = np.array([situation_of(prefix) for prefix in prefixes], dtype=np.float32)
+        if self.variant == "effects":
+            effects = np.stack([self._effects(prefix) for prefix in prefixes])
+            return np.concatenate([situation, own, perceived, effects], axis=1)
         if self.variant == "full":
             return np.concatenate([situation, own, perceived], axis=1)
         index = own.argmax(1) / max(len(self.vocabulary) - 1, 1)
@@ -70,6 +78,21 @@ class Observer:
         nothing: FloatArray = np.zeros((1, PERCEIVED), dtype=np.float32)  # the last row, which place -1 takes
         read: FloatArray = np.concatenate([self.perceiver.probabilities(list(distinct)), nothing])
         return read.take(place, axis=0)
+
+    def _effects(self, prefix: DialoguePrefix) -> FloatArray:
+        """(2 G,): mean move of the counterparty in answer to each group of emotions, and turns that showed it / T."""
+        total, count = np.zeros((2, self._groups.shape[1]), dtype=np.float32)
+        shown, standing = None, 0.0
+        for turn in prefix.turns:
+            if turn.speaker == FOCAL:
+                shown = None if turn.emotion is None else self._groups[self.vocabulary.index(turn.emotion)]
+                continue
+            before = standing
+            if turn.offer is not None:
+                standing = prefix.scenario.position(turn.offer)
+            if shown is not None:
+                total, count = total + shown * (standing - before), count + shown
+        return np.asarray(np.concatenate([total / np.where(count > 0, count, 1), count / MAX_ROUNDS]), dtype=np.float32)
 
     def _last_emotion(self, turns: Sequence[Turn]) -> FloatArray:
         row = np.zeros(len(self.vocabulary), dtype=np.float32)
@@ -106,6 +129,13 @@ def positions(prefix: DialoguePrefix, speaker: Side) -> list[float]:
     return [prefix.scenario.position(offer) for offer in offers]
 
 
+def _grouping(vocabulary: Vocabulary) -> FloatArray:
+    """(E, G): of each label its shares in the groups; zeros for one that is perceived as none of them."""
+    groups = load_vocabulary(GROUPS).perceived_as
+    shares = np.array([[len({*parts} & {*group}) for group in groups] for parts in vocabulary.perceived_as])
+    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1), dtype=np.float32)
+
+
 def _elapsed(turns: Sequence[Turn]) -> float:
     """t/T with t the rounds already played: 0 before the first turn."""
     return (turns[-1].round if turns else 0) / MAX_ROUNDS
@@ -131,9 +161,12 @@ def check_variant(variant: Variant) -> Variant:
         UserError: if it is unknown.
     """
     if variant not in get_args(Variant):
-        raise UserError(f"observation={variant}: use {' or '.join(get_args(Variant))}")
+        raise UserError(f"observation={variant}: use {', '.join(get_args(Variant))}")
     return variant
 
 
 def _width(num_emotions: int, variant: Variant) -> int:
-    return SITUATION + num_emotions + PERCEIVED if variant == "full" else COMPACT
+    if variant == "compact":
+        return COMPACT
+    effects = 2 * len(load_vocabulary(GROUPS)) if variant == "effects" else 0
+    return SITUATION + num_emotions + PERCEIVED + effects
