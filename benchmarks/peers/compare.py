@@ -81,7 +81,7 @@ class Side:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.terminate()
+        self.process.kill()  # Lightning would finish the step that waits for a word, and has nothing to keep
         with self.process:  # waits for it, and closes its pipes
             pass
 
@@ -150,9 +150,11 @@ def main() -> None:
         print("|---|---:|---:|---:|---:|---|", flush=True)
         shares = []
         for work in given.work:
-            with ours(work, folder) as own, theirs(work, folder, python, settings) as their:
-                first, about = own.told(), their.told()
-                in_turn([own, their], SECONDS[work])
+            with ours(work, folder) as own:
+                first = own.told()  # with the peak of the products, while nobody else is at work
+                with theirs(work, folder, python, settings) as their:
+                    about = their.told()
+                    in_turn([own, their], SECONDS[work])
             unit, spread = UNITS[work], ratios(own, their, UNITS[work])
             a, b = own.rate(unit), their.rate(unit)
             processors = own.rate(unit, "cpu_seconds") / their.rate(unit, "cpu_seconds")
