@@ -14,8 +14,9 @@ once. Both read the same episodes, prompts and transitions (`ours.py` writes the
 | iql | `train.py stage=iql` | a loop around torchrl's DiscreteIQLLoss |
 | cql | the same | d3rlpy's DiscreteCQL, another algorithm: d3rlpy has no discrete IQL |
 
-Both sides of sft and jpo: the embedded model in NF4, LoRA of the same rank, four episodes or contexts of the bundled
-corpus at a time, all cores. iql and cql: one thread.
+Both sides of sft and jpo: the embedded model in NF4, LoRA of the same rank, all cores. A step of SFT is four chats of
+ours and four examples of theirs; one of JPO four contexts of one episode, with four replies to each. iql and cql: one
+thread.
 """
 
 import argparse

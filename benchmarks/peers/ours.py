@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
 from training_throughput import peak  # noqa: E402  # the folder is on the path only now
 
+from emodistill.data.chat_datasets import spread_mask  # noqa: E402
 from emodistill.data.chats import ChatEncoder  # noqa: E402
 from emodistill.data.schema import Episode, read_episodes, write_episodes  # noqa: E402
 
@@ -28,13 +29,6 @@ TURNS = 5  # focal turns of each episode: the median of the bundled corpus
 MAX_TOKENS = 1024  # no chat loses a round
 UPDATES = 200  # of IQL between two words from outside
 NEVER = 100_000  # batches until a validation
-
-
-class OneTurn:
-    """A selection: of every episode the focal turn in its middle."""
-
-    def __call__(self, episodes: Sequence[Episode]) -> list[list[bool]]:
-        return [[i == len(e.focal_turns) // 2 for i in range(len(e.focal_turns))] for e in episodes]
 
 
 class UpdateMeter(L.Callback):
@@ -59,7 +53,6 @@ class UpdateMeter(L.Callback):
 def configuration(stage: str, folder: Path) -> Any:
     """The configuration of `train.py stage=...` for the work in a folder."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     from commands.building import register_variants
 
@@ -76,14 +69,11 @@ def configuration(stage: str, folder: Path) -> Any:
     if stage != "iql":
         changes |= {"data": "file", "data.corpus.path": folder / "episodes.parquet", "size.max_tokens": MAX_TOKENS}
         changes |= {"size.validation_chats": 1, "size.validation_contexts": 0}
+        changes |= {"selection": "all"}
     if stage == "jpo":
-        changes |= {"learner.policy.init_adapter": "null", "size.validation_contexts": 1}
+        changes |= {"learner.policy.init_adapter": "null", "data.dataset.choices": "null", "size.jpo_batch": 1}
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", overrides=[f"{key}={value}" for key, value in changes.items()])
-    if stage != "iql":
-        chosen = "emodistill.data.selection.AllTurns" if stage == "sft" else "ours.OneTurn"
-        OmegaConf.update(config, "data.dataset.selection", {"_target_": chosen}, merge=False)
-    return config
+        return compose("train", overrides=[f"{key}={value}" for key, value in changes.items()])
 
 
 def bundled() -> Path:
@@ -121,11 +111,10 @@ def examples(episodes: Sequence[Episode], encode: ChatEncoder) -> list[dict[str,
     return found
 
 
-def prompts(episodes: Sequence[Episode], encode: ChatEncoder, reserve: int) -> list[dict[str, str]]:
-    """The contexts in which both sides speak, as texts."""
-    contexts = [
-        context for e in episodes for context in encode.contexts(e, OneTurn()([e])[0], reserve)
-    ]  # one an episode
+def prompts(episodes: Sequence[Episode], encode: ChatEncoder, turns: int, reserve: int) -> list[dict[str, str]]:
+    """The contexts in which both sides speak, as texts: of every episode as many turns as `JPODataset` takes."""
+    masks = [spread_mask([True] * len(episode.focal_turns), turns) for episode in episodes]
+    contexts = [c for e, mask in zip(episodes, masks, strict=True) for c in encode.contexts(e, mask, reserve)]
     return [{"prompt": written(encode, context.input_ids)} for context in contexts]
 
 
@@ -144,8 +133,12 @@ def prepare(folder: Path) -> dict[str, Any]:
     train, validation = (of_each_domain([e for e in episodes if e.split == split], TURNS) for split in ("train", "val"))
     write_episodes([*train, *validation], folder / "episodes.parquet")
     config = configuration("jpo", folder)
-    encode, settings = encoder(config), config.sampler
-    content = {"sft": examples(train, encode), "jpo": prompts(train, encode, settings.max_new_tokens)}
+    encode, settings, turns = encoder(config), config.sampler, config.data.dataset.turns_per_chat
+    ordered = [train[i] for i in np.random.default_rng((config.seed, 0)).permutation(len(train))]  # as our first epoch
+    content = {
+        "sft": examples(train, encode),
+        "jpo": prompts(ordered, encode, turns, settings.max_new_tokens),
+    }
     for name, rows in content.items():
         (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     iql = configuration("iql", folder)
@@ -167,6 +160,7 @@ def prepare(folder: Path) -> dict[str, Any]:
         "model": str(model_folder(config.model.base_model)),
         "lora": dict(config.policy.lora),
         "batch": config.size.batch,
+        "contexts": turns,
         "samples": config.learner.samples,
         "max_new_tokens": settings.max_new_tokens,
         "temperature": settings.temperature,

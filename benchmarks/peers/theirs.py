@@ -109,7 +109,7 @@ def jpo(given: dict[str, Any], folder: Path) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     rows = json.loads((folder / "jpo.json").read_text(encoding="utf-8"))
-    replies = given["batch"] * given["samples"]
+    replies = given["contexts"] * given["samples"]
     settings = GRPOConfig(
         per_device_train_batch_size=replies,
         num_generations=given["samples"],

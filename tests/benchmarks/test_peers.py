@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 from schedules import concession_schedule
 from tiny_model import build_tokenizer
 
@@ -21,6 +22,7 @@ from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.policy.chat_format import ChatFormat
+from emodistill.runs import check_earlier_stages
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "peers"))
 
@@ -73,15 +75,23 @@ def test_ours_counts_as_many_turns_as_theirs_has_examples(episodes, encode, caps
     assert told[1]["tokens"] == sum(len(chat.input_ids) for chat in chats)
 
 
-def test_both_sides_speak_after_the_words_before_the_middle_turn_of_each_episode(episodes, encode):
+def test_both_sides_speak_in_the_same_contexts_of_each_episode(episodes, encode):
     tokenizer = encode.chat_format.tokenizer
-    rows = ours.prompts(episodes, encode, reserve=48)
-    assert len(rows) == len(episodes)
-    for row, episode in zip(rows, episodes, strict=True):
-        chosen = [i == len(episode.focal_turns) // 2 for i in range(len(episode.focal_turns))]
-        assert ours.OneTurn()([episode]) == [chosen] and sum(chosen) == 1
-        (context,) = encode.contexts(episode, chosen, reserve=48)
-        assert tokenizer.encode(row["prompt"], add_special_tokens=False) == context.input_ids
+    rows = iter(ours.prompts(episodes, encode, turns=2, reserve=48))
+    for episode in episodes:
+        for turn in sorted({0, len(episode.focal_turns) - 1}):
+            (context,) = encode.contexts(episode, [i == turn for i in range(len(episode.focal_turns))], reserve=48)
+            assert tokenizer.encode(next(rows)["prompt"], add_special_tokens=False) == context.input_ids
+    assert next(rows, None) is None
+
+
+@pytest.mark.parametrize("stage", ["iql", "sft", "jpo"])
+def test_our_side_needs_no_trained_stage_and_takes_every_turn(tmp_path, stage):
+    config = OmegaConf.to_container(ours.configuration(stage, tmp_path), resolve=True)
+    check_earlier_stages(config)
+    if stage != "iql":
+        assert config["data"]["corpus"]["path"] == str(tmp_path / "episodes.parquet")
+        assert config["data"]["dataset"]["selection"] == {"_target_": "emodistill.data.selection.AllTurns"}
 
 
 def test_the_first_episode_of_each_domain_with_so_many_turns_is_taken(episodes):
