@@ -199,16 +199,13 @@ def prepare_corpus(path: str, stage: str) -> dict[str, Any]:
     sys.path[:0] = [str(ROOT)]
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from commands.building import register_variants
 
     register_variants()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", overrides=[f"stage={stage}", "data=file", f"data.corpus.path={path}"])
-    if stage != "iql":
-        everything = {"_target_": "emodistill.data.selection.AllTurns"}
-        OmegaConf.update(config, "data.dataset.selection", everything, merge=False)
+        overrides = [f"stage={stage}", "data=file", f"data.corpus.path={path}", f"judge.ledger.path={path}.sqlite"]
+        config = compose("train", overrides=[*overrides, *["selection=all"] * (stage == "sft")])
     data = instantiate(config.data, _convert_="all")
     before, began, busy = memory(), time.perf_counter(), time.process_time()
     data.prepare_data()
@@ -291,12 +288,12 @@ def corpora(sizes: Sequence[int]) -> None:
     sys.path[:0] = [str(ROOT / "benchmarks" / "peers")]
     import ours
 
-    source = str(ours.bundled())
     table(
         "Corpus size: from the file to the first batch",
         ("turns", "stage", "seconds", "of processor time", "GiB", "GiB before"),
     )
     with tempfile.TemporaryDirectory(prefix="emodistill-corpus-") as folder:
+        source = str(ours.bundled(Path(folder)))
         for size in sizes:
             path = f"{folder}/episodes-{size}.parquet"
             written = point("write_corpus", source=source, path=path, turns=size)

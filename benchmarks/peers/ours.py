@@ -60,6 +60,7 @@ def configuration(stage: str, folder: Path) -> Any:
     changes = {
         "stage": stage,
         "run_dir": folder / "run",
+        "judge.ledger.path": folder / "ledger.sqlite",
         f"size.{stage}_steps": NEVER,
         f"size.{stage}_val_every": NEVER,
         "callbacks.progress_bar": "null",
@@ -76,11 +77,11 @@ def configuration(stage: str, folder: Path) -> Any:
         return compose("train", overrides=[f"{key}={value}" for key, value in changes.items()])
 
 
-def bundled() -> Path:
-    """The bundled corpus, which is built where it is not in the cache yet."""
+def bundled(folder: Path) -> Path:
+    """The file of the bundled corpus, which is built where it is not in the cache yet."""
     from hydra.utils import instantiate
 
-    return Path(instantiate(configuration("iql", ROOT).data, _convert_="all").corpus.build())
+    return Path(instantiate(configuration("iql", folder).data.corpus, _convert_="all").build())
 
 
 def encoder(config: Any) -> ChatEncoder:
@@ -129,7 +130,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
     from emodistill.language_models.local import model_folder
 
-    episodes = read_episodes(bundled())
+    episodes = read_episodes(bundled(folder))
     train, validation = (of_each_domain([e for e in episodes if e.split == split], TURNS) for split in ("train", "val"))
     write_episodes([*train, *validation], folder / "episodes.parquet")
     config = configuration("jpo", folder)
