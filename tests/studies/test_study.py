@@ -164,3 +164,23 @@ def test_a_failure_of_training_stops_with_its_command_and_keeps_what_was_trained
     with pytest.raises(UserError, match=f"training sft {why}.*python train.py stage=sft run={run}"):
         study.train(study.missing())
     assert [one.stage.name for one in study.missing()] == ["sft", "jpo_positive_advantage"]
+
+
+def test_the_control_trains_only_jpo_from_one_start_and_its_arms_differ_by_their_objective(tmp_path):
+    study = built("study=control", f"run_dir={tmp_path}", "run=here")
+    found = {one.stage.name: one for one in study.missing()}
+    assert list(found) == ["iql", "sft", "jpo", "jpo_shuffled", "jpo_best_of_n", "jpo_preference_pairs"]
+    same = ["counterparty=persuadable", "judge=arguments", "learner.parts=null"]
+    for name, one in found.items():
+        assert (one.overrides[-3:] == same) == name.startswith("jpo") and (one.run_dir == tmp_path) != name.startswith(
+            "jpo"
+        )
+    configs = {
+        name: composed("train", *(word for word in one.overrides if not word.startswith("run_dir=")))
+        for name, one in found.items()
+        if name.startswith("jpo")
+    }
+    judges = {name: config.learner.judge.judge._target_.split(".")[-1] for name, config in configs.items()}
+    assert judges.pop("jpo_shuffled") == "ShuffledJudge" and set(judges.values()) == {"ArgumentsJudge"}
+    (setup,) = study.setups
+    assert setup.config["counterparty"]["agent"]["_target_"].endswith("PersuadableCounterpartySpec")

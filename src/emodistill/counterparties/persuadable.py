@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emodistill.counterparties.simulation import BehaviouralCounterparty, State
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
@@ -35,22 +35,9 @@ _WORD = re.compile(r"[a-z][a-z'-]*[a-z]|[a-z]")
 _SENTENCE = re.compile(r"[^.!?;]+[.!?;]?")
 _NUMBER = re.compile(r"\d+(?::\d+)?")
 _CASE_SLOTS = ("reason", "stakes", "goal", "help", "other_side_worry", "shared_interest")
-# Words without matter of their own: articles, pronouns, auxiliaries, prepositions, conjunctions, adverbs of degree.
-FUNCTION_WORDS = frozenset(
-    "a about above after again all am an and any anyone are around as at back be because been before being below both but "
-    "by can can't cannot could did didn't do does doesn't doing don't down during each either else even ever every few for "
-    "from further get had has have haven't having he her here hers him his how i i'd i'll i'm i've if in into is isn't it "
-    "it's its itself just let let's like many may maybe me might mine more most much must my myself never no nor not now "
-    "of off on once only or other our ours ourselves out over own perhaps really same shall she should since so some still "
-    "such than that that's the their them then there these they this those though through till to too under until up us "
-    "very was wasn't we we'll we're we've were what when where which while who whom whose why will with within without "
-    "won't would yes yet you you'll you're you've your yours yourself".split()
-)
-# Words that say something of anything; they make no reason one of this case.
-GENERAL_WORDS = frozenset(
-    "bad best better big day days deal early feel first give good great happy have help hour keep know last late left "
-    "little long make minutes month new next offer old other second small take things think today week whole".split()
-)
+
+
+Words = Annotated[frozenset[str], BeforeValidator(lambda text: str(text).split())]
 
 
 class Weights(BaseModel):
@@ -90,6 +77,8 @@ class PersuasionFile(BaseModel):
     connectives: list[str]
     hedges: list[str]
     addresses: list[str]
+    function_words: Words
+    general_words: Words
     worries: dict[str, list[Worry]]
     worry: str
 
@@ -117,7 +106,11 @@ def read_persuasion(text: str) -> PersuasionFile:
 @cache
 def persuasion() -> PersuasionFile:
     """What the counterparty listens for."""
-    return read_persuasion((files("emodistill") / "assets" / "persuadable.yaml").read_text(encoding="utf-8"))
+    return read_persuasion(_text())
+
+
+def _text() -> str:
+    return (files("emodistill") / "assets" / "persuadable.yaml").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -165,8 +158,8 @@ def read_turn(scenario: Scenario, before: Sequence[Turn], turn: Turn) -> Reading
 def reasoned(scenario: Scenario, text: str) -> float:
     """How well the reply is grounded in this case, by its best sentence that does not ask.
 
-    1 for a connective with a word of this case; half for two words of this case in a statement without a number, such as
-    "You can have weekly instalments and a pause on late fees." that leaves the connection to the hearer; else 0.
+    1 for a connective with a word of this case; half for two words of this case in a statement without a number,
+    such as "You can have weekly instalments and a pause on late fees." that leaves the rest to the hearer; else 0.
     """
     matter, best = _matter(scenario.domain, tuple(scenario.context.values())), 0.0
     for sentence in _sentences(text):
@@ -186,8 +179,7 @@ def answers(scenario: Scenario, heard: str, text: str) -> bool:
     named = [worry for worry in _worries(scenario.domain) if worry.says in heard]
     about = [word for worry in named for word in worry.about]
     return any(
-        _has_phrase(said, about) and _has_phrase(said, persuasion().addresses)
-        for said in map(_words, _sentences(text))
+        _has_phrase(said, about) and _has_phrase(said, persuasion().addresses) for said in map(_words, _sentences(text))
     )
 
 
@@ -201,7 +193,7 @@ def states_number(scenario: Scenario, text: str) -> bool:
 
 def freshness(text: str, earlier: Sequence[str]) -> float:
     """0 to 1: how little of its matter the speaker has said before, or twice in this reply."""
-    said = [word for word in _words(text) if word not in FUNCTION_WORDS]
+    said = [word for word in _words(text) if word not in persuasion().function_words]
     if not said:
         return 0.0
     new = set(said)
@@ -215,7 +207,7 @@ def _followed(text: str) -> bool:
     said = _words(text)
     if not said or len(said) > persuasion().constants.longest:
         return False
-    return sum(word in FUNCTION_WORDS for word in said) / len(said) >= persuasion().constants.plain
+    return sum(word in persuasion().function_words for word in said) / len(said) >= persuasion().constants.plain
 
 
 def _words(text: str) -> list[str]:
@@ -239,12 +231,12 @@ def _worries(domain: str) -> list[Worry]:
 @cache
 def _matter(domain: str, context: tuple[str, ...]) -> frozenset[str]:
     """The words of this case: of its context and of the domain's own phrases, without those that every offer has."""
-    rules, book = load_domain(domain), bundled()
+    rules, book, listed = load_domain(domain), bundled(), persuasion()
     phrases = [phrase for slot in _CASE_SLOTS for phrase in rules.slots.get(slot, ())]
     formulas = [sentence for act in ACTS for sentence in book.sentences(BUSINESSLIKE, act, domain)]
     offers = {word for text in (*formulas, rules.quantity, rules.unit) for word in _words(text)}
     said = {word for text in (*context, *phrases) for word in _words(text.replace("_", " ")) if len(word) > 2}
-    return frozenset(said - offers - FUNCTION_WORDS - GENERAL_WORDS)
+    return frozenset(said - offers - listed.function_words - listed.general_words)
 
 
 class PersuadableCounterparty(BehaviouralCounterparty):
@@ -278,8 +270,7 @@ class PersuadableCounterpartySpec(SimulatedCounterpartySpec):
     """The persuadable simulation by configuration; personas as for the behavioural one."""
 
     def recipe(self) -> dict[str, Any]:
-        content = persuasion().model_dump_json().encode()
-        return {**super().recipe(), "persuadable": hashlib.sha256(content).hexdigest()[:12]}
+        return {**super().recipe(), "persuadable": hashlib.sha256(_text().encode()).hexdigest()[:12]}
 
     def describe(self) -> str:
         return f"{super().describe()} that is also moved by reasons, answers and plain numbers"

@@ -1,10 +1,11 @@
 """A judge of what words do to move the other side: a reason, an answer, a number, nothing said twice.
 
-It rewards what the persuadable counterparty is moved by (docs/persuadable.md) and reads it with other instruments: where
-that one looks words up in lists, this one compares letters. A policy cannot win by fooling what scores it, for the one
-that it plays against has other weaknesses. It serves the positive control of JPO alone: emotions mean nothing to it.
+It rewards what the persuadable counterparty is moved by (docs/persuadable.md) and reads it with other instruments:
+where that one looks words up in lists, this one compares letters. A policy cannot win by fooling what scores it, for
+the one that it plays against has other weaknesses. It serves the positive control of JPO alone: emotions mean nothing
+to it.
 
-    score = 1 + 9 * (0.3 reason + 0.3 answer + 0.2 number + 0.2 freshness) * sense
+    score = 1 + 9 * (0.25 reason + 0.25 answer + 0.15 number + 0.35 freshness) * sense
 
 Each part lies in [0, 1]. Deterministic, and free.
 """
@@ -31,16 +32,20 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.negotiation.scenarios import Scenario
 
 LOGIC = 1  # raise it when the arithmetic in this file changes: part of the judge's version
-SHARES = {"reason": 0.3, "answer": 0.3, "number": 0.2, "freshness": 0.2}
+SHARES = {"reason": 0.25, "answer": 0.25, "number": 0.15, "freshness": 0.35}
 _GROUND = re.compile(
-    r"\b(?:because|since|thanks to|due to|after all|that'?s why|that is why|the reason|only that|or else|otherwise|until)\b"
+    r"\b(?:because|since|thanks to|due to|after all|that'?s why|that is why|the reason|only that|otherwise|until)\b"
     r"|\bso (?:that|i|i'm|we|you|they|he|she|it|this|there|let'?s|let|please|the|your)\b",
     re.IGNORECASE,
 )
-_SOFT = re.compile(r"\?|\b(?:could|would|might|may|maybe|perhaps|about|around|some|think|guess|hope|wish|why not)\b", re.I)
+_SOFT = re.compile(
+    r"\?|\b(?:could|would|might|may|maybe|perhaps|about|around|some|think|guess|hope|wish|why not)\b", re.I
+)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPLIT = re.compile(r"(?<=[.!?;])\s+")
-_ALIKE = 0.5  # Jaccard index of letter trigrams from which two words count as one: pay and payment do not, plan and plans do
+_ALIKE = (
+    0.5  # Jaccard index of letter trigrams from which two words count as one: pay and payment do not, plan and plans do
+)
 _LONG = 4  # shortest word that carries matter
 _GRAM = 6  # letters of the pieces that freshness compares
 
@@ -80,33 +85,34 @@ class ArgumentsJudge:
 
 
 def reason(scenario: Scenario, text: str) -> float:
-    """0 to 1: how much of a sentence's matter is this case's; half where the sentence names no ground.
+    """1 for a sentence with a ground and a word like one of the case, half for two such words without a ground; else 0.
 
-    Two words that are like words of the case count in full, one half. A question is no reason, nor is an offer.
+    A question is no reason, nor is an offer.
     """
     case, best = _case(scenario.domain, tuple(scenario.context.values())), 0.0
     for sentence in _beside_offers(scenario, text):
-        if not sentence.endswith("?"):
-            alike = _count_alike(matter(scenario, sentence), case)
-            best = max(best, min(alike / 2, 1.0) * (1.0 if _GROUND.search(sentence) else 0.5))
+        alike = 0 if sentence.endswith("?") else _count_alike(matter(scenario, sentence), case)
+        if alike and _GROUND.search(sentence):
+            return 1.0
+        best = max(best, 0.5 if alike > 1 else 0.0)
     return best
 
 
 def answer(scenario: Scenario, heard: str, text: str) -> float:
     """0 to 1: 0.7 for a word like one that the other side just said beside its offer, 1 for two of them.
 
-    Where there is none, 0.4 for a word like one of the domain's own phrases of help and of the other side's worries.
+    Where there is none, 0.2 for a word like one of the domain's own phrases of help and of the other side's worries.
     Offers are left out on both sides: who says "payment" in one has answered nothing.
     """
     told, said = (set().union(*map(partial(matter, scenario), _beside_offers(scenario, one))) for one in (heard, text))
     echoes = _count_alike(said, told)
     if echoes:
         return 1.0 if echoes > 1 else 0.7
-    return 0.4 if _count_alike(said, _phrases(scenario.domain, ("help", "other_side_worry"))) else 0.0
+    return 0.2 if _count_alike(said, _phrases(scenario.domain, ("help", "other_side_worry"))) else 0.0
 
 
 def number(scenario: Scenario, text: str) -> float:
-    """1 for an offer that the neutral parser reads in a sentence that neither asks nor softens it, half in another one."""
+    """1 for an offer that the neutral parser reads in a sentence that neither asks nor softens it, else half."""
     if parse_offer(text, scenario.domain) is None:
         return 0.0
     stating = [one for one in _SPLIT.split(text) if parse_offer(one, scenario.domain) is not None]
@@ -143,7 +149,7 @@ def _common(domain: str) -> frozenset[str]:
     """Stop words, and the words of the domain's prompts and roles."""
     rules = load_domain(domain)
     told = " ".join([*rules.prompt.values(), *rules.roles.values(), rules.quantity, rules.unit]).lower()
-    return ENGLISH_STOP_WORDS | set(_LETTERS.findall(told))
+    return frozenset((*ENGLISH_STOP_WORDS, *_LETTERS.findall(told)))
 
 
 @cache

@@ -6,7 +6,6 @@ correlation with what they are scores of. What still changes under it is drift, 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 from emodistill.judges.ledger import judgement_key
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, announced
@@ -37,7 +36,7 @@ class ShuffledJudge:
         takers = sorted(places, key=lambda place: self._draw("taker", requests[place]))
         givers = sorted(places, key=lambda place: self._draw("giver", requests[place]))
         dealt = dict(zip(takers, (given[place] for place in givers), strict=True))
-        return announced([replace(given[place], score=dealt[place].score) for place in places], on_judgement)
+        return announced([dealt[place] for place in places], on_judgement)
 
     def _draw(self, role: str, request: JudgeRequest) -> bytes:
         return hashlib.sha256(f"{role} {judgement_key(self, request)}".encode()).digest()
