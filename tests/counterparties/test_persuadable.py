@@ -8,7 +8,6 @@ import pytest
 from schedules import concession_schedule
 from scipy.stats import spearmanr
 
-from emodistill.counterparties.personas import TRAINING_PERSONAS
 from emodistill.counterparties.persuadable import (
     PersuadableCounterparty,
     PersuadableCounterpartySpec,
@@ -36,6 +35,7 @@ from emodistill.negotiation.scenarios import Scenario
 DEBT = Scenario("a", "debt", 20.0, 110.0, {"Reason for Overdue": "Fraud incident", "Collateral": "Inventory"})
 FEES, PAYROLL = (worry.says for worry in persuasion().worries["debt"])
 WEIGHTS = persuasion().constants
+PERSONAS = ("vanilla", "pressure", "victim", "threat")
 
 
 def heard(worry: str) -> tuple[Turn, Turn]:
@@ -139,7 +139,7 @@ def test_nobody_follows_a_speech_without_end() -> None:
 
 
 def counterparty() -> PersuadableCounterparty:
-    return PersuadableCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+    return PersuadableCounterparty(load_perceiver("counterparty"), PERSONAS)
 
 
 def negotiations(scenarios: int = 6) -> list[Negotiation]:
@@ -168,7 +168,7 @@ def test_every_line_that_goes_on_names_a_worry_and_keeps_its_offer(played: list[
 
 
 def test_emotions_move_it_as_they_move_the_behavioural_one(played: list[Negotiation]) -> None:
-    plain = BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+    plain = BehaviouralCounterparty(load_perceiver("counterparty"), PERSONAS)
     moved = counterparty()
     for negotiation in played:
         here, there = moved.state(negotiation), plain.state(negotiation)
@@ -215,7 +215,7 @@ def test_good_words_win_and_only_here() -> None:
         return float(np.mean([one.utility for one in play(negotiations(), agent, opposite())]))
 
     def behavioural() -> BehaviouralCounterparty:
-        return BehaviouralCounterparty(load_perceiver("counterparty"), TRAINING_PERSONAS)
+        return BehaviouralCounterparty(load_perceiver("counterparty"), PERSONAS)
 
     here = mean(GoodBargainer(), counterparty) - mean(PlainBargainer(), counterparty)
     there = mean(GoodBargainer(), behavioural) - mean(PlainBargainer(), behavioural)

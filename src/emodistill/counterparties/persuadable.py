@@ -242,7 +242,7 @@ def _matter(domain: str, context: tuple[str, ...]) -> frozenset[str]:
 class PersuadableCounterparty(BehaviouralCounterparty):
     """The behavioural counterparty whose pull of a focal turn also depends on what its words do (see `Reading`)."""
 
-    def __init__(self, perceiver: Perceiver, personas: Sequence[str]) -> None:
+    def __init__(self, perceiver: Perceiver, personas: str | Sequence[str]) -> None:
         super().__init__(perceiver, personas)
         self.name = "persuadable"
 
