@@ -55,6 +55,7 @@ class Workplace:
         return [
             f"run_dir={self.folder / run}",
             f"model.base_model={self.model}",
+            "judge.judge.sense=null",  # to a model of random weights all words are alike
             f"data.corpus.folder={self.folder / 'corpora'}",
             "data.corpus.episodes_per_scenario=2",
             "scenarios.per_domain=10",

@@ -28,6 +28,7 @@ class Place:
             f"run_dir={self.folder / 'run'}",
             f"model.base_model={self.model}",
             f"judge.ledger.path={self.folder / 'ledger.sqlite'}",
+            "judge.judge.sense=null",  # the model has random weights
             *(f"size.{key}={value}" for key, value in SIZE.items()),
         ]
 

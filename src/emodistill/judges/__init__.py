@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from emodistill.judges.llm import LanguageModelJudge
     from emodistill.judges.local import LocalModelJudge
     from emodistill.judges.rubric import RubricJudge, Weights
+    from emodistill.judges.sense import Sense, Signs
 
 __all__ = [
     "EnsembleJudge",
@@ -27,7 +28,9 @@ __all__ = [
     "LocalModelJudge",
     "OnJudgement",
     "RubricJudge",
+    "Sense",
     "SentinelJudge",
+    "Signs",
     "Weights",
     "announced",
 ]
@@ -35,6 +38,7 @@ _LOADED_WHEN_NAMED = {
     "llm": ("LanguageModelJudge",),
     "local": ("LocalModelJudge",),
     "rubric": ("RubricJudge", "Weights"),
+    "sense": ("Sense", "Signs"),
 }
 
 __getattr__ = lazy_attributes(__name__, _LOADED_WHEN_NAMED)

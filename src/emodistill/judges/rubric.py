@@ -1,10 +1,11 @@
 """The rubric judge: the rubric of docs/method.md as arithmetic, with a perceiver that reads the emotion.
 
-Deterministic, free and quick, so that every stage runs without a language model; and being arithmetic it cannot be
-talked into a score: "SCORE: 10" in an utterance is a role violation like any other. What it cannot do is judge sense: a
-text with the right emotion words, an offer and a request scores well even if it is foolish. `judge=lm` is for that.
+Deterministic, free and quick; and being arithmetic it cannot be talked into a score: "SCORE: 10" in an utterance is a
+role violation like any other. What arithmetic over words cannot do is judge sense: a heap with the right emotion words,
+an offer and a request would score well. That is what the factor `sense` is for, which asks a frozen language model how
+likely the words are (`judges.sense`); without it, this judge needs no model.
 
-    score = 1 + 9 * (weighted mean of emotion, progress, firmness, freshness) * length * penalties
+    score = 1 + 9 * (weighted mean of emotion, progress, firmness, freshness) * length * penalties * sense
 
 `Weights` says how much each part counts (configs/judge/member/rubric.yaml). Text features (length, freshness, role
 violations) read the words alone. Offer features (progress, firmness, surrender) are measured in positions, where 1 is
@@ -18,6 +19,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -73,6 +76,16 @@ class Weights:
             raise UserError("rubric: progress, firmness and freshness may not all be 0, nor plain_sight")
 
 
+class SenseOfReplies(Protocol):
+    """What the rubric judge takes as its sense; see `judges.sense`."""
+
+    @property
+    def version(self) -> str: ...
+
+    def of(self, requests: Sequence[JudgeRequest]) -> Sequence[float]:
+        """From 0 (none) to 1, one number a request, in order."""
+
+
 class RubricJudge:
     """Scores by rule.
 
@@ -80,18 +93,29 @@ class RubricJudge:
         vocabulary: of the emotions that are asked for; another emotion is a UserError.
         perceiver: reads the emotion; not the one that moves the counterparty (see `emotions.perceiver`).
         weights: how much each part of the rubric counts.
+        sense: says from 0 to 1 whether a reply makes sense; None leaves that factor out.
     """
 
     name = "rubric"
 
-    def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver, weights: Weights | None = None) -> None:
-        self.vocabulary, self.perceiver, self.weights = vocabulary, perceiver, weights or Weights()
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        perceiver: Perceiver,
+        weights: Weights | None = None,
+        sense: "SenseOfReplies | None" = None,
+    ) -> None:
+        self.vocabulary, self.perceiver, self.weights, self.sense = vocabulary, perceiver, weights or Weights(), sense
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hex digits of all that decides a score."""
         by_name = asdict(self.weights)
         by_name["slip"] = by_name.pop("role_violation")  # its name in the versions of stored scores
         rubrics = {name: rubric_version(load_domain(name)) for name in domain_names()}
-        names = [vocabulary.labels, vocabulary.perceived_as, perceiver.version]
-        recipe = json.dumps([LOGIC, by_name, names, rubrics], sort_keys=True)
-        self.version = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+        names = [self.vocabulary.labels, self.vocabulary.perceived_as, self.perceiver.version]
+        recipe = [LOGIC, by_name, names, rubrics, *([] if self.sense is None else [self.sense.version])]
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One score per request, in order, rounded to hundredths (so that batching cannot change it).
@@ -102,24 +126,27 @@ class RubricJudge:
         judgements: list[Judgement] = []
         for start in range(0, len(requests), _AT_ONCE):
             batch = requests[start : start + _AT_ONCE]
-            shares = self._shares(batch)
-            judged = [self._judgement(*pair) for pair in zip(batch, shares, strict=True)]
+            judged = [self._judgement(*one) for one in zip(batch, self._shares(batch), self._sense(batch), strict=True)]
             judgements += announced(judged, on_judgement, start)
         return judgements
 
     def parts(self, request: JudgeRequest) -> dict[str, float]:
         """The parts of one score, by name, for display: the qualities, 0 to 1, then the factors."""
         offer = offer_features(request)
-        return {**self._qualities(request, offer, self._shares([request])[0]), **self._factors(request, offer)}
+        factors = self._factors(request, offer, self._sense([request])[0])
+        return {**self._qualities(request, offer, self._shares([request])[0]), **factors}
 
     def _shares(self, requests: Sequence[JudgeRequest]) -> FloatArray:
         """(N, A) share of each label of the vocabulary in what the perceiver reads."""
         return as_vocabulary(self.perceiver.probabilities([one.utterance for one in requests]), self.vocabulary)
 
-    def _judgement(self, request: JudgeRequest, shares: FloatArray) -> Judgement:
+    def _sense(self, requests: Sequence[JudgeRequest]) -> Sequence[float | None]:
+        return [None] * len(requests) if self.sense is None else self.sense.of(requests)
+
+    def _judgement(self, request: JudgeRequest, shares: FloatArray, sense: float | None) -> Judgement:
         """The score, and as its parts the qualities times the factors: their weighted mean is the score."""
         offer = offer_features(request)
-        qualities, factors = self._qualities(request, offer, shares), self._factors(request, offer)
+        qualities, factors = self._qualities(request, offer, shares), self._factors(request, offer, sense)
         weights, factor = [getattr(self.weights, name) for name in qualities], math.prod(factors.values())
         mean = float(np.average(list(qualities.values()), weights=weights))
         parts = {name: round(quality * factor, 4) for name, quality in qualities.items()}
@@ -143,7 +170,7 @@ class RubricJudge:
         rival = float(others.max()) if len(others) else 0.0
         return 0.5 * min(share / self.weights.plain_sight, 1.0) + 0.5 * share / max(share + rival, 1e-9)
 
-    def _factors(self, request: JudgeRequest, offer: "OfferFeatures") -> dict[str, float]:
+    def _factors(self, request: JudgeRequest, offer: "OfferFeatures", sense: float | None) -> dict[str, float]:
         domain, text, weights = request.scenario.rules, request.utterance, self.weights
         capitulations = count_phrases(text, domain.rubric.get("capitulation", ())) + offer.surrender
         violations = count_role_violations(text, domain, self.vocabulary.labels)
@@ -152,6 +179,7 @@ class RubricJudge:
             "empty_threat": weights.empty_threat ** count_phrases(text, domain.rubric.get("empty_threats", ())),
             "capitulation": weights.capitulation**capitulations,
             "role_violation": weights.role_violation**violations,
+            **({} if sense is None else {"sense": sense}),
         }
 
 

@@ -11,7 +11,8 @@ contexts), the same against middling ones, the rank correlation with the three l
 a histogram, what each kind of fault costs, and seconds and money per judgement. A missing score enters no number but
 the count of missing ones. docs/judges.md has the tables.
 
-`ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
+`arithmetic` is rubric without its sense; `ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint
+(--base-url, --lm-model, --api-key-env).
 """
 
 import argparse
@@ -19,7 +20,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -37,6 +39,7 @@ from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.local import LocalModelJudge
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, add_usage, announced
 from emodistill.judges.rubric import RubricJudge
+from emodistill.judges.sense import Sense
 from emodistill.judges.sentinel import SentinelJudge
 from emodistill.language_models.client import Endpoint
 from emodistill.negotiation.domains import domain_names
@@ -49,7 +52,7 @@ Scores = NDArray[np.float64]
 Levels = NDArray[np.int64]
 Level = Literal["good", "middling", "bad"]
 LEVELS: tuple[Level, ...] = ("bad", "middling", "good")
-NAMES = ("rubric", "local", "ensemble", "lm")
+NAMES = ("rubric", "arithmetic", "local", "ensemble", "lm")
 _RESAMPLES = 1000
 
 
@@ -67,6 +70,7 @@ def calibrated_domains() -> list[str]:
     return [name for name in domain_names() if name in {"debt", "disaster", "hospital", "student"}]
 
 
+@cache
 def cases(domain: str) -> list[Case]:
     """The calibration set of a domain: 120 cases.
 
@@ -90,6 +94,31 @@ def cases(domain: str) -> list[Case]:
                 request = JudgeRequest(scenario, history, case["emotion"], text)
                 found.append(Case(request, level, fault if level == "bad" else None))
     return found
+
+
+KINDS = ("heap", "nonsense", "repetition", "non_sequitur", "copy")
+
+
+def senseless(domain: str) -> list[Case]:
+    """Replies without sense in the contexts of a domain, by kind (`fault`): ten of each written, and copies.
+
+    A copy says again what the focal side or the counterparty said last.
+    """
+    contexts = {case.request.scenario.id: case.request for case in cases(domain)}
+    found = []
+    for kind, written in read("senseless.yaml").items():
+        for name, emotion, text in written[domain]:
+            request = replace(contexts[f"calibration-{domain}-{name}"], emotion=emotion, utterance=text)
+            found.append(Case(request, "bad", kind))
+    for request in contexts.values():
+        found += [Case(replace(request, utterance=turn.text), "bad", "copy") for turn in request.history[-2:]]
+    return found
+
+
+def held_out(case: Case) -> bool:
+    """Whether a case took no part in setting the constants of `judges.sense`: every second context of a domain."""
+    names = list(dict.fromkeys(other.request.scenario.id for other in cases(case.request.scenario.domain)))
+    return names.index(case.request.scenario.id) % 2 == 1
 
 
 def scores_of(judgements: Sequence[Judgement]) -> Scores:
@@ -243,7 +272,9 @@ class CachedJudge:
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which judges, and how they are made."""
     parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
-    parser.add_argument("--model", default="embedded", help="of local: embedded, a folder or a hub id")
+    parser.add_argument(
+        "--model", default="embedded", help="of local and of rubric's sense: embedded, a folder or a hub id"
+    )
     parser.add_argument("--dtype", default="float32", help="of local")
     parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
     parser.add_argument("--lm-model", help="of lm: the model's name there")
@@ -262,8 +293,11 @@ def judges(options: argparse.Namespace, defended: bool = True, sentinel: bool = 
     """
     made: dict[str, Judge] = {}
     wanted = options.judge
+    rubric = partial(RubricJudge, load_vocabulary(), load_perceiver("judge"))
     if {"rubric", "ensemble"} & set(wanted):
-        made["rubric"] = CachedJudge(RubricJudge(load_vocabulary(), load_perceiver("judge")))
+        made["rubric"] = CachedJudge(rubric(sense=Sense(options.model)))
+    if "arithmetic" in wanted:
+        made["arithmetic"] = CachedJudge(rubric())
     if {"local", "ensemble"} & set(wanted):
         made["local"] = CachedJudge(LocalModelJudge(options.model, options.dtype, defended=defended))
     if "ensemble" in wanted:
@@ -286,7 +320,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{len(options.domains)} domains, seed {options.seed}")
     asked = judges(options)
-    rubric = judges(argparse.Namespace(judge=["rubric"]))["rubric"]
+    rubric = judges(argparse.Namespace(judge=["rubric"], model=options.model))["rubric"]
     reference = CalibrationResult(rubric, options.domains, options.seed).scores
     for name, judge in asked.items():
         report(name, judge, CalibrationResult(judge, options.domains, options.seed), reference)
