@@ -42,7 +42,8 @@ def test_the_members_of_the_ensemble_are_the_judges_that_stand_alone():
 
 
 def test_the_rubric_judge_of_the_files_is_the_one_of_the_code(judge, tmp_path):
-    config = composed("train", "stage=iql", f"judge.ledger.path={tmp_path / 'ledger.sqlite'}").judge
+    alone = ("judge.judge.sense=null", f"judge.ledger.path={tmp_path / 'ledger.sqlite'}")
+    config = composed("train", "stage=iql", *alone).judge
     made = instantiate(config, _convert_="all")
     assert isinstance(made, LedgerJudge) and made.judge.version == judge.version
     config.judge.weights.emotion = 0.5

@@ -123,7 +123,7 @@ def test_a_cached_judge_asks_once(ask):
 
 
 def test_judges_are_made_by_name():
-    made = calibration.judges(argparse.Namespace(judge=["rubric"]))
-    assert list(made) == ["rubric"] and made["rubric"].name == "rubric"
+    made = calibration.judges(argparse.Namespace(judge=["arithmetic"]))
+    assert list(made) == ["arithmetic"] and made["arithmetic"].name == "rubric"
     with pytest.raises(UserError, match="needs --base-url"):
         calibration.judges(argparse.Namespace(judge=["lm"], base_url=None, lm_model=None))
