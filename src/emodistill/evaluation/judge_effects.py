@@ -33,10 +33,10 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 
 Values = NDArray[np.float64]
 # Positive and negative labels after Demszky et al. 2020 (GoEmotions), table 2; the others count for neither
-WARM = ("admiration", "amusement", "approval", "caring", "desire", "excitement", "gratitude", "joy", "love", "optimism")
-WARM += ("pride", "relief")
-COLD = ("anger", "annoyance", "disappointment", "disapproval", "disgust", "embarrassment", "fear", "grief")
-COLD += ("nervousness", "remorse", "sadness")
+WARM = {"admiration", "amusement", "approval", "caring", "desire", "excitement", "gratitude", "joy", "love"}
+WARM |= {"optimism", "pride", "relief"}
+COLD = {"anger", "annoyance", "disappointment", "disapproval", "disgust", "embarrassment", "fear", "grief"}
+COLD |= {"nervousness", "remorse", "sadness"}
 LEAST = 3  # turns in a group
 _RESAMPLES = 1000
 
@@ -101,15 +101,17 @@ def within_groups(
 ) -> tuple[float, float, float]:
     """Rank correlation within groups, and its 95 % bootstrap interval over groups; NaN where nothing varies."""
     members: dict[object, list[int]] = {}
-    for place in np.flatnonzero(~np.isnan(scores) & ~np.isnan(effect)):
-        members.setdefault(groups[place], []).append(int(place))
+    for place in np.flatnonzero(~np.isnan(scores) & ~np.isnan(effect)).tolist():
+        members.setdefault(groups[place], []).append(place)
     centred = [
         np.stack([ranks - ranks.mean() for ranks in (rankdata(scores[rows]), rankdata(effect[rows]))])
         for rows in members.values()
         if len(rows) >= LEAST
     ]
     sums = np.array([[(a * b).sum(), (a * a).sum(), (b * b).sum()] for a, b in centred]).reshape(-1, 3)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (_RESAMPLES, len(sums))) if len(sums) else []
+    if not len(sums):
+        return float("nan"), float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (_RESAMPLES, len(sums)))
     with np.errstate(invalid="ignore", divide="ignore"):
         totals = np.array([sums.sum(0), *(sums[rows].sum(0) for rows in drawn)])
         found = totals[:, 0] / np.sqrt(totals[:, 1] * totals[:, 2])

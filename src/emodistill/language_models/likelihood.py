@@ -41,7 +41,7 @@ def token_logprobs(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int
     rows = sorted(_rows(pairs), key=lambda row: len(row.ids))
     while rows:
         count = 1
-        while count < len(rows) and len(rows[-count - 1].ids) and len(rows[-1].ids) * (count + 1) <= PASS_TOKENS:
+        while count < len(rows) and len(rows[-1].ids) * (count + 1) <= PASS_TOKENS:
             count += 1
         for number, values in _pass(model, rows[-count:]):
             found[number] = values
@@ -96,7 +96,7 @@ def _pass(model: Any, rows: Sequence[_Row]) -> list[tuple[int, Values]]:
 def _logprobs(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """(K,) float32 log-probabilities of the targets after these hidden states, (K, D)."""
     parts = []
-    for part, wanted in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+    for part, wanted in zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True):
         logits = head(part).float()
         parts.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
     return torch.cat(parts)
