@@ -149,7 +149,7 @@ class Worker:
         return self.told()
 
     def end(self) -> None:
-        self.process.terminate()
+        self.process.kill()  # a polite signal would wait for the end of a step that never comes
         self.process.wait()
 
 
