@@ -18,6 +18,38 @@ def test_what_did_not_fit_is_told_of_each_split_by_itself(tmp_path, caplog, stag
         view = JPODataset(source, AllTurns(), stage, 1, 2, 8, validation_chats=1 if stage == "corpus" else None)
     with caplog.at_level("INFO"):
         view.prepare([make_episode(1)], [make_episode(12, number=5)])
-    training, validation = (line for line in caplog.messages if "too long" in line)
-    assert training.startswith("training: 1 chats") and ": 0 early rounds (0 selected turns) and 0 whole" in training
+        list(view.train_batches(0))
+        view.finish()
+    validation, training = (line for line in caplog.messages if "too long" in line)
+    assert training.startswith("training: 1 chats") and ": 0 early rounds (0 selected turns), 0 whole" in training
     assert validation.startswith("validation: ") and ": 0 early rounds" not in validation
+
+
+def test_training_chats_are_encoded_as_they_are_served(tmp_path):
+    """A run reads a part of a large corpus: to encode all of it first would take longer than the run."""
+    source = ChatSource(build_tiny_model(tmp_path / "model"), "goemotions28", 4096)
+    view = SFTDataset(source, AllTurns(), 2, 1, 0, 8)
+    view.prepare([make_episode(2, seed=i) for i in range(40)], [make_episode(1, number=5)])
+    written, encode = [], view.encoder.encode
+    view.encoder.encode = lambda episode, *given: written.append(episode.seed) or encode(episode, *given)
+    batches = iter(view.train_batches(0))
+    assert written == []
+    first = next(batches)
+    assert len(written) == 2 and first.tokens_of(0, 1) == int((first.chats.utterance >= 0).sum())
+    assert len(written) == 2  # not a second time, to count
+    assert first.tokens_of(0, 2) > first.tokens_of(0, 1) and len(written) == 4
+
+
+def test_what_can_be_learnt_from_is_known_without_encoding_it(tmp_path):
+    """The bound by bytes is only a short cut: with any limit, a turn fits exactly where its chat can be written."""
+    source = ChatSource(build_tiny_model(tmp_path / "model"), "goemotions28", 4096)
+    encoder, _ = source.open()
+    episodes = [make_episode(3, seed=i, number=i) for i in range(3)]
+    lengths = [len(encoder.encode(episode, [False, False, True]).input_ids) for episode in episodes]
+    for limit in (60, *range(min(lengths) - 200, max(lengths) + 20, 7)):
+        encoder.max_tokens = limit
+        for episode in episodes:
+            for turn in range(3):
+                alone = [i == turn for i in range(3)]
+                assert encoder.fits(episode, turn) == (encoder.encode(episode, alone) is not None)
+                assert encoder.fits(episode, turn, 10) == bool(encoder.contexts(episode, alone, 10))

@@ -63,7 +63,7 @@ def test_without_emotions_in_the_corpus_there_are_none_in_the_chat(chat, encoder
 
 def test_nothing_chosen_gives_no_chat(encoder):
     assert encoder.encode(make_episode(2), [False, False]) is None
-    assert encode_chats([make_episode(2)], [[False, False]], encoder) == []
+    assert list(encode_chats([make_episode(2)], [[False, False]], encoder)) == []
 
 
 def test_too_long_a_chat_loses_whole_early_rounds_and_never_cuts_a_reply(chat, encoder):

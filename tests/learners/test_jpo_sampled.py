@@ -92,19 +92,19 @@ def test_the_best_of_a_group_alone_is_learnt_by_its_likelihood(make_learner, con
 
 
 def test_pairs_say_the_same_offer_with_two_emotions(contexts, encoder):
-    pairs = preference_pairs(contexts, encoder.chat_format, seed=0)
+    pairs = preference_pairs(contexts, encoder.chat_format, seed=(0,))
     assert [pair.context for pair in pairs] == contexts
     for pair in pairs:
         chosen, rejected = (encoder.chat_format.text(ids) for ids in (pair.chosen, pair.rejected))
         assert chosen != rejected
         for text in (chosen, rejected):
             assert parse_offer(text, pair.context.scenario.domain) == pair.context.offer
-    assert pairs == preference_pairs(contexts, encoder.chat_format, seed=0)
-    assert pairs != preference_pairs(contexts, encoder.chat_format, seed=1)
+    assert pairs == preference_pairs(contexts, encoder.chat_format, seed=(0,))
+    assert pairs != preference_pairs(contexts, encoder.chat_format, seed=(1,))
 
 
 def test_the_chosen_line_becomes_likelier_against_the_rejected_one(make_learner, contexts, encoder):
-    batch = collate_pairs(preference_pairs(contexts, encoder.chat_format, seed=0), pad_id=0)
+    batch = collate_pairs(preference_pairs(contexts, encoder.chat_format, seed=(0,)), pad_id=0)
     learner = make_learner(preference={"scale": 0.5, "nll_weight": 0.1})
     learner.configure_model()
     first = learner.preferred(batch)
@@ -120,6 +120,6 @@ def test_the_chosen_line_becomes_likelier_against_the_rejected_one(make_learner,
 
 
 def test_pairs_need_their_settings(make_learner, contexts, encoder):
-    batch = collate_pairs(preference_pairs(contexts, encoder.chat_format, seed=0), pad_id=0)
+    batch = collate_pairs(preference_pairs(contexts, encoder.chat_format, seed=(0,)), pad_id=0)
     with pytest.raises(UserError, match="utterances=pairs needs learner.preference"):
         fit(make_learner(), [batch])

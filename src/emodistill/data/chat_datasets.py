@@ -20,6 +20,7 @@ from emodistill.data.batches import ResumableBatches
 from emodistill.data.chats import (
     ChatContext,
     ChatEncoder,
+    Encoded,
     EncodedChat,
     collate_encoded,
     contexts_by_episode,
@@ -27,7 +28,7 @@ from emodistill.data.chats import (
     encode_contexts,
     scenario_group,
 )
-from emodistill.data.preference_pairs import collate_pairs, preference_pairs
+from emodistill.data.preference_pairs import PairBatch, PreferencePair, collate_pairs, preference_pairs
 from emodistill.data.schema import Episode
 from emodistill.data.selection import Selection, judge_requests
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -103,12 +104,12 @@ class SFTBatches(ResumableBatches[EncodedChat]):
     def __init__(self, items: Sequence[EncodedChat], batch_size: int, seed: int, pad_id: int) -> None:
         super().__init__(items, batch_size, seed, lambda chats: chats)
         self.pad_id = pad_id
-        self._tokens = [sum(owner >= 0 for owner in chat.utterance) for chat in items]
 
     def _batch(self, order: list[int], number: int) -> SFTBatch:
         def tokens_of(first: int, last: int) -> int:
             places = [(number, rank) for number in range(first, last) for rank in range(self.world_size)]
-            return sum(self._tokens[i] for place in places for i in self._rows(order, *place))
+            chats = [self.items[i] for place in places for i in self._rows(order, *place)]
+            return sum(owner >= 0 for chat in chats for owner in chat.utterance)
 
         chats: list[EncodedChat] = super()._batch(order, number)
         weights = torch.tensor([weight for chat in chats for weight in chat.weights])
@@ -145,18 +146,22 @@ class SFTDataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
+        self.encoder = self.source.open()[0]  # of training, whose chats are encoded as they are served
         weights = self.weights(train) if self.weights else None
-        self.train = encode_chats(train, self.selection(train), encoder, weights)
-        report("training", encoder, len(self.train))
+        self.train = encode_chats(train, self.selection(train), self.encoder, weights)
         self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)
         report("validation", encoder, len(self.validation) + len(self.contexts))
+
+    def finish(self) -> None:
+        """Say how much of the training chats did not fit."""
+        report("training", self.encoder, len(self.train))
 
     def train_batches(self, seed: int) -> SFTBatches:
         return SFTBatches(self.train, self.batch_size, seed, self.pad)
 
     def validation_batches(self) -> list[Any]:
-        return [collate_encoded(chats, self.pad) for chats in in_batches(self.validation, self.batch_size)]
+        return [collate_encoded(list(chats), self.pad) for chats in in_batches(self.validation, self.batch_size)]
 
 
 @dataclass(frozen=True)
@@ -282,7 +287,7 @@ class JPODataset:
         source: how episodes become tokens.
         selection: which turns are compared with each other, or spoken anew.
         utterances: `corpus`, `sampled` or `pairs`.
-        batch_size: chats (or pairs, or episodes whose contexts are spoken in) a batch.
+        batch_size: chats (or episodes, whose contexts are spoken in or have pairs of lines) a batch.
         validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
         advantages: a value for each turn that stands in for the judge's score; needed where there is no judge.
@@ -311,6 +316,8 @@ class JPODataset:
             raise UserError(
                 f"utterances={utterances}: use corpus (its own words), sampled (the policy's) or pairs (the teacher's)"
             )
+        if utterances == "pairs" and source.emotions != "prompted":
+            raise UserError("pairs of lines differ by the emotion that is asked for; use emotions=prompted")
         self.source, self.selection, self.utterances = source, selection, utterances
         self.batch_size, self.validation_contexts, self.reply_tokens = batch_size, validation_contexts, reply_tokens
         self.advantages, self.validation_chats, self.choices = advantages, validation_chats, choices
@@ -319,18 +326,20 @@ class JPODataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         encoder, self.pad = self.source.open()
+        self.encoder = self.source.open()[0]  # of training, whose contexts are encoded as they are served
         chosen = self.selection(train)
-        self.items: list[Any]  # JudgedChat, contexts of an episode, or PreferencePair
+        self.items: Sequence[Any]  # JudgedChat, contexts of an episode, or PreferencePair
         if self.utterances == "corpus":
-            self.items = judged_chats(train, chosen, encoder, self._values(train))
+            self.items = judged_chats(train, chosen, self.encoder, self._values(train))
         else:
             few = [spread_mask(mask, self.turns_per_chat) for mask in chosen]
-            episodes = contexts_by_episode(train, few, encoder, self.reply_tokens, self._choices(train))
-            self.items = [own for own in episodes if own]
+            self.items = contexts_by_episode(train, few, self.encoder, self.reply_tokens, self._choices(train))
             if self.utterances == "pairs":
-                contexts = [context for own in self.items for context in own]
-                self.items = preference_pairs(contexts, encoder.chat_format, PAIR_SEED)
-        report("training", encoder, len(self.items))
+                contexts, chat_format = self.items, encoder.chat_format
+                self.items = Encoded(
+                    lambda place: preference_pairs(contexts[place], chat_format, (PAIR_SEED, place)),
+                    range(len(contexts)),
+                )
         self.contexts = validation_contexts(
             validation, encoder, self.validation_contexts, self.reply_tokens, self._choices(validation)
         )
@@ -339,6 +348,10 @@ class JPODataset:
             chats = judged_chats(validation, self.selection(validation), encoder, self._values(validation))
             self.validation = spread(chats, self.validation_chats)
         report("validation", encoder, len(self.validation) + len(self.contexts))
+
+    def finish(self) -> None:
+        """Say how much of the training chats did not fit."""
+        report("training", self.encoder, len(self.items))
 
     def _choices(self, episodes: Sequence[Episode]) -> list[list[str]] | None:
         return self.choices(episodes) if self.choices and self.source.emotions == "prompted" else None
@@ -353,8 +366,11 @@ class JPODataset:
         if self.utterances == "sampled":
             return ContextBatches(self.items, self.batch_size, seed)
         if self.utterances == "pairs":
-            return ResumableBatches(self.items, self.batch_size, seed, lambda pairs: collate_pairs(pairs, self.pad))
+            return ResumableBatches(self.items, self.batch_size, seed, self._pairs)
         return ResumableBatches(self.items, self.batch_size, seed, lambda items: collate_judged(items, self.pad))
+
+    def _pairs(self, by_episode: Sequence[Sequence[PreferencePair]]) -> PairBatch:
+        return collate_pairs([pair for own in by_episode for pair in own], self.pad)
 
     def validation_batches(self) -> list[Any]:
         if self.validation_chats is not None:
@@ -414,9 +430,9 @@ def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def report(what: str, encoder: ChatEncoder, chats: int) -> None:
-    """Say how many chats there are and what did not fit, and begin to count anew: the next split has its own line."""
+    """Say how many chats there are and what did not fit of those that were read."""
     logger.info(
-        "%s: %d chats; too long for max_tokens=%d: %d early rounds (%d selected turns) and %d whole chats left out",
+        "%s: %d chats; too long for max_tokens=%d in those read: %d early rounds (%d selected turns), %d whole chats",
         what,
         chats,
         encoder.max_tokens,
@@ -424,4 +440,3 @@ def report(what: str, encoder: ChatEncoder, chats: int) -> None:
         encoder.dropped_turns,
         encoder.too_long,
     )
-    encoder.dropped_rounds = encoder.dropped_turns = encoder.too_long = 0

@@ -7,8 +7,10 @@ rounds and keeps the system message; a reply is never cut. Both losses are count
 it, for a policy that speaks there itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, overload
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
@@ -18,6 +20,36 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
+
+Item = TypeVar("Item")
+SLACK = 8  # tokens that two texts may have more together than apart, and those that close a turn
+KEPT = 512  # encoded items that are kept at hand
+
+
+class Encoded(Sequence[Item]):
+    """Items that are encoded when they are asked for: a run reads a part of a large corpus, and encoding it takes long.
+
+    Args:
+        encode: makes an item; the same for the same place.
+        places: of the items, in order.
+    """
+
+    def __init__(self, encode: Callable[[int], Item], places: Sequence[int]) -> None:
+        self._encode, self._places = lru_cache(KEPT)(encode), list(places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Encoded[Item]": ...
+
+    def __getitem__(self, index: int | slice) -> "Item | Encoded[Item]":
+        if isinstance(index, slice):
+            return Encoded(self._encode, self._places[index])
+        return self._encode(self._places[index])
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,33 @@ class ChatEncoder:
     def __init__(self, chat_format: ChatFormat, max_tokens: int, offers_told: bool = True) -> None:
         self.chat_format, self.max_tokens, self.offers_told = chat_format, max_tokens, offers_told
         self.dropped_rounds = self.dropped_turns = self.too_long = 0
+        self._lengths: dict[tuple[str, str], int] = {}  # of openings and directives, in tokens
+
+    def fits(self, episode: Episode, turn: int, reserve: int | None = None) -> bool:
+        """Whether a focal turn can be learnt from, or with a `reserve` for the reply be spoken anew.
+
+        A text has at most as many tokens as bytes; it is encoded only where that bound does not settle it.
+        """
+        spoken, heard = episode.focal_turns[turn], _words_before(episode, turn) or ""
+        opening = self._length(self.chat_format.opening, episode.scenario)
+        told = self._told(episode, spoken)
+        directive = self._length(self.chat_format.prompt, None, spoken.emotion, spoken.act, told)
+        reply = len(spoken.text.encode()) + SLACK if reserve is None else reserve
+        if opening + directive + len(heard.encode()) + SLACK + reply <= self.max_tokens:
+            return True
+        words = self.chat_format.spoken(spoken.emotion, spoken.text) if reserve is None else [0] * reserve
+        return opening + len(self._prompt(episode, turn, spoken.emotion)) + len(words) <= self.max_tokens
+
+    def _length(self, encode: Callable[..., list[int]], *given: Any) -> int:
+        key = (encode.__name__, repr(given))
+        if key not in self._lengths:
+            self._lengths[key] = len(encode(*given))
+        return self._lengths[key]
+
+    def _told(self, episode: Episode, spoken: Turn) -> str | None:
+        """The offer of a turn as the directive words it."""
+        told = spoken.offer if self.offers_told else None
+        return None if told is None else episode.scenario.rules.say(told)
 
     def encode(
         self, episode: Episode, selected: Sequence[bool], weights: Sequence[float] | None = None
@@ -175,9 +234,7 @@ class ChatEncoder:
 
     def _prompt(self, episode: Episode, turn: int, emotion: str | None) -> list[int]:
         spoken = episode.focal_turns[turn]
-        told = spoken.offer if self.offers_told else None
-        words = None if told is None else episode.scenario.rules.say(told)
-        return self.chat_format.prompt(_words_before(episode, turn), emotion, spoken.act, words)
+        return self.chat_format.prompt(_words_before(episode, turn), emotion, spoken.act, self._told(episode, spoken))
 
     def _first_that_fits(self, rounds: Sequence[_Round], budget: int) -> int | None:
         """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does.
@@ -222,13 +279,16 @@ def encode_chats(
     selected: Sequence[Sequence[bool]],
     encoder: ChatEncoder,
     weights: Sequence[Sequence[float]] | None = None,
-) -> list[EncodedChat]:
+) -> Encoded[EncodedChat]:
     """The chats of all episodes in which something is chosen and fits; `weights` as in `ChatEncoder.encode`."""
-    counts: Sequence[Sequence[float] | None] = weights or [None] * len(episodes)
-    encoded = (
-        encoder.encode(episode, chosen, own) for episode, chosen, own in zip(episodes, selected, counts, strict=True)
-    )
-    return [chat for chat in encoded if chat is not None]
+
+    def encode(place: int) -> EncodedChat:
+        chat = encoder.encode(episodes[place], selected[place], weights[place] if weights else None)
+        assert chat is not None  # something is chosen, and it fits
+        return chat
+
+    last = [max(_places(chosen), default=None) for chosen in selected]
+    return Encoded(encode, [k for k, turn in enumerate(last) if turn is not None and encoder.fits(episodes[k], turn)])
 
 
 def contexts_by_episode(
@@ -237,17 +297,21 @@ def contexts_by_episode(
     encoder: ChatEncoder,
     reserve: int,
     emotions: Sequence[Sequence[str | None]] | None = None,
-) -> list[list[ChatContext]]:
-    """The contexts of all chosen turns that fit, of each episode in order; see `ChatEncoder.contexts`.
+) -> Encoded[list[ChatContext]]:
+    """The contexts of all chosen turns that fit, of every episode that has one; see `ChatEncoder.contexts`.
 
     Args:
         emotions: by episode.
     """
-    asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
-    return [
-        encoder.contexts(episode, chosen, reserve, own)
-        for episode, chosen, own in zip(episodes, selected, asked, strict=True)
+
+    def encode(place: int) -> list[ChatContext]:
+        return encoder.contexts(episodes[place], selected[place], reserve, emotions[place] if emotions else None)
+
+    fit = [
+        any(encoder.fits(episode, turn, reserve) for turn in _places(chosen))
+        for episode, chosen in zip(episodes, selected, strict=True)
     ]
+    return Encoded(encode, [place for place, yes in enumerate(fit) if yes])
 
 
 def encode_contexts(

@@ -29,6 +29,9 @@ class StageDataset(Protocol):
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         """Turn episodes into datasets; called once, before the loaders."""
 
+    def finish(self) -> None:
+        """Training is over: say what is to be said of what was served."""
+
     def train_batches(self, seed: int) -> ResumableLoader: ...
 
     def validation_batches(self) -> Iterable[Any]: ...
@@ -71,6 +74,10 @@ class NegotiationData(L.LightningDataModule):
         self.provenance = Provenance.of(self._file, [*splits["train"], *splits["val"]])
         self.dataset.prepare(splits["train"], splits["val"])
         self._ready = True
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit" and self._ready:
+            self.dataset.finish()
 
     def train_dataloader(self) -> ResumableLoader:
         self._batches = self.dataset.train_batches(self.seed)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from emodistill.data.chats import ChatContext
-from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, dialogue_act
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import Negotiation
@@ -47,7 +46,9 @@ def collate_pairs(pairs: Sequence[PreferencePair], pad_id: int) -> PairBatch:
     return PairBatch(pairs, pack_replies([pair.context.input_ids for pair in pairs], replies, pad_id))
 
 
-def preference_pairs(contexts: Sequence[ChatContext], chat_format: ChatFormat, seed: int) -> list[PreferencePair]:
+def preference_pairs(
+    contexts: Sequence[ChatContext], chat_format: ChatFormat, seed: tuple[int, ...]
+) -> list[PreferencePair]:
     """One pair for every context that asks for an emotion; the other emotion is drawn evenly from the vocabulary.
 
     Args:
@@ -55,14 +56,14 @@ def preference_pairs(contexts: Sequence[ChatContext], chat_format: ChatFormat, s
         seed: fixes the other emotion and both lines.
 
     Raises:
-        UserError: if no context asks for an emotion, or the phrasebook cannot speak.
+        UserError: if the phrasebook cannot speak the vocabulary or the domain.
     """
     teacher, labels = PhrasebookSpeaker(chat_format.vocabulary), chat_format.vocabulary.labels
     found = []
     for number, context in enumerate(contexts):
         if context.emotion is None:
             continue
-        rng = np.random.default_rng((seed, number))
+        rng = np.random.default_rng((*seed, number))
         place = chat_format.vocabulary.index(context.emotion)
         other = labels[(place + 1 + int(rng.integers(len(labels) - 1))) % len(labels)]
         lines = [_line(teacher, context, emotion, int(rng.integers(2**31))) for emotion in (context.emotion, other)]
@@ -70,8 +71,6 @@ def preference_pairs(contexts: Sequence[ChatContext], chat_format: ChatFormat, s
             chat_format.spoken(emotion, text) for emotion, text in zip((context.emotion, other), lines, strict=True)
         )
         found.append(PreferencePair(context, chosen, rejected))
-    if not found:
-        raise UserError("preference pairs need contexts that ask for an emotion; use emotions=prompted")
     return found
 
 

@@ -294,6 +294,9 @@ class TransitionDataset:
             **stats_of(self.train, len(self.vocabulary)),
         }
 
+    def finish(self) -> None:
+        """Nothing is left out of transitions."""
+
     def train_batches(self, seed: int) -> TransitionBatches:
         return TransitionBatches(self.train, self.batch_size, self.batches_per_epoch, seed)
 
