@@ -1,11 +1,13 @@
 """Whole studies on a tiny model: what is trained, played, found and written, and that a killed one goes on."""
 
 import json
+import sqlite3
 
 import pytest
 import yaml
 from tiny_runs import Workplace, composed, files
 
+from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
 from evaluate import evaluate
 
@@ -52,6 +54,30 @@ def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones
     assert not (run / "jpo").exists()  # nobody asked for it
     begun = yaml.safe_load((own / "jpo" / "config.yaml").read_text(encoding="utf-8"))
     assert begun["learner"]["negative_weight"] == 0.0
+
+
+def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_start(place):
+    arms = "arms=[sft,emodistill,iql+jpo_shuffled]"
+    ledger = place.folder / "control.sqlite"
+    study(place, "study=control", arms, "scenarios_per_domain=1", f"judge.ledger.path={ledger}", "train=missing")
+    run = place.folder / "run"
+    own = run / "studies" / "control" / "persuadable"
+    assert (own / "sft").resolve() == (run / "sft").resolve()
+    begun = {
+        name: yaml.safe_load((own / name / "config.yaml").read_text(encoding="utf-8"))
+        for name in ("jpo", "jpo_shuffled")
+    }
+    assert {config["learner"]["policy"]["init_adapter"] for config in begun.values()} == {str(own / "sft" / "adapter")}
+    with sqlite3.connect(ledger) as stored:
+        judges = {name for (name,) in stored.execute("select distinct judge from judgements")}
+    assert judges - {"rubric"} == {"arguments", "shuffled arguments"}  # the rubric scored the samples of SFT
+    found = report(place, "control")
+    assert "plain numbers" in found["about"]["counterparty"]
+    of_subject, of_shuffled = found["tables"]["comparisons"], found["tables"]["comparisons_2"]
+    assert len({str(row) for row in of_subject}) > 1 and of_shuffled != of_subject
+    assert "sft, persuadable" in str(of_subject) and "sft, persuadable" in str(of_shuffled)
+    played = read_episodes(run / "control" / "persuadable" / "episodes" / "emodistill.parquet")
+    assert all(episode.counterparty.startswith("persuadable:") for episode in played)
 
 
 def test_every_arm_meets_every_arm_on_both_chairs(place):
