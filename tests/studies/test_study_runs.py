@@ -59,8 +59,14 @@ def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones
 def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_start(place):
     arms = "arms=[sft,emodistill,iql+jpo_shuffled]"
     ledger = place.folder / "control.sqlite"
-    study(place, "study=control", arms, "scenarios_per_domain=1", f"judge.ledger.path={ledger}", "train=missing")
     run = place.folder / "run"
+    if not (run / "sft").exists():
+        place.train("sft")
+    of_rubric = [word for word in place.overrides("run") if word.startswith("judge.judge.")]  # and of no other judge
+    given = [word for word in place.overrides("run") if word not in of_rubric]
+    given += ["study=control", arms, "scenarios_per_domain=1", "sampler.max_new_tokens=6", "train=missing"]
+    given.append(f"judge.ledger.path={ledger}")
+    evaluate(composed("evaluate", *given), given)
     own = run / "studies" / "control" / "persuadable"
     assert (own / "sft").resolve() == (run / "sft").resolve()
     begun = {
@@ -70,7 +76,7 @@ def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_sta
     assert {config["learner"]["policy"]["init_adapter"] for config in begun.values()} == {str(own / "sft" / "adapter")}
     with sqlite3.connect(ledger) as stored:
         judges = {name for (name,) in stored.execute("select distinct judge from judgements")}
-    assert judges - {"rubric"} == {"arguments", "shuffled arguments"}  # the rubric scored the samples of SFT
+    assert judges == {"arguments", "shuffled arguments"}
     found = report(place, "control")
     assert "plain numbers" in found["about"]["counterparty"]
     of_subject, of_shuffled = found["tables"]["comparisons"], found["tables"]["comparisons_2"]
