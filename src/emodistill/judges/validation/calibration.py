@@ -116,7 +116,7 @@ def senseless(domain: str) -> list[Case]:
 
 
 def held_out(case: Case) -> bool:
-    """Whether a case took no part in setting the constants of `judges.sense`: every second context of a domain."""
+    """Whether the constants of `judges.sense` were not fitted on a case: every second context of a domain."""
     names = list(dict.fromkeys(other.request.scenario.id for other in cases(case.request.scenario.domain)))
     return names.index(case.request.scenario.id) % 2 == 1
 

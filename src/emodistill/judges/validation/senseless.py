@@ -3,9 +3,10 @@
     python -m emodistill.judges.validation.senseless --judge arithmetic rubric
 
 The replies are those of `assets/judging/senseless.yaml`, and copies of what either side said last, in the contexts of
-the calibration set. Every second context of a domain took part in setting the constants of `judges.sense`, and the
-others did not; the table shows both. A reply counts as caught below a score of 4. Good ones are those of the
-calibration set; their change is that against the arithmetic alone.
+the calibration set. The constants of `judges.sense` were fitted on every second context of a domain; the others were
+looked at when its features were chosen, so they are held out from the fit and no clean test (docs/judges.md). A reply
+counts as caught below a score of 4. Good ones are those of the calibration set; their change is that against the
+arithmetic alone.
 """
 
 import argparse
