@@ -119,7 +119,7 @@ def test_there_are_the_documented_choices():
     assert set(GROUPS["model"]) >= {"embedded", "qwen2.5-7b-instruct", "qwen2.5-0.5b-instruct"}
     assert set(GROUPS["model"]) >= {"smollm2-135m-instruct", "smollm2-360m-instruct"}
     assert set(GROUPS["data"]) >= {"bundled", "selfplay", "file", "casino"}
-    assert set(GROUPS["counterparty"]) == {"behavioural", "lm", "endpoint"}
+    assert set(GROUPS["counterparty"]) == {"behavioural", "persuadable", "lm", "endpoint"}
     assert set(GROUPS["offers"]) == {"schedule", "model"} and set(GROUPS["speaker"]) == {"local", "endpoint"}
 
 
