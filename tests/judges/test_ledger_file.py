@@ -89,7 +89,19 @@ def test_a_database_of_something_else_is_named_and_left_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 1, FORMAT - 1, FORMAT + 1])
+def test_a_ledger_of_the_format_before_is_brought_up_to_date_and_keeps_what_was_paid_for(ask, path):
+    with Ledger(path) as ledger:
+        paid = LedgerJudge(CountingJudge(), ledger).scores(ask("word", "more words"))
+        ledger.connection.execute("ALTER TABLE judgements DROP COLUMN parts")
+        ledger.connection.execute("PRAGMA user_version = 3")
+    judge = CountingJudge()
+    with Ledger(path) as ledger:
+        assert LedgerJudge(judge, ledger).scores(ask("word", "more words", "new"))[:2] == paid
+        assert ledger.connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    assert len(judge.asked) == 1
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, FORMAT + 1])
 def test_a_ledger_of_another_format_is_refused_and_left_alone(ask, path, version):
     with Ledger(path) as ledger:
         LedgerJudge(CountingJudge(), ledger).scores(ask("word"))

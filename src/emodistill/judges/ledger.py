@@ -225,6 +225,7 @@ class Ledger:
     def _open(self) -> None:
         """Make the file where there is none, in WAL mode where its disk can do that; later it keeps the mode it has."""
         try:
+            self._upgrade()
             if self._is_ledger() and self._journal_mode() == "delete":
                 return
             if not on_network_disk(self.path):
@@ -235,6 +236,19 @@ class Ledger:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL) or not self._is_writable():
                 raise
         self._use_rollback_journal()
+
+    def _upgrade(self) -> None:
+        """A ledger of format 3 lacks the column `parts`; what was paid for stays."""
+        if not self._is_of_format(3) or not self._is_writable():
+            return
+        with self.transaction():
+            if self._is_of_format(3):  # another process may have done it meanwhile
+                self.connection.execute("ALTER TABLE judgements ADD COLUMN parts TEXT")
+                self.connection.execute("PRAGMA user_version = 4")
+
+    def _is_of_format(self, version: int) -> bool:
+        asked = ("PRAGMA application_id", "PRAGMA user_version")
+        return [int(self.connection.execute(query).fetchone()[0]) for query in asked] == [APPLICATION_ID, version]
 
     def _journal_mode(self) -> str:
         return str(self.connection.execute("PRAGMA journal_mode").fetchone()[0])
