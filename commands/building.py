@@ -20,6 +20,7 @@ from commands.words import as_typed, literal
 
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
+    from emodistill.evaluation.best_constant import BestConstant
     from emodistill.evaluation.expression import ExpressionTest
     from emodistill.evaluation.runner import Runner
     from emodistill.evaluation.speakers import Speakers
@@ -162,6 +163,7 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     selectors = {
         "trained": selector,
         "mean_return": lambda: MeanReturnBaseline(training_episodes(cfg, corpus), vocabulary),
+        "best_constant": constant_selector(cfg, corpus, vocabulary),
     }
     runner = Runner(
         scenarios=scenarios,
@@ -174,8 +176,26 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
         guard=instantiate(cfg.guard),
         selector=selectors["trained"],
         mean_return=selectors["mean_return"],
+        best_constant=selectors["best_constant"],
     )
     return runner, expression
+
+
+def constant_selector(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary") -> "Callable[[], BestConstant] | None":
+    """What finds the best constant emotions; None where the counterparty has no personas for validation."""
+    from hydra.utils import instantiate
+
+    from emodistill.evaluation.best_constant import best_constant
+
+    if cfg.counterparty.validation_personas is None:
+        return None
+
+    def find() -> "BestConstant":
+        opposite = instantiate(cfg.counterparty.agent, personas=cfg.counterparty.validation_personas, _convert_="all")
+        offers = instantiate(cfg.offers.policy)
+        return best_constant(corpus.scenarios("val"), cfg.constant_repeats, opposite.open(), offers, vocabulary)
+
+    return find
 
 
 def chairs(

@@ -26,6 +26,8 @@ VOCABULARY = load_vocabulary()
         ("joint", "self_selected", "jpo_joint"),
         ("positive_advantage", "iql", "jpo_positive_advantage"),
         ("phrasebook_mean_return", "mean_return", "phrasebook"),
+        ("best_constant", "best_constant", "base"),
+        ("best_constant+sft", "best_constant", "sft"),
         ("mean_return+jpo", "mean_return", "jpo"),
         ("random+jpo", "uniform", "jpo"),
         ("none+base", "none", "base"),
@@ -84,7 +86,7 @@ def test_each_arm_once():
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("hope+jpo", "an emotion comes from none, uniform, random, iql, mean_return, self_selected"),
+        ("hope+jpo", "an emotion comes from none, uniform, random, iql, mean_return, best_constant, self_selected"),
         ("+jpo", "an emotion comes from"),
         ("iql+", "a generator is base, phrasebook, endpoint, or a stage folder"),
         ("iql+../other", "a generator is base"),

@@ -25,12 +25,14 @@ EMOTION_SOURCES = {  # besides these, the labels of the vocabulary
     "random": "uniform",
     "iql": "iql",
     "mean_return": "mean_return",
+    "best_constant": "best_constant",
     SELF_SELECTED: SELF_SELECTED,
 }
 _ARMS: dict[str, tuple[str, str]] = {
     "vanilla": ("none", BASE),
     "random": ("uniform", BASE),
     "mean_return": ("mean_return", BASE),
+    "best_constant": ("best_constant", BASE),
     "iql": ("iql", BASE),
     "sft": ("iql", "sft"),
     "emodistill": ("iql", "jpo"),
@@ -42,6 +44,7 @@ _ARMS: dict[str, tuple[str, str]] = {
     "phrasebook_vanilla": ("none", PHRASEBOOK),
     "phrasebook_random": ("uniform", PHRASEBOOK),
     "phrasebook_mean_return": ("mean_return", PHRASEBOOK),
+    "phrasebook_best_constant": ("best_constant", PHRASEBOOK),
     "phrasebook_iql": ("iql", PHRASEBOOK),
     # a large model behind an endpoint in place of the base model
     "endpoint_vanilla": ("none", ENDPOINT),
@@ -65,8 +68,8 @@ class Arm:
     """One arm.
 
     Attributes:
-        emotion: `none`, `uniform`, `iql`, `mean_return`, `self_selected` (the language model names it itself), or a
-            label of the vocabulary.
+        emotion: `none`, `uniform`, `iql`, `mean_return`, `best_constant`, `self_selected` (the language model names it
+            itself), or a label of the vocabulary.
         generator: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
         repetition: which of several plays of the same arm this is, from 1.
         drafts: replies from which each turn takes the best.
@@ -156,15 +159,16 @@ def selector_of(
     vocabulary: Vocabulary,
     trained: Callable[[], Selector],
     mean_return: Callable[[], Selector] | None = None,
+    best_constant: Callable[[], Selector] | None = None,
 ) -> Selector:
     """The selector of an arm.
 
     Args:
-        trained, mean_return: load the IQL selector and the baseline of mean returns; called only for arms that need
+        trained, mean_return, best_constant: load the IQL selector and the two baselines; called only for arms that need
             them.
 
     Raises:
-        UserError: if the arm needs mean returns and there is no corpus.
+        UserError: if the arm needs mean returns and there is no corpus, or a constant that nobody can choose.
     """
     if arm.emotion == "none":
         return NoEmotion()
@@ -176,6 +180,13 @@ def selector_of(
         if mean_return is None:
             raise UserError(f"arm '{arm.name}' needs the mean returns of a corpus, and there is none")
         return mean_return()
+    if arm.emotion == "best_constant":
+        if best_constant is None:
+            raise UserError(
+                f"arm '{arm.name}': the best constant is chosen in play against validation personas, and this "
+                "counterparty has none; use mean_return, or counterparty=behavioural"
+            )
+        return best_constant()
     return trained() if arm.emotion == "iql" else FixedEmotion(vocabulary, arm.emotion)
 
 

@@ -63,6 +63,7 @@ class Runner:
         speaker: makes the speaker of a generator; called once for each generator, one speaker alive at a time.
         selector: loads the trained selector.
         mean_return: fits the baseline of mean returns; None where there is no corpus.
+        best_constant: finds the best constant emotions in play; None where nobody can be played against for that.
         on_speaker: called with each generator when its speaker is ready, before its arms are played.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`.
         guard: over selector and speaker of every arm; None is no guard.
@@ -80,6 +81,7 @@ class Runner:
         folder: Path,
         on_speaker: Callable[[str], None] = lambda generator: None,
         mean_return: Callable[[], Selector] | None = None,
+        best_constant: Callable[[], Selector] | None = None,
         guard: Keeper | None = None,
     ) -> None:
         if not scenarios or episodes_per_scenario < 1:
@@ -88,7 +90,7 @@ class Runner:
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
-        self.selector, self.mean_return, self.guard = selector, mean_return, guard
+        self.selector, self.mean_return, self.best_constant, self.guard = selector, mean_return, best_constant, guard
 
     def play(self, arms: Sequence[Arm]) -> list[ArmResult]:
         """Play what is not on disk yet, arms that share a generator together or one after the other.
@@ -155,7 +157,8 @@ class Runner:
 
     def _play(self, arms: Sequence[Arm], speaker: Speaker) -> list[list[Episode]]:
         """The episodes of each arm."""
-        selectors = [selector_of(arm, self.vocabulary, self.selector, self.mean_return) for arm in arms]
+        sources = (self.selector, self.mean_return, self.best_constant)
+        selectors = [selector_of(arm, self.vocabulary, *sources) for arm in arms]
         if self.guard:
             selectors = [self.guard.selector(selector, self.vocabulary) for selector in selectors]
         played = [
