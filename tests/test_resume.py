@@ -109,7 +109,7 @@ def test_epochs_that_end_between_cuts_are_gone_on_with(place):
 
 def test_a_validation_in_the_middle_of_a_step_leaves_nothing_half_learnt_behind(place):
     """Two batches a step, a validation every three: the gradient of the first batch is in no checkpoint."""
-    odd = ("size.accumulate=2", "size.sft_val_every=3")
+    odd = ("selection=published", "size.accumulate=2", "size.sft_val_every=3")
     for run in ("odd", "odd-cut"):
         before(place, run, "sft")
     place.train("sft", "odd", *odd)

@@ -50,12 +50,13 @@ class Workplace:
         self.folder = folder
         self.model = build_tiny_model(folder / "model")
 
-    def overrides(self, run):
-        """What every command here has in common."""
+    def overrides(self, run, *more):
+        """What every command here has in common; `more` is what it is given besides."""
+        rubric = not any(override.startswith("judge=") for override in more)
         return [
             f"run_dir={self.folder / run}",
             f"model.base_model={self.model}",
-            "judge.judge.sense=null",  # to a model of random weights all words are alike
+            *["judge.judge.sense=null"] * rubric,  # to a model of random weights all words are alike
             f"data.corpus.folder={self.folder / 'corpora'}",
             "data.corpus.episodes_per_scenario=2",
             "scenarios.per_domain=10",
@@ -68,14 +69,14 @@ class Workplace:
         batches = ["data.dataset.batch_size=16"]
         if stage != "iql":
             batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
-        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run)]
+        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run, *overrides)]
         return composed("train", *own, *overrides)
 
     def train(self, stage, run="run", *overrides):
         return train(self.config(stage, run, *overrides))
 
     def evaluate(self, run="run", *overrides):
-        return evaluate(composed("evaluate", *self.overrides(run), "sampler.max_new_tokens=6", *overrides))
+        return evaluate(composed("evaluate", *self.overrides(run, *overrides), "sampler.max_new_tokens=6", *overrides))
 
     def copy(self, run, other, stages):
         """A new run that begins with the finished stages of another."""

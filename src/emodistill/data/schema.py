@@ -1,11 +1,12 @@
 """An episode, and the Parquet files of episodes: one row each, with a checked schema."""
 
+import contextlib
 import io
 import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -189,10 +190,11 @@ def read_episodes(path: Path) -> list[Episode]:
         raise UserError(f"{path} is not an episode corpus: the columns {', '.join(missing)} are missing; {remedy}")
     if footer.num_rows == 0:
         raise UserError(f"the corpus {path} is empty; {remedy}")
-    return [_checked(row, path, number) for number, row in enumerate(_rows(path, remedy))]
+    with contextlib.closing(_rows(path, remedy)) as rows:  # a row that is refused leaves no copy behind
+        return [_checked(row, path, number) for number, row in enumerate(rows)]
 
 
-def _rows(path: Path, remedy: str) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, remedy: str) -> Generator[dict[str, Any], None, None]:
     """The rows one by one, read through `datasets`, which keeps an Arrow copy of a file: ours is gone at the end.
 
     The copy is mapped, and only `ROWS` rows at a time are there as Python values.
