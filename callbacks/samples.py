@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from emodistill.data.chats import ChatContext
-from emodistill.evaluation.expression import Spoken, expression_metrics, speak
+from emodistill.evaluation.expression import Spoken, expression_metrics, judged, replies_of
 from emodistill.learners.async_judge import AsyncJudge, Scorer
 
 
@@ -56,9 +56,9 @@ class SampleUtterances(L.Callback):
 
     def _speak(self, learner: Any, contexts: Sequence[ChatContext]) -> list[Spoken]:
         self.sampler.refresh(learner.policy)
-        spoken = speak(self.sampler, contexts, self.judge, seed=0)
-        self.sampler.release()
-        return spoken
+        texts = replies_of(self.sampler, contexts, seed=0)
+        self.sampler.release()  # before the judge, which may need as much memory
+        return judged(contexts, texts, self.judge)
 
 
 def table(spoken: list[Spoken]) -> str:

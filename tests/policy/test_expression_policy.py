@@ -74,7 +74,7 @@ def test_an_output_layer_in_bfloat16_is_never_copied_whole(with_bias):
     with Float32Sizes() as made:
         logprobs = frozen_head_logprobs(hidden, head, targets)
         (gradient,) = torch.autograd.grad(logprobs.sum(), hidden)
-    assert 0 < max(made.sizes) <= HEAD_ROWS * 48
+    assert 0 < max(made.sizes) <= HEAD_ROWS * 64
     expected = F.linear(hidden, head.weight.float(), head.bias.float() if with_bias else None).log_softmax(-1)
     expected = expected[torch.arange(6), targets]
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)

@@ -44,8 +44,17 @@ class Spoken:
 
 def speak(sampler: Sampler, contexts: Sequence[ChatContext], judge: Scorer, seed: int) -> list[Spoken]:
     """One judged reply in every context; one that has to name an emotion and names none is not judged."""
+    return judged(contexts, replies_of(sampler, contexts, seed), judge)
+
+
+def replies_of(sampler: Sampler, contexts: Sequence[ChatContext], seed: int) -> list[str]:
+    """The words of one reply in every context."""
     replies = sampler.sample([context.input_ids for context in contexts], 1, seed)
-    texts = [sampler.text(reply[0]) for reply in replies]
+    return [sampler.text(reply[0]) for reply in replies]
+
+
+def judged(contexts: Sequence[ChatContext], texts: Sequence[str], judge: Scorer) -> list[Spoken]:
+    """Replies with their scores; one that has to name an emotion and names none is not judged."""
     requests = [context.request(text) for context, text in zip(contexts, texts, strict=True)]
     given = iter(judge.scores([request for request in requests if request is not None]))
     scores = [None if request is None else next(given) for request in requests]

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 Values = NDArray[np.float64]
 PASS_TOKENS = 1024  # of the rows that go through the model together, padding counted
+LENGTH = 32  # rows have a multiple of it, and passes are whole: CPU libraries keep memory for every new shape
 LOGIT_ROWS = 64  # text tokens that get logits at a time: 64 x 49,152 floats are 13 MB
 PADDING = 0  # masked, so any id will do
 
@@ -40,10 +42,9 @@ def token_logprobs(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int
     found: list[Values] = [np.zeros(0)] * len(pairs)
     rows = sorted(_rows(pairs), key=lambda row: len(row.ids))
     while rows:
-        count = 1
-        while count < len(rows) and len(rows[-1].ids) * (count + 1) <= PASS_TOKENS:
-            count += 1
-        for number, values in _pass(model, rows[-count:]):
+        longest = -(-len(rows[-1].ids) // LENGTH) * LENGTH
+        count = max(PASS_TOKENS // longest, 1)
+        for number, values in _pass(model, rows[-count:], count, longest):
             found[number] = values
         del rows[-count:]
     return found
@@ -67,9 +68,10 @@ def _rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Row]:
     return rows
 
 
-def _pass(model: Any, rows: Sequence[_Row]) -> list[tuple[int, Values]]:
-    device, longest = model.device, max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), PADDING)
+def _pass(model: Any, rows: Sequence[_Row], count: int, longest: int) -> list[tuple[int, Values]]:
+    """Values of the texts in these rows; the pass has `count` rows of `longest` tokens, whatever of it is padding."""
+    device = model.device
+    ids = torch.full((count, longest), PADDING)
     positions, owner = torch.zeros_like(ids), torch.full_like(ids, -2)
     for place, row in enumerate(rows):
         ids[place, : len(row.ids)] = torch.tensor(row.ids)
@@ -96,7 +98,9 @@ def _pass(model: Any, rows: Sequence[_Row]) -> list[tuple[int, Values]]:
 def _logprobs(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """(K,) float32 log-probabilities of the targets after these hidden states, (K, D)."""
     parts = []
-    for part, wanted in zip(torch.split(hidden, LOGIT_ROWS), torch.split(targets, LOGIT_ROWS), strict=True):
+    missing = -len(hidden) % LOGIT_ROWS
+    hidden, padded = F.pad(hidden, (0, 0, 0, missing)), F.pad(targets, (0, missing))
+    for part, wanted in zip(torch.split(hidden, LOGIT_ROWS), torch.split(padded, LOGIT_ROWS), strict=True):
         logits = head(part).float()
         parts.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
-    return torch.cat(parts)
+    return torch.cat(parts)[: len(targets)]

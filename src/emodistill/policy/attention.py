@@ -25,6 +25,7 @@ from emodistill.policy.token_batches import Chats, Packing, packed_visibility
 NAME = "grouped"
 BLOCK = 128  # queries at a time: the weights of a block stay in the processor's cache
 ROUND = 32  # a chat has a multiple of so many tokens, padding included: CPU kernels are compiled for every new shape
+PACKED_ROUND = 128  # a packed row, which is longer
 
 
 class Block(NamedTuple):
@@ -73,7 +74,8 @@ def lay_out(chats: Chats, dtype: torch.dtype) -> Stream:
     width, ids, positions, offsets, blocks, at = chats.input_ids.shape[1], [], [], [], [], 0
     triangle = torch.full((BLOCK, BLOCK), -torch.inf, dtype=dtype).triu(1)
     for row, length in enumerate(chats.attention_mask.sum(1).tolist()):
-        taken = min(-(-length // ROUND) * ROUND, width)
+        step = ROUND if chats.packing is None else PACKED_ROUND
+        taken = min(-(-length // step) * step, width)
         ids.append(chats.input_ids[row, :taken])
         utterance, trunk, packing = chats.utterance[row, :taken], taken, None
         if chats.packing is not None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 64  # lengths are rounded up to a multiple of it: CPU kernels are compiled and kept for every new shape
-CHUNK = 512  # response tokens that get logits at a time: 512 x 8,192 floats are 17 MB
+CHUNK = 256  # response tokens that get logits at a time: 256 x 8,192 floats are 8 MB
+SHAPE = 64  # the last of them are filled up to a multiple of this
 HEAD_ROWS = 8192  # vocabulary entries that get logits at a time: 8,192 x 3,584 floats are 117 MB
 
 
@@ -207,7 +208,8 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        logprobs, gradients, wanted = [], [], ctx.needs_input_grad[0]
+        logprobs, gradients, wanted, count = [], [], ctx.needs_input_grad[0], len(targets)
+        hidden, targets = F.pad(hidden, (0, 0, 0, -count % SHAPE)), F.pad(targets, (0, -count % SHAPE))
         for part, target in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
             exact, row = part.float(), weight[target].float()
             chosen = (exact * row).sum(1) if bias is None else (exact * row).sum(1) + bias[target].float()
@@ -226,9 +228,9 @@ class _FrozenHead(torch.autograd.Function):
             if wanted:
                 gradients.append(row - mean / total)
         if wanted:
-            ctx.save_for_backward(torch.cat(gradients) if gradients else hidden.float())
+            ctx.save_for_backward(torch.cat(gradients)[:count] if gradients else hidden.float())
         ctx.dtype = hidden.dtype
-        return torch.cat(logprobs) if logprobs else hidden.new_zeros(0, dtype=torch.float32)
+        return torch.cat(logprobs)[:count] if logprobs else hidden.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, None, None]:
