@@ -89,7 +89,8 @@ def work(stage: str, run: str, steps: int) -> None:
     print(json.dumps({"peak": peak()}), flush=True)
     with initialize_config_dir(str(Path.cwd() / "configs"), version_base="1.3"):
         size = compose("train", overrides=["stage=iql"]).size
-        every = int(size.accumulate) * (steps + 1)
+        own = size.get("jpo_accumulate") if stage == "jpo" else None  # an older checkout has one for both
+        every = int(own or size.accumulate) * (steps + 1)
         changes = {
             "stage": stage,
             "run_dir": run,

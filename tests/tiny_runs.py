@@ -25,6 +25,7 @@ SIZE = {
     "sft_steps": 6,
     "jpo_steps": 4,
     "accumulate": 1,
+    "jpo_accumulate": 1,
     "sft_val_every": 2,
     "jpo_val_every": 2,
     "max_tokens": 2048,
