@@ -40,7 +40,7 @@ def gradients(learner, loss):
 @pytest.fixture
 def moved(make_learner, contexts, sampler):
     """A learner whose policy is far from its reference."""
-    learner = make_learner(VowelJudge(), sampler, learning_rate=5e-2, kl_coef=0.0)
+    learner = make_learner(VowelJudge(), sampler, learning_rate=5e-2, kl_coef=0.0, clip_range=0.02)
     fit(learner, [ContextBatch(contexts)], epochs=8)
     return learner
 
@@ -51,7 +51,7 @@ def test_a_good_reply_keeps_its_gradient_however_far_the_policy_has_moved(moved,
     logprobs, owner = moved.policy(rollout.chats)
     mean = mean_by_utterance(logprobs, owner, len(rollout.scores))
     ratio = (mean - mean_by_utterance(rollout.ref_logprobs, owner, len(rollout.scores))).exp()
-    assert ((ratio - 1).abs() > moved.hparams["clip_range"]).any()
+    assert ((ratio - 1).abs() > moved.hparams["clip_range"]).float().mean() > 0.5
     expected = gradients(moved, -(mean * torch.tensor(rollout.advantages)).mean())
     found = gradients(moved, moved.objective(rollout)["surrogate"])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
