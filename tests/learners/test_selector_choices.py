@@ -1,31 +1,19 @@
 """The emotions that a trained selector would choose over a corpus are those that it chooses in play."""
 
-import torch
 from episodes import make_episode
+from iql_cases import make
 
 from emodistill.data.observations import Observer
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import IQLSelector, favourites
 from emodistill.negotiation.protocol import Negotiation
-
-SETTINGS = {
-    "hidden_dims": [16],
-    "discount": 0.9,
-    "expectile": 0.7,
-    "inverse_temperature": 3.0,
-    "max_advantage_weight": 100.0,
-    "polyak": 0.1,
-    "learning_rates": {"q": 1e-3, "v": 2e-3, "policy": 3e-3},
-}
 
 
 def test_every_focal_turn_has_the_choice_of_play_after_the_turns_before_it():
     vocabulary = load_vocabulary()
     observer = Observer(vocabulary, load_perceiver("judge"))
-    torch.manual_seed(0)
-    learner = IQLLearner(**SETTINGS, observation_dim=observer.dim, num_emotions=len(vocabulary))
+    learner = make(observation_dim=observer.dim, num_emotions=len(vocabulary))
     for parameter in learner.parameters():
         parameter.data.mul_(8)  # or else an untrained policy has one favourite whatever it sees
     selector = IQLSelector(learner, observer)

@@ -7,6 +7,7 @@ A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks 
 dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
 """
 
+import copy
 import hashlib
 import logging
 import math
@@ -145,8 +146,8 @@ class SFTDataset:
         self.dataset_stats: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
-        encoder, self.pad = self.source.open()
-        self.encoder = self.source.open()[0]  # of training, whose chats are encoded as they are served
+        self.encoder, self.pad = self.source.open()  # of training, whose chats are encoded as they are served
+        encoder = copy.copy(self.encoder)  # of validation, which counts for itself what does not fit
         weights = self.weights(train) if self.weights else None
         self.train = encode_chats(train, self.selection(train), self.encoder, weights)
         self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
@@ -325,8 +326,8 @@ class JPODataset:
         self.dataset_stats: dict[str, Any] = {}
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
-        encoder, self.pad = self.source.open()
-        self.encoder = self.source.open()[0]  # of training, whose contexts are encoded as they are served
+        self.encoder, self.pad = self.source.open()  # of training, whose contexts are encoded as they are served
+        encoder = copy.copy(self.encoder)  # of validation, which counts for itself what does not fit
         chosen = self.selection(train)
         self.items: Sequence[Any]  # JudgedChat, contexts of an episode, or PreferencePair
         if self.utterances == "corpus":

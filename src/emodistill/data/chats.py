@@ -22,7 +22,7 @@ from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, collate_chats
 
 Item = TypeVar("Item")
-SLACK = 8  # tokens that two texts may have more together than apart, and those that close a turn
+SLACK = 8  # tokens to spare for the seam of two texts and for the end of a turn
 KEPT = 512  # encoded items that are kept at hand
 
 

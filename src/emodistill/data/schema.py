@@ -23,7 +23,7 @@ from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import SPLITS
 
 SCHEMA_VERSION = 1
-ROWS = 1000  # of a file that are Python values at a time: a row takes ten times as much memory as its episode
+ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
 TURN = pa.struct(
     [
         ("round", pa.int32()),

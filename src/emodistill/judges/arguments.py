@@ -43,9 +43,8 @@ _SOFT = re.compile(
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPLIT = re.compile(r"(?<=[.!?;])\s+")
-_ALIKE = (
-    0.5  # Jaccard index of letter trigrams from which two words count as one: pay and payment do not, plan and plans do
-)
+# Jaccard index of letter trigrams from which two words count as one: plan and plans do, pay and payment do not
+_ALIKE = 0.5
 _LONG = 4  # shortest word that carries matter
 _GRAM = 6  # letters of the pieces that freshness compares
 

@@ -155,7 +155,7 @@ class Sense:
             raise UserError(f"{error} ({way_out})") from error
 
     def of(self, requests: Sequence[JudgeRequest]) -> list[float]:
-        """The sense of each reply, 0 to 1, in order; words that are none have no sense."""
+        """The sense of each reply, 0 to 1, in order; 0 for one without words."""
         return [
             min(1.0, math.exp(min(signs.values()))) if words(request.utterance) else 0.0
             for request, signs in zip(requests, self.signs_of(requests), strict=True)

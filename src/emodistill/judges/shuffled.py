@@ -1,4 +1,4 @@
-"""A judge whose scores say nothing: those of another judge, dealt out anew among the requests of a call.
+"""A judge whose scores say nothing: those of another judge, shuffled among the requests of a call.
 
 It is the negative control of whatever learns from a judge: the scores have the same distribution, and on average no
 correlation with what they are scores of. What still changes under it is drift, or chosen by luck.
@@ -15,10 +15,10 @@ class ShuffledJudge:
     """Gives each request the score that a judge gave to one of its call, by a permutation that keys alone decide.
 
     A permutation may leave a request with its own score. That is meant: one that never did would give good replies less
-    than others, which is information too. Two requests are the fewest that can be dealt out.
+    than others, which is information too. At least two requests are needed.
 
     Args:
-        judge: the judge whose scores are dealt out; it costs nothing to ask.
+        judge: the judge whose scores are shuffled; it costs nothing to ask.
     """
 
     def __init__(self, judge: Judge) -> None:

@@ -49,7 +49,7 @@ Scores = Sequence[float | None]  # None where the judge gave none
 LIMIT = 10.0  # of an advantage, in standard deviations
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
-Reply = tuple[ChatContext, str, float | None]  # what was said where, and its score
+Reply = tuple[ChatContext, str, float | None]  # context, words, score
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,12 @@ class IQLAdvantages:
     def __call__(self, episodes: Sequence[Episode]) -> list[np.ndarray]:
         """One array for each episode, (focal turns,) float32; nan where a turn shows no emotion."""
         selector = load_selector(self.checkpoint, self.vocabulary)
-        turns = [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
-        shown = [(k, i) for k, i in turns if episodes[k].turns[i].emotion is not None]
-        observation = selector.observer([DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in shown])
+        shown = [(k, i) for k, i in focal_turns(episodes) if episodes[k].turns[i].emotion is not None]
         action = torch.tensor([self.vocabulary.index(episodes[k].turns[i].emotion or "") for k, i in shown])
-        advantage = selector.learner.advantages(torch.from_numpy(observation), action).numpy()
+        advantage = selector.learner.advantages(observed(selector, episodes, shown), action).numpy()
         by_turn = dict(zip(shown, advantage.tolist(), strict=True))
         found: list[list[float]] = [[] for _ in episodes]
-        for k, i in turns:
+        for k, i in focal_turns(episodes):
             found[k].append(by_turn.get((k, i), float("nan")))
         return [np.array(row, dtype=np.float32) for row in found]
 
@@ -124,13 +122,23 @@ class IQLChoices:
 @torch.no_grad()
 def favourites(selector: IQLSelector, episodes: Sequence[Episode]) -> list[list[str]]:
     """What the policy head likes best at every focal turn of every episode."""
-    turns = [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
-    observation = selector.observer([DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in turns])
-    best = selector.learner(torch.from_numpy(observation)).double().argmax(-1).tolist()
+    turns = focal_turns(episodes)
     found: list[list[str]] = [[] for _ in episodes]
+    best = selector.learner(observed(selector, episodes, turns)).double().argmax(-1).tolist()
     for (k, _), label in zip(turns, best, strict=True):
         found[k].append(selector.observer.vocabulary.labels[label])
     return found
+
+
+def focal_turns(episodes: Sequence[Episode]) -> list[tuple[int, int]]:
+    """Places of all focal turns: episode, and turn within it."""
+    return [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
+
+
+def observed(selector: IQLSelector, episodes: Sequence[Episode], places: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """(N, D) observations before the turns at these places."""
+    prefixes = [DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in places]
+    return torch.from_numpy(selector.observer(prefixes))
 
 
 def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 0.0) -> IQLSelector:

@@ -45,8 +45,8 @@ from emodistill.negotiation.role_checks import (
 from emodistill.policy.chat_backends import ChatBackend, Dialogue
 
 RETRIES = 2
-Spoken = Utterance | Fault
-Chooser = Callable[[Sequence[Sequence[Spoken]]], list[Spoken]]  # drafts of each line -> what is said to it
+Said = Utterance | Fault
+Chooser = Callable[[Sequence[Sequence[Said]]], list[Said]]  # drafts of each line -> what is said to it
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RolePlay:
 
     def speak(
         self, negotiations: Sequence[Negotiation], lines: Sequence[Line], drafts: int = 1, choose: Chooser | None = None
-    ) -> list[Spoken]:
+    ) -> list[Said]:
         """What is said to each line: one call of the backend an attempt, one draw from each negotiation's generator.
 
         Args:
@@ -108,8 +108,8 @@ class RolePlay:
             dialogue.asked = None
         return dialogue
 
-    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Spoken]:
-        said: dict[int, Spoken] = {}
+    def _in_role(self, dialogues: list[Dialogue], lines: Sequence[Line], seeds: list[int]) -> list[Said]:
+        said: dict[int, Said] = {}
         violations: list[list[str]] = [[] for _ in lines]
         pending = list(range(len(lines)))
         for attempt in range(1 if self.backend.repeats else 1 + self.retries):
@@ -124,7 +124,7 @@ class RolePlay:
                 break
         return [said[i] for i in range(len(lines))]
 
-    def _checked(self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]) -> Spoken:
+    def _checked(self, dialogue: Dialogue, directive: str, reply: str | Fault, violations: list[str]) -> Said:
         """What would be said of a reply; a role violation in it is added to `violations`."""
         if isinstance(reply, Fault):
             return reply
@@ -204,20 +204,18 @@ class ChatSpeaker:
 
     def speak(
         self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
-    ) -> list[Spoken]:
+    ) -> list[Said]:
         """One utterance for each negotiation, all of them asked for at once."""
         lines = [self._line(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
         if self.drafts == 1:
             return self._play.speak(negotiations, lines)
 
-        def choose(drafted: Sequence[Sequence[Spoken]]) -> list[Spoken]:
+        def choose(drafted: Sequence[Sequence[Said]]) -> list[Said]:
             return [self._best(*turn) for turn in zip(negotiations, decisions, emotions, drafted, strict=True)]
 
         return self._play.speak(negotiations, lines, self.drafts, choose)
 
-    def _best(
-        self, negotiation: Negotiation, decision: Decision, asked: str | None, drafts: Sequence[Spoken]
-    ) -> Spoken:
+    def _best(self, negotiation: Negotiation, decision: Decision, asked: str | None, drafts: Sequence[Said]) -> Said:
         assert self.perceiver is not None  # `drafting` gives one
         texts = [draft.text if isinstance(draft, Utterance) else "" for draft in drafts]
         shares = as_vocabulary(self.perceiver.probabilities(texts), self.vocabulary)

@@ -25,7 +25,7 @@ from emodistill.policy.token_batches import Chats, Packing, packed_visibility
 NAME = "grouped"
 BLOCK = 128  # queries at a time: the weights of a block stay in the processor's cache
 ROUND = 32  # a chat has a multiple of so many tokens, padding included: CPU kernels are compiled for every new shape
-PACKED_ROUND = 128  # a packed row, which is longer
+PACKED_ROUND = 128  # the same for packed rows, which are longer
 
 
 class Block(NamedTuple):

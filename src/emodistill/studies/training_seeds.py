@@ -116,12 +116,11 @@ def seed_tables(played: Sequence[ArmResult], seed: int = 0, subject: str | None 
     if not several:
         return []
     each = [_seed_row(run, seed) for runs in several.values() for run in runs]
-    spread = [
-        {"arm": arm, "condition": condition, **row}
-        for (arm, condition), runs in several.items()
-        for row in _components({run.training_seed: utilities(run.episodes) for run in runs})
-        for row in [row | {"middle_interval": plain(interquartile_mean(_cells(runs), seed))}]
-    ]
+    spread = []
+    for (arm, condition), runs in several.items():
+        for row in _components({run.training_seed: utilities(run.episodes) for run in runs}):
+            middle = plain(interquartile_mean(_cells(runs), seed))
+            spread.append({"arm": arm, "condition": condition, **row, "middle_interval": middle})
     note = (
         "Analysis of variance of utility by training seed and scenario, both as random effects, over the scenarios "
         "that all seeds played. The rest is interaction and the noise of episodes. An estimate below 0 is given as 0. "
