@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emodistill.counterparties.personas import Kinds, families, load_persona, named_personas, prior, reactions
-from emodistill.counterparties.population import DRAWS, digest, load_personas
+from emodistill.counterparties.population import DRAWS, _reactions, digest, load_personas
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
 from emodistill.errors import UserError
 
@@ -26,9 +26,29 @@ def test_a_draw_does_not_depend_on_how_many_are_drawn():
     assert numbers(load_personas("population-2")[0]) == numbers(few[2])
 
 
-def test_the_draws_are_what_they_were():
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("population:48", "f5cce93bac64"),
+        ("validation:16", "c4ec03484a2a"),
+        ("test:16", "b3905db15f3f"),
+        ("outside:16", "81b10051e81f"),
+    ],
+)
+def test_the_draws_are_what_they_were(word, expected):
     """A corpus is found by its recipe: other numbers under the same words would pass for the old ones."""
-    assert digest(load_personas("population:48")) == "f5cce93bac64"
+    assert digest(load_personas(word)) == expected
+
+
+def test_a_draw_from_outside_has_one_family_that_pulls_the_other_way():
+    """Without that turn it is a draw with twice the spread: the same generator, followed by hand."""
+    for number in range(20):
+        rng = np.random.default_rng((prior().seed, DRAWS.index("outside"), number))
+        unturned = _reactions(prior(), rng, 2.0)
+        turned = int(rng.integers(len(families())))
+        signs = np.where(np.arange(len(families())) == turned, -1.0, 1.0)
+        persona = load_personas(f"outside-{number}")[0]
+        assert np.allclose([persona.early, persona.late, persona.mood], unturned * signs, atol=0.0051)
 
 
 def test_training_validation_and_test_draws_share_nobody():
