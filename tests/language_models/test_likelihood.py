@@ -7,7 +7,7 @@ from tiny_model import build_tiny_model
 
 from emodistill.language_models import likelihood
 from emodistill.language_models.likelihood import token_logprobs
-from emodistill.language_models.local import load_model
+from emodistill.language_models.local import load_model, shared_model
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6, 7], [10, 11, 12, 13]), ([14], [8, 9]), ([5, 6, 7], [8, 9]), ([14], [])]
 
@@ -34,3 +34,15 @@ def test_neighbours_and_their_order_move_nothing_that_is_kept(model):
     forward, backward = token_logprobs(model, PAIRS), token_logprobs(model, PAIRS[::-1])[::-1]
     assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(forward, backward, strict=True))
     assert token_logprobs(model, []) == []
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_compact_model_gives_what_one_in_float32_gives_and_keeps_the_dtype_of_its_files(tmp_path, stored):
+    folder = build_tiny_model(tmp_path)
+    load_model(str(folder), "float32").to(stored).save_pretrained(folder)
+    compact, plain = (shared_model(str(folder), "float32", "cpu", compact=small) for small in (True, False))
+    for one, other in zip(token_logprobs(compact, PAIRS), token_logprobs(plain, PAIRS), strict=True):
+        assert np.allclose(one, other, rtol=0, atol=1e-5)
+    kept = {module.kept.dtype for module in compact.modules() if hasattr(module, "kept")}
+    assert kept == (set() if stored == torch.float32 else {stored})
+    assert {parameter.dtype for parameter in compact.parameters()} == {torch.float32}

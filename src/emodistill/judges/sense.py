@@ -232,7 +232,7 @@ class Sense:
 
     def _model(self) -> Any:
         if self._loaded is None:
-            self._loaded = shared_model(self.model_name, self.dtype, self.device)
+            self._loaded = shared_model(self.model_name, self.dtype, self.device, compact=True)
         return self._loaded
 
 

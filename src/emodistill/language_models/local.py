@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
-from emodistill.language_models.packed_linear import pack_linears
+from emodistill.language_models.packed_linear import pack_linears, widen_linears
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -177,11 +177,12 @@ def load_model(
     return read_weights(model, model_folder(model), wanted).to(place).eval()
 
 
-def read_weights(model: str, folder: Path, dtype: torch.dtype, **settings: Any) -> Any:
+def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings: Any) -> Any:
     """The causal language model in a folder, as transformers places it.
 
     Args:
         model: what it is called in an error.
+        dtype: `auto` is that of the files.
         settings: more for `from_pretrained`.
 
     Raises:
@@ -202,6 +203,7 @@ def shared_model(
     device: str | torch.device,
     adapter: str = "",
     load: Callable[[], PreTrainedModel] | None = None,
+    compact: bool = False,
 ) -> PreTrainedModel:
     """As `load_model`, but once in a process for equal files, dtype and device, as long as somebody uses the weights.
 
@@ -211,15 +213,22 @@ def shared_model(
     Args:
         adapter: names what is merged into them, if anything.
         load: makes the merged weights.
+        compact: in float32, take as little memory as the files do (see `packed_linear`): for long texts, not to speak.
     """
     place = device_of(device) if isinstance(device, str) else device
     wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
-    key = (fingerprint(model), str(wanted), str(place), adapter)
+    compact = compact and wanted == torch.float32
+    key = (fingerprint(model), str(wanted), str(place), adapter, str(compact))
     with _SHARING:
         found = _SHARED.get(key)
         if found is None:
-            found = _SHARED[key] = (load() if load else load_model(model, wanted, place)).requires_grad_(False)
-            pack_linears(found)
+            if compact:
+                loaded = read_weights(model, model_folder(model), "auto").to(place).eval()
+                widen_linears(loaded)
+            else:
+                loaded = load() if load else load_model(model, wanted, place)
+                pack_linears(loaded)
+            found = _SHARED[key] = loaded.requires_grad_(False)
     return found
 
 

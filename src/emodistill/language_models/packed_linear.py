@@ -1,8 +1,13 @@
-"""Linear layers for inference on the CPU, their weights kept in the blocked layout that oneDNN multiplies with.
+"""Linear layers for models that are only read: packed ones for speed on the CPU, widened ones for memory.
+
+A packed weight is kept in the blocked layout that oneDNN multiplies with.
 
 A plain weight is brought into that layout anew by every product. That costs as much as reading it once more: with few
 rows, as when a model speaks, half of the time. A packed weight replaces the plain one, so memory does not grow, except
 for an output layer whose weight is the embedding's too.
+
+A widened weight stays in the 16 bits of the model's file and becomes float32 for each product. The products are those
+of a model in float32, in half of its memory; with a thousand rows they take a sixth longer than packed ones.
 """
 
 from collections.abc import Iterator
@@ -10,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -66,3 +72,25 @@ def plain_weights(model: nn.Module) -> Iterator[None]:
     yield
     for module in packed:
         module.pack()
+
+
+class WidenedLinear(nn.Module):
+    """A linear layer that computes in float32 and keeps its weight in another dtype: (..., I) -> (..., O)."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.kept = plain.weight.data  # no parameter: `float()` and its like pass it by
+        self.bias = plain.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, self.kept.float(), self.bias)
+
+
+def widen_linears(model: Any) -> None:
+    """Make a model compute in float32 while its linear layers keep their weights as they are, (O, I)."""
+    embedding = model.get_input_embeddings().weight
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and child.weight is not embedding and child.weight.dtype != torch.float32:
+                setattr(module, name, WidenedLinear(child))
+    model.float()
