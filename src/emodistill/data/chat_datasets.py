@@ -402,14 +402,15 @@ def validation_contexts(
     ]
     few = [spread_mask(mask, TURNS) for mask in wanted]
     spoken = [k for k, mask in enumerate(few) if any(mask)]
-    found: list[ChatContext] = []
-    for number in (-(-count // TURNS), len(spoken)):  # where these have fewer turns, all episodes are gone through
-        kept = set(spread(spoken, number))
-        masks = [[yes and k in kept for yes in mask] for k, mask in enumerate(few)]
+    together = set(spread(spoken, -(-count // TURNS)))
+    masks = [[yes and k in together for yes in mask] for k, mask in enumerate(few)]
+    found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
+    if len(found) < count:  # some of these have fewer turns: single turns, evenly from all episodes
+        places = [(k, turn) for k in spoken for turn, yes in enumerate(few[k]) if yes]
+        single = set(spread([(k, turn) for k, turn in places if encoder.fits(episodes[k], turn, reply_tokens)], count))
+        masks = [[(k, turn) in single for turn in range(len(mask))] for k, mask in enumerate(few)]
         found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
-        if len(found) >= count:
-            break
-    return spread(found, count)
+    return found[:count]
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
