@@ -1,13 +1,13 @@
 """How likely a local model finds texts, token by token, each after a short context.
 
-Texts that share a context lie behind it in one packed row: each attends to the context and to itself, and is numbered
-as if it came right after the context, so the context goes through the model once for all of them. Rows of like length
-go through together. Only the tokens of the texts get logits, in float32.
+Texts that share a context lie behind it: each attends to the context and to itself, and is numbered as if it came right
+after the context, so the context goes through the model once for all of them. Contexts with their texts lie end to end
+in one row, without padding between them. Only the tokens of the texts get logits, in float32.
 
-Shapes: R rows of a pass, L tokens of its longest row, K text tokens of the pass, D hidden units.
+Shapes: L tokens of a pass, K text tokens among them, D hidden units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Values = NDArray[np.float64]
-PASS_TOKENS = 1024  # of the rows that go through the model together, padding counted
-LENGTH = 32  # rows have a multiple of it, and passes are whole: CPU libraries keep memory for every new shape
+PASS_TOKENS = 1024  # that go through the model together
+LENGTH = 128  # a pass has a multiple of it: CPU libraries keep memory for every new shape
 LOGIT_ROWS = 64  # text tokens that get logits at a time: 64 x 49,152 floats are 13 MB
 PADDING = 0  # masked, so any id will do
 
 
-class _Row(NamedTuple):
+class _Piece(NamedTuple):
     """A context and texts behind it: token ids, positions, and for each token its text's number or -1."""
 
     ids: list[int]
@@ -40,58 +40,69 @@ def token_logprobs(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int
         pairs: token ids of a context, at least one, and of the text after it.
     """
     found: list[Values] = [np.zeros(0)] * len(pairs)
-    rows = sorted(_rows(pairs), key=lambda row: len(row.ids))
-    while rows:
-        longest = -(-len(rows[-1].ids) // LENGTH) * LENGTH
-        count = max(PASS_TOKENS // longest, 1)
-        for number, values in _pass(model, rows[-count:], count, longest):
+    for pieces in _passes(_pieces(pairs)):
+        for number, values in _pass(model, pieces):
             found[number] = values
-        del rows[-count:]
     return found
 
 
-def _rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Row]:
-    """Texts by context; a context whose texts do not fit in a pass has several rows."""
-    rows: list[_Row] = []
-    open_rows: dict[tuple[int, ...], _Row] = {}
+def _pieces(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Piece]:
+    """Texts by context; a context whose texts do not fit in a pass is there several times."""
+    pieces: list[_Piece] = []
+    open_pieces: dict[tuple[int, ...], _Piece] = {}
     for number, (context, text) in enumerate(pairs):
         if not text:
             continue
         key = tuple(context)
-        row = open_rows.get(key)
-        if row is None or len(row.ids) + len(text) > PASS_TOKENS:
-            row = open_rows[key] = _Row([*key], [*range(len(key))], [-1] * len(key), len(key))
-            rows.append(row)
-        row.ids.extend(text)
-        row.positions.extend(range(row.length, row.length + len(text)))
-        row.owner.extend([number] * len(text))
-    return rows
+        piece = open_pieces.get(key)
+        if piece is None or len(piece.ids) + len(text) > PASS_TOKENS:
+            piece = open_pieces[key] = _Piece([*key], [*range(len(key))], [-1] * len(key), len(key))
+            pieces.append(piece)
+        piece.ids.extend(text)
+        piece.positions.extend(range(piece.length, piece.length + len(text)))
+        piece.owner.extend([number] * len(text))
+    return pieces
 
 
-def _pass(model: Any, rows: Sequence[_Row], count: int, longest: int) -> list[tuple[int, Values]]:
-    """Values of the texts in these rows; the pass has `count` rows of `longest` tokens, whatever of it is padding."""
+def _passes(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """As many at a time as fit, at least one."""
+    taken: list[_Piece] = []
+    for piece in pieces:
+        if taken and sum(len(one.ids) for one in taken) + len(piece.ids) > PASS_TOKENS:
+            yield taken
+            taken = []
+        taken.append(piece)
+    if taken:
+        yield taken
+
+
+def _pass(model: Any, pieces: Sequence[_Piece]) -> list[tuple[int, Values]]:
+    """The number of each text in these pieces, and its values."""
     device = model.device
-    ids = torch.full((count, longest), PADDING)
-    positions, owner = torch.zeros_like(ids), torch.full_like(ids, -2)
-    for place, row in enumerate(rows):
-        ids[place, : len(row.ids)] = torch.tensor(row.ids)
-        positions[place, : len(row.ids)] = torch.tensor(row.positions)
-        owner[place, : len(row.ids)] = torch.tensor(row.owner)
-    mine, seen = owner.unsqueeze(2), owner.unsqueeze(1)
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    mask = (causal & ((seen == -1) | (seen == mine))).unsqueeze(1)  # padding sees itself, or softmax has no entry
+    used = sum(len(piece.ids) for piece in pieces)
+    total = -(-used // LENGTH) * LENGTH
+    ids, positions = torch.full((total,), PADDING), torch.zeros(total, dtype=torch.long)
+    owner, place = torch.full((total,), -1), torch.full((total,), -1)
+    before = torch.arange(total) - 1  # the token after which each one is predicted
+    start = 0
+    for number, piece in enumerate(pieces):
+        end = start + len(piece.ids)
+        ids[start:end], positions[start:end] = torch.tensor(piece.ids), torch.tensor(piece.positions)
+        owner[start:end], place[start:end] = torch.tensor(piece.owner), number
+        before[start:end][positions[start:end] == piece.length] = start + piece.length - 1  # a text's first
+        start = end
+    causal = torch.ones(total, total, dtype=torch.bool).tril()
+    mask = causal & (place == place[:, None]) & ((owner == -1) | (owner == owner[:, None]))  # padding sees padding
     output = model.base_model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
+        input_ids=ids[None].to(device),
+        attention_mask=mask[None, None].to(device),
+        position_ids=positions[None].to(device),
         use_cache=False,
     )
-    at, columns = (owner >= 0).nonzero(as_tuple=True)
-    lengths = torch.tensor([row.length for row in rows])[at]
-    before = torch.where(positions[at, columns] == lengths, lengths - 1, columns - 1)
-    hidden = output.last_hidden_state[at.to(device), before.to(device)]
-    logprobs = _logprobs(model.get_output_embeddings(), hidden, ids[at, columns].to(device)).double().cpu().numpy()
-    numbers = owner[at, columns].numpy()
+    at = (owner >= 0).nonzero()[:, 0]
+    hidden = output.last_hidden_state[0, before[at].to(device)]
+    logprobs = _logprobs(model.get_output_embeddings(), hidden, ids[at].to(device)).double().cpu().numpy()
+    numbers = owner[at].numpy()
     return [(int(number), logprobs[numbers == number]) for number in np.unique(numbers)]
 
 
