@@ -141,7 +141,7 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     """Everything that plays one condition; where the study asks for it, what measures expression in fixed contexts."""
     from hydra.utils import instantiate
 
-    from emodistill.data.provenance import check_unseen
+    from emodistill.data.provenance import check_unseen, training_episodes
     from emodistill.evaluation.runner import Runner, first_of_each_domain
     from emodistill.evaluation.speakers import Speakers, is_local
     from emodistill.learners.selector import MeanReturnBaseline, load_selector
@@ -162,7 +162,9 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
 
     selectors = {
         "trained": selector,
-        "mean_return": lambda: MeanReturnBaseline(training_episodes(cfg, corpus), vocabulary),
+        "mean_return": lambda: MeanReturnBaseline(
+            training_episodes(Path(cfg.run_dir), cfg.domains, corpus), vocabulary
+        ),
         "best_constant": constant_selector(cfg, corpus, vocabulary),
     }
     runner = Runner(
@@ -260,10 +262,12 @@ def build_expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary"
     from hydra.utils import instantiate
 
     from emodistill.data.chat_datasets import ChatSource, validation_contexts
+    from emodistill.data.provenance import training_episodes
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.expression import ExpressionTest
 
-    validation = [episode for episode in training_episodes(cfg, corpus) if episode.split == "val"]
+    learnt_from = training_episodes(Path(cfg.run_dir), cfg.domains, corpus)
+    validation = [episode for episode in learnt_from if episode.split == "val"]
 
     def contexts(emotions: Any) -> Any:
         source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions)
@@ -273,18 +277,3 @@ def build_expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary"
 
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")
     return ExpressionTest(contexts, judge, perceiver, vocabulary, Path(cfg.stage_dir) / "expression")
-
-
-def training_episodes(cfg: DictConfig, corpus: Any) -> list[Any]:
-    """The episodes that this run learnt from; where nothing says so or they are gone, those of the configuration."""
-    from emodistill.data.provenance import of_run
-    from emodistill.data.schema import read_episodes
-
-    files = {provenance.episodes for provenance in of_run(Path(cfg.run_dir)).values()}
-    for file in sorted(files):
-        if Path(file).is_file():
-            found = read_episodes(Path(file))
-            return [episode for episode in found if episode.scenario.domain in cfg.domains] or found
-    corpus.build()
-    episodes: list[Any] = corpus.episodes()
-    return episodes

@@ -229,13 +229,17 @@ def _wrong_key(chain: list[BaseException]) -> bool:
 
 def help_text(config: str, about: str) -> str:
     """What can be set, with the comments of the YAML files; Hydra's own help needs a complete configuration."""
+    own = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8")
+    on_base = "\n  - base" in own
     groups = {folder.name: folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()}
     groups["variant"] = groups.pop("variants")  # see `commands.building.register_variants`
+    if not on_base:
+        groups = {name: folder for name, folder in groups.items() if f"\n  - {name}:" in own}
     options = [
         f"  {name}={'|'.join(sorted(file.stem for file in folder.glob('[!_]*.yaml')))}"
         for name, folder in groups.items()
     ]
-    texts = [(CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").split("\nhydra:")[0] for name in (config, "base")]
-    root = "\n".join(texts)
+    texts = [own, (CONFIGS / "base.yaml").read_text(encoding="utf-8")] if on_base else [own]
+    root = "\n".join(text.split("\nhydra:")[0] for text in texts)
     lines = [about.strip(), "", "Groups (the files under configs/ say what each holds):", *options]
     return "\n".join([*lines, "", "Any key can be set as key=value; --cfg job --resolve shows all of them.", "", root])

@@ -31,8 +31,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate|play)\.py|make) .*)$", re.MULTILINE)
-INLINE = re.compile(r"`((?:python (?:train|evaluate|play)\.py|make) [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
+COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate|play|chat)\.py|make) .*)$", re.MULTILINE)
+INLINE = re.compile(r"`((?:python (?:train|evaluate|play|chat)\.py|make) [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
 MODULE = re.compile(r"python -m (emodistill[\w.]*)")
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 PRIVATE = [

@@ -7,12 +7,12 @@ left to itself repeats the other side's number, so the schedule is the default f
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from emodistill.language_models.completion import Usage
-from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_of
-from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_in_words, move_of
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
+from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation
 from emodistill.policy.agents import Line, RolePlay
 from emodistill.policy.chat_backends import ChatBackend
 
@@ -88,7 +88,4 @@ def _read(negotiation: Negotiation, spoken: Utterance | Fault) -> Move | Fault:
     """The turn that a model's own words amount to."""
     if isinstance(spoken, Fault):
         return spoken
-    domain = negotiation.scenario.domain
-    act = parse_act(spoken.text, domain, negotiation.standing[FOCAL])
-    offer = parse_offer(spoken.text, domain) if act == "propose" else None
-    return Move(spoken.text, act, offer, role_violations=spoken.role_violations)
+    return replace(move_in_words(negotiation, COUNTERPARTY, spoken.text), role_violations=spoken.role_violations)

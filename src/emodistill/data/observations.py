@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from emodistill.emotions.perceiver import Perceiver, normalise
+from emodistill.emotions.perceiver import GOEMOTIONS, Perceiver, normalise
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
@@ -67,6 +67,12 @@ class Observer:
         index = own.argmax(1) / max(len(self.vocabulary) - 1, 1)
         seen = np.stack([index, perceived.argmax(1) / (PERCEIVED - 1), perceived.max(1)], axis=1)
         return np.concatenate([situation, seen.astype(np.float32)], axis=1)
+
+    def perceived(self, prefix: DialoguePrefix) -> dict[str, float]:
+        """The shares of GoEmotions in the counterparty's last words; empty where it has not spoken."""
+        words = _last_words(prefix.turns, COUNTERPARTY)
+        shares = self.perceiver.probabilities([words])[0].tolist() if words else []
+        return dict(zip(GOEMOTIONS, shares, strict=False))
 
     def _perceived(self, messages: Sequence[str | None]) -> FloatArray:
         """(N, P) probabilities; a row of zeros where the counterparty has not spoken yet.

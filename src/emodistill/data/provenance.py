@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emodistill.data.schema import Episode
+from emodistill.data.corpus import Corpus
+from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 from emodistill.negotiation.scenarios import Scenario
@@ -58,3 +59,13 @@ def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:
                     f"test scenario {scenario.id} was trained on{known}: {run_dir / stage} learnt from "
                     f"{provenance.episodes}; evaluate with the data= and scenarios= that this run was trained with"
                 )
+
+
+def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> list[Episode]:
+    """The episodes that a run learnt from; where nothing says so or they are gone, those of its configured corpus."""
+    for file in sorted({provenance.episodes for provenance in of_run(run_dir).values()}):
+        if Path(file).is_file():
+            found = read_episodes(Path(file))
+            return [episode for episode in found if episode.scenario.domain in domains] or found
+    corpus.build()
+    return corpus.episodes()

@@ -77,7 +77,7 @@ class StageGraph:
                 need(earlier)
             found[name] = None
 
-        for name in (name for arm in arms for name in _played_with(arm)):
+        for name in (name for arm in arms for name in played_with(arm)):
             need(name)
         return list(found)
 
@@ -99,7 +99,7 @@ class StageGraph:
             found[name] = self.stages[name]
 
         for arm in arms:
-            for name in _played_with(arm):
+            for name in played_with(arm):
                 if name not in self.stages and not is_trained(name, run_dir):
                     raise UserError(
                         f"arm '{arm.name}': {run_dir / name / 'adapter'} holds no adapter, and no stage writes one "
@@ -109,7 +109,7 @@ class StageGraph:
         return list(found.values())
 
 
-def _played_with(arm: Arm) -> list[str]:
+def played_with(arm: Arm) -> list[str]:
     """The folders of the stages that an arm itself loads."""
     selector = ["iql"] if arm.emotion == "iql" else []
     return selector if arm.generator in UNTRAINED else [*selector, arm.generator]

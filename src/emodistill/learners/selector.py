@@ -55,6 +55,27 @@ class IQLSelector:
         ]
         return [Choice(labels[draw], float(row[draw])) for draw, row in zip(draws, probabilities, strict=True)]
 
+    @torch.no_grad()
+    def insights(self, negotiations: Sequence[Negotiation]) -> list[dict[str, dict[str, float]]]:
+        """What it sees and thinks before the next turn of each negotiation; nothing is drawn.
+
+        Returns:
+            `perceived`: the shares of GoEmotions in the other side's last words, empty before there are any;
+            `probabilities` of the policy head; `q_values`, min(Q1, Q2), in units of the scaled reward.
+        """
+        prefixes = [DialoguePrefix(n.scenario, n.turns) for n in negotiations]
+        observation = torch.from_numpy(self.observer(prefixes))
+        head, q = self.learner(observation).double().softmax(-1), self.learner.q_values(observation)
+        labels = self.observer.vocabulary.labels
+        return [
+            {
+                "perceived": self.observer.perceived(prefix),
+                "probabilities": dict(zip(labels, chances, strict=True)),
+                "q_values": dict(zip(labels, values, strict=True)),
+            }
+            for prefix, chances, values in zip(prefixes, head.tolist(), q.tolist(), strict=True)
+        ]
+
 
 class TrainedSelector:
     """A trained selector by configuration, loaded when it has to choose.

@@ -7,11 +7,11 @@ words. The selectors here need no training: none, one constant emotion, a random
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation
+from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation, Side, other
 
 DialogueAct = Literal["open", "press", "hold", "concede", "close"]
 CONCEDES = 0.02  # smallest change of position that reads as a concession
@@ -109,6 +109,15 @@ class Speaker(Protocol):
         """One utterance for each negotiation, in order, or why there is none."""
 
 
+@runtime_checkable
+class Recalling(Protocol):
+    """A speaker that can take in what it said before; any other simply speaks again."""
+
+    def recall(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> None: ...
+
+
 class FocalAgent:
     """Emotion, offer and words from three parts, checked by the neutral offer parser.
 
@@ -129,6 +138,22 @@ class FocalAgent:
         spoken = self.speaker.speak(negotiations, decisions, [choice.emotion for choice in choices])
         return [move_of(*parts) for parts in zip(negotiations, decisions, choices, spoken, strict=True)]
 
+    def recall(self, negotiations: Sequence[Negotiation], said: Sequence[Utterance]) -> list[Move]:
+        """Turns whose words are known: draws and chats go on as they do after `act`, and no language model is asked.
+
+        Args:
+            said: with its emotion; None stands for the one that the selector chooses.
+        """
+        choices = self.selector.select(negotiations)
+        decisions = [self.offers.decide(negotiation) for negotiation in negotiations]
+        emotions = [words.emotion or choice.emotion for words, choice in zip(said, choices, strict=True)]
+        recall = self.speaker.recall if isinstance(self.speaker, Recalling) else self.speaker.speak
+        recall(negotiations, decisions, emotions)
+        return [
+            _recalled(negotiation, decision, words.text, emotion)
+            for negotiation, decision, words, emotion in zip(negotiations, decisions, said, emotions, strict=True)
+        ]
+
 
 def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken: Spoken) -> Move | Fault:
     """The turn that a decision and its words amount to."""
@@ -145,6 +170,22 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
             appended, offer = True, decision.offer
     emotion = choice.emotion if spoken.emotion is None else spoken.emotion
     return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.role_violations)
+
+
+def _recalled(negotiation: Negotiation, decision: Decision, text: str, emotion: str | None) -> Move:
+    """What `move_of` made of these words, which may end with the sentence that it appended."""
+    offer = None
+    if decision.act == "propose":
+        stated = decision.offer is not None and text.endswith(offer_sentence(negotiation, decision.offer))
+        offer = decision.offer if stated else parse_offer(text, negotiation.scenario.domain)
+    return Move(text, decision.act, offer, emotion)
+
+
+def move_in_words(negotiation: Negotiation, side: Side, text: str) -> Move:
+    """The turn that a side's own words amount to, by the neutral parsers."""
+    domain = negotiation.scenario.domain
+    act = parse_act(text, domain, negotiation.standing[other(side)])
+    return Move(text, act, parse_offer(text, domain) if act == "propose" else None)
 
 
 def _finished(text: str) -> str:

@@ -30,14 +30,15 @@ def play(
     while running:
         side, agent = next(sides)
         for negotiation, move in zip(running, agent.act(running), strict=True):
-            _take_turn(negotiation, side, move)
+            take_turn(negotiation, side, move)
         running = [negotiation for negotiation in running if negotiation.end is None]
         if on_round:
             on_round(len(negotiations) - len(running), len(negotiations))
     return list(negotiations)
 
 
-def _take_turn(negotiation: Negotiation, side: Side, move: Move | Fault) -> None:
+def take_turn(negotiation: Negotiation, side: Side, move: Move | Fault) -> None:
+    """Add what a side does to its negotiation; a fault breaks it off."""
     if isinstance(move, Fault):
         negotiation.break_off(move.reason)
         return

@@ -88,15 +88,23 @@ class RolePlay:
         Args:
             choose: takes one of the `drafts` of each line; without it the first is said.
         """
+        dialogues, seeds = self.ask(negotiations, lines)
+        drafted = [
+            self._in_role(dialogues, lines, [_seed_of_draft(s, draft) for s in seeds]) for draft in range(drafts)
+        ]
+        return choose(list(zip(*drafted, strict=True))) if choose else drafted[0]
+
+    def ask(self, negotiations: Sequence[Negotiation], lines: Sequence[Line]) -> tuple[list[Dialogue], list[int]]:
+        """Put a line into each dialogue: the dialogues, and the seeds of what is said to them.
+
+        Where the words are known already, this is all that their turn leaves behind.
+        """
         self._forget_ended()
         dialogues = [self._up_to_date(negotiation) for negotiation in negotiations]
         seeds = [int(negotiation.rng[self.side].integers(2**63)) for negotiation in negotiations]
         for dialogue, line in zip(dialogues, lines, strict=True):
             dialogue.asked = line.prompt
-        drafted = [
-            self._in_role(dialogues, lines, [_seed_of_draft(s, draft) for s in seeds]) for draft in range(drafts)
-        ]
-        return choose(list(zip(*drafted, strict=True))) if choose else drafted[0]
+        return dialogues, seeds
 
     def _up_to_date(self, negotiation: Negotiation) -> Dialogue:
         """The dialogue with the last round added: what was asked then, and what was said in the end."""
@@ -214,6 +222,14 @@ class ChatSpeaker:
             return [self._best(*turn) for turn in zip(negotiations, decisions, emotions, drafted, strict=True)]
 
         return self._play.speak(negotiations, lines, self.drafts, choose)
+
+    def recall(
+        self, negotiations: Sequence[Negotiation], decisions: Sequence[Decision], emotions: Sequence[str | None]
+    ) -> None:
+        """A turn that was spoken before: chats and draws go on as after `speak`, and no model is asked."""
+        self._play.ask(
+            negotiations, [self._line(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
+        )
 
     def _best(self, negotiation: Negotiation, decision: Decision, asked: str | None, drafts: Sequence[Said]) -> Said:
         assert self.perceiver is not None  # `drafting` gives one

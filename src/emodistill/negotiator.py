@@ -1,0 +1,594 @@
+"""A trained agent to negotiate with, in any program.
+
+    from emodistill import Negotiator
+
+    agent = Negotiator.load("checkpoints/demo")
+    talk = agent.open("debt", target=30)
+    print(talk.reply().words)  # the agent opens
+    print(talk.reply("I cannot pay before 90 days are over.").words)
+
+It is the agent that `evaluate.py` plays: the same selector, offer policy, speaker and guard, put together from what the
+run recorded. A reply is a function of scenario, seed and the messages so far, and nothing else: a conversation that is
+stored as messages goes on in another process as it would have here. What earlier rounds left behind (draws, chats,
+emotions) is computed anew from the messages, without asking a model; for conversations that were held lately it is
+still in memory. The same messages give the same reply, except where rounding that depends on the batch tips a choice.
+
+The words of the other side are data: they are cleaned (`clean`), and the neutral parsers read offer and act in them.
+"""
+
+import math
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+
+import yaml
+
+from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
+from emodistill.errors import UserError
+from emodistill.evaluation.arms import Arm, draw_anew, parse_arm, selector_of
+from emodistill.evaluation.stage_graph import is_trained, played_with
+from emodistill.negotiation.agents import Agent, FocalAgent, Move, Selector, Utterance, move_in_words
+from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.engine import take_turn
+from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.offers import parse_offer
+from emodistill.negotiation.protocol import FOCAL, Act, End, Negotiation, Side
+from emodistill.negotiation.scenarios import Scenario
+
+if TYPE_CHECKING:
+    from emodistill.data.schema import Episode
+    from emodistill.learners.selector import IQLSelector
+    from emodistill.policy.chat_backends import ChatBackend
+
+LONGEST = 2000  # characters of what the other side may say in one turn
+REMEMBERED = 32  # conversations whose state is kept in memory; others are computed anew from their messages
+CONFIGS = ("evaluation", "jpo", "sft", "iql")  # stages whose recorded configuration says how the run plays
+_POLICY = ("base_model", "compute_dtype", "device", "four_bit", "vocabulary", "lora")  # what any adapter is loaded with
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (zero width, direction), half pairs, private, unassigned
+_BRACKETS = str.maketrans("[]", "()")
+
+
+class Message(TypedDict):
+    """One turn as a plain value; `role` is `assistant` for the agent's own, `user` for the other side's.
+
+    `emotion` is the one that the agent showed; where it is missing, it is the one that its selector chooses there.
+    """
+
+    role: Literal["assistant", "user"]
+    content: str
+    emotion: NotRequired[str | None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the agent answers, and why.
+
+    Attributes:
+        words: what it says; empty where the other side's words ended the negotiation, or where there is a `fault`.
+        act: `propose`, `accept` or `walk_away`; None where it says nothing.
+        offer: in the domain's unit; None where its words state none.
+        emotion: the one that it shows, None where the arm shows none.
+        probabilities: of the 28 (or the vocabulary's) emotions by the policy head, before the guard bars any; empty
+            where no trained selector chooses.
+        q_values: min(Q1, Q2) of every emotion, in units of the scaled reward; empty likewise.
+        perceived: the shares of the 28 GoEmotions labels that the selector reads in the other side's words; likewise.
+        heard: offer and act that were read in the other side's words; None before it has spoken.
+        guard: why the guard refused words of this turn, e.g. `guarded:threat`; empty where it refused none.
+        role_violations: what else was wrong with attempts at these words, see `negotiation.role_checks`.
+        offer_appended: the model's words did not state the offer, so a sentence that states it was added.
+        round: from 1.
+        end: how the negotiation ended; None while it goes on.
+        deal_value: agreed value in the domain's unit.
+        utility: to the focal side, in [0, 1]; None while it goes on.
+        fault: why the agent could not answer.
+    """
+
+    words: str = ""
+    act: Act | None = None
+    offer: float | None = None
+    emotion: str | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    q_values: Mapping[str, float] = field(default_factory=dict)
+    perceived: Mapping[str, float] = field(default_factory=dict)
+    heard: Move | None = None
+    guard: tuple[str, ...] = ()
+    role_violations: tuple[str, ...] = ()
+    offer_appended: bool = False
+    round: int = 1
+    end: End | None = None
+    deal_value: float | None = None
+    utility: float | None = None
+    fault: str | None = None
+
+
+@dataclass
+class Conversation:
+    """One negotiation with an agent: plain values, which can be stored, and go on with any agent of the same run.
+
+    Attributes:
+        messages: what was said so far, in turns; the focal side opens.
+        end: how the negotiation ended; None while it goes on.
+    """
+
+    agent: "Negotiator" = field(repr=False, compare=False)
+    scenario: Scenario
+    seed: int = 0
+    messages: list[Message] = field(default_factory=list)
+    end: End | None = None
+
+    def reply(self, words: str | None = None) -> Reply:
+        """What the agent answers to these words; without any, its opening. See `Negotiator.reply`."""
+        return self.agent.reply([self], [words])[0]
+
+
+class Negotiator:
+    """One arm of a run, or the run's counterparty, ready to talk.
+
+    One call at a time: it is not for several threads.
+    """
+
+    def __init__(
+        self,
+        open_agent: Callable[[], Agent],
+        side: Side = FOCAL,
+        *,
+        vocabulary: Vocabulary,
+        arm: Arm | None = None,
+        guard: str = "off",
+        scenarios: Callable[[], list[Scenario]] | None = None,
+    ) -> None:
+        """
+        Args:
+            open_agent: makes the agent, with its models; called once, for the first reply or by `ready`.
+            side: that it plays.
+            arm: which arm it is; None for a counterparty.
+            guard: level of the guard over the agent; here it is asked only whether a constant emotion is barred.
+            scenarios: the unseen scenarios of its run.
+        """
+        self.side, self.vocabulary, self.arm, self.guard = side, vocabulary, arm, guard
+        self._open, self._scenarios = open_agent, scenarios
+        self._held: OrderedDict[tuple[Any, ...], Negotiation] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        arm: str = "emodistill",
+        side: Side = FOCAL,
+        guard: str = "strict",
+        redraws: int = 2,
+        device: str | None = None,
+        endpoint: "Callable[[], ChatBackend] | None" = None,
+    ) -> "Negotiator":
+        """An arm of a run, as the run's evaluation plays it; models are loaded for the first reply, or by `ready`.
+
+        Args:
+            folder: of the run, `checkpoints/<run>`.
+            arm: any arm, e.g. `emodistill`, `vanilla`, `fixed:joy`; see docs/arms.md.
+            side: `focal` is the arm's own; `counterparty` is whoever the run's arms are evaluated against, and no arm.
+            guard: `strict`, `mild`, `words`, or `off`, which is how the studies play.
+            redraws: how often refused words are asked for again before a neutral sentence takes their place.
+            device: where the language model speaks; None is what the run recorded.
+            endpoint: opens the model that the arms `endpoint_*` speak with.
+
+        Raises:
+            UserError: if there is no such run or arm, a stage that it needs is not trained, or the guard bars it.
+        """
+        run = RunSettings(Path(folder))
+        vocabulary = load_vocabulary(run.config["vocabulary"])
+        if side != FOCAL:
+            return cls(run.counterparty, side, vocabulary=vocabulary, scenarios=run.scenarios)
+        found = parse_arm(arm, vocabulary)
+        run.check(found)
+        open_agent = partial(run.focal, found, vocabulary, (guard, redraws), device, endpoint)
+        return cls(open_agent, FOCAL, vocabulary=vocabulary, arm=found, guard=guard, scenarios=run.scenarios)
+
+    @cached_property
+    def agent(self) -> Agent:
+        """Who plays; its models are loaded when this is first asked for."""
+        return self._open()
+
+    def ready(self) -> "Negotiator":
+        """Load the models now, not with the first reply."""
+        assert self.agent
+        return self
+
+    def scenarios(self, domain: str | None = None) -> list[Scenario]:
+        """The scenarios that the run was not trained on, of one domain or of all.
+
+        Raises:
+            UserError: if the run knows none of that domain.
+        """
+        found = self._scenarios() if self._scenarios else []
+        chosen = [scenario for scenario in found if domain in (None, scenario.domain)]
+        if not chosen:
+            there = ", ".join(dict.fromkeys(scenario.domain for scenario in found)) or "none"
+            raise UserError(f"domain={domain}: the run has no scenario of it; its domains are {there}")
+        return chosen
+
+    def open(
+        self,
+        scenario: Scenario | str,
+        target: float | str | None = None,
+        their_target: float | str | None = None,
+        seed: int = 0,
+        messages: Sequence[Message] = (),
+    ) -> Conversation:
+        """A conversation to begin, or to go on with.
+
+        Args:
+            scenario: of `scenarios()`, or one of your own; or the name of a domain, which then needs a target.
+            target: what the focal side wants, in the domain's unit or in words: `45`, `"45 days"`, `"10:30 PM"`.
+            their_target: what the counterparty is thought to want; by default as far from `target` as the domain's
+                scenarios have it (the median).
+            seed: with scenario and messages, fixes what is said.
+            messages: of an earlier conversation in the same scenario, to continue it.
+
+        Raises:
+            UserError: if domain or target make no scenario, or the guard bars this arm there.
+        """
+        if isinstance(scenario, str):
+            scenario = own_scenario(scenario, target, their_target)
+        elif target is not None or their_target is not None:
+            raise UserError("a scenario has its targets; give target= with the name of a domain, or leave it out")
+        if self.arm and self.arm.emotion in self.vocabulary:
+            from emodistill.safety.guard import load_guard  # here, with PyTorch behind it
+
+            load_guard(self.guard).check(self.arm.emotion, [scenario.domain], self.vocabulary)
+        return Conversation(self, scenario, seed, [*messages])
+
+    def reply(self, conversations: Sequence[Conversation], words: Sequence[str | None]) -> list[Reply]:
+        """Answer in several conversations at once, in lockstep; words and replies are added to their messages.
+
+        Args:
+            words: of the other side, one for each conversation; None asks for the opening, where the agent opens.
+
+        Returns:
+            One reply for each. Where the other side's words end the negotiation, the agent says nothing more.
+
+        Raises:
+            UserError: if words are empty or too long, messages do not alternate, or a negotiation is over. No
+                conversation has changed then.
+        """
+        for talk in conversations:
+            _check_open(talk.end)
+        threads = [self._thread(talk.messages, said) for talk, said in zip(conversations, words, strict=True)]
+        negotiations = [self._take(talk, thread) for talk, thread in zip(conversations, threads, strict=True)]
+        try:
+            self._catch_up(negotiations, threads)
+            running = [negotiation for negotiation in negotiations if negotiation.end is None]
+            reasons = dict(zip(map(id, running), self._insights(running), strict=True))
+            for negotiation, move in zip(running, self.agent.act(running) if running else [], strict=True):
+                take_turn(negotiation, self.side, move)
+            replies = [self._reply(negotiation, reasons.get(id(negotiation), {})) for negotiation in negotiations]
+            for negotiation in negotiations:
+                self._hold(negotiation)
+        finally:
+            held = {id(negotiation) for negotiation in self._held.values()}
+            _leave(negotiation for negotiation in negotiations if id(negotiation) not in held)
+        for conversation, thread, reply in zip(conversations, threads, replies, strict=True):
+            own: list[Message] = [{"role": "assistant", "content": reply.words, "emotion": reply.emotion}]
+            conversation.messages[:], conversation.end = thread + own * bool(reply.words), reply.end
+        return replies
+
+    def _thread(self, messages: Sequence[Message], words: str | None) -> list[Message]:
+        """The messages with these words as the last, all of the other side's cleaned.
+
+        Raises:
+            UserError: if a message is none, out of turn, empty or too long.
+        """
+        first, second = ("assistant", "user") if self.side == FOCAL else ("user", "assistant")
+        said: list[Message] = [] if words is None else [{"role": "user", "content": words}]
+        thread: list[Message] = []
+        for place, message in enumerate([*messages, *said]):
+            role, due = message.get("role"), second if place % 2 else first
+            if role != due or not isinstance(message.get("content"), str):
+                raise UserError(
+                    f"message {place + 1} must be words of the role '{due}', not of '{role}': the focal side opens, "
+                    "and the sides take turns"
+                )
+            thread.append(message if role == "assistant" else {"role": "user", "content": clean(message["content"])})
+        if (second if len(thread) % 2 else first) == "user":
+            raise UserError("it is the other side's turn; give their words")
+        return thread
+
+    def _catch_up(self, found: Sequence[Negotiation], threads: Sequence[Sequence[Message]]) -> None:
+        """Play the messages that the negotiations do not have yet, in lockstep."""
+        fresh = [negotiation for negotiation in found if not negotiation.turns and not negotiation.counterparty]
+        for negotiation in fresh:
+            negotiation.counterparty = "person"
+            if self.arm:
+                draw_anew(negotiation, self.arm.repetition)
+        self.agent.begin(fresh)
+        for place in range(max(map(len, threads), default=0)):
+            due = [
+                (negotiation, thread[place])
+                for negotiation, thread in zip(found, threads, strict=True)
+                if len(negotiation.turns) == place < len(thread)
+            ]
+            self._play_again([negotiation for negotiation, _ in due], [message for _, message in due])
+
+    def _play_again(self, negotiations: list[Negotiation], messages: list[Message]) -> None:
+        """Play one message in each negotiation; all of them are the same side's."""
+        for negotiation in negotiations:
+            _check_open(negotiation.end)
+        if not negotiations:
+            return
+        side, texts = negotiations[0].next_speaker, [message["content"] for message in messages]
+        if side != self.side:
+            moves: Sequence[Any] = [move_in_words(n, side, text) for n, text in zip(negotiations, texts, strict=True)]
+        elif isinstance(self.agent, FocalAgent):
+            spoken = [
+                Utterance(text, (), message.get("emotion")) for text, message in zip(texts, messages, strict=True)
+            ]
+            moves = self.agent.recall(negotiations, spoken)
+        else:  # whoever has no memory acts once more, so that its draws are made
+            again = zip(negotiations, texts, self.agent.act(negotiations), strict=True)
+            moves = [
+                move if isinstance(move, Move) and move.text == text else move_in_words(n, side, text)
+                for n, text, move in again
+            ]
+        for negotiation, move in zip(negotiations, moves, strict=True):
+            take_turn(negotiation, side, move)
+
+    def _take(self, conversation: Conversation, thread: Sequence[Message]) -> Negotiation:
+        """The negotiation of these messages as far as it is in memory, which forgets it; else one at its beginning."""
+        key = _key(conversation.scenario, conversation.seed, [message["content"] for message in thread[:-1]])
+        held = self._held.pop(key, None)
+        if held is not None:
+            shown = [message.get("emotion") for message in thread[:-1]]
+            if all(one is None or one == turn.emotion for one, turn in zip(shown, held.turns, strict=True)):
+                return held
+            _leave([held])
+        return Negotiation(conversation.scenario, conversation.seed)
+
+    def _hold(self, negotiation: Negotiation) -> None:
+        """Keep a negotiation that goes on, for the next words in it; the one that waited longest has to go."""
+        if negotiation.end is None:
+            key = _key(negotiation.scenario, negotiation.seed, [turn.text for turn in negotiation.turns])
+            _leave([self._held.pop(key)] if key in self._held else [])
+            self._held[key] = negotiation
+            while len(self._held) > REMEMBERED:
+                _leave([self._held.popitem(last=False)[1]])
+
+    def _insights(self, negotiations: Sequence[Negotiation]) -> list[dict[str, Any]]:
+        """What a trained selector perceives and thinks before the turn; nothing for whoever has none."""
+        trained = trained_selector(self.agent)
+        return trained.insights(negotiations) if trained and negotiations else [{} for _ in negotiations]
+
+    def _reply(self, negotiation: Negotiation, reasons: Mapping[str, Any]) -> Reply:
+        turns = negotiation.turns
+        mine = turns[-1] if turns and turns[-1].speaker == self.side else None
+        theirs = next((turn for turn in reversed(turns) if turn.speaker != self.side), None)
+        state: dict[str, Any] = {
+            "heard": theirs and Move(theirs.text, theirs.act, theirs.offer),
+            "round": turns[-1].round if turns else 1,
+            "end": negotiation.end,
+            "deal_value": negotiation.deal_value,
+            "utility": None if negotiation.end is None else negotiation.utility,
+            "fault": negotiation.fault,
+            **reasons,
+        }
+        if mine is None:
+            return Reply(**state)
+        refused = tuple(one for one in mine.role_violations if one.startswith("guarded:"))
+        return Reply(
+            words=mine.text,
+            act=mine.act,
+            offer=mine.offer,
+            emotion=mine.emotion,
+            guard=refused,
+            role_violations=tuple(one for one in mine.role_violations if one not in refused),
+            offer_appended=mine.offer_appended,
+            **state,
+        )
+
+
+class RunSettings:
+    """What a run recorded of how it plays, and the agents made of it.
+
+    The configuration of its evaluation counts; before there is one, that of its last stage.
+
+    Raises:
+        UserError: if the folder is none of a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        files = [folder / stage / "config.yaml" for stage in CONFIGS]
+        self.file = next((file for file in files if file.is_file()), folder)
+        if self.file == folder:
+            raise UserError(
+                f"{folder} is no run that was trained; give the folder that train.py wrote, checkpoints/<run>"
+            )
+        try:
+            loaded = yaml.load(self.file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            self.config: dict[str, Any] = dict(loaded)
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise UserError(f"{self.file} is damaged; restore it, or run the command that wrote it again") from error
+
+    def check(self, arm: Arm) -> None:
+        """Raises UserError, with the command that trains it, if a stage that the arm plays with is missing."""
+        for name in played_with(arm):
+            if not is_trained(name, self.folder):
+                kind, _, variant = name.partition("_")
+                raise UserError(
+                    f"arm '{arm.name}' needs {self.folder / name}, which is not trained; train it with: python "
+                    f"train.py stage={kind}{f' variant={variant}' if variant else ''} (and the same run=...)"
+                )
+
+    def scenarios(self) -> list[Scenario]:
+        """The scenarios of the test split, on which no stage was trained."""
+        return self._scenarios("test")
+
+    def _scenarios(self, split: str) -> list[Scenario]:
+        corpus = self.config["data"]["corpus"]
+        nobody = {key: None for key in ("counterparty", "focal") if key in corpus}  # who played it is not asked
+        found: list[Scenario] = _made(corpus | nobody, self.file).scenarios(split)
+        return found
+
+    def counterparty(self) -> Agent:
+        """Whoever the arms are evaluated against."""
+        settings = self.config["counterparty"]
+        return self._opposite(self.config.get("personas", settings["test_personas"]))
+
+    def focal(
+        self,
+        arm: Arm,
+        vocabulary: Vocabulary,
+        guard: tuple[str, int],
+        device: str | None,
+        endpoint: "Callable[[], ChatBackend] | None",
+    ) -> FocalAgent:
+        """The arm as `evaluation.runner` plays it."""
+        from emodistill.evaluation.speakers import Speakers, is_local, speaker_of
+        from emodistill.learners.selector import MeanReturnBaseline, load_selector
+        from emodistill.safety.guard import load_guard
+
+        kept = load_guard(*guard)
+        temperature, retries = self.config.get("temperature", 0.0), self.config.get("retries", 2)
+        selector = selector_of(
+            arm,
+            vocabulary,
+            lambda: load_selector(str(self.folder / "iql" / "best.ckpt"), vocabulary, temperature),
+            lambda: MeanReturnBaseline(self._training_episodes(), vocabulary),
+            self._best_constant(vocabulary),
+        )
+        policy: dict[str, Any] = {}
+        sampler: Any = None  # whoever needs no model on this machine needs no sampler
+        if is_local(arm.generator):
+            if "sampler" not in self.config:
+                raise UserError(
+                    f"arm '{arm.name}' speaks with a language model, and {self.file} does not say how; train "
+                    "stage=sft or evaluate the run first"
+                )
+            where = {} if device is None else {"device": device}
+            policy = {key: self.config["policy"][key] for key in _POLICY} | where
+            sampler = _made(self.config["sampler"] | where, self.file)
+        speakers = Speakers(policy, self.folder, sampler, vocabulary, endpoint, retries)
+        speaker = kept.speaker(speaker_of(arm, speakers(arm.generator)))
+        return FocalAgent(kept.selector(selector, vocabulary), self._made("offers", "policy"), speaker)
+
+    def _best_constant(self, vocabulary: Vocabulary) -> Callable[[], Selector] | None:
+        personas = self.config["counterparty"]["validation_personas"]
+        if personas is None:
+            return None
+
+        def find() -> Selector:
+            from emodistill.evaluation.best_constant import best_constant
+
+            repeats, offers = self.config.get("constant_repeats", 4), self._made("offers", "policy")
+            return best_constant(self._scenarios("val"), repeats, self._opposite(personas), offers, vocabulary)
+
+        return find
+
+    def _opposite(self, personas: str | list[str]) -> Agent:
+        spec = _made(self.config["counterparty"]["agent"] | {"personas": personas}, self.file)
+        opened: Agent = spec.open()
+        return opened
+
+    def _training_episodes(self) -> "list[Episode]":
+        from emodistill.data.provenance import training_episodes
+
+        return training_episodes(self.folder, self.config["domains"], self._made("data", "corpus"))
+
+    def _made(self, *keys: str) -> Any:
+        node: Any = self.config
+        for key in keys:
+            node = node[key]
+        return _made(node, self.file)
+
+
+def _made(node: Any, file: Path) -> Any:
+    """The object that a recorded configuration describes: `_target_` is what is called with the other keys.
+
+    Raises:
+        UserError: if it is nothing of this package: no file may say what else is run here.
+    """
+    if isinstance(node, list):
+        return [_made(one, file) for one in node]
+    if not isinstance(node, dict):
+        return node
+    given = {key: _made(value, file) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return given
+    module, _, name = str(node["_target_"]).rpartition(".")
+    if not module.startswith("emodistill."):
+        raise UserError(f"{file}: {node['_target_']} is no part of emodistill; make a Negotiator of your own parts")
+    return getattr(import_module(module), name)(**given)
+
+
+def clean(words: str) -> str:
+    """Words of the other side as they are heard: one line, nothing invisible, and round brackets for square ones.
+
+    In a prompt, square brackets hold what this side is told to do.
+
+    Raises:
+        UserError: if nothing is left, or more than `LONGEST` characters.
+    """
+    visible = "".join(" " if c.isspace() else "" if unicodedata.category(c) in _INVISIBLE else c for c in words)
+    line = " ".join(visible.translate(_BRACKETS).split())
+    if not line:
+        raise UserError("the words are empty; say something, such as an offer")
+    if len(line) > LONGEST:
+        raise UserError(f"the words are {len(line):,} characters long; say it in at most {LONGEST:,}")
+    return line
+
+
+def own_scenario(domain: str, target: float | str | None, their_target: float | str | None = None) -> Scenario:
+    """A scenario of a domain without any context, from the target of the focal side; see `Negotiator.open`.
+
+    Raises:
+        UserError: if there is no such domain, a target is none, or both are the same.
+    """
+    rules = load_domain(domain)
+    if target is None:
+        raise UserError(
+            f"domain '{domain}' needs a target; give what the focal side wants, e.g. target={rules.snap(0):g}"
+        )
+    own = _value(domain, target)
+    if their_target is not None:
+        return Scenario(f"{domain}-own", domain, own, _value(domain, their_target))
+    apart = median(one.counterparty_target - one.focal_target for one in generate_scenarios(domain))
+    return Scenario(f"{domain}-own", domain, own, rules.snap(own + apart))
+
+
+def _value(domain: str, target: float | str) -> float:
+    rules = load_domain(domain)
+    value = parse_offer(target, domain) if isinstance(target, str) else float(target)
+    low, high = rules.bounds
+    if value is None or not (math.isfinite(value) and low <= value <= high):
+        raise UserError(
+            f"target={target} is no {rules.quantity} in {rules.unit} from {low:g} to {high:g}; give a number, or words "
+            f"such as '{rules.say(rules.snap((low + high) / 2))}'"
+        )
+    return value
+
+
+def trained_selector(agent: Agent) -> "IQLSelector | None":
+    """The trained selector in an agent, also behind a guard; None where nothing trained chooses its emotions."""
+    selector = getattr(agent, "selector", None)
+    inner = getattr(selector, "inner", selector)
+    return inner if hasattr(inner, "insights") else None
+
+
+def _key(scenario: Scenario, seed: int, texts: Sequence[str]) -> tuple[Any, ...]:
+    return (repr(scenario), seed, *texts)
+
+
+def _leave(negotiations: Iterable[Negotiation]) -> None:
+    """Nobody goes on with these: speakers forget the chats of a negotiation that has ended."""
+    for negotiation in negotiations:
+        if negotiation.end is None:
+            negotiation.break_off("nobody went on with it")
+
+
+def _check_open(end: End | None) -> None:
+    if end is not None:
+        raise UserError(f"this negotiation is over ({end}); open another one")

@@ -1,0 +1,133 @@
+"""The chat in the terminal, driven through a pipe as a script would, on a tiny run."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from tiny_runs import Workplace, composed
+
+from chat import chat as talk
+from commands import entry
+from emodistill.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = Workplace(tmp_path_factory.mktemp("chat"))
+    place.train("iql")
+    place.train("sft")
+    return place.folder / "run"
+
+
+def started(run, *overrides):
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    command = [sys.executable, str(ROOT / "chat.py"), f"run_dir={run}", *overrides]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment | {"OMP_NUM_THREADS": "1", "COLUMNS": "500"}, **pipes)
+
+
+def chat(run, said, *overrides):
+    process = started(run, *overrides)
+    shown, errors = process.communicate("".join(f"{line}\n" for line in said))
+    return process.returncode, shown, errors
+
+
+def test_a_whole_negotiation(run):
+    said = ["/help", "I need at least 110 days.", "/why", "/result", "", "/nothing", "[bold]Hm.[/bold]", "OK, deal."]
+    code, shown, errors = chat(run, said, "arm=iql", "guard=off")
+    assert code == 0 and errors == ""
+    first = shown.splitlines()[0]
+    assert first.startswith("You are talking to a machine. It may choose which emotion")
+    assert "You are the debtor" in shown and "/quit    leave" in shown
+    before, after = shown.split("A deal at ")
+    assert "You are the creditor" not in before and "You are the creditor" in after
+    assert "read in your words: an offer of 110 days" in before and "values (Q, scaled reward): " in before
+    assert "(the words are empty; say something, such as an offer)" in before
+    assert "debtor (you): [bold]Hm.[/bold]" in before
+    offers = [int(days) for days in re.findall(r"^creditor: .*?(\d+) days?\.?$", before, re.MULTILINE)]
+    assert len(offers) == 3 and after.startswith(f"{offers[-1]} days, in round 3.")
+    target = int(re.search(r"You want more time, ideally (\d+) days", before)[1])
+    assert re.search(rf"debtor \(you\) +{target} days +\d+%", after)
+
+
+def test_the_same_seed_gives_the_same_chat(run):
+    said = ["I need at least 110 days.", "100 days.", "/quit"]
+    chats = [chat(run, said, "arm=sft", f"seed={seed}")[1] for seed in (3, 3, 4)]
+    assert chats[0] == chats[1] != chats[2]
+
+
+def test_a_blind_chat_tells_its_arm_at_the_end(run):
+    said = ["110 days.", "/why", "No deal. I am leaving."]
+    _, shown, errors = chat(run, said, "arm=[vanilla,phrasebook_random]", "blind=true", "explain=true")
+    assert errors == ""
+    before, after = shown.split("No deal: you walked away.")
+    assert "With blind=true that is told at the end." in before and "emotion:" not in before
+    assert not re.search("vanilla|phrasebook", before) and re.search(
+        r"It was the arm (vanilla|phrasebook_random)", after
+    )
+
+
+def test_the_other_side_of_the_table(run):
+    said = ["I want the money within 20 days.", "/why", "30 days, then.", "40 days.", "50 days."]
+    code, shown, errors = chat(run, said, "side=focal", "explain=true")
+    assert code == 0 and errors == ""
+    assert "You are the creditor" in shown.split("debtor: ")[0] and shown.count("read in your words: an offer of") >= 2
+    assert re.search(r"creditor \(you\) +\d+ days", shown)
+
+
+def test_the_end_of_input_ends_it_with_the_result_so_far(run):
+    code, shown, errors = chat(run, [], "arm=phrasebook_iql")
+    assert code == 0 and errors == "" and "No deal: you left the table." in shown and "creditor: " in shown
+
+
+def test_an_interrupt_ends_it_with_the_result_so_far(run):
+    process = started(run, "arm=phrasebook_iql")
+    line = ""
+    while not line.startswith("creditor: "):
+        line = process.stdout.readline()
+        assert line
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "No deal: you left the table." in shown and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["side=debtor"], "side=debtor: use counterparty or focal"),
+        (["side=focal", "blind=true"], "blind=true hides which arm is opposite"),
+        (["arm=emodistill"], "which is not trained"),
+        (["arm=vanilla", "domain=student"], "the run has no scenario of it; its domains are debt"),
+        (["arm=vanilla", "scenario=debt-999"], "scenario=debt-999: unseen ones are debt-"),
+        (["arm=fixed:anger"], "guard=strict bars 'anger' in 'debt'"),
+        (["arm=phrasebook_iql", "guard=loos"], "Could not find 'guard/loos'"),
+        (["arm=[]"], "arm="),
+        (["armm=vanilla"], "did you mean"),
+    ],
+)
+def test_what_cannot_be_chatted_with(run, overrides, named):
+    with pytest.raises((UserError, HydraException)) as refused:
+        talk(composed("chat", f"run_dir={run}", *overrides))
+    assert named in entry.explain(refused.value)
+
+
+def test_a_refusal_is_one_sentence(run):
+    code, shown, errors = chat(run, [], "arm=emodistill")
+    (line,) = errors.splitlines()
+    assert code == 2 and shown == "" and re.fullmatch("error: arm 'emodistill' needs .* which is not trained; .*", line)
+
+
+def test_help_shows_its_own_keys():
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / "chat.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "blind: false" in shown.stdout and "endpoint=default" in shown.stdout and "stage=" not in shown.stdout
