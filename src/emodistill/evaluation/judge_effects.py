@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from emodistill.data.corpus import CorpusFile
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.emotions.perceiver import GOEMOTIONS, load_perceiver
 from emodistill.errors import UserError
+from emodistill.judges.outcome import OutcomeJudge
 from emodistill.judges.request import Judge, JudgeRequest
 from emodistill.judges.validation.calibration import add_judge_options, judges, scores_of
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
@@ -143,7 +145,11 @@ def main() -> None:
         "--rounds", type=int, default=15, help="turns up to this round; 1 has equal contexts to the letter"
     )
     parser.add_argument("--groups", type=int, help="so many groups, drawn by the seed; all of them by default")
+    parser.add_argument("--learn-from", metavar="CORPUS", help="of outcome: the corpus to fit, in place of --fit")
     options = parser.parse_args()
+    if options.learn_from is not None:
+        options.fit = OutcomeJudge(load_perceiver("judge"), CorpusFile(options.learn_from)).file
+        print(f"--fit {options.fit}\n")
     found = [
         one
         for one in effects([episode for episode in read_episodes(options.episodes) if episode.split == options.split])

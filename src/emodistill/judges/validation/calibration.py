@@ -11,8 +11,8 @@ contexts), the same against middling ones, the rank correlation with the three l
 a histogram, what each kind of fault costs, and seconds and money per judgement. A missing score enters no number but
 the count of missing ones. docs/judges.md has the tables.
 
-`arithmetic` is rubric without its sense; `ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint
-(--base-url, --lm-model, --api-key-env).
+`arithmetic` is rubric without its sense; `outcome` needs the fit of a corpus (--fit); `ensemble` is the mean of rubric
+and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
 """
 
 import argparse
@@ -37,6 +37,7 @@ from emodistill.judges.examples import read
 from emodistill.judges.ledger import judgement_key
 from emodistill.judges.llm import LanguageModelJudge
 from emodistill.judges.local import LocalModelJudge
+from emodistill.judges.outcome import OutcomeJudge
 from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, add_usage, announced
 from emodistill.judges.rubric import RubricJudge
 from emodistill.judges.sense import Sense
@@ -52,7 +53,7 @@ Scores = NDArray[np.float64]
 Levels = NDArray[np.int64]
 Level = Literal["good", "middling", "bad"]
 LEVELS: tuple[Level, ...] = ("bad", "middling", "good")
-NAMES = ("rubric", "arithmetic", "local", "ensemble", "lm")
+NAMES = ("rubric", "arithmetic", "outcome", "local", "ensemble", "lm")
 _RESAMPLES = 1000
 
 
@@ -273,9 +274,12 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which judges, and how they are made."""
     parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
     parser.add_argument(
-        "--model", default="embedded", help="of local and of rubric's sense: embedded, a folder or a hub id"
+        "--model",
+        default="embedded",
+        help="of local, and of the sense of rubric and outcome: embedded, a folder or hub id",
     )
     parser.add_argument("--dtype", default="float32", help="of local")
+    parser.add_argument("--fit", help="of outcome: the .npz that it has kept of a corpus (docs/judges.md)")
     parser.add_argument("--base-url", help="of lm: address of the endpoint, up to /v1")
     parser.add_argument("--lm-model", help="of lm: the model's name there")
     parser.add_argument("--api-key-env", help="of lm: name of the environment variable with the key")
@@ -298,6 +302,9 @@ def judges(options: argparse.Namespace, defended: bool = True, sentinel: bool = 
         made["rubric"] = CachedJudge(rubric(sense=Sense(options.model)))
     if "arithmetic" in wanted:
         made["arithmetic"] = CachedJudge(rubric())
+    if "outcome" in wanted:
+        outcome = OutcomeJudge(load_perceiver("judge"), fit=options.fit, sense=Sense(options.model))
+        made["outcome"] = CachedJudge(outcome)
     if {"local", "ensemble"} & set(wanted):
         made["local"] = CachedJudge(LocalModelJudge(options.model, options.dtype, defended=defended))
     if "ensemble" in wanted:
