@@ -4,6 +4,7 @@ You are the counterparty, or with `side=focal` the focal side. Words may come fr
 every key, and docs/use.md for an example.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -32,6 +33,7 @@ HELP = """Say what you want in your own words. A number is an offer ("I can do 4
 /result  where the talks stand
 /quit    leave
 /help    this list"""
+LONE_NUMBER = re.compile(r"(\d{1,4}(?:\.\d+)?)([.?!]*)")
 SHOWN = 5  # of 28 emotions
 ECHOED = 300  # characters of a line from a pipe
 
@@ -180,9 +182,16 @@ class Session:
                 commands.get(words, self.help)()
                 continue
             try:
-                self.answer(words)
+                self.answer(self.with_unit(words))
             except UserError as error:
                 self.console.print(f"({error})", style="yellow", markup=False)
+
+    def with_unit(self, words: str) -> str:
+        """ "60?" as "60 days?": in a chat, a number that is all one says is an offer in the domain's unit."""
+        alone = LONE_NUMBER.fullmatch(words)
+        return (
+            words if alone is None or self.rules.style != "duration" else f"{self.rules.say(float(alone[1]))}{alone[2]}"
+        )
 
     @property
     def is_over(self) -> bool:

@@ -210,12 +210,18 @@ def _did_you_mean(message: str) -> str:
         wrong, known = option[2], [path.stem for path in (CONFIGS / folder).glob("*.yaml")]
     elif key:
         wrong = next(filter(None, key.groups())).rsplit(".", 1)[-1]
-        texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml")]
+        texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml") if path not in _others()]
         known = [name for text in texts for name in re.findall(r"^[\s{-]*(?:override )?/?(\w+):", text, re.MULTILINE)]
     else:
         return ""
     close = difflib.get_close_matches(wrong, sorted(set(known)), 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _others() -> set[Path]:
+    """The root configurations of the other commands, whose keys are none of this one's."""
+    own = CONFIGS / f"{Path(sys.argv[0]).stem}.yaml"
+    return set(CONFIGS.glob("*.yaml")) - {own, CONFIGS / "base.yaml"} if own.is_file() else set()
 
 
 def _wrong_key(chain: list[BaseException]) -> bool:

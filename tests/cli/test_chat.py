@@ -41,7 +41,18 @@ def chat(run, said, *overrides):
 
 
 def test_a_whole_negotiation(run):
-    said = ["/help", "I need at least 110 days.", "/why", "/result", "", "/nothing", "[bold]Hm.[/bold]", "OK, deal."]
+    said = [
+        "/help",
+        "I need at least 110 days.",
+        "/why",
+        "/result",
+        "109?",
+        "/why",
+        "",
+        "/nothing",
+        "[bold]Hm.[/bold]",
+        "OK, deal.",
+    ]
     code, shown, errors = chat(run, said, "arm=iql", "guard=off")
     assert code == 0 and errors == ""
     first = shown.splitlines()[0]
@@ -49,11 +60,12 @@ def test_a_whole_negotiation(run):
     assert "You are the debtor" in shown and "/quit    leave" in shown
     before, after = shown.split("A deal at ")
     assert "You are the creditor" not in before and "You are the creditor" in after
-    assert "read in your words: an offer of 110 days" in before and "values (Q, scaled reward): " in before
+    assert "read in your words: an offer of 110 days" in before
+    assert "read in your words: an offer of 109 days" in before and "values (Q, scaled reward): " in before
     assert "(the words are empty; say something, such as an offer)" in before
     assert "debtor (you): [bold]Hm.[/bold]" in before
     offers = [int(days) for days in re.findall(r"^creditor: .*?(\d+) days?\.?$", before, re.MULTILINE)]
-    assert len(offers) == 3 and after.startswith(f"{offers[-1]} days, in round 3.")
+    assert len(offers) == 4 and after.startswith(f"{offers[-1]} days, in round 4.")
     target = int(re.search(r"You want more time, ideally (\d+) days", before)[1])
     assert re.search(rf"debtor \(you\) +{target} days +\d+%", after)
 
