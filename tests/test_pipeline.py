@@ -13,7 +13,7 @@ from emodistill.data.schema import read_episodes
 
 EPISODE_STAGES = ("iql", "sft", "jpo")
 CELL = {"arm", "domain", "episodes", "invalid", "success", "outcome", "utility", "utility_ci", "rounds", "faithfulness"}
-ARMS = ["vanilla", "random", "fixed:gratitude", "iql", "sft", "emodistill"]
+ARMS = ["vanilla", "iql", "sft", "emodistill"]
 IQL_CURVES = {
     *(f"train/{head}_loss" for head in ("q", "v", "policy")),
     *(f"train/{name}_{of}" for name in ("q", "v", "advantage") for of in ("mean", "std", "min", "max")),
