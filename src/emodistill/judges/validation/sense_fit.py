@@ -89,10 +89,8 @@ def fitted(features: Sequence[dict[str, float]], scores: Floats, kinds: Sequence
     is_good = np.isin(kind, ("good", "teacher"))
     fluent = _direction(_columns(features, FLUENT), kind, ("heap", "nonsense"))
     relevant = _direction(_columns(features, RELEVANT), kind, ("non_sequitur", "off_topic"))
-    of_fluent, of_relevant = (
-        weights[0] + _columns(features, names) @ weights[1:]
-        for weights, names in ((fluent, FLUENT), (relevant, RELEVANT))
-    )
+    of_fluent = fluent[0] + _columns(features, FLUENT) @ fluent[1:]
+    of_relevant = relevant[0] + _columns(features, RELEVANT) @ relevant[1:]
     best: tuple[float, float, float] | None = None
     for one in GRID:
         for other in GRID:
@@ -110,7 +108,10 @@ def fitted(features: Sequence[dict[str, float]], scores: Floats, kinds: Sequence
     _, one, other = best
     fluent[0] += one
     relevant[0] += other
-    return Signs(*(tuple(np.round(STEEPNESS * weights, 1).tolist()) for weights in (fluent, relevant)))
+    return Signs(
+        fluent=tuple(np.round(STEEPNESS * fluent, 1).tolist()),
+        relevant=tuple(np.round(STEEPNESS * relevant, 1).tolist()),
+    )
 
 
 def _columns(features: Sequence[dict[str, float]], names: Sequence[str]) -> Floats:
