@@ -108,10 +108,8 @@ def fitted(features: Sequence[dict[str, float]], scores: Floats, kinds: Sequence
     _, one, other = best
     fluent[0] += one
     relevant[0] += other
-    return Signs(
-        fluent=tuple(np.round(STEEPNESS * fluent, 1).tolist()),
-        relevant=tuple(np.round(STEEPNESS * relevant, 1).tolist()),
-    )
+    constants = [tuple(np.round(STEEPNESS * weights, 1).tolist()) for weights in (fluent, relevant)]
+    return Signs(fluent=constants[0], relevant=constants[1])
 
 
 def _columns(features: Sequence[dict[str, float]], names: Sequence[str]) -> Floats:
