@@ -172,6 +172,7 @@ WALKS_AWAY = _phrases(
         rf"|{_TALKS}))?",
         "i will walk away": rf"{_I} {_HAVE_TO} (?:now )?(?:walk(?: away| out)?|leave|quit)(?: now| from (?:this"
         rf"|here))?",
+        "i walk away": rf"{_I} (?:walk (?:away|out)|quit)(?: now| from (?:this|here))?",
         "i stop here": rf"{_I} (?:{_HAVE_TO} )?(?:stop(?: this)?|end it|end this|give up)(?: (?:here|now|there|on"
         rf" (?:{_TALKS}|it|you)))?",
         "i will leave it at that": rf"{_I} (?:{_HAVE_TO} )?leave (?:it|you)(?: (?:here|at that|there|to it))?",
@@ -192,7 +193,7 @@ WALKS_AWAY = _phrases(
         r"|it))?",
         "there is nothing left to discuss": r"(?:there is )?nothing (?:left|more|else) to (?:discuss|talk about"
         r"|negotiate|say)",
-        "goodbye": r"(?:good ?bye|farewell|so long)(?: then| and good luck)?",
+        "goodbye": r"(?:good ?bye|bye(?: bye)?|farewell|so long)(?: then| and good luck)?",
         "see you in court": r"see you in court|(?:talk|speak) to (?:my|our) lawyers?|(?:my"
         r"|our) lawyers? will (?:contact|be in touch with|call) you",
     }
