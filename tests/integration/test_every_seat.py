@@ -12,9 +12,9 @@ pytestmark = pytest.mark.slow
 
 BRIEF = (  # few and short rounds: the server writes one reply at a time
     "data.corpus.episodes_per_scenario=1",
-    "schedule.rounds=3",
+    "schedule.rounds=2",
     "counterparty.agent.bargains=schedule",
-    "counterparty.agent.schedule.schedule.rounds=3",
+    "counterparty.agent.schedule.schedule.rounds=2",
     "counterparty.agent.backend.max_tokens=8",
     "counterparty.agent.retries=0",
 )
@@ -82,7 +82,7 @@ def test_the_server_judges_in_the_training_step(place):
 def test_the_bill_is_that_of_the_run(place):
     spent = json.loads((place.folder / "run" / "spending.json").read_text())
     (tally,) = spent.values()
-    assert tally["calls"] > 50 and tally["prompt_tokens"] > tally["completion_tokens"] > 0
+    assert tally["calls"] > 30 and tally["prompt_tokens"] > tally["completion_tokens"] > 0
 
 
 def test_the_server_sits_opposite_and_speaks_for_an_arm_of_the_evaluation(place, served):
