@@ -210,7 +210,8 @@ def _did_you_mean(message: str) -> str:
         wrong, known = option[2], [path.stem for path in (CONFIGS / folder).glob("*.yaml")]
     elif key:
         wrong = next(filter(None, key.groups())).rsplit(".", 1)[-1]
-        texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml") if path not in _others()]
+        others = set(CONFIGS.glob("*.yaml")).difference(_roots(Path(sys.argv[0]).stem))
+        texts = [path.read_text(encoding="utf-8") for path in CONFIGS.rglob("*.yaml") if path not in others]
         known = [name for text in texts for name in re.findall(r"^[\s{-]*(?:override )?/?(\w+):", text, re.MULTILINE)]
     else:
         return ""
@@ -218,10 +219,12 @@ def _did_you_mean(message: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _others() -> set[Path]:
-    """The root configurations of the other commands, whose keys are none of this one's."""
-    own = CONFIGS / f"{Path(sys.argv[0]).stem}.yaml"
-    return set(CONFIGS.glob("*.yaml")) - {own, CONFIGS / "base.yaml"} if own.is_file() else set()
+def _roots(command: str) -> list[Path]:
+    """The root configurations whose keys a command has: its own, and the shared one where it builds on that."""
+    own = CONFIGS / f"{command}.yaml"
+    if not own.is_file():
+        return sorted(CONFIGS.glob("*.yaml"))  # called by another program, which may be any of them
+    return [own, CONFIGS / "base.yaml"] if "\n  - base" in own.read_text(encoding="utf-8") else [own]
 
 
 def _wrong_key(chain: list[BaseException]) -> bool:
@@ -235,17 +238,16 @@ def _wrong_key(chain: list[BaseException]) -> bool:
 
 def help_text(config: str, about: str) -> str:
     """What can be set, with the comments of the YAML files; Hydra's own help needs a complete configuration."""
-    own = (CONFIGS / f"{config}.yaml").read_text(encoding="utf-8")
-    on_base = "\n  - base" in own
+    roots = _roots(config)
+    texts = [path.read_text(encoding="utf-8") for path in roots]
     groups = {folder.name: folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()}
     groups["variant"] = groups.pop("variants")  # see `commands.building.register_variants`
-    if not on_base:
-        groups = {name: folder for name, folder in groups.items() if f"\n  - {name}:" in own}
+    if len(roots) == 1:  # a command with a few groups of its own
+        groups = {name: folder for name, folder in groups.items() if f"\n  - {name}:" in texts[0]}
     options = [
         f"  {name}={'|'.join(sorted(file.stem for file in folder.glob('[!_]*.yaml')))}"
         for name, folder in groups.items()
     ]
-    texts = [own, (CONFIGS / "base.yaml").read_text(encoding="utf-8")] if on_base else [own]
     root = "\n".join(text.split("\nhydra:")[0] for text in texts)
     lines = [about.strip(), "", "Groups (the files under configs/ say what each holds):", *options]
     return "\n".join([*lines, "", "Any key can be set as key=value; --cfg job --resolve shows all of them.", "", root])

@@ -552,20 +552,20 @@ def own_scenario(domain: str, target: float | str | None, their_target: float | 
         raise UserError(
             f"domain '{domain}' needs a target; give what the focal side wants, e.g. target={rules.snap(0):g}"
         )
-    own = _value(domain, target)
+    own = _value(domain, "target", target)
     if their_target is not None:
-        return Scenario(f"{domain}-own", domain, own, _value(domain, their_target))
+        return Scenario(f"{domain}-own", domain, own, _value(domain, "their_target", their_target))
     apart = median(one.counterparty_target - one.focal_target for one in generate_scenarios(domain))
     return Scenario(f"{domain}-own", domain, own, rules.snap(own + apart))
 
 
-def _value(domain: str, target: float | str) -> float:
+def _value(domain: str, key: str, given: float | str) -> float:
     rules = load_domain(domain)
-    value = parse_offer(target, domain) if isinstance(target, str) else float(target)
+    value = parse_offer(given, domain) if isinstance(given, str) else float(given)
     low, high = rules.bounds
     if value is None or not (math.isfinite(value) and low <= value <= high):
         raise UserError(
-            f"target={target} is no {rules.quantity} in {rules.unit} from {low:g} to {high:g}; give a number, or words "
+            f"{key}={given} is no {rules.quantity} in {rules.unit} from {low:g} to {high:g}; give a number, or words "
             f"such as '{rules.say(rules.snap((low + high) / 2))}'"
         )
     return value

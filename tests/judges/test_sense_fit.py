@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.judges.validation.sense_fit import FLUENT, RELEVANT, STEEPNESS, fitted, material
+from emodistill.judges.validation.sense_fit import FLUENT, RELEVANT, fitted, material
 from emodistill.negotiation.offers import parse_offer
 
 KINDS = ["good", "teacher", "off_topic", "heap", "nonsense", "repetition", "non_sequitur"]
@@ -41,7 +41,6 @@ def test_what_is_planted_is_found_and_good_replies_keep_their_scores():
         if kind in ("good", "teacher")
     ]
     assert np.mean(np.array(lost) < -1) >= 0.95 and np.mean(np.array(kept) >= 0) >= 0.95
-    assert max(lost) < max(kept) and STEEPNESS > 1
 
 
 def test_what_cannot_be_told_apart_is_refused():

@@ -136,11 +136,14 @@ def fit(model: str, domains: Sequence[str]) -> Signs:
     """The signs for a base model."""
     chosen = [case for case in material(domains) if not held_out(case)]
     requests = [case.request for case in chosen]
-    arithmetic = RubricJudge(load_vocabulary(), load_perceiver("judge"))
     sense = Sense(model)
     own = np.array([min(signs["unrepeated"], signs["own"]) for signs in sense.signs_of(requests)])
     kinds = [case.fault or case.level for case in chosen]
-    return fitted(sense.features(requests, all_gains=True), scores_of(arithmetic.judge(requests)), kinds, own)
+    return fitted(sense.features(requests, all_gains=True), scores_of(_rubric().judge(requests)), kinds, own)
+
+
+def _rubric(sense: Sense | None = None) -> RubricJudge:
+    return RubricJudge(load_vocabulary(), load_perceiver("judge"), sense=sense)
 
 
 def main() -> None:
@@ -150,9 +153,7 @@ def main() -> None:
     given = parser.parse_args()
     signs = fit(given.model, given.domains)
     print(f"sense:\n  signs:\n    fluent: {list(signs.fluent)}\n    relevant: {list(signs.relevant)}\n")
-    arithmetic, perceiver = RubricJudge(load_vocabulary(), load_perceiver("judge")), load_perceiver("judge")
-    judge = RubricJudge(load_vocabulary(), perceiver, sense=Sense(given.model, signs=signs))
-    print("\n".join(table(judge, arithmetic, given.domains)))
+    print("\n".join(table(_rubric(Sense(given.model, signs=signs)), _rubric(), given.domains)))
 
 
 if __name__ == "__main__":
