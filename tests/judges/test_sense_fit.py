@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.judges.validation.sense_fit import FLUENT, RELEVANT, fitted, material
+from emodistill.judges.sense import Signs
+from emodistill.judges.validation.sense_fit import FLUENT, RELEVANT, STEEPNESS, fitted, material
+from emodistill.judges.validation.senseless import CAUGHT
 from emodistill.negotiation.offers import parse_offer
 
 KINDS = ["good", "teacher", "off_topic", "heap", "nonsense", "repetition", "non_sequitur"]
@@ -41,6 +43,33 @@ def test_what_is_planted_is_found_and_good_replies_keep_their_scores():
         if kind in ("good", "teacher")
     ]
     assert np.mean(np.array(lost) < -1) >= 0.95 and np.mean(np.array(kept) >= 0) >= 0.95
+
+
+def caught(signs, features, kinds, kind):
+    """Share of replies of a kind that score below 4 where the arithmetic alone gives 9."""
+    signs_of = [
+        min(sign(signs.fluent, one, FLUENT), sign(signs.relevant, one, RELEVANT), 0.0)
+        for one, other in zip(features, kinds, strict=True)
+        if other == kind
+    ]
+    return np.mean(1 + 8 * np.exp(signs_of) < CAUGHT)
+
+
+def test_of_thresholds_that_catch_enough_of_each_kind_those_are_taken_that_cost_good_replies_least():
+    features, scores, kinds, own = replies(gap=4.0)
+    signs = fitted(features, scores, kinds, own)
+    assert min(caught(signs, features, kinds, kind) for kind in ("heap", "nonsense", "non_sequitur")) >= 0.95
+    stricter = Signs(
+        fluent=(signs.fluent[0] - STEEPNESS, *signs.fluent[1:]),
+        relevant=(signs.relevant[0] - STEEPNESS, *signs.relevant[1:]),
+    )
+    assert caught(stricter, features, kinds, "good") > caught(signs, features, kinds, "good")
+    assert caught(signs, features, kinds, "good") < 0.1
+    milder = Signs(
+        fluent=(signs.fluent[0] + STEEPNESS / 2, *signs.fluent[1:]),
+        relevant=(signs.relevant[0] + STEEPNESS / 2, *signs.relevant[1:]),
+    )
+    assert min(caught(milder, features, kinds, kind) for kind in ("heap", "nonsense", "non_sequitur")) < 0.95
 
 
 def test_what_cannot_be_told_apart_is_refused():
