@@ -1,10 +1,12 @@
 """What the two language-model stages see of the corpus, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 from episodes import make_episode
 from tiny_model import build_tiny_model
 
-from emodistill.data.chat_datasets import ChatSource, JPODataset, SFTDataset
+from emodistill.data.chat_datasets import ChatSource, JPODataset, SFTDataset, validation_contexts
 from emodistill.data.selection import AllTurns
 
 
@@ -53,3 +55,17 @@ def test_what_can_be_learnt_from_is_known_without_encoding_it(tmp_path):
                 alone = [i == turn for i in range(3)]
                 assert encoder.fits(episode, turn) == (encoder.encode(episode, alone) is not None)
                 assert encoder.fits(episode, turn, 10) == bool(encoder.contexts(episode, alone, 10))
+
+
+def test_validation_has_as_many_contexts_as_fit_where_episodes_are_short(tmp_path):
+    """Contexts that are too long are left aside before the others are counted out, not afterwards."""
+    encoder, _ = ChatSource(build_tiny_model(tmp_path / "model"), "goemotions28", 1000).open()
+    episodes = [make_episode(2, seed=i, number=i) for i in range(6)]
+    for i in (0, 2, 4):  # the second turn answers words that do not fit
+        turns = list(episodes[i].turns)
+        turns[1] = replace(turns[1], text="so many words " * 500)
+        episodes[i] = replace(episodes[i], turns=tuple(turns))
+    found = validation_contexts(episodes, encoder, 8, 10)
+    assert len(found) == 8 and len({tuple(context.input_ids) for context in found}) == 8
+    assert len(validation_contexts(episodes, encoder, 100, 10)) == 9
+    assert len(validation_contexts(episodes, encoder, 2, 10)) == 2

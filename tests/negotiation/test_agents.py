@@ -51,6 +51,17 @@ def test_a_stated_offer_is_left_as_it_was_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "offer"),
+    [("Only for you: 45 days.", 45.0), ("I can do 60 days.", 60.0), ("I can do 60 days. My offer is 45 days.", 45.0)],
+)
+def test_words_that_were_said_before_state_the_offer_that_is_in_them(text: str, offer: float) -> None:
+    """What was decided counts only where the words end with the sentence that stated it."""
+    parts = Says("unused", Decision("propose", 45.0, "hold"))
+    [move] = FocalAgent(parts, parts, parts).recall([Negotiation(LESS, 0)], [Utterance(text, (), "joy")])
+    assert (move.text, move.offer, move.emotion) == (text, offer, "joy")
+
+
+@pytest.mark.parametrize(
     "text", ["", "I hear you.", "I can do 60 days.", "You want 130 days?", "I can never accept", "No:"]
 )
 def test_a_missing_or_wrong_offer_is_appended_and_counted(text: str) -> None:
