@@ -196,7 +196,7 @@ class Negotiator:
 
     def ready(self) -> "Negotiator":
         """Load the models now, not with the first reply."""
-        assert self.agent
+        _ = self.agent
         return self
 
     def scenarios(self, domain: str | None = None) -> list[Scenario]:

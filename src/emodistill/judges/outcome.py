@@ -14,10 +14,9 @@ away. A ridge regression explains it, on the training split alone, by
     s x w    every part of the state times each group of emotions.
 
 The others here are what was said in the corpus when each emotion was read first, mean by mean, in the same state; the
-effect of the state itself drops out of the difference. The error is the standard error of that difference. Of what the
-corpus hardly varies, such as words without an offer, nothing can be learnt: how far a reply departs from the corpus in
-such numbers is `unseen`, and a whole unit of it is taken to be as bad as three standard deviations of what was seen.
-That is pessimism after Jin et al. 2021, https://arxiv.org/abs/2012.15085.
+effect of the state itself drops out of the difference. The error is the standard error of that difference. Nothing can
+be learnt about what the corpus hardly varies, such as words without an offer. How far a reply departs from the corpus
+in such numbers is `unseen`; one unit of it costs three standard deviations. This pessimism is that of Jin et al. 2021, https://arxiv.org/abs/2012.15085.
 
 No simulation is asked, and the perceiver is not the counterparty's. docs/judges.md has what was measured.
 
@@ -78,13 +77,13 @@ UNSEEN = 3.0  # z that one unit of what hardly varies costs
 BEYOND = 3.0  # a number of the state counts up to so many standard deviations: beyond what was seen, nothing is guessed
 FEWEST = 5  # turns in which an emotion is read first, for it to be among the others
 STILL = 0.01  # a move smaller than this, in position, is standing still
-_FIRST = 0.5  # turns that count for none in what was seen of a group of emotions: one is not yet a habit
+_FIRST = 0.5  # added to the turns seen of a group of emotions, so that a single one counts for less
 _AT_ONCE = 1024
 _REMEMBERED = 100_000  # texts
 
 
 class Played(Protocol):
-    """What is learnt from of an episode; see `data.schema.Episode`."""
+    """The parts of an episode that are learnt from; see `data.schema.Episode`."""
 
     @property
     def scenario(self) -> Scenario: ...

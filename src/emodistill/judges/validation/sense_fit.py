@@ -41,7 +41,7 @@ from emodistill.negotiation.phrasebook import bundled, utterance
 
 Floats = NDArray[np.float64]
 FLUENT, RELEVANT = ("mean", "low", "rarity"), ("gain", "known", "foreign", "rarity")
-STEEPNESS = 6.0  # of the signs: a reply one unit of the regression's log odds beyond the threshold keeps a 400th
+STEEPNESS = 6.0  # of the signs: one unit of log odds below the threshold takes a score down to 1/400
 SHARE = 0.95  # of each kind that has to be caught
 MOST_LOST = 2.0  # points of their score that good replies may lose on average
 GRID = np.round(np.arange(-2.0, 4.01, 0.1), 1)  # of the thresholds, in log odds
