@@ -283,8 +283,8 @@ FAMILIES = {
         "mistralai/Mistral-7B-Instruct-v0.3",
         _HUB.format("mistralai/Mistral-7B-Instruct-v0.3"),
         "A question stands between `[INST]` with a space and `[/INST]`; a space, the reply without space at either "
-        "end, and the end of the sequence follow. The system message and two line ends stand before the words of the last "
-        "question, if that is the last message. Roles have to take turns.",
+        "end, and the end of the sequence follow. The system message and two line ends stand before the words of the "
+        "last question, if that is the last message. Roles have to take turns.",
         _APART + _ALTERNATE + "{{- bos_token }}{%- for turn in turns %}{%- if turn.role == 'user' %}"
         "{{- '[INST] ' ~ (told ~ '\\n\\n' if told and loop.last else '') ~ turn.content ~ '[/INST]' }}"
         "{%- else %}{{- ' ' ~ turn.content | trim ~ eos_token }}{%- endif %}{%- endfor %}",
