@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from families.models import random_model
 from tiny_model import random_ids, random_llama
-from transformers import MistralConfig, MistralForCausalLM
 
 from emodistill.policy.attention import NAME, ROUND, grouped_attention, lay_out, use_grouped_attention
 from emodistill.policy.token_batches import collate_chats, pack_replies, packed_mask
@@ -35,9 +35,9 @@ def reference(query, key, value, seen):
     return scores.softmax(-1) @ value
 
 
-def results(batch, dtype):
+def results(batch, dtype, window=None):
     """Output and gradients of ours in `dtype` and of the reference in float64, tokens of chats only."""
-    stream = lay_out(batch, dtype)
+    stream = lay_out(batch, dtype, window)
     tokens = stream.input_ids.shape[1]
     torch.manual_seed(0)
     given = [torch.randn(1, heads, tokens, WIDTH).to(dtype) for heads in (HEADS, GROUPS, GROUPS)]
@@ -46,24 +46,29 @@ def results(batch, dtype):
     rows = list(zip(stream.offsets.tolist(), batch.attention_mask.sum(1).tolist(), strict=True))
     kept = torch.cat([torch.arange(at, at + n) for at, n in rows])
     ours = [tensor.clone().requires_grad_() for tensor in given]
-    attended, _ = grouped_attention(None, *ours, None, SCALING, blocks=stream.blocks)
+    blocks = {"blocks": stream.blocks, "near_blocks": stream.near_blocks, "sliding_window": window}
+    attended, _ = grouped_attention(None, *ours, None, SCALING, **blocks)
     (attended * outer)[:, kept].sum().backward()
     exact, expected = [tensor.double().requires_grad_() for tensor in given], []
     for row, (at, length) in enumerate(rows):
         seen = torch.ones(length, length).tril().bool() if mask is None else mask[row, :length, :length]
+        if window is not None:
+            places = stream.position_ids[0, at : at + length]
+            seen = seen & (places[:, None] - places < window)
         expected.append(reference(*(tensor[0, :, at : at + length] for tensor in exact), seen).transpose(0, 1))
     (torch.cat(expected) * outer[0, kept].double()).sum().backward()
     found = [attended[0, kept], *(one.grad[0, :, kept] for one in ours)]
     return zip(found, [torch.cat(expected), *(one.grad[0, :, kept] for one in exact)], strict=True)
 
 
+@pytest.mark.parametrize("window", [None, 20, 150])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize(
     "batch", [plain([5, 130, 300, 32]), packed(), branching()], ids=["chats", "packed", "branching"]
 )
-def test_output_and_every_gradient_against_float64(batch, dtype, bound):
+def test_output_and_every_gradient_against_float64(batch, dtype, bound, window):
     """Relative to the size of the whole: rounding of bfloat16 is 0.4 %, and there are up to four in a row."""
-    for found, wanted in results(batch, dtype):
+    for found, wanted in results(batch, dtype, window):
         assert found.dtype == dtype
         assert (found.double() - wanted).norm() / wanted.norm() < bound
 
@@ -101,14 +106,21 @@ def test_a_chat_sees_nothing_of_another():
     assert torch.equal(before[:, :40], after[:, :40]) and not torch.equal(before[:, 64:], after[:, 64:])
 
 
-def test_models_with_a_window_keep_the_librarys_attention():
-    assert use_grouped_attention(model := random_llama()) and model.config._attn_implementation == NAME
-    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    windowed = MistralForCausalLM(MistralConfig(sliding_window=16, **sizes, **heads))
-    assert not use_grouped_attention(windowed) and windowed.config._attn_implementation == "sdpa"
-    whole = MistralForCausalLM(MistralConfig(sliding_window=None, **sizes, **heads))
-    assert use_grouped_attention(whole)
+def test_a_window_leaves_out_what_no_query_of_a_block_sees():
+    stream = lay_out(plain([300, 32]), torch.float32, window=20)
+    assert [block.start for block in stream.near_blocks] == [0, 128 - 19, 256 - 19, 320]
+    assert [block.hidden.shape[1] for block in stream.near_blocks] == [128, 128 + 19, 64 + 19, 32]
+    assert not lay_out(plain([300]), torch.float32).near_blocks
+
+
+@pytest.mark.parametrize(
+    ("family", "ours"), [("smollm2", True), ("phi3", True), ("gemma3", True), ("gemma2", False), ("lfm2", False)]
+)
+def test_capped_scores_and_layers_with_a_state_stay_with_the_library(family, ours):
+    model = random_model(family)
+    before = model.config._attn_implementation
+    assert use_grouped_attention(model) == ours
+    assert model.config._attn_implementation == (NAME if ours else before)
 
 
 def test_called_without_a_stream_a_model_has_torchs_attention():

@@ -2,7 +2,8 @@
 
 Texts that share a context lie behind it: each attends to the context and to itself, and is numbered as if it came right
 after the context, so the context goes through the model once for all of them. Contexts with their texts lie end to end
-in one row, without padding between them. Only the tokens of the texts get logits, in float32.
+in one row, without padding between them. Only the tokens of the texts get logits, in float32. A model that cannot be
+told which token sees which reads every text behind its context by itself.
 
 Shapes: L tokens of a pass, K text tokens among them, D hidden units.
 """
@@ -15,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from emodistill.language_models.attention_masks import mask_for, takes_masks
+from emodistill.language_models.logits import LogitRule
 
 Values = NDArray[np.float64]
 PASS_TOKENS = 1024  # that go through the model together
@@ -40,7 +44,8 @@ def token_logprobs(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int
         pairs: token ids of a context, at least one, and of the text after it.
     """
     found: list[Values] = [np.zeros(0)] * len(pairs)
-    for pieces in _passes(_pieces(pairs)):
+    together = takes_masks(model)
+    for pieces in _passes(_pieces(pairs)) if together else _alone(pairs):
         for number, values in _pass(model, pieces):
             found[number] = values
     return found
@@ -62,6 +67,14 @@ def _pieces(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[_Piece
         piece.positions.extend(range(piece.length, piece.length + len(text)))
         piece.owner.extend([number] * len(text))
     return pieces
+
+
+def _alone(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[list[_Piece]]:
+    """A pass for every text."""
+    for number, (context, text) in enumerate(pairs):
+        if text:
+            ids, start = [*context, *text], len(context)
+            yield [_Piece(ids, [*range(len(ids))], [-1] * start + [number] * len(text), start)]
 
 
 def _passes(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
@@ -93,25 +106,25 @@ def _pass(model: Any, pieces: Sequence[_Piece]) -> list[tuple[int, Values]]:
         start = end
     causal = torch.ones(total, total, dtype=torch.bool).tril()
     mask = causal & (place == place[:, None]) & ((owner == -1) | (owner == owner[:, None]))  # padding sees padding
-    output = model.base_model(
-        input_ids=ids[None].to(device),
-        attention_mask=mask[None, None].to(device),
-        position_ids=positions[None].to(device),
-        use_cache=False,
-    )
+    places = positions[None].to(device)
+    if takes_masks(model):
+        given = {"attention_mask": mask_for(model, mask[None, None].to(device), places, places), "position_ids": places}
+    else:  # one text, and padding on its right, which nothing sees
+        given = {}
+    output = model.base_model(input_ids=ids[None].to(device), use_cache=False, **given)
     at = (owner >= 0).nonzero()[:, 0]
     hidden = output.last_hidden_state[0, before[at].to(device)]
-    logprobs = _logprobs(model.get_output_embeddings(), hidden, ids[at].to(device)).double().cpu().numpy()
+    logprobs = _logprobs(model, hidden, ids[at].to(device)).double().cpu().numpy()
     numbers = owner[at].numpy()
     return [(int(number), logprobs[numbers == number]) for number in np.unique(numbers)]
 
 
-def _logprobs(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+def _logprobs(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """(K,) float32 log-probabilities of the targets after these hidden states, (K, D)."""
-    parts = []
+    parts, head, rule = [], model.get_output_embeddings(), LogitRule.of(model)
     missing = -len(hidden) % LOGIT_ROWS
     hidden, padded = F.pad(hidden, (0, 0, 0, missing)), F.pad(targets, (0, missing))
     for part, wanted in zip(torch.split(hidden, LOGIT_ROWS), torch.split(padded, LOGIT_ROWS), strict=True):
-        logits = head(part).float()
+        logits = rule(head(part).float())
         parts.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
     return torch.cat(parts)[: len(targets)]

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from emodistill.language_models.attention_masks import takes_masks
 from emodistill.policy.token_batches import Chats, Packing, packed_visibility
 
 NAME = "grouped"
@@ -48,30 +49,33 @@ class Stream(NamedTuple):
     position_ids: Tensor  # (1, N) long
     offsets: Tensor  # (B,) long, the first token of each chat
     blocks: list[Block]
+    near_blocks: list[Block]  # for layers that see a window of recent tokens; empty where the model has none
 
 
 def use_grouped_attention(model: Any) -> bool:
     """Let a transformers model attend this way where it is given a `Stream`; whether it does.
 
-    It does where every layer attends to all earlier tokens; a sliding window keeps the library's attention.
+    It does where every layer attends to all earlier tokens or to a window of them; softly capped scores (Gemma 2) and
+    layers that keep a state (LFM2) stay with the library.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    if kinds != {"full_attention"} or capped or window or config._attn_implementation != "sdpa":
+    if not takes_masks(model) or capped or config._attn_implementation != "sdpa":
         return False
     model.set_attn_implementation(NAME)
     return True
 
 
-def lay_out(chats: Chats, dtype: torch.dtype) -> Stream:
+def lay_out(chats: Chats, dtype: torch.dtype, window: int | None = None) -> Stream:
     """The chats of a batch end to end, each padded to a multiple of `ROUND` where the batch is wide enough.
 
     Args:
         dtype: of the model.
+        window: how many tokens some of its layers see, their own included.
     """
-    width, ids, positions, offsets, blocks, at = chats.input_ids.shape[1], [], [], [], [], 0
+    width, ids, positions, offsets, at = chats.input_ids.shape[1], [], [], [], 0
+    blocks: list[Block] = []
+    near_blocks: list[Block] = []
     triangle = torch.full((BLOCK, BLOCK), -torch.inf, dtype=dtype).triu(1)
     for row, length in enumerate(chats.attention_mask.sum(1).tolist()):
         step = ROUND if chats.packing is None else PACKED_ROUND
@@ -89,8 +93,21 @@ def lay_out(chats: Chats, dtype: torch.dtype) -> Stream:
             if packing and last > trunk:
                 hidden = _hidden(packing, utterance, first, last, length, dtype)
             blocks.append(Block(at, at + first, at + last, hidden))
+            if window is not None:
+                near_blocks.append(_near(blocks[-1], positions[-1], window, at))
         at += taken
-    return Stream(torch.cat(ids)[None], torch.cat(positions)[None], torch.tensor(offsets), blocks)
+    return Stream(torch.cat(ids)[None], torch.cat(positions)[None], torch.tensor(offsets), blocks, near_blocks)
+
+
+def _near(block: Block, positions: Tensor, window: int, at: int) -> Block:
+    """A block less the keys that lie further back than a window; `positions` are those of its chat, from `at` on."""
+    first, last = block.first - at, block.last - at
+    hidden = torch.zeros(last - first, last, dtype=block.hidden.dtype)
+    hidden[:, last - block.hidden.shape[1] :] = block.hidden
+    far = positions[first:last, None] - positions[None, :last] >= window
+    hidden.masked_fill_(far, -torch.inf)
+    start = int((hidden == 0).any(0).int().argmax())  # what no query of the block sees is not touched
+    return Block(at + start, block.first, block.last, hidden[:, start:])
 
 
 def _hidden(packing: Packing, utterance: Tensor, first: int, last: int, length: int, dtype: torch.dtype) -> Tensor:
@@ -113,12 +130,15 @@ def grouped_attention(
     scaling: float,
     dropout: float = 0.0,
     blocks: Sequence[Block] | None = None,
+    near_blocks: Sequence[Block] | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The interface of transformers: (1, H, N, D), (1, G, N, D) twice -> (1, N, H, D).
 
     Args:
-        blocks: of the `Stream` that the model runs over; without them this is torch's own attention.
+        blocks, near_blocks: of the `Stream` that the model runs over; without them this is torch's own attention.
+        sliding_window: of this layer, None where it sees all tokens.
     """
     if blocks is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
@@ -127,6 +147,8 @@ def grouped_attention(
         return found
     if dropout:
         raise ValueError("grouped attention has no dropout")
+    if sliding_window is not None and near_blocks:
+        blocks = near_blocks
     if torch.is_grad_enabled() and query.requires_grad:
         attended: Tensor = _Grouped.apply(query, key, value, blocks, scaling)  # type: ignore[no-untyped-call]
     else:

@@ -13,6 +13,7 @@ LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, a
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,17 +30,28 @@ from transformers.pytorch_utils import Conv1D
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.files import replacing
+from emodistill.language_models.attention_masks import mask_for, takes_masks, window_of
 from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_model, public_name
+from emodistill.language_models.logits import LogitRule, check_logits
 from emodistill.language_models.quantised import load_quantised
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.lean_layers import use_lean_layers
 from emodistill.policy.lora_linear import fuse_lora_layers
-from emodistill.policy.token_batches import Chats, TokenLogprobs, frozen_head_logprobs, packed_mask, response_positions
+from emodistill.policy.token_batches import (
+    Chats,
+    TokenLogprobs,
+    frozen_head_logprobs,
+    packed_mask,
+    response_positions,
+    unpack,
+)
 from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
 
+logger = logging.getLogger(__name__)
+
 POLICY, REFERENCE = "policy", "reference"  # names of the adapters in the PEFT model
-_SCALED_LOGITS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+UNPACKED_ROWS = 8  # at a time, where replies to one context cannot share a row
 
 
 class ExpressionPolicy(nn.Module):
@@ -104,6 +116,12 @@ class ExpressionPolicy(nn.Module):
         if init_adapter:
             self._start_from(Path(init_adapter), config)
         fuse_lora_layers(self.model)
+        self.takes_masks, self.logit_rule = takes_masks(base), LogitRule.of(base)
+        if not self.takes_masks:
+            logger.warning(
+                "replies to one context cannot share a row with %s: each is read with its context, which takes longer",
+                base_model,
+            )
         self.end_to_end = device_of(device).type == "cpu" and use_grouped_attention(base)
         if device_of(device).type == "cpu":
             use_lean_layers(base)
@@ -128,26 +146,40 @@ class ExpressionPolicy(nn.Module):
 
     def forward(self, batch: Chats) -> TokenLogprobs:
         """Log-probability of every response token, given all tokens that it attends to."""
+        if batch.packing is not None and not self.takes_masks:
+            return self._unpacked(batch)
         causal = self.model.get_base_model()
         rows, columns, before = response_positions(batch)
         if self.end_to_end:
-            stream = lay_out(batch, causal.dtype)
+            stream = lay_out(batch, causal.dtype, window_of(causal))
             hidden = causal.base_model(
                 input_ids=stream.input_ids,
                 attention_mask=NO_MASK,
                 position_ids=stream.position_ids,
                 use_cache=False,
                 blocks=stream.blocks,
+                near_blocks=stream.near_blocks,
             ).last_hidden_state[0, stream.offsets[rows] + before]
         else:
-            packing = batch.packing
-            mask = packed_mask(batch) if packing else None  # without one, no token attends to the padding on its right
-            positions = packing.position_ids if packing else None
+            mask = positions = None  # without a mask, no token attends to the padding on its right
+            if batch.packing is not None:
+                positions = batch.packing.position_ids
+                mask = mask_for(causal, packed_mask(batch), positions, positions)
             hidden = causal.base_model(
                 input_ids=batch.input_ids, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state[rows, before]
-        logprobs = frozen_head_logprobs(hidden, causal.get_output_embeddings(), batch.input_ids[rows, columns])
+        head, targets = causal.get_output_embeddings(), batch.input_ids[rows, columns]
+        logprobs = frozen_head_logprobs(hidden, head, targets, self.logit_rule)
         return TokenLogprobs(logprobs, batch.utterance[rows, columns])
+
+    def _unpacked(self, batch: Chats) -> TokenLogprobs:
+        """As `forward`, with every reply of packed rows in a row of its own."""
+        plain, places = unpack(batch)
+        parts = [
+            self(Chats(ids, mask, utterance)).logprobs
+            for ids, mask, utterance in zip(*(torch.split(field, UNPACKED_ROWS) for field in plain[:3]), strict=True)
+        ]
+        return TokenLogprobs(torch.cat(parts)[places], batch.utterance[batch.utterance >= 0])
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -253,16 +285,16 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
     if dtype == torch.float16:
         raise UserError(f"compute_dtype={compute_dtype}: choose auto, float32 or bfloat16")
     base: Any = load_quantised(base_model, dtype) if four_bit else load_model(base_model, dtype)
-    scaled = [name for name in _SCALED_LOGITS if getattr(base.config, name, None) not in (None, 1, 1.0)]
-    if scaled:
-        raise UserError(
-            f"model={base_model}: rescales its logits ({scaled[0]}), which is not supported; choose another"
-        )
     for module in base.modules():
         if Conv1D in (type(module), getattr(module, "source_cls", None)):
             raise UserError(f"model={base_model}: has Conv1D layers, as GPT-2, which are not supported; choose another")
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False  # bitsandbytes 0.50: its packed form has no gradient
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the base is frozen: LoRA's own dropout is the one that is set
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    check_logits(base, base_model)
     return base
 
 

@@ -3,7 +3,7 @@
 From the bottom up: `RowCache` holds keys and values of chats of different lengths, `pick` draws a token, `Decoder` runs
 the token loop (by our own `RowForward` where it serves the model, else by the library's forward pass), `ChatGenerator`
 continues chats or samples several replies to one context, and `RolloutSampler` does so with a merged copy of the
-expression policy.
+expression policy. Models whose layers keep something else than keys and values speak through `LibraryDecoder`.
 
 The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
 the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where rounding
@@ -13,6 +13,8 @@ Shapes: R rows, N new tokens a row, W columns in use, H key-value heads, D their
 of the longest reply.
 """
 
+import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from emodistill.errors import UserError
+from emodistill.language_models.attention_masks import mask_for, takes_masks
 from emodistill.language_models.local import device_of, dtype_of
 from emodistill.language_models.packed_linear import pack_linears, plain_weights
 from emodistill.policy.chat_format import ChatFormat
@@ -32,7 +35,10 @@ from emodistill.policy.token_batches import shared_beginnings
 
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
 PADDING = 0  # masked, so any id will do
+_SAME = 0.1  # of the spread of logits: far more than rounding in bfloat16, far less than a forgotten beginning
 COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
+
+logger = logging.getLogger(__name__)
 
 
 class Layout(NamedTuple):
@@ -44,21 +50,16 @@ class Layout(NamedTuple):
     like: Tensor  # any tensor of the device and dtype
 
     @classmethod
-    def of(cls, model: Any) -> "Layout":
-        """Found by running the model over one token.
-
-        Raises:
-            UserError: if the layers differ, or keep something else than keys and values.
-        """
+    def of(cls, model: Any) -> "Layout | None":
+        """Found by running the model over one token; None if layers differ, or masks cannot tell rows apart."""
+        if not takes_masks(model):
+            return None
         cache = DynamicCache(config=model.config)
         with torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
         states: list[Any] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         if {getattr(state, "shape", None) for state in states} != {getattr(states[0], "shape", ())}:
-            raise UserError(
-                f"model={model.name_or_path}: its layers do not all keep keys and values of one shape; choose a model "
-                "with plain attention in every layer, such as Llama, Qwen2.5 or SmolLM2"
-            )
+            return None
         return cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(()))
 
     def numbers(self, rows: int, columns: int) -> int:
@@ -218,9 +219,9 @@ class Sampling:
 class Decoder:
     """The token loop of one model, with one `RowCache` that serves call after call."""
 
-    def __init__(self, model: Any, sampling: Sampling) -> None:
+    def __init__(self, model: Any, sampling: Sampling, layout: Layout) -> None:
         self.model, self.sampling = model, sampling
-        self._layout = Layout.of(model)
+        self._layout = layout
         self._own_forward = RowForward(model) if RowForward.serves(model) else None
         self._memory = self._layout.like.new_zeros(0)
 
@@ -260,7 +261,9 @@ class Decoder:
             input_ids=torch.tensor(
                 [[PADDING] * (longest - len(new)) + list(new) for new in ids], device=step.mask.device
             ),
-            attention_mask=step.mask,
+            attention_mask=mask_for(
+                self.model, step.mask, step.positions, torch.arange(step.width, device=step.mask.device)[None]
+            ),
             position_ids=step.positions,
             past_key_values=cache,
             use_cache=True,
@@ -310,21 +313,116 @@ class Session:
     Attributes:
         tokens: everything said so far. The owner may edit it freely between two calls.
         cached: the tokens whose keys and values `keys_values` holds.
-        keys_values: (layers, 2, H, len(cached), D), or None.
+        keys_values: (layers, 2, H, len(cached), D), the library's own cache, or None.
     """
 
     tokens: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
-    keys_values: Tensor | None = None
+    keys_values: Tensor | Cache | None = None
 
     def reusable(self) -> int:
-        """How many tokens need not be fed again: the common beginning, less the last, whose output is needed."""
+        """How many tokens need not be fed again: the common beginning, less the last, whose output is needed.
+
+        A cache of the library is of use as a whole or not at all: a state does not forget its last tokens.
+        """
         common = 0
         for said, held in zip(self.tokens[:-1], self.cached, strict=False):
             if said != held:
                 break
             common += 1
-        return common
+        return 0 if isinstance(self.keys_values, Cache) and common < len(self.cached) else common
+
+
+class LibraryDecoder:
+    """The token loop over the library's own caches, for layers that keep something else than keys and values.
+
+    Short convolutions and linear attention keep a state of all that was read. It can be continued and copied, but not
+    shortened, and rows of different lengths cannot stand in one batch. So chats are answered one after the other; the
+    replies to one context, which grow together, are one batch. What a session keeps is the state before its reply: the
+    reply as it was really said is read with the next message.
+    """
+
+    def __init__(self, model: Any, sampling: Sampling) -> None:
+        self.model, self.sampling = model, sampling
+        self._continues = True
+        self._continues = self._goes_on()
+        logger.warning(
+            "%s keeps states that cannot be told apart in a batch: chats are answered one after the other, by the "
+            "library's own forward pass, which is slower",
+            model.name_or_path,
+        )
+
+    @torch.no_grad()
+    def _goes_on(self) -> bool:
+        """Whether the model reads several tokens after others as it reads all of them at once; found by trying."""
+        ids = torch.arange(1, 8).tolist()
+        whole, parts = self.new_cache(), self.new_cache()
+        expected = self._read(whole, ids)
+        self._read(parts, ids[:3])
+        found = self._read(parts, ids[3:])
+        return bool((found - expected).abs().max() < _SAME * expected.std())
+
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
+
+    def continue_(self, session: Session, seed: int) -> list[int]:
+        """Read what the session has not been read of, then write its reply, which is appended."""
+        known = session.reusable() if self._continues else 0
+        cache = session.keys_values if known else self.new_cache()
+        assert isinstance(cache, DynamicCache)
+        session.cached, session.keys_values = [], None  # the state moves on in place
+        logits = self._read(cache, session.tokens[known:])
+        session.cached, session.keys_values = list(session.tokens), copy.deepcopy(cache)
+        (reply,) = self._write(cache, logits, uniform_noise([seed], self.sampling.max_new_tokens))
+        session.tokens.extend(reply)
+        return reply
+
+    def branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
+        """Replies (i, j) to the contexts i, each of which is read once."""
+        replies: dict[tuple[int, int], list[int]] = {}
+        for context in sorted({i for i, _ in rows}):
+            own = [row for row in rows if row[0] == context]
+            cache = self.new_cache()
+            logits = self._read(cache, contexts[context])
+            cache.reorder_cache(torch.zeros(len(own), dtype=torch.long, device=self.model.device))
+            noise = uniform_noise([(seed, *row) for row in own], self.sampling.max_new_tokens)
+            replies |= zip(own, self._write(cache, logits.expand(len(own), -1), noise), strict=True)
+        return [replies[row] for row in rows]
+
+    def _read(self, cache: DynamicCache, ids: Sequence[int]) -> Tensor:
+        """Logits after the last of these tokens, (1, V) float32."""
+        logits, step = torch.empty(0), PREFILL_TOKENS if self._continues else len(ids)
+        for first in range(0, len(ids), step):
+            logits = self._forward(cache, [list(ids[first : first + step])])
+        return logits
+
+    def _forward(self, cache: DynamicCache, ids: list[list[int]]) -> Tensor:
+        """Logits after the last token of each row, (R, V) float32."""
+        output = self.model(
+            input_ids=torch.tensor(ids, device=self.model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        last: Tensor = output.logits[:, -1]
+        return last.float()
+
+    def _write(self, cache: DynamicCache, logits: Tensor, noise: Tensor) -> list[list[int]]:
+        """Sample one token a row and step until every row has ended; see `Decoder.decode`."""
+        owners, noise = list(range(len(logits))), noise.to(logits.device)
+        replies: list[list[int]] = [[] for _ in owners]
+        for position in range(self.sampling.max_new_tokens):
+            drawn = pick(logits, noise[owners, position], self.sampling.temperature, self.sampling.top_k).tolist()
+            for row, owner in enumerate(owners):
+                replies[owner].append(drawn[row])
+            left = [row for row, token in enumerate(drawn) if token not in self.sampling.stop_ids]
+            if not left or position + 1 == self.sampling.max_new_tokens:
+                break
+            if len(left) < len(owners):
+                cache.reorder_cache(torch.tensor(left, device=logits.device))
+                owners = [owners[row] for row in left]
+            logits = self._forward(cache, [[drawn[row]] for row in left])
+        return replies
 
 
 class ChatGenerator:
@@ -347,20 +445,23 @@ class ChatGenerator:
     ) -> None:
         """
         Args:
-            model: a causal language model of transformers with plain attention in every layer.
+            model: a causal language model of transformers.
             temperature, top_k, max_new_tokens: see `Sampling`.
             max_batch: most rows in one forward pass; more chats are split up.
             stop_ids: tokens that end a reply, besides the tokenizer's end of sequence.
 
         Raises:
-            UserError: if a setting has no meaning, or the model's attention does not fit the cache.
+            UserError: if a setting has no meaning.
         """
         if max_batch < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         stops = {*stop_ids, tokenizer.eos_token_id} - {None}
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
         self.name, self.context = str(model.name_or_path), context_limit(model)
-        self._decoder = Decoder(model, self.sampling)
+        layout = Layout.of(model)
+        self._library = LibraryDecoder(model, self.sampling) if layout is None else None
+        if layout is not None:
+            self._decoder = Decoder(model, self.sampling, layout)
         self.read = self.written = 0
 
     @torch.inference_mode()
@@ -414,8 +515,11 @@ class ChatGenerator:
             raise ValueError(f"a chat of {tokens} tokens and a reply do not fit a context of {self.context}")
 
     def _continue(self, sessions: list[Session], seeds: list[int]) -> list[list[int]]:
+        if self._library:
+            return [self._library.continue_(session, seed) for session, seed in zip(sessions, seeds, strict=True)]
         cache, known = self._decoder.rows([session.tokens for session in sessions]), [s.reusable() for s in sessions]
         for row, (session, length) in enumerate(zip(sessions, known, strict=True)):
+            assert not isinstance(session.keys_values, Cache)
             cache.load(row, session.keys_values, length)
         logits = self._decoder.feed(
             cache, [session.tokens[length:] for session, length in zip(sessions, known, strict=True)]
@@ -430,6 +534,8 @@ class ChatGenerator:
 
     def _branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
         """Replies (i, j) to the contexts i; what contexts share at their beginning is read once."""
+        if self._library:
+            return self._library.branch(contexts, rows, seed)
         distinct = sorted({i for i, _ in rows})
         own = [list(contexts[i]) for i in distinct]
         groups = shared_beginnings(own)
@@ -455,11 +561,17 @@ class ChatGenerator:
 
 
 def context_limit(model: Any) -> int:
-    """The most tokens that a chat may have with this model; with a sliding window, what it can attend to."""
+    """The most tokens that a chat may have with this model.
+
+    With rotations of two lengths (Phi-3's `longrope`) it is the shorter one: beyond it the library would turn the keys
+    of all earlier tokens anew, and what is kept of them would be wrong.
+    """
     config = model.config.get_text_config()
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or [])
-    window = getattr(config, "sliding_window", None) if slides else None
-    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
+    rotation = getattr(config, "rope_parameters", None) or {}
+    longest = int(config.max_position_embeddings)
+    if rotation.get("rope_type") == "longrope":
+        longest = min(longest, int(rotation["original_max_position_embeddings"]))
+    return longest
 
 
 class RolloutSampler:

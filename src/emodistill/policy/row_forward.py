@@ -15,9 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emodistill.language_models.logits import LogitRule
 from emodistill.language_models.packed_linear import PackedLinear
 
-LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+LLAMA_LIKE = (
+    "GraniteForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SmolLM3ForCausalLM",
+)
 
 
 class NewTokens(NamedTuple):
@@ -36,7 +44,8 @@ class RowForward:
     """Computes the logits after the last new token of each row.
 
     It differs from the library's pass by rounding alone. It takes a cosine, a norm and an activation from where the
-    library does, and leaves out what these architectures never need.
+    library does, and leaves out what these architectures never need. Of what some of them do besides, it knows norms of
+    queries and keys (Qwen3), layers without rotation (SmolLM3) and factors (Granite).
     """
 
     def __init__(self, model: Any) -> None:
@@ -45,6 +54,9 @@ class RowForward:
         self.width, self.groups = first.head_dim, config.num_key_value_heads
         self.shared = config.num_attention_heads // self.groups  # query heads that share a key-value head
         self.scaling = first.scaling
+        self.embedding_factor = getattr(model.model, "embedding_multiplier", 1.0)
+        self.residual_factor = getattr(self.layers[0], "residual_multiplier", 1.0)
+        self.logit_rule = LogitRule.of(model)
         self.sign = torch.ones(self.width, device=model.device)
         self.sign[: self.width // 2] = -1
 
@@ -74,15 +86,19 @@ class RowForward:
         device = data.device
         flat = torch.tensor([token for new in ids for token in new], device=device)
         hidden = self.model.model.embed_tokens(flat)
+        hidden = hidden if self.embedding_factor == 1 else hidden * self.embedding_factor
         tokens = self._place(hidden, starts, counts, data.shape[-2])
         for layer, held in zip(self.layers, data, strict=True):
-            hidden = hidden + self._attention(layer.self_attn, _norm(layer.input_layernorm, hidden), held, tokens)
+            attended = self._attention(layer.self_attn, _norm(layer.input_layernorm, hidden), held, tokens)
+            hidden = self._added(hidden, attended)
             inputs = _norm(layer.post_attention_layernorm, hidden)
             gate = F.silu(layer.mlp.gate_proj(inputs), inplace=True)
-            hidden = hidden + layer.mlp.down_proj(gate.mul_(layer.mlp.up_proj(inputs)))
+            hidden = self._added(hidden, layer.mlp.down_proj(gate.mul_(layer.mlp.up_proj(inputs))))
         last = torch.tensor(counts, device=device).cumsum(0) - 1
-        logits: Tensor = self.model.lm_head(_norm(self.model.model.norm, hidden[last]))
-        return logits
+        return self.logit_rule(self.model.lm_head(_norm(self.model.model.norm, hidden[last])))
+
+    def _added(self, hidden: Tensor, change: Tensor) -> Tensor:
+        return hidden + (change if self.residual_factor == 1 else change * self.residual_factor)
 
     def _place(self, hidden: Tensor, starts: Sequence[int], counts: Sequence[int], columns: int) -> NewTokens:
         device, dtype = hidden.device, hidden.dtype
@@ -107,8 +123,12 @@ class RowForward:
         states = torch.cat((layer.q_proj(inputs), layer.k_proj(inputs), layer.v_proj(inputs)), -1)
         states = states.view(len(inputs), -1, self.width)
         turned, half = states[:, : -self.groups], self.width // 2
-        swapped = torch.cat((turned[..., half:], turned[..., :half]), -1)
-        turned.mul_(tokens.cosines).addcmul_(swapped, tokens.sines)
+        if hasattr(layer, "q_norm"):
+            turned[:, : -self.groups] = _norm(layer.q_norm, turned[:, : -self.groups])
+            turned[:, -self.groups :] = _norm(layer.k_norm, turned[:, -self.groups :])
+        if getattr(layer, "use_rope", True):
+            swapped = torch.cat((turned[..., half:], turned[..., :half]), -1)
+            turned.mul_(tokens.cosines).addcmul_(swapped, tokens.sines)
         queries = states[:, : -2 * self.groups].view(len(inputs), self.groups, self.shared, self.width)
         new = states[:, -2 * self.groups :].view(len(inputs), 2, self.groups, self.width)
         held[:, tokens.rows, :, tokens.positions] = new
@@ -136,7 +156,9 @@ class RowForward:
                 continue
             keys, values = held[:, row, :, None, : start + count].expand(-1, -1, self.shared, -1, -1)
             asked = queries[first : first + count].permute(1, 2, 0, 3)  # (G, H / G, count, D)
-            answer = F.scaled_dot_product_attention(asked, keys, values, mask, is_causal=mask is None)
+            answer = F.scaled_dot_product_attention(
+                asked, keys, values, mask, is_causal=mask is None, scale=self.scaling
+            )
             attended[first : first + count] = answer.permute(2, 0, 1, 3)
             first += count
         return attended.view(len(queries), -1)

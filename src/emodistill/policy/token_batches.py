@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emodistill.language_models.logits import PLAIN, LogitRule
+
 WIDTH = 64  # lengths are rounded up to a multiple of it: CPU kernels are compiled and kept for every new shape
 CHUNK = 256  # response tokens that get logits at a time: 256 x 8,192 floats are 8 MB
 SHAPE = 64  # the last of them are filled up to a multiple of this
@@ -181,6 +183,32 @@ def packed_visibility(packing: Packing, utterance: Tensor, first: int, last: int
     return visible & (columns[key] <= columns[query])
 
 
+def unpack(chats: Chats) -> tuple[Chats, Tensor]:
+    """Every reply of packed rows behind its own context, in a row of its own, for models that take no mask.
+
+    Returns:
+        The chats, and where each response token of the packed rows is among those of the chats: (K,) long.
+    """
+    assert chats.packing is not None
+    rows: list[tuple[list[int], list[int]]] = []
+    numbers: list[int] = []
+    places: list[Tensor] = []
+    numbered = torch.full_like(chats.utterance, -1)
+    numbered[chats.utterance >= 0] = torch.arange(int((chats.utterance >= 0).sum()), device=numbered.device)
+    for row, utterance in enumerate(chats.utterance):
+        packing = Packing(*(field[row] for field in chats.packing))
+        for number in utterance[utterance >= 0].unique().tolist():
+            last = int((utterance == number).nonzero()[-1])
+            seen = packed_visibility(packing, utterance, last, last + 1, 0)[0].nonzero()[:, 0]
+            own = utterance[seen] == number
+            rows.append((chats.input_ids[row, seen].tolist(), torch.where(own, 0, -1).tolist()))
+            numbers.append(number)
+            places.append(numbered[row, seen[own]])
+    plain = collate_chats(rows, pad_id=0).to(chats.input_ids.device)
+    renumbered = torch.tensor([*numbers, -1], device=plain.utterance.device)[plain.utterance]
+    return plain._replace(utterance=renumbered), torch.cat(places).argsort()
+
+
 def packed_mask(chats: Chats) -> Tensor:
     """Which token attends to which in packed rows: (B, 1, T, T) bool, true where row t may attend to column s."""
     assert chats.packing is not None
@@ -197,32 +225,40 @@ def response_positions(chats: Chats) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _FrozenHead(torch.autograd.Function):
-    """log softmax(W h + b)[target] in float32, without keeping the logits or a float32 copy of W.
+    """log softmax(f(W h + b))[target] in float32, without keeping the logits or a float32 copy of W.
 
-    W is frozen, so the gradient is d log p / d h = W[target] - softmax W, of the size of h. It is computed in the
+    W is frozen, so the gradient is d log p / d h = f' W[target] - softmax f' W, of the size of h. It is computed in the
     forward pass. W goes by in slabs of `HEAD_ROWS` entries; the sum over all entries is kept relative to the largest
-    logit so far, and so is the gradient. A slab's logits are all that is ever there of them.
+    logit so far, and so is the gradient. A slab's logits are all that is ever there of them. f is the model's
+    `LogitRule`, for most models nothing.
 
     The gradient's own product is in the dtype of the hidden states, to which the gradient is rounded anyway.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rule: LogitRule
+    ) -> Tensor:
         logprobs, gradients, wanted, count = [], [], ctx.needs_input_grad[0], len(targets)
         hidden, targets = F.pad(hidden, (0, 0, 0, -count % SHAPE)), F.pad(targets, (0, -count % SHAPE))
         for part, target in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
             exact, row = part.float(), weight[target].float()
             chosen = (exact * row).sum(1) if bias is None else (exact * row).sum(1) + bias[target].float()
+            if rule != PLAIN:
+                chosen = rule(chosen)
+                row = row * rule.slope(chosen).unsqueeze(1)
             largest = exact.new_full((len(part), 1), -torch.inf)
             total, mean = torch.zeros_like(largest), torch.zeros_like(exact)
             for first in range(0, len(weight), HEAD_ROWS):
                 slab = weight[first : first + HEAD_ROWS]
                 own_bias = None if bias is None else bias[first : first + HEAD_ROWS].float()
-                logits = F.linear(exact, slab.float(), own_bias)
+                logits = rule(F.linear(exact, slab.float(), own_bias))
+                slope = rule.slope(logits) if wanted and rule != PLAIN else None
                 before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
                 shares, kept = logits.sub_(largest).exp_(), (before - largest).exp_()
                 total = total * kept + shares.sum(1, keepdim=True)
                 if wanted:
+                    shares = shares if slope is None else shares.mul_(slope)
                     mean = (mean * kept).add_((shares.to(part.dtype) @ slab.to(part.dtype)).float())
             logprobs.append(chosen - (largest + total.log()).squeeze(1))
             if wanted:
@@ -233,12 +269,12 @@ class _FrozenHead(torch.autograd.Function):
         return torch.cat(logprobs)[:count] if logprobs else hidden.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0].unsqueeze(1)).to(ctx.dtype), None, None, None
+        return (gradient * grad_outputs[0].unsqueeze(1)).to(ctx.dtype), None, None, None, None
 
 
-def frozen_head_logprobs(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
+def frozen_head_logprobs(hidden: Tensor, head: Any, targets: Tensor, rule: LogitRule = PLAIN) -> Tensor:
     """Log-probabilities of targets under a frozen output layer, in float32: (K, D), (K,) -> (K,).
 
     In bfloat16 a single token's error is about 0.01, which is as large as what JPO measures, hence float32 here even
@@ -248,5 +284,5 @@ def frozen_head_logprobs(hidden: Tensor, head: Any, targets: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         bias = getattr(head, "bias", None)
         frozen = [None if tensor is None else tensor.detach() for tensor in (head.weight, bias)]
-        result: Tensor = _FrozenHead.apply(hidden, *frozen, targets)  # type: ignore[no-untyped-call]
+        result: Tensor = _FrozenHead.apply(hidden, *frozen, targets, rule)  # type: ignore[no-untyped-call]
     return result

@@ -1,0 +1,232 @@
+"""Every family through training and speaking, against plain transformers and PEFT on the same tokens."""
+
+import copy
+
+import pytest
+import torch
+from chat_training import (
+    LORA,
+    VowelJudge,
+    adapter,
+    batches,
+    fit,
+    make_encoder,
+    make_episodes,
+    make_jpo_learner,
+    make_sft_learner,
+    policy_settings,
+    same_weights,
+    stop_and_resume,
+)
+from families.models import FAMILIES, STATES, WINDOW, random_model, save_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from tiny_model import build_tokenizer, random_ids
+from transformers import AutoModelForCausalLM
+
+from emodistill.data.chat_datasets import ContextBatches
+from emodistill.data.chats import encode_chats, encode_contexts
+from emodistill.language_models.likelihood import token_logprobs
+from emodistill.language_models.packed_linear import pack_linears
+from emodistill.language_models.prefix_scoring import next_logits, read_prefix
+from emodistill.policy.expression_policy import ExpressionPolicy
+from emodistill.policy.generation import ChatGenerator, RolloutSampler, Session
+from emodistill.policy.token_batches import collate_chats, pack_replies
+
+FILLED = LORA | {"init_lora_weights": False, "lora_dropout": 0.0}  # adapters that change something
+BOUND = 2e-5  # nats a token: rounding in float32
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+    """The family's model with the tests' tokenizer."""
+    place = tmp_path_factory.mktemp(family)
+    build_tokenizer().save_pretrained(place)
+    return save_model(family, place)
+
+
+@pytest.fixture(scope="module")
+def make_policy(folder):
+    def make(**changes):
+        torch.manual_seed(0)
+        return ExpressionPolicy(**policy_settings(folder, lora=FILLED, **changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def saved(make_policy, tmp_path_factory):
+    place = tmp_path_factory.mktemp("adapter") / "adapter"
+    make_policy(four_bit=False).save_adapter(place)
+    return place
+
+
+def chats():
+    """Two chats of different length, longer than the windows, with two responses each."""
+    owners = [[-1] * 19 + [0] * 9 + [-1] * 14 + [1] * 8, [-1] * 13 + [0] * 7 + [-1] * 8 + [1] * 3]
+    assert min(map(len, owners)) > 2 * WINDOW
+    return [(random_ids(len(owner), i), owner) for i, owner in enumerate(owners)]
+
+
+def plain_logprobs(model, ids, owner):
+    """Log-probabilities of the response tokens of one chat, by the library alone."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    return torch.stack([logits[i - 1, ids[i]] for i in range(len(ids)) if owner[i] >= 0])
+
+
+def error(found, expected):
+    """Of a gradient, relative to the size of the whole."""
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def test_an_sft_step_has_the_gradients_of_transformers_and_peft(folder, saved):
+    torch.manual_seed(0)
+    learner = make_sft_learner(folder, dropout=False)
+    learner.hparams["policy"] |= {"four_bit": False, "init_adapter": str(saved)}
+    learner.configure_model()
+    loss, tokens = learner.loss(collate_chats(chats(), 0))
+    loss.backward()
+    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), LoraConfig(**FILLED))
+    set_peft_model_state_dict(theirs, load_file(saved / "adapter_model.safetensors"))
+    expected = -torch.cat([plain_logprobs(theirs, ids, owner) for ids, owner in chats()])
+    expected.mean().backward()
+    assert tokens == len(expected) == 27
+    assert float(loss.detach()) == pytest.approx(float(expected.detach().mean()), abs=BOUND)
+    ours = dict(learner.policy.model.named_parameters())
+    wanted = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
+    assert len(wanted) >= 4 and all(gradient is not None for gradient in wanted.values())
+    worst = max(error(ours[name.replace(".default.", ".policy.")].grad, one) for name, one in wanted.items())
+    assert worst < 1e-4
+
+
+def test_a_jpo_step_begins_at_its_reference(folder, saved, make_policy, tmp_path):
+    """On replies of its own, packed where the family allows it: the ratio is 1 and the KL 0, to the bit; it learns."""
+    make_policy().save_adapter(tmp_path / "adapter")
+    encoder = make_encoder(folder)
+    contexts = encode_contexts(make_episodes(1), [[True, True]], encoder, reserve=8)
+    sampler = RolloutSampler(encoder.chat_format, "float32", 1.0, None, 8, 16)
+    learner = make_jpo_learner(folder, str(tmp_path / "adapter"), VowelJudge(), sampler)
+    _, rows = fit(learner, list(ContextBatches([contexts], 1, seed=0)))
+    assert rows[0]["train/ratio_min"] == rows[0]["train/ratio_max"] == 1.0 and rows[0]["train/kl"] == 0.0
+    assert rows[0]["train/advantage_std"] > 0.5
+    before = load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
+    assert not all(torch.equal(*pair) for pair in zip(before, adapter(learner).values(), strict=True))
+
+
+def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
+    """With gradients: a row of a context and its branches, or, where states cannot be shared, one for each reply."""
+    policy, trunk = make_policy(four_bit=False), random_ids(2 * WINDOW + 6, 1)
+    contexts = [trunk[: WINDOW + 4] + random_ids(5, 2), random_ids(9, 3), trunk]
+    replies = [[random_ids(n, 7 * n + i) for n in (4, WINDOW + 3, 1)] for i in range(3)]
+    packed = policy(pack_replies(contexts, replies, pad_id=0))
+    packed.logprobs.sum().backward()
+    gradients = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    flat = [(c + r, [-1] * len(c) + [0] * len(r)) for c, own in zip(contexts, replies, strict=True) for r in own]
+    for number, chat in enumerate(flat):
+        alone = policy(collate_chats([chat], 0)).logprobs
+        alone.sum().backward()
+        torch.testing.assert_close(packed.logprobs[packed.owner == number], alone, atol=BOUND, rtol=0)
+    for name, p in policy.named_parameters():
+        if p.requires_grad:
+            assert error(gradients[name], p.grad) < 1e-4, name
+
+
+def test_the_merged_copy_speaks_as_the_adapter_scores(make_policy):
+    """In NF4: the copy has the dequantised base with the adapter's products added, packed for speaking."""
+    policy = make_policy(four_bit=True).eval()
+    merged = policy.merged(torch.float32)
+    pack_linears(merged)
+    ours = policy(collate_chats(chats(), 0)).logprobs
+    with torch.no_grad():
+        theirs = torch.cat([plain_logprobs(merged, ids, owner) for ids, owner in chats()])
+    torch.testing.assert_close(ours, theirs, atol=BOUND, rtol=0)
+    assert (policy_without(policy) - ours).abs().max() > 1e-2
+
+
+def policy_without(policy):
+    with policy.model.disable_adapter(), torch.no_grad():
+        return policy(collate_chats(chats(), 0)).logprobs
+
+
+def test_the_adapter_loads_in_plain_peft_on_the_base_as_it_comes(folder, saved, make_policy):
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(base, saved).eval()
+    ours = make_policy(four_bit=False, init_adapter=str(saved)).eval()(collate_chats(chats(), 0)).logprobs
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(theirs, ids, owner) for ids, owner in chats()])
+    torch.testing.assert_close(ours, expected, atol=BOUND, rtol=0)
+
+
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(folder, tmp_path):
+    encoder = make_encoder(folder)
+    (batch,) = batches(encode_chats(make_episodes(2), [[True, True]] * 2, encoder), 2)
+
+    def make():
+        return make_sft_learner(folder, dropout=False, warmup_steps=1, schedule="cosine")
+
+    whole = make()
+    fit(whole, [batch], epochs=3)
+    resumed = stop_and_resume(make, batch, 2, tmp_path / "last.ckpt", epochs=3)
+    assert same_weights(adapter(resumed), adapter(whole))
+
+
+def said(model, chat, stops, length):
+    """What the library's own `generate` says, greedily, after these tokens."""
+    ids = torch.tensor([chat])
+    settings = {"do_sample": False, "max_new_tokens": length, "eos_token_id": stops, "pad_token_id": 0}
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(chat) :].tolist()
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *STATES])
+def test_three_rounds_of_speaking_are_those_of_the_librarys_generate(name):
+    """Two chats of different length with what was kept of earlier rounds; one loses the end of what it said."""
+    model = random_model(name)
+    generator = ChatGenerator(copy.deepcopy(model), build_tokenizer(), 0.0, None, 14, stop_ids=[77])
+    sessions, history = [Session(), Session()], [[], []]
+    tokens = set()
+    for number in range(3):
+        new = [random_ids(9 + number, number), random_ids(17, 10 + number)]
+        replies = generator.extend_and_sample(sessions, new, [0, 0])
+        for chat, message, reply in zip(history, new, replies, strict=True):
+            chat += message
+            assert reply == said(model, chat, sorted(generator.sampling.stop_ids), 14)
+            chat += reply
+            tokens |= set(reply)
+        if number == 1:
+            del sessions[1].tokens[-3:], history[1][-3:]
+    assert len(history[0]) > 2 * WINDOW and len(tokens) > 4
+    again = sum(map(len, history)) - 2 * 14  # all but the last replies, each token once
+    assert generator.read <= again + 2  # the last token of a reply is read with the next message
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *STATES])
+def test_samples_of_contexts_are_those_drawn_one_by_one(name):
+    """Whatever else is in the batch, and however the replies end."""
+    generator = ChatGenerator(random_model(name), build_tokenizer(), 0.8, 20, 8, stop_ids=range(60, 120))
+    trunk = random_ids(2 * WINDOW, 5)
+    contexts = [trunk, trunk[:WINDOW] + random_ids(4, 6), random_ids(5, 7)]
+    together = generator.sample(contexts, 3, seed=2)
+    assert len({len(reply) for group in together for reply in group}) > 1
+    for i, context in enumerate(contexts):
+        for j, reply in enumerate(together[i]):
+            (alone,) = generator.extend_and_sample([Session()], [context], [(2, i, j)])
+            assert reply == alone
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *STATES])
+def test_frozen_judges_read_as_the_library_does(name):
+    """Likelihoods of texts that share a context, and tokens after a prefix that is read once."""
+    model, (context, *texts) = random_model(name).requires_grad_(False), [random_ids(n, n) for n in (20, 9, 15, 1)]
+    for text, found in zip(texts, token_logprobs(model, [(context, text) for text in texts]), strict=True):
+        expected = plain_logprobs(model, context + text, [-1] * len(context) + [0] * len(text))
+        torch.testing.assert_close(torch.from_numpy(found).float(), expected, atol=BOUND, rtol=0)
+    after = next_logits(model, read_prefix(model, context), texts, [5, 9, 300])
+    for row, text in zip(after, texts, strict=True):
+        expected = model(input_ids=torch.tensor([context + text])).logits[0, -1, [5, 9, 300]]
+        torch.testing.assert_close(row, expected, atol=BOUND, rtol=1e-4)
