@@ -43,7 +43,7 @@ def chats(chat_format: ChatFormat, count: int, rounds: int) -> list[Chat]:
     for i, scenario in enumerate(generate_scenarios("debt", count)):
         heard = (None, *HEARD * rounds)
         prompts = [
-            chat_format.prompt(heard[r], emotions[(i + r) % len(emotions)], "propose", f"{60 - 2 * r} days")
+            chat_format.prompt(heard[r], emotions[(i + r) % len(emotions)], "propose", f"{60 - 2 * r} days", not r)
             for r in range(rounds)
         ]
         result.append([chat_format.opening(scenario) + prompts[0], *prompts[1:]])

@@ -47,15 +47,15 @@ def build_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
 
 def random_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """Random weights for that tokenizer; widths are multiples of the 64-wide NF4 block."""
-    config = LlamaConfig(
-        vocab_size=448,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        **changes,
-    )
+    settings = {
+        "vocab_size": 448,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    config = LlamaConfig(**(settings | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -1,7 +1,9 @@
 """The speaker's chat is what was really said, token for token what training encodes, whatever the cache does."""
 
 import pytest
+from families.templates import family_tokenizer
 from schedules import concession_schedule
+from tiny_model import random_llama
 
 from emodistill.data.chats import ChatEncoder
 from emodistill.data.schema import Episode
@@ -86,7 +88,20 @@ def spy_on(speaker):
 @pytest.mark.parametrize("context", [CONTEXT, 420])
 @pytest.mark.parametrize("emotions", [True, False])
 def test_playing_and_training_see_the_same_tokens(make, vocabulary, context, emotions):
-    speaker = make(context)
+    assert_seen_alike(make(context), vocabulary, context, emotions)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral-v0.3", "qwen3"])
+@pytest.mark.parametrize("context", [CONTEXT, 480])
+def test_they_do_so_with_every_form_of_a_chat(vocabulary, context, family):
+    tokenizer = family_tokenizer(family)
+    chat, model = ChatFormat(tokenizer, vocabulary), random_llama(vocab_size=640).eval()
+    generator = ChatGenerator(model, tokenizer, 1.0, 50, REPLY, stop_ids=chat.end_of_turn)
+    generator.context = context
+    assert_seen_alike(ChatSpeaker(LocalChatBackend(generator, chat), vocabulary), vocabulary, context, True)
+
+
+def assert_seen_alike(speaker, vocabulary, context, emotions):
     histories = spy_on(speaker)
     selector = UniformEmotion(vocabulary) if emotions else NoEmotion()
     played = play(negotiations(), FocalAgent(selector, concession_schedule(), speaker), Stubborn())

@@ -1,6 +1,7 @@
 """An episode in tokens: only grows, says what it must, and says nothing that it must not."""
 
 import dataclasses
+import re
 from functools import cache
 
 import pytest
@@ -16,6 +17,7 @@ from emodistill.negotiation.domains import domain_names, load_domain
 from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.chat_template import JOIN
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +129,16 @@ def test_nobody_can_speak_as_the_system(parts):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for m in messages %}{{ loop.length }}{{ m.content }}<|im_end|>{% endfor %}", "changes earlier text"),
-        (CHATML.replace("{% endfor %}", "{% endfor %}{{ messages | length }}"), "changes earlier text"),
-        ("{{ raise_exception('System role not supported') }}", "does not render"),
+        ("{% for m in messages %}{{ loop.length }}{{ m.content }}<|im_end|>{% endfor %}", "writes a round differently"),
+        (CHATML.replace("{% endfor %}", "{% endfor %}{{ messages | length }}"), "writes a round differently"),
+        (CHATML.replace("{{ message['content'] }}", "{{ messages[-1]['content'] }}"), "every message exactly once"),
+        ("{{ raise_exception('no messages') }}", "does not render a user message"),
+        (
+            CHATML.replace("<|im_start|>", "{% if loop.index > 5 %}{{ raise_exception('long') }}{% endif %}", 1),
+            "does not render 3 rounds",
+        ),
+        (CHATML.replace("{% if add_generation_prompt %}", "{% if false %}"), "has no generation prompt"),
+        ("{{ strftime_now(form) }}" + CHATML, "writes the date in a form that cannot be fixed"),
         (
             CHATML.replace("{{ message['content'] }}", "{{ message['content'] }} {{ message['content'] }}"),
             "exactly once",
@@ -138,14 +147,12 @@ def test_nobody_can_speak_as_the_system(parts):
             "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}",
             "ends a reply with ''.*one control token",
         ),
-        (
-            "{% for m in messages %}{% if loop.index == 2 %}first {% endif %}"
-            "{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}",
-            "first round differently",
-        ),
+        (CHATML.replace("<|im_end|>", "<|im_end|><|im_start|>"), r"ends a reply with '<\|im_end\|><\|im_start\|>'"),
+        (CHATML.replace("<|im_end|>", " <|im_end|>"), r"ends a reply with ' <\|im_end\|>'"),
+        (None, "no chat template"),
     ],
 )
-def test_a_template_that_does_not_only_grow_is_refused_by_the_models_name(template, reason):
+def test_a_template_without_an_append_only_form_is_refused_by_the_models_name(template, reason):
     tokenizer = build_tokenizer(template)
     tokenizer.name_or_path = "some/model"
     with pytest.raises(UserError, match=f"'some/model'.*{reason}"):
@@ -202,8 +209,77 @@ def test_thoughts_in_a_reply_are_not_said(chat, tokenizer):
     assert chat.text(tokenizer.encode("<think>They can pay 40 days")) == ""
 
 
-def test_a_tokenizer_that_cuts_a_chat_elsewhere_is_refused():
+def test_a_tokenizer_that_puts_something_before_each_text_is_given_no_text_alone():
     tokenizer = build_tokenizer()
-    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")  # puts a character before each text it is given
-    with pytest.raises(UserError, match="other tokens than the model writes"):
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    chat = ChatFormat(tokenizer, load_vocabulary())
+    whole = "<|im_start|>system\nA<|im_end|>\n<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\nC<|im_end|>"
+    assert chat.system("A") + chat.user("B") + chat.reply("C") == tokenizer.encode(whole, add_special_tokens=False)
+
+
+def test_a_tokenizer_that_cuts_a_chat_elsewhere_is_refused():
+    tokenizer = build_tokenizer(CHATML.replace("in messages %}", "in messages if message.role != 'system' %}"))
+    tokenizer.add_tokens(["\nuserword"])  # a word across the end of the system message
+    with pytest.raises(UserError, match="cut by its tokenizer elsewhere"):
         ChatFormat(tokenizer, load_vocabulary())
+
+
+def test_another_spelling_of_a_control_token_is_no_word_either():
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<tool>", special=False, normalized=True)])
+    chat, mark = ChatFormat(tokenizer, load_vocabulary()), tokenizer.convert_tokens_to_ids("<tool>")
+    assert mark in tokenizer.encode("hello ＜tool＞ there", add_special_tokens=False)
+    assert mark not in chat.user("hello ＜tool＞ there")
+    assert tokenizer.decode(chat.reply("hello ＜tool＞there")) == "hello there<|im_end|>"
+
+
+FIRST = "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "form", "note"),
+    [
+        (
+            CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"),
+            f"<|im_start|>system\nS<|im_end|>\n{FIRST}<think>\n\n</think>\n\n",
+            "a thought is ended before it begins: every reply stands behind "
+            + re.escape(repr("<think>\n\n</think>\n\n")),
+        ),
+        (
+            CHATML.replace(
+                "{{ message['content'] }}", "{{ 'so: ' if message.role == 'assistant' }}{{ message.content }}"
+            ),
+            f"<|im_start|>system\nS<|im_end|>\n{FIRST}so: ",
+            "every reply stands behind 'so: ', which the template leaves to the model",
+        ),
+        (
+            "{% if messages | length > 3 %}long {% endif %}" + CHATML,
+            f"<|im_start|>system\nS<|im_end|>\n{FIRST}",
+            "a chat keeps its beginning, .*; the template rewrites it as the chat goes on",
+        ),
+        (
+            CHATML.replace("in messages %}", "in messages if message.role != 'system' %}"),
+            f"{FIRST.replace('U', 'S' + JOIN + 'U')}",
+            "the system message stands before the first user message, for the template has no role for it",
+        ),
+    ],
+)
+def test_what_a_form_keeps_that_its_template_does_not_is_said_once(template, form, note, caplog):
+    tokenizer = build_tokenizer(template)
+    tokenizer.name_or_path = f"some/{note}"
+    with caplog.at_level("INFO"):
+        chats = [ChatFormat(tokenizer, load_vocabulary()) for _ in range(2)]
+    assert re.fullmatch(note, chats[0].note)
+    assert [record.getMessage() for record in caplog.records] == [f"chats of {tokenizer.name_or_path}: {chats[0].note}"]
+    prompted = chats[0].system("S") + chats[0].user("U", first=True)
+    assert prompted == tokenizer.encode(form, add_special_tokens=False)
+
+
+def test_a_reply_begins_with_a_token_of_its_own():
+    tokenizer = build_tokenizer(CHATML.replace("assistant\n", "assistant:a"))
+    tokenizer.add_tokens([AddedToken("ask", special=False, normalized=False)])
+    chat = ChatFormat(tokenizer, load_vocabulary())
+    prompted = chat.system("S") + chat.user("U")
+    assert "ask" not in tokenizer.convert_ids_to_tokens(prompted + chat.reply("sk me."))
+    assert tokenizer.decode(prompted + chat.reply("sk me.")).endswith("assistant:ask me.<|im_end|>")

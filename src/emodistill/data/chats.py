@@ -178,10 +178,11 @@ class ChatEncoder:
         turns = [i for i in chosen if i >= first]
         self.dropped_turns += len(chosen) - len(turns)
         ids, owner = list(opening), [-1] * len(opening)
-        for i in range(first, len(rounds)):
-            ids += rounds[i].prompt + rounds[i].reply
+        kept = self._opened(episode, rounds, first, episode.focal_turns[first].emotion)
+        for i, spoken in enumerate(kept, start=first):
+            ids += spoken.prompt + spoken.reply
             label = turns.index(i) if i in turns else -1
-            owner += [-1] * len(rounds[i].prompt) + [label] * len(rounds[i].reply)
+            owner += [-1] * len(spoken.prompt) + [label] * len(spoken.reply)
         return EncodedChat(ids, owner, turns, [1.0 if weights is None else float(weights[i]) for i in turns])
 
     def contexts(
@@ -213,8 +214,9 @@ class ChatEncoder:
         if first is None:
             return None
         spoken, place = episode.focal_turns[turn], _place(episode, turn)
+        kept = self._opened(episode, rounds, first, emotion if first == turn else episode.focal_turns[first].emotion)
         return ChatContext(
-            opening + [token for r in rounds[first:] for token in r.prompt + r.reply],
+            opening + [token for r in kept for token in r.prompt + r.reply],
             episode.scenario,
             episode.turns[:place],
             emotion if self.chat_format.emotions == "prompted" else None,
@@ -232,9 +234,16 @@ class ChatEncoder:
             for i, spoken in enumerate(episode.focal_turns[: last + 1])
         ]
 
-    def _prompt(self, episode: Episode, turn: int, emotion: str | None) -> list[int]:
+    def _opened(self, episode: Episode, rounds: list[_Round], first: int, emotion: str | None) -> list[_Round]:
+        """The rounds from `first` on; that one follows the opening, and was asked for the emotion."""
+        if not self.chat_format.opens_message:
+            return rounds[first:]
+        return [_Round(self._prompt(episode, first, emotion, True), rounds[first].reply), *rounds[first + 1 :]]
+
+    def _prompt(self, episode: Episode, turn: int, emotion: str | None, first: bool = False) -> list[int]:
         spoken = episode.focal_turns[turn]
-        return self.chat_format.prompt(_words_before(episode, turn), emotion, spoken.act, self._told(episode, spoken))
+        words, told = _words_before(episode, turn), self._told(episode, spoken)
+        return self.chat_format.prompt(words, emotion, spoken.act, told, first)
 
     def _first_that_fits(self, rounds: Sequence[_Round], budget: int) -> int | None:
         """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does.

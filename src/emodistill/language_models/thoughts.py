@@ -80,9 +80,26 @@ def without_thoughts(text: str) -> str:
     return _CUT_MARK.sub("", said.strip()).strip()
 
 
+def end_of_thought(text: str) -> str | None:
+    """The mark that ends the thought with which a text breaks off; None where it does not."""
+    opened = None
+    for _, what, mark in _pieces(text):
+        if what in ("opens", "closes", "resumes", "answers"):
+            opened = mark.strip() if what == "opens" else None
+    pairs = (("<", "</"), ("[", "[/"), ("◁", "◁/"), ("start", "end"), ("START", "END"), ("begin", "end"))
+    ends = [opened.replace(start, end, 1) for start, end in pairs if start in opened] if opened else []
+    return next((mark for mark in ends if _does(mark) == "closes"), None)
+
+
 def has_words(text: str) -> bool:
     """Whether a text says anything: a letter or a digit is enough."""
     return re.search(r"[^\W_]", text) is not None
+
+
+def _does(mark: str) -> Mark | None:
+    """What a text does that is one mark and no more."""
+    found = _ANY.fullmatch(mark)
+    return _MARKS[int((found.lastgroup or "m0")[1:])][0] if found else None
 
 
 def _pieces(text: str) -> Iterator[tuple[str, Mark, str]]:

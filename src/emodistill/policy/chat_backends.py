@@ -137,9 +137,7 @@ class LocalChatBackend:
     ) -> Sequence[str | Fault]:
         self._encoded = {key: e for key, e in self._encoded.items() if e.dialogue.negotiation.end is None}
         encoded = [self._encode(dialogue) for dialogue in dialogues]
-        messages = [self.chat.user(prompt) for prompt in prompts]
-        for each, message in zip(encoded, messages, strict=True):
-            self._fit_to_context(each, len(message))
+        messages = [self._message(each, prompt) for each, prompt in zip(encoded, prompts, strict=True)]
         replies = self.generator.extend_and_sample([each.session for each in encoded], messages, seeds)
         return [self.chat.text(reply) for reply in replies]
 
@@ -150,6 +148,13 @@ class LocalChatBackend:
         for prompt, said in dialogue.exchanges[len(encoded.rounds) :]:
             encoded.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
         return encoded
+
+    def _message(self, encoded: _EncodedDialogue, prompt: str) -> list[int]:
+        """A prompt as it follows the chat so far, which is shortened to make room for it."""
+        message = self.chat.user(prompt)
+        self._fit_to_context(encoded, len(message))
+        alone = len(encoded.session.tokens) == len(encoded.opening)
+        return self.chat.user(prompt, first=True) if alone and self.chat.opens_message else message
 
     def _fit_to_context(self, encoded: _EncodedDialogue, upcoming: int) -> None:
         """Set the session to the chat so far, without the early rounds that leave no room for `upcoming` tokens."""
@@ -165,7 +170,11 @@ class LocalChatBackend:
             first += 1
         self.dropped_rounds += max(first - encoded.dropped, 0)
         encoded.dropped = max(first, encoded.dropped)
-        encoded.session.tokens = [*encoded.opening, *(token for tokens in encoded.rounds[first:] for token in tokens)]
+        kept = encoded.rounds[first:]
+        if kept and self.chat.opens_message:
+            prompt, said = encoded.dialogue.exchanges[first]
+            kept[0] = self.chat.user(prompt, first=True) + self.chat.reply(said)
+        encoded.session.tokens = [*encoded.opening, *(token for tokens in kept for token in tokens)]
 
 
 class LocalModel:
