@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from emodistill.policy.chat_backends import ChatBackend
 
 LONGEST = 2000  # characters of what the other side may say in one turn
-REMEMBERED = 32  # conversations whose state is kept in memory; others are computed anew from their messages
+REMEMBERED = 32  # conversations whose state an agent keeps in memory; others are computed anew from their messages
 CONFIGS = ("evaluation", "jpo", "sft", "iql")  # stages whose recorded configuration says how the run plays
 _POLICY = ("base_model", "compute_dtype", "device", "four_bit", "vocabulary", "lora")  # what any adapter is loaded with
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (zero width, direction), half pairs, private, unassigned
@@ -142,6 +142,7 @@ class Negotiator:
         arm: Arm | None = None,
         guard: str = "off",
         scenarios: Callable[[], list[Scenario]] | None = None,
+        remembered: int = REMEMBERED,
     ) -> None:
         """
         Args:
@@ -150,8 +151,10 @@ class Negotiator:
             arm: which arm it is; None for a counterparty.
             guard: level of the guard over the agent; here it is asked only whether a constant emotion is barred.
             scenarios: the unseen scenarios of its run.
+            remembered: conversations whose state is kept in memory.
         """
         self.side, self.vocabulary, self.arm, self.guard = side, vocabulary, arm, guard
+        self.remembered = remembered
         self._open, self._scenarios = open_agent, scenarios
         self._held: OrderedDict[tuple[Any, ...], Negotiation] = OrderedDict()
 
@@ -165,6 +168,7 @@ class Negotiator:
         redraws: int = 2,
         device: str | None = None,
         endpoint: "Callable[[], ChatBackend] | None" = None,
+        remembered: int = REMEMBERED,
     ) -> "Negotiator":
         """An arm of a run, as the run's evaluation plays it; models are loaded for the first reply, or by `ready`.
 
@@ -176,6 +180,7 @@ class Negotiator:
             redraws: how often refused words are asked for again before a neutral sentence takes their place.
             device: where the language model speaks; None is what the run recorded.
             endpoint: opens the model that the arms `endpoint_*` speak with.
+            remembered: conversations whose state is kept in memory; others are computed anew from their messages.
 
         Raises:
             UserError: if there is no such run or arm, a stage that it needs is not trained, or the guard bars it.
@@ -183,11 +188,12 @@ class Negotiator:
         run = RunSettings(Path(folder))
         vocabulary = load_vocabulary(run.config["vocabulary"])
         if side != FOCAL:
-            return cls(run.counterparty, side, vocabulary=vocabulary, scenarios=run.scenarios)
+            return cls(run.counterparty, side, vocabulary=vocabulary, scenarios=run.scenarios, remembered=remembered)
         found = parse_arm(arm, vocabulary)
         run.check(found)
         open_agent = partial(run.focal, found, vocabulary, (guard, redraws), device, endpoint)
-        return cls(open_agent, FOCAL, vocabulary=vocabulary, arm=found, guard=guard, scenarios=run.scenarios)
+        about: dict[str, Any] = {"vocabulary": vocabulary, "arm": found, "guard": guard, "scenarios": run.scenarios}
+        return cls(open_agent, FOCAL, **about, remembered=remembered)
 
     @cached_property
     def agent(self) -> Agent:
@@ -256,26 +262,68 @@ class Negotiator:
             UserError: if words are empty or too long, messages do not alternate, or a negotiation is over. No
                 conversation has changed then.
         """
-        for talk in conversations:
-            _check_open(talk.end)
-        threads = [self._thread(talk.messages, said) for talk, said in zip(conversations, words, strict=True)]
-        negotiations = [self._take(talk, thread) for talk, thread in zip(conversations, threads, strict=True)]
+        answers = self._answer(conversations, words, True)
+        return [answer for answer in answers if isinstance(answer, Reply)]
+
+    def reply_each(self, conversations: Sequence[Conversation], words: Sequence[str | None]) -> list[Reply | UserError]:
+        """As `reply`; but one that cannot be answered has its reason in place of a reply, and the others go on."""
+        return self._answer(conversations, words, False)
+
+    def replay(self, conversation: Conversation) -> Negotiation:
+        """The negotiation that the messages of a conversation amount to, over or not; no model is asked.
+
+        Raises:
+            UserError: if messages do not alternate, or go on after the end.
+        """
+        thread = self._alternating(conversation.messages)
+        negotiation = Negotiation(conversation.scenario, conversation.seed)
+        refused = self._catch_up([negotiation], [thread])
+        if refused:
+            raise refused[0]
+        return negotiation
+
+    def _answer(
+        self, conversations: Sequence[Conversation], words: Sequence[str | None], all_or_none: bool
+    ) -> list[Reply | UserError]:
+        """One reply for each, or why there is none; with `all_or_none`, the first reason is raised."""
+        refused: dict[int, UserError] = {}
+        threads: dict[int, list[Message]] = {}
+        for place, (talk, said) in enumerate(zip(conversations, words, strict=True)):
+            try:
+                _check_open(talk.end)
+                threads[place] = self._thread(talk.messages, said)
+            except UserError as error:
+                if all_or_none:
+                    raise
+                refused[place] = error
+        taken = {place: self._take(conversations[place], thread) for place, thread in threads.items()}
         try:
-            self._catch_up(negotiations, threads)
-            running = [negotiation for negotiation in negotiations if negotiation.end is None]
-            reasons = dict(zip(map(id, running), self._insights(running), strict=True))
-            for negotiation, move in zip(running, self.agent.act(running) if running else [], strict=True):
-                take_turn(negotiation, self.side, move)
-            replies = [self._reply(negotiation, reasons.get(id(negotiation), {})) for negotiation in negotiations]
-            for negotiation in negotiations:
+            over = self._catch_up([*taken.values()], [*threads.values()])
+            if over and all_or_none:
+                raise over[min(over)]
+            refused |= {place: over[i] for i, place in enumerate(taken) if i in over}
+            going = {place: one for place, one in taken.items() if place not in refused}
+            replies = dict(zip(going, self._act([*going.values()]), strict=True))
+            for negotiation in going.values():
                 self._hold(negotiation)
         finally:
             held = {id(negotiation) for negotiation in self._held.values()}
-            _leave(negotiation for negotiation in negotiations if id(negotiation) not in held)
-        for conversation, thread, reply in zip(conversations, threads, replies, strict=True):
+            _leave(negotiation for negotiation in taken.values() if id(negotiation) not in held)
+        for place, reply in replies.items():
+            shown = [turn.emotion for turn in going[place].turns]
+            said_before = [_with_emotion(*pair) for pair in zip(threads[place], shown, strict=False)]
             own: list[Message] = [{"role": "assistant", "content": reply.words, "emotion": reply.emotion}]
-            conversation.messages[:], conversation.end = thread + own * bool(reply.words), reply.end
-        return replies
+            conversations[place].messages[:] = said_before + own * bool(reply.words)
+            conversations[place].end = reply.end
+        return [refused[place] if place in refused else replies[place] for place in range(len(conversations))]
+
+    def _act(self, negotiations: Sequence[Negotiation]) -> list[Reply]:
+        """Play this side's turn in every negotiation that is not over."""
+        running = [negotiation for negotiation in negotiations if negotiation.end is None]
+        reasons = dict(zip(map(id, running), self._insights(running), strict=True))
+        for negotiation, move in zip(running, self.agent.act(running) if running else [], strict=True):
+            take_turn(negotiation, self.side, move)
+        return [self._reply(negotiation, reasons.get(id(negotiation), {})) for negotiation in negotiations]
 
     def _thread(self, messages: Sequence[Message], words: str | None) -> list[Message]:
         """The messages with these words as the last, all of the other side's cleaned.
@@ -283,23 +331,41 @@ class Negotiator:
         Raises:
             UserError: if a message is none, out of turn, empty or too long.
         """
-        first, second = ("assistant", "user") if self.side == FOCAL else ("user", "assistant")
         said: list[Message] = [] if words is None else [{"role": "user", "content": words}]
+        thread = self._alternating([*messages, *said])
+        if self._turn_of(len(thread)) == "user":
+            raise UserError("it is the other side's turn; give their words")
+        return thread
+
+    def _turn_of(self, place: int) -> str:
+        """The role whose turn a message is, counted from 0; the focal side opens."""
+        return "assistant" if (place % 2 == 0) == (self.side == FOCAL) else "user"
+
+    def _alternating(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, all of the other side's cleaned.
+
+        Raises:
+            UserError: if a message is none, out of turn, empty or too long.
+        """
         thread: list[Message] = []
-        for place, message in enumerate([*messages, *said]):
-            role, due = message.get("role"), second if place % 2 else first
+        for place, message in enumerate(messages):
+            role, due = message.get("role"), self._turn_of(place)
             if role != due or not isinstance(message.get("content"), str):
                 raise UserError(
                     f"message {place + 1} must be words of the role '{due}', not of '{role}': the focal side opens, "
                     "and the sides take turns"
                 )
             thread.append(message if role == "assistant" else {"role": "user", "content": clean(message["content"])})
-        if (second if len(thread) % 2 else first) == "user":
-            raise UserError("it is the other side's turn; give their words")
         return thread
 
-    def _catch_up(self, found: Sequence[Negotiation], threads: Sequence[Sequence[Message]]) -> None:
-        """Play the messages that the negotiations do not have yet, in lockstep."""
+    def _catch_up(
+        self, found: Sequence[Negotiation], threads: Sequence[Sequence[Message]]
+    ) -> dict[int, UserError]:
+        """Play the messages that the negotiations do not have yet, in lockstep.
+
+        Returns:
+            By place, why one cannot go on: it was over before its messages were.
+        """
         fresh = [negotiation for negotiation in found if not negotiation.turns and not negotiation.counterparty]
         for negotiation in fresh:
             negotiation.counterparty = "person"
@@ -310,14 +376,14 @@ class Negotiator:
             due = [
                 (negotiation, thread[place])
                 for negotiation, thread in zip(found, threads, strict=True)
-                if len(negotiation.turns) == place < len(thread)
+                if negotiation.end is None and len(negotiation.turns) == place < len(thread)
             ]
             self._play_again([negotiation for negotiation, _ in due], [message for _, message in due])
+        unheard = [len(n.turns) < len(thread) for n, thread in zip(found, threads, strict=True)]
+        return {place: _over(found[place].end) for place, left in enumerate(unheard) if left}
 
     def _play_again(self, negotiations: list[Negotiation], messages: list[Message]) -> None:
         """Play one message in each negotiation; all of them are the same side's."""
-        for negotiation in negotiations:
-            _check_open(negotiation.end)
         if not negotiations:
             return
         side, texts = negotiations[0].next_speaker, [message["content"] for message in messages]
@@ -354,7 +420,7 @@ class Negotiator:
             key = _key(negotiation.scenario, negotiation.seed, [turn.text for turn in negotiation.turns])
             _leave([self._held.pop(key)] if key in self._held else [])
             self._held[key] = negotiation
-            while len(self._held) > REMEMBERED:
+            while len(self._held) > self.remembered:
                 _leave([self._held.popitem(last=False)[1]])
 
     def _insights(self, negotiations: Sequence[Negotiation]) -> list[dict[str, Any]]:
@@ -589,6 +655,17 @@ def _leave(negotiations: Iterable[Negotiation]) -> None:
             negotiation.break_off("nobody went on with it")
 
 
+def _with_emotion(message: Message, emotion: str | None) -> Message:
+    """A message with the emotion that was shown with it, where it does not say."""
+    if message["role"] == "user" or message.get("emotion") is not None:
+        return message
+    return {**message, "emotion": emotion}
+
+
 def _check_open(end: End | None) -> None:
     if end is not None:
-        raise UserError(f"this negotiation is over ({end}); open another one")
+        raise _over(end)
+
+
+def _over(end: End | None) -> UserError:
+    return UserError(f"this negotiation is over ({end}); open another one")
