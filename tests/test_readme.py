@@ -31,8 +31,9 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\s*((?:[A-Z_]+=\S+ )*(?:python (?:train|evaluate|play|chat)\.py|make) .*)$", re.MULTILINE)
-INLINE = re.compile(r"`((?:python (?:train|evaluate|play|chat)\.py|make) [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
+OURS = r"(?:python (?:train|evaluate|play|chat|serve)\.py|make)"
+COMMAND = re.compile(rf"^\s*((?:[A-Z_]+=\S+ )*{OURS} .*)$", re.MULTILINE)
+INLINE = re.compile(rf"`({OURS} [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
 MODULE = re.compile(r"python -m (emodistill[\w.]*)")
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 PRIVATE = [
@@ -41,7 +42,7 @@ PRIVATE = [
     "/" + "home/",
     "/" + "tmp/",
     "artifact" + "ory",
-    "local" + "host",
+    "//local" + "host",
     ".intern" + "al",
 ]
 
@@ -53,7 +54,7 @@ def commands():
         found = [command for block in BLOCK.finditer(text) for command in COMMAND.findall(block[1] or block[2])]
         found += [" ".join(command.split()) for command in INLINE.findall(text) if not command.startswith("python -m")]
         for command in found:
-            words = [word for word in shlex.split(command, comments=True) if not word.startswith("HYDRA_FULL_ERROR")]
+            words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
             if not {"...", "lint`"} & set(words):
                 yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
 

@@ -358,9 +358,7 @@ class Negotiator:
             thread.append(message if role == "assistant" else {"role": "user", "content": clean(message["content"])})
         return thread
 
-    def _catch_up(
-        self, found: Sequence[Negotiation], threads: Sequence[Sequence[Message]]
-    ) -> dict[int, UserError]:
+    def _catch_up(self, found: Sequence[Negotiation], threads: Sequence[Sequence[Message]]) -> dict[int, UserError]:
         """Play the messages that the negotiations do not have yet, in lockstep.
 
         Returns:

@@ -1,0 +1,202 @@
+"""Who may ask, how much, and what becomes of clients that misbehave."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from serving_cases import serving, wait_for
+
+from emodistill import Negotiator
+from emodistill.errors import UserError
+from emodistill.serving.gate import check_exposed
+
+ARM = "phrasebook_random"
+TOKEN = "a-token-of-this-test"
+
+
+def opening(served, seed=0):
+    return {"model": ARM, "messages": [], "metadata": {"scenario": served.scenario, "seed": str(seed)}}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b'{"model": "x", "messages": [', "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"model": "x", "messages": [{"role": "user", "content": "\\ud800"}]}', "invalid_json"),
+        (b"null", "invalid_field"),
+        (b'"text"', "invalid_field"),
+    ],
+)
+def test_malformed_json(served, content, code):
+    message = served.refused(400, code, content=content)
+    assert len(message) < 300
+
+
+def test_a_megabyte_of_words(served):
+    body = opening(served) | {"messages": [{"role": "user", "content": "word " * 200_000}]}
+    assert "at most 524,288 are read" in served.refused(413, "too_large", json=body)
+    assert served.client.post("/v1/chat/completions", json=opening(served)).status_code == 200
+
+
+def test_ten_thousand_turns(served):
+    turns = [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}] * 5000
+    body = opening(served) | {"messages": turns}
+    assert "10,000 messages are too many" in served.refused(400, "too_many_messages", json=body)
+
+
+def test_other_names_and_origins(served):
+    get = {"method": "GET", "url": "/v1/models"}
+    assert "not asked under that name" in served.refused(403, "host", **get, headers={"host": "evil.example"})
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        assert served.refused(403, "origin", **get, headers={"origin": origin})
+    for headers in ({"origin": served.base_url}, {"host": "localhost:1"}, {"host": "[::1]:8000"}):
+        assert served.client.get("/v1/models", headers=headers).status_code == 200
+    answer = served.client.options("/v1/models", headers={"origin": served.base_url})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_health_and_metrics(served):
+    assert served.client.get("/health").json() == {"status": "ok"}
+    before = served.metrics()
+    served.chat(model=ARM)
+    served.refused(400, "invalid_json", content=b"{")
+    after = served.metrics()
+
+    def grown(name):
+        return after.get(name, 0) - before.get(name, 0)
+
+    assert grown(f'emodistill_replies_total{{arm="{ARM}"}}') == 1
+    assert grown('emodistill_refusals_total{code="invalid_json"}') == 1
+    assert grown('emodistill_requests_total{route="/v1/chat/completions",status="200"}') == 1
+    assert grown("emodistill_batch_size_count") == grown("emodistill_reply_seconds_count") == 1
+    assert after["emodistill_queue_length"] == 0
+    assert after['emodistill_step_seconds_bucket{le="+Inf"}'] == after["emodistill_step_seconds_count"]
+
+
+def test_a_token_is_asked_for(run):
+    with serving(run, token=TOKEN) as served:
+        assert served.client.get("/health").status_code == 200
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer \u00e9".encode()}):
+            assert served.refused(401, "invalid_api_key", json=opening(served), headers=headers)
+        for path in ("/v1/models", "/metrics", "/api/run", "/api/scenarios", "/nothing"):
+            assert served.client.get(path).status_code == 401
+        allowed = {"authorization": f"Bearer {TOKEN}", "host": "any.name.example"}
+        assert served.client.post("/v1/chat/completions", json=opening(served), headers=allowed).status_code == 200
+
+
+def test_nobody_else_is_served_without_a_token():
+    for host in ("0.0.0.0", "::", "192.168.0.2", "example.org"):
+        with pytest.raises(UserError, match="EMODISTILL_TOKEN"):
+            check_exposed(host, None)
+        check_exposed(host, TOKEN)
+    check_exposed("127.0.0.1", None)
+
+
+def test_too_many_requests(run):
+    with serving(run, "per_minute=3") as served:
+        for _ in range(3):
+            assert served.client.post("/v1/chat/completions", json=opening(served)).status_code == 200
+        answer = served.client.post("/v1/chat/completions", json=opening(served))
+        assert answer.status_code == 429 and answer.json()["error"]["code"] == "rate_limit"
+        assert 15 <= int(answer.headers["retry-after"]) <= 20
+        assert served.client.get("/v1/models").status_code == 200
+
+
+def ask(served, seed, status=200):
+    answer = served.client.post("/v1/chat/completions", json=opening(served, seed))
+    assert answer.status_code == status, answer.text
+    return answer
+
+
+def test_who_waits_is_answered_together(served, run):
+    alone = Negotiator.load(run, ARM)
+    scenario = served.service.run.scenarios[served.scenario]
+    before = served.metrics()
+    with ThreadPoolExecutor(48) as clients:
+        with served.busy():
+            asked = [clients.submit(ask, served, seed) for seed in range(40)]
+            other = clients.submit(served.chat, model="phrasebook_vanilla")
+            served.wait_until(41)
+        for seed, answer in enumerate(asked):
+            said = answer.result().json()["choices"][0]["message"]["content"]
+            assert said == alone.open(scenario, seed=seed).reply().words
+        assert other.result()["model"] == "phrasebook_vanilla"
+    after = served.metrics()
+    steps = after["emodistill_batch_size_count"] - before["emodistill_batch_size_count"]
+    assert steps == 3  # 32 of the arm, the other 8 of it, and the other arm
+
+
+def test_a_full_queue(run):
+    with serving(run, "queue=2") as served, ThreadPoolExecutor(2) as clients, served.busy():
+        waiting = [clients.submit(ask, served, seed) for seed in range(2)]
+        served.wait_until(2)
+        answer = ask(served, 3, 429)
+        assert answer.json()["error"]["code"] == "queue_full" and int(answer.headers["retry-after"]) >= 1
+    assert [one.result().status_code for one in waiting] == [200, 200]
+
+
+def test_a_client_that_waits_for_too_many(run):
+    with serving(run, "limits.open=1") as served, ThreadPoolExecutor(1) as clients:
+        with served.busy():
+            first = clients.submit(ask, served, 0)
+            served.wait_until(1)
+            assert ask(served, 1, 429).json()["error"]["code"] == "too_many_open"
+        assert first.result().status_code == 200
+        ask(served, 1)
+
+
+def test_a_reply_that_takes_too_long_costs_no_step(run):
+    with serving(run, "limits.timeout_s=0.2") as served:
+        with served.busy():
+            assert ask(served, 0, 504).json()["error"]["code"] == "timeout"
+        ask(served, 1)
+        assert served.metrics()["emodistill_batch_size_sum"] == 1
+
+
+def test_a_client_that_vanishes_costs_no_step(run):
+    with serving(run) as served:
+        with served.busy():
+            for seed in range(5):
+                vanish(served, seed)
+            assert served.service.metrics.vanished == 5
+        ask(served, 9)
+        assert served.metrics()["emodistill_batch_size_sum"] == 1 and not served.service.open
+
+
+def vanish(served, seed):
+    """Ask, and leave as soon as the request is in the queue."""
+    request = served.client.build_request("POST", "/v1/chat/completions", json=opening(served, seed))
+    lines = ["POST /v1/chat/completions HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items())]
+    with socket.create_connection((request.url.host, request.url.port)) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + request.content)
+        wait_for(lambda: served.service.open)
+    wait_for(lambda: not served.service.open)
+
+
+def test_half_a_request_keeps_nobody_waiting(served):
+    whole = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n{"
+    halves = []
+    for half in (whole[:20], whole):
+        connection = socket.create_connection((served.client.base_url.host, served.client.base_url.port))
+        connection.sendall(half)
+        halves.append(connection)
+    ask(served, 0)
+    for connection in halves:
+        connection.close()
+    ask(served, 1)
+
+
+def test_stopping_refuses_who_waits(run):
+    with serving(run) as served, ThreadPoolExecutor(2) as clients, served.busy():
+        waiting = [clients.submit(ask, served, seed, 503) for seed in range(2)]
+        served.wait_until(2)
+        served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
+        refused = [one.result() for one in waiting]
+        assert {one.json()["error"]["code"] for one in refused} == {"stopping"}
+        assert all(int(one.headers["retry-after"]) > 0 for one in refused)
+        ask(served, 3, 503)
+        assert served.client.get("/health").status_code == 503
