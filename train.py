@@ -28,6 +28,7 @@ WORK = {
 def train(cfg: DictConfig) -> "L.Trainer | None":
     """Build the stage that `cfg` describes and fit it; None where it was finished before."""
     from emodistill.files import exclusive
+    from emodistill.language_models.model_files import quick_check
     from emodistill.runs import StageFolder, check_earlier_stages
 
     folder = StageFolder(Path(cfg.stage_dir))
@@ -36,6 +37,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
     check_earlier_stages(config)
     entry.check_files(cfg)
+    if cfg.name != "iql":
+        quick_check(cfg.model.base_model)
     try:
         with exclusive(folder.path) if first else nullcontext():
             state = folder.state(config, cfg.resume)

@@ -230,3 +230,9 @@ def test_frozen_judges_read_as_the_library_does(name):
     for row, text in zip(after, texts, strict=True):
         expected = model(input_ids=torch.tensor([context + text])).logits[0, -1, [5, 9, 300]]
         torch.testing.assert_close(row, expected, atol=BOUND, rtol=1e-4)
+
+
+def test_every_end_of_sequence_ends_a_reply():
+    """Llama 3 names several in its configuration, of which its tokenizer knows one."""
+    generator = ChatGenerator(random_model("llama3"), build_tokenizer(), 0.0, None, 4, stop_ids=[77])
+    assert generator.sampling.stop_ids == {2, 5, 77}

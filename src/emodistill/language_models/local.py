@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,15 +26,25 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
+from emodistill.language_models.model_files import (
+    EMBEDDED,
+    named_folder,
+    read_config,
+    refuse_broken,
+    refuse_kind,
+    refuse_silent,
+)
 from emodistill.language_models.packed_linear import pack_linears, widen_linears
 
-EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+TWICE = ["original/*", "metal/*", "consolidated*"]  # weights that a repository holds once more, in another layout
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -94,15 +104,8 @@ def resolve(model: str) -> str:
     """
     if model == EMBEDDED:
         return str(embedded_model())
-    path = Path(model).expanduser()
-    if model and path.is_dir():
-        return str(path)
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise UserError(
-            f"model={model}: there is no such folder; give a folder with a model, a Hugging Face id (owner/name), "
-            f"or model={EMBEDDED}"
-        )
-    return model
+    folder = named_folder(model)
+    return model if folder is None else str(folder)
 
 
 def public_name(model: str) -> str:
@@ -120,19 +123,23 @@ def model_folder(model: str) -> Path:
     """The local folder with the files of a model; a hub id is downloaded the first time.
 
     Raises:
-        UserError: if the model is not to be had, or its weights are not in safetensors.
+        UserError: if the model is not to be had, is no plain causal language model, or its weights are not in
+            safetensors.
     """
     name = resolve(model)
     folder = Path(name) if Path(name).is_dir() else _download(name)
-    lacking = [kind for kind in ("config.json", "*.safetensors") if not any(folder.glob(kind))]
-    if lacking:
-        raise UserError(f"model={model}: {folder} holds no {lacking[0]}; give a folder saved with save_pretrained")
+    refuse_kind(model, folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"model={model}: {folder} holds no *.safetensors; give a folder saved with save_pretrained")
     return folder
 
 
 def _download(hub_id: str) -> Path:
+    """The files of a model of the hub; its weights are fetched once its configuration is found fit."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=FILES))
+        if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+            refuse_kind(hub_id, Path(snapshot_download(hub_id, allow_patterns=FILES[1:], ignore_patterns=TWICE)))
+        return Path(snapshot_download(hub_id, allow_patterns=FILES, ignore_patterns=TWICE))
     except GatedRepoError as error:
         raise UserError(f"model={hub_id}: needs its terms accepted on the hub, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -151,6 +158,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         UserError: if the model is not to be had, or has no chat template.
     """
     folder = model_folder(model)
+    refuse_silent(model, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -174,7 +182,9 @@ def load_model(
     """
     place = device_of(device) if isinstance(device, str) else device
     wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
-    return read_weights(model, model_folder(model), wanted).to(place).eval()
+    folder = model_folder(model)
+    refuse_broken(model, folder)
+    return read_weights(model, folder, wanted).to(place).eval()
 
 
 def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings: Any) -> Any:
@@ -186,8 +196,14 @@ def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings:
         settings: more for `from_pretrained`.
 
     Raises:
-        UserError: if its files are damaged.
+        UserError: if its files are damaged, or the installed transformers does not know such models.
     """
+    kind = read_config(model, folder).get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"model={model}: transformers {transformers_version} has no language model of its kind ({kind}); choose "
+            "another, or a later transformers"
+        )
     try:
         with without_bars():
             return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)

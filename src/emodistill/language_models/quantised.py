@@ -23,6 +23,7 @@ from transformers import BitsAndBytesConfig
 
 from emodistill.files import atomic_write, cache_dir, exclusive, replacing
 from emodistill.language_models.local import model_folder, read_weights, without_bars
+from emodistill.language_models.model_files import refuse_broken
 
 CHECKSUMS = "checksums.json"
 LIBRARIES = ("bitsandbytes", "torch", "transformers")
@@ -54,6 +55,7 @@ def load_quantised(model: str, dtype: torch.dtype) -> Any:
         kept = read_weights(model, folder, dtype)
         kept.config.name_or_path = kept.name_or_path = str(source)
         return kept
+    refuse_broken(model, source)
     fresh = read_weights(model, source, dtype, quantization_config=BitsAndBytesConfig(**settings))
     try:
         with exclusive(folder.parent, wait=True):

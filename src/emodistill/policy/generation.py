@@ -448,14 +448,14 @@ class ChatGenerator:
             model: a causal language model of transformers.
             temperature, top_k, max_new_tokens: see `Sampling`.
             max_batch: most rows in one forward pass; more chats are split up.
-            stop_ids: tokens that end a reply, besides the tokenizer's end of sequence.
+            stop_ids: tokens that end a reply, besides the ends of sequence of the tokenizer and the model.
 
         Raises:
             UserError: if a setting has no meaning.
         """
         if max_batch < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
-        stops = {*stop_ids, tokenizer.eos_token_id} - {None}
+        stops = {*stop_ids, tokenizer.eos_token_id, *_ends(model)} - {None}
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
         self.name, self.context = str(model.name_or_path), context_limit(model)
         layout = Layout.of(model)
@@ -558,6 +558,12 @@ class ChatGenerator:
         noise = uniform_noise([(seed, *rows[k]) for k in by_source], self.sampling.max_new_tokens)
         found = self._decoder.decode(cache, logits[sorted(source)], noise, lambda i, row, reply: None)
         return [found[by_source.index(k)] for k in range(len(rows))]
+
+
+def _ends(model: Any) -> Sequence[int | None]:
+    """The tokens at which the model's own settings end a text: Llama 3 names three."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return list(ends) if isinstance(ends, list | tuple) else [ends]
 
 
 def context_limit(model: Any) -> int:
