@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from emodistill.errors import UserError
 from emodistill.language_models.local import (
+    chat_fingerprint,
     device_of,
     dtype_of,
     fingerprint,
@@ -25,7 +26,6 @@ from emodistill.language_models.local import (
     public_name,
     resolve,
     shared_model,
-    template_fingerprint,
 )
 
 
@@ -205,13 +205,39 @@ def test_threads_that_ask_at_once_get_one_model(tiny):
 def test_another_chat_template_has_another_fingerprint(tmp_path):
     for name, content in {"config.json": "{}", "model.safetensors": "", "tokenizer_config.json": "{}"}.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    found = {template_fingerprint(str(tmp_path))}
+    found = {chat_fingerprint(str(tmp_path))}
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    found.add(template_fingerprint(str(tmp_path)))
+    found.add(chat_fingerprint(str(tmp_path)))
     (tmp_path / "chat_template.jinja").write_text("{{ messages }} ", encoding="utf-8")
-    found.add(template_fingerprint(str(tmp_path)))
+    found.add(chat_fingerprint(str(tmp_path)))
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}', encoding="utf-8")
-    found.add(template_fingerprint(str(tmp_path)))
+    found.add(chat_fingerprint(str(tmp_path)))
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}", "a": 1}', encoding="utf-8")
-    found.add(template_fingerprint(str(tmp_path)))
+    found.add(chat_fingerprint(str(tmp_path)))
     assert len(found) == 4  # of the tokenizer's settings only the template counts
+
+
+@pytest.mark.parametrize(
+    ("change", "another"),
+    [
+        (lambda saved: saved["model"]["vocab"].update(extra=999), True),
+        (lambda saved: saved["model"]["merges"].pop(), True),
+        (lambda saved: saved["added_tokens"].pop(), True),
+        (lambda saved: saved.update(version="2.0", padding=None), False),
+        (lambda saved: saved["model"].update(merges=[" ".join(pair) for pair in saved["model"]["merges"]]), False),
+    ],
+)
+def test_another_tokenizer_has_another_fingerprint_and_another_way_to_save_it_has_not(tiny, tmp_path, change, another):
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    saved = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    change(saved)
+    (copy / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    assert (chat_fingerprint(tiny) != chat_fingerprint(str(copy))) == another
+
+
+def test_a_tokenizer_of_sentencepiece_counts_too(tmp_path):
+    for name, content in {"config.json": "{}", "model.safetensors": "", "tokenizer.model": "one"}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    before = chat_fingerprint(str(tmp_path))
+    (tmp_path / "tokenizer.model").write_text("two", encoding="utf-8")
+    assert chat_fingerprint(str(tmp_path)) != before

@@ -94,6 +94,24 @@ def test_an_adapter_for_another_base_or_vocabulary_is_refused_by_name(make_polic
         make_policy(vocabulary="ekman7", init_adapter=str(saved_adapter))
 
 
+def test_an_adapter_remembers_the_form_of_its_chats_and_refuses_another_template(make_policy, saved_adapter, tmp_path):
+    note = json.loads((saved_adapter / "emodistill.json").read_text())
+    assert note["chat"] == "as the model's own template writes it"
+    other = Path(build_tiny_model(tmp_path / "model"))
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("in messages", "in messages if message.role != 'system'"))
+    with pytest.raises(
+        UserError, match=f"{saved_adapter} was trained with another chat template or tokenizer of .*model"
+    ):
+        make_policy(base_model=str(other), init_adapter=str(saved_adapter))
+    older = shutil.copytree(saved_adapter, tmp_path / "older")
+    del note["chat_fingerprint"]
+    (older / "emodistill.json").write_text(json.dumps(note))
+    make_policy(base_model=str(other), init_adapter=str(older)).save_adapter(tmp_path / "another")
+    written = json.loads((tmp_path / "another" / "emodistill.json").read_text())["chat"]
+    assert written == "the system message stands before the first user message, for the template has no role for it"
+
+
 def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_path):
     def broken(name, change):
         folder = tmp_path / name

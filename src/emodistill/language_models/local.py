@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -283,8 +284,12 @@ def fingerprint(model: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def template_fingerprint(model: str) -> str:
-    """Sixteen hex digits of a model's chat template: with another one it is shown, and says, something else."""
+def chat_fingerprint(model: str) -> str:
+    """Sixteen hex digits of a model's chat template and tokenizer: with others it is shown, and says, something else.
+
+    What a file of a tokenizer looks like changes with the version of its library; its entries, merges and added tokens
+    do not.
+    """
     folder = model_folder(model)
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.jinja")):
@@ -293,4 +298,20 @@ def template_fingerprint(model: str) -> str:
     if settings.is_file():
         template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
         digest.update(json.dumps(template, sort_keys=True).encode())
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            digest.update(_entries((folder / name), (folder / name).stat().st_mtime_ns))
+            break
     return digest.hexdigest()[:16]
+
+
+@lru_cache(8)
+def _entries(path: Path, changed: int) -> bytes:
+    """A digest of a tokenizer's entries, merges and added tokens, or of a file that is not JSON as a whole."""
+    if path.suffix != ".json":
+        return hashlib.sha256(path.read_bytes()).digest()
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in saved["model"].get("merges", [])]
+    added = [(token["id"], token["content"], token["special"]) for token in saved.get("added_tokens", [])]
+    entries = [saved["model"].get("vocab"), merges, added]
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).digest()

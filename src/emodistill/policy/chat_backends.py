@@ -16,12 +16,12 @@ from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
 from emodistill.language_models.local import (
+    chat_fingerprint,
     device_of,
     dtype_of,
     fingerprint,
     load_tokenizer,
     shared_model,
-    template_fingerprint,
 )
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
@@ -220,7 +220,7 @@ class LocalModel:
             raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
         return {
             "model": fingerprint(self.model),
-            "template": template_fingerprint(self.model),
+            "template": chat_fingerprint(self.model),
             "adapter": adapter_fingerprint(Path(self.adapter)) if self.adapter else None,
             "dtype": self._dtype_name,
             "temperature": self.temperature,

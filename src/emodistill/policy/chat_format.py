@@ -56,6 +56,7 @@ class ChatFormat:
         self.end_of_turn = self._encode(form.end)
         self._before_first = self._from_last_control(form.end + form.opening[1])
         self._before_reply = self._from_last_control(form.end + form.header)
+        self._heads: dict[str, list[int]] = {}
         self.note = form.note
         self.opens_message = form.first != form.lead
         self._check_tokens()
@@ -124,7 +125,9 @@ class ChatFormat:
 
     def _behind(self, before: str, text: str) -> list[int]:
         """The tokens of a text that stands behind another one, whose tokens stay as they are."""
-        head, whole = self._encode(before), self._encode(before + text)
+        if before not in self._heads:
+            self._heads[before] = self._encode(before)
+        head, whole = self._heads[before], self._encode(before + text)
         if whole[: len(head)] == head:
             return whole[len(head) :]
         return self._encode(self.form.end + text)[1:]  # the two would share a token

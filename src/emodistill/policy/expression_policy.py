@@ -31,11 +31,20 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.files import replacing
 from emodistill.language_models.attention_masks import mask_for, takes_masks, window_of
-from emodistill.language_models.local import device_of, dtype_of, fingerprint, load_model, public_name
+from emodistill.language_models.local import (
+    chat_fingerprint,
+    device_of,
+    dtype_of,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    public_name,
+)
 from emodistill.language_models.logits import LogitRule, check_logits
 from emodistill.language_models.quantised import load_quantised
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
+from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
 from emodistill.policy.lora_linear import fuse_lora_layers
 from emodistill.policy.token_batches import (
@@ -100,6 +109,7 @@ class ExpressionPolicy(nn.Module):
         self.identity = {
             "base_model": base_model,
             "fingerprint": fingerprint(base_model),
+            "chat_fingerprint": chat_fingerprint(base_model),
             "vocabulary": words.name,
             "vocabulary_fingerprint": words.fingerprint,
         }
@@ -200,8 +210,12 @@ class ExpressionPolicy(nn.Module):
             self.train(was_training)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write the adapter in PEFT's own format with `emodistill.json` beside it, whole or not at all."""
-        write_adapter(self.model, POLICY, Path(folder), self.identity)
+        """Write the adapter in PEFT's own format with `emodistill.json` beside it, whole or not at all.
+
+        The note also says in which form of the model's chats the adapter was trained, see `find_form`.
+        """
+        form = find_form(load_tokenizer(self.base_model)).note or "as the model's own template writes it"
+        write_adapter(self.model, POLICY, Path(folder), self.identity | {"chat": form})
 
     def load_adapter(self, folder: str | Path) -> None:
         """Take over the weights of a saved adapter.
@@ -346,6 +360,11 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
                 f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
                 f"({ours[key]}); use that {label}, or train the stage again"
             )
+    if theirs.get("chat_fingerprint", ours.get("chat_fingerprint")) != ours.get("chat_fingerprint"):
+        raise UserError(
+            f"{source} was trained with another chat template or tokenizer of '{ours['base_model']}'; use the files "
+            "that it was trained with, or train the stage again"
+        )
     trained, wanted = emotions_of(theirs, source), emotions_of(ours, source)
     if trained != wanted:
         raise UserError(
