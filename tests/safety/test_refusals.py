@@ -3,6 +3,7 @@
 import pytest
 from scripted_backends import ScriptedBackend
 
+from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.negotiation.agents import Decision, Fault, FocalAgent, NoEmotion, Utterance
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
@@ -123,6 +124,18 @@ def test_refusals_belong_to_their_own_turn():
     table.play(Turn(1, FOCAL, GOOD, "propose", 45.0))
     table.play(Turn(1, COUNTERPARTY, "90 days.", "propose", 90.0))
     assert speaker.speak(tables, [OFFER], [None])[0] == Utterance(GOOD)
+
+
+def test_a_guarded_speaker_still_drafts_and_no_draft_is_flagged():
+    flat, shown = "I want 45 days.", "I love your patience. I want 45 days."
+    given = iter([flat, THREAT, "I love it, you idiot. 45 days.", shown, flat])  # drafts 1, 2 (asked twice more), 3
+    speaker = ChatSpeaker(ScriptedBackend(lambda *_: next(given)), VOCABULARY, retries=0)
+    guarded = load_guard("words").speaker(speaker.drafting(3, load_perceiver("judge")))
+    tables = games()
+    guarded.begin(tables)
+    (words,) = guarded.speak(tables, [OFFER], ["love"])
+    assert words == Utterance(shown, ("guarded:threat", "guarded:insult"))
+    assert next(given, None) is None
 
 
 class Repeating:

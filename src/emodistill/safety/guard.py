@@ -226,7 +226,7 @@ class GuardedChatSpeaker(ChatSpeaker):
         self.guarded, self.guard = GuardedChatBackend(speaker, guard), guard
         self._unguarded = speaker
         settings = (speaker.vocabulary, speaker.name, speaker.retries, speaker.side, speaker.emotions)
-        super().__init__(self.guarded, *settings)
+        super().__init__(self.guarded, *settings, speaker.drafts, speaker.perceiver)
 
     def naming(self) -> "GuardedChatSpeaker":
         return GuardedChatSpeaker(self._unguarded.naming(), self.guard)
