@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from episodes import make_episode
+
 from emodistill.data.schema import write_episodes
 from emodistill.evaluation import dialogues
 from emodistill.evaluation.dialogues import as_markdown, chosen
-from episodes import make_episode
 
 
 def test_the_worst_of_each_domain_are_always_among_them_and_the_others_are_drawn():
@@ -24,9 +25,10 @@ def test_a_dialogue_names_targets_result_emotions_and_what_was_added():
     head, body = as_markdown(replace(episode, turns=(first, *episode.turns[1:]))).split("\n\n")
     assert head == "**debt-000**, 20 days against 91 days; behavioural:vanilla; deal at 90 days, utility 0.01"
     lines = body.split("\\\n")
-    assert lines[0] == (
-        "Creditor (anger): I \\*want\\* 20 days \\[now\\]. [the sentence with the offer was added]"
-    ) and lines[1] == "Debtor: Reply 0: give me 91 days."
+    assert (
+        lines[0] == ("Creditor (anger): I \\*want\\* 20 days \\[now\\]. [the sentence with the offer was added]")
+        and lines[1] == "Debtor: Reply 0: give me 91 days."
+    )
     assert len(lines) == 4
 
 

@@ -33,7 +33,7 @@ def chosen(episodes: Sequence[Episode], drawn: int, worst: int, seed: int) -> li
 
 
 def as_markdown(episode: Episode) -> str:
-    """A heading with scenario, both targets and result; then each turn with the emotion that its speaker was to show."""
+    """A heading with scenario, both targets and result; then each turn with the emotion that was to be shown."""
     scenario, rules = episode.scenario, load_domain(episode.scenario.domain)
     targets = " against ".join(rules.say(value) for value in (scenario.focal_target, scenario.counterparty_target))
     ended = episode.end if episode.deal_value is None else f"{episode.end} at {rules.say(episode.deal_value)}"
