@@ -7,7 +7,6 @@ import logging.handlers
 import os
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from commands.words import for_hydra
 from emodistill.errors import UserError
+from emodistill.models.estimates import REFERENCE_SPEED, matrix_speed
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 NOISE = (  # warnings of packages about themselves, which a user can do nothing about
@@ -150,9 +150,6 @@ def check_files(cfg: DictConfig) -> None:
                 raise UserError(f"data.corpus.path={path} does not exist; give the path of a corpus")
 
 
-REFERENCE_SPEED = 360.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
-
-
 def announce(work: str, seconds: float | None) -> None:
     """Say what a command is about to do, and about how long that takes on this machine.
 
@@ -164,22 +161,6 @@ def announce(work: str, seconds: float | None) -> None:
 
 def _about(seconds: float) -> str:
     return "under a minute" if seconds < 60 else f"about {seconds / 60:.0f} min on this machine"
-
-
-def matrix_speed() -> float:
-    """Matrix products of the language model's shapes in 10^9 operations a second, in the dtype that `auto` takes."""
-    import torch
-
-    from emodistill.language_models.local import dtype_of
-
-    dtype = dtype_of("auto", torch.device("cpu"))
-    rows, inner, columns, repeats = 1792, 576, 1536, 16
-    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
-    left @ right  # the first product sets the kernel up
-    began = time.perf_counter()
-    for _ in range(repeats):
-        left @ right
-    return 2e-9 * rows * inner * columns * repeats / (time.perf_counter() - began)
 
 
 def explain(error: BaseException) -> str | None:

@@ -60,7 +60,9 @@ FAMILIES = {
         final_logit_softcapping=3.0,
     ),
     "gemma3": lambda: Gemma3TextConfig(**COMMON, **ALTERNATING, head_dim=16, query_pre_attn_scalar=16),
-    "phi3": lambda: Phi3Config(**COMMON, rope_parameters=LONGROPE, sliding_window=WINDOW),
+    "phi3": lambda: Phi3Config(
+        **COMMON, rope_parameters=LONGROPE, original_max_position_embeddings=1024, sliding_window=WINDOW
+    ),
     "granite": lambda: GraniteConfig(
         **COMMON,
         embedding_multiplier=12.0,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -44,7 +44,8 @@ from emodistill.language_models.model_files import (
 from emodistill.language_models.packed_linear import pack_linears, widen_linears
 
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+WEIGHTS = "*.safetensors"
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 TWICE = ["original/*", "metal/*", "consolidated*"]  # weights that a repository holds once more, in another layout
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
@@ -120,27 +121,30 @@ def public_name(model: str) -> str:
     return saved if _HUB_ID.fullmatch(saved) else Path(name).resolve().name
 
 
-def model_folder(model: str) -> Path:
+def model_folder(model: str, weights: bool = True) -> Path:
     """The local folder with the files of a model; a hub id is downloaded the first time.
+
+    Args:
+        weights: whether they are needed too; they are fetched once the configuration is found fit.
 
     Raises:
         UserError: if the model is not to be had, is no plain causal language model, or its weights are not in
             safetensors.
     """
     name = resolve(model)
-    folder = Path(name) if Path(name).is_dir() else _download(name)
+    local = Path(name).is_dir()
+    folder = Path(name) if local else _download(name, SMALL_FILES)
     refuse_kind(model, folder)
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"model={model}: {folder} holds no *.safetensors; give a folder saved with save_pretrained")
+    if weights and not local:
+        folder = _download(name, [WEIGHTS, *SMALL_FILES])
+    if weights and not any(folder.glob(WEIGHTS)):
+        raise UserError(f"model={model}: {folder} holds no {WEIGHTS}; give a folder saved with save_pretrained")
     return folder
 
 
-def _download(hub_id: str) -> Path:
-    """The files of a model of the hub; its weights are fetched once its configuration is found fit."""
+def _download(hub_id: str, files: list[str]) -> Path:
     try:
-        if not isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
-            refuse_kind(hub_id, Path(snapshot_download(hub_id, allow_patterns=FILES[1:], ignore_patterns=TWICE)))
-        return Path(snapshot_download(hub_id, allow_patterns=FILES, ignore_patterns=TWICE))
+        return Path(snapshot_download(hub_id, allow_patterns=files, ignore_patterns=TWICE))
     except GatedRepoError as error:
         raise UserError(f"model={hub_id}: needs its terms accepted on the hub, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -158,7 +162,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: if the model is not to be had, or has no chat template.
     """
-    folder = model_folder(model)
+    folder = model_folder(model, weights=False)
     refuse_silent(model, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -188,6 +192,20 @@ def load_model(
     return read_weights(model, folder, wanted).to(place).eval()
 
 
+def known_kind(model: str, folder: Path) -> None:
+    """Refuse a model of which the installed transformers has no causal language model.
+
+    Raises:
+        UserError: naming its kind.
+    """
+    kind = read_config(model, folder).get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"model={model}: transformers {transformers_version} has no language model of its kind ({kind}); choose "
+            "another, or a later transformers"
+        )
+
+
 def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings: Any) -> Any:
     """The causal language model in a folder, as transformers places it.
 
@@ -199,12 +217,7 @@ def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings:
     Raises:
         UserError: if its files are damaged, or the installed transformers does not know such models.
     """
-    kind = read_config(model, folder).get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(
-            f"model={model}: transformers {transformers_version} has no language model of its kind ({kind}); choose "
-            "another, or a later transformers"
-        )
+    known_kind(model, folder)
     try:
         with without_bars():
             return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)

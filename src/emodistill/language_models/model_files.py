@@ -159,7 +159,7 @@ def refuse_silent(model: str, folder: Path) -> None:
     """
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise UserError(
-            f"model={model}: {folder} holds no tokenizer; copy tokenizer.json and tokenizer_config.json of that model"
+            f"model={model}: {folder} holds no tokenizer; copy tokenizer.json and tokenizer_config.json into it"
         )
     if not _has_template(folder):
         raise UserError(f"model={model}: has no chat template; use an instruction-tuned model")
