@@ -270,7 +270,8 @@ def build_expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary"
     validation = [episode for episode in learnt_from if episode.split == "val"]
 
     def contexts(emotions: Any) -> Any:
-        source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions)
+        context = cfg.model.get("context")
+        source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions, context)
         return validation_contexts(
             validation, source.open()[0], cfg.size.expression_contexts, cfg.sampler.max_new_tokens
         )

@@ -56,6 +56,7 @@ class ChatSource:
         max_tokens: a longer chat loses whole early rounds.
         offers_told: see `ChatEncoder`.
         emotions: how emotions enter the chat, see `ChatFormat`.
+        context: most tokens that the model takes, where that is known; a longer chat loses early rounds too.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class ChatSource:
         max_tokens: int,
         offers_told: bool = True,
         emotions: Emotions = "prompted",
+        context: int | None = None,
     ) -> None:
         if emotions not in get_args(Emotions):
             raise UserError(f"emotions={emotions}: use one of {', '.join(get_args(Emotions))}")
-        self.base_model, self.vocabulary, self.max_tokens = base_model, load_vocabulary(vocabulary), max_tokens
+        self.base_model, self.vocabulary = base_model, load_vocabulary(vocabulary)
+        self.max_tokens = min(max_tokens, context or max_tokens)
         self.offers_told, self.emotions = offers_told, emotions
 
     def open(self) -> tuple[ChatEncoder, int]:
