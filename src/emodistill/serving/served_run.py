@@ -14,6 +14,7 @@ from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiator import LONGEST, Conversation, Negotiator, RunSettings, own_scenario
+from emodistill.safety.guard import load_guard
 from emodistill.serving.protocol import DISCLOSURE, Refusal, Talk
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class ServedRun:
         playable = found if arms else [arm for arm in found if self._is_playable(arm)]
         if not playable:
             raise UserError(f"{folder} has no arm that can be played; train stage=iql first")
+        domains = list(dict.fromkeys(self.settings.config["domains"]))
+        for arm in playable:
+            load_guard(guard).check(arm.emotion, domains, self.vocabulary)
         how = (guard, redraws, device, endpoint, remembered)
         self.agents = {arm.name: Negotiator.load(folder, arm.name, FOCAL, *how) for arm in playable}
         self.arms = list(self.agents)

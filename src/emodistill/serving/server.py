@@ -23,7 +23,13 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, on_stop: Callable[[], None]) -> None:
-        settings: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
+        settings: dict[str, Any] = {
+            "log_config": None,
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "ws": "none",
+        }
         settings |= {"lifespan": "on", "limit_concurrency": _CONNECTIONS, "timeout_keep_alive": _IDLE_S}
         super().__init__(uvicorn.Config(app, **settings))
         self.on_stop = on_stop
@@ -49,8 +55,10 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if host or port cannot be had.
     """
+    if not 0 <= port < 65536:
+        raise UserError(f"port={port}: a port is a number from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"host={host} port={port}: cannot listen there ({error}); choose another port=") from error
