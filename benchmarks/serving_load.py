@@ -2,7 +2,7 @@
 
     python benchmarks/serving_load.py --run checkpoints/demo [--conversations 1 8 32 128] [--seconds 30]
 
-So many clients at once hold whole conversations of up to `--rounds` rounds. The other side's words come from a schedule,
+So many clients at once hold whole conversations of up to `--rounds` rounds. The other side's words are scripted,
 and every reply is asked for as soon as the one before it is there. A level is measured for so many seconds after as
 many replies as there are clients.
 
