@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-PACKAGES = ("counterparties", "data", "evaluation", "learners", "reporting", "safety", "studies")
+PACKAGES = ("counterparties", "data", "evaluation", "export", "learners", "reporting", "safety", "studies")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

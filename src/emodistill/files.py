@@ -1,5 +1,6 @@
 """Files that several processes may want: written whole or not at all, in folders that one process holds at a time."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; text as UTF-8."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ still in memory. The same messages give the same reply, except where rounding th
 The words of the other side are data: they are cleaned (`clean`), and the neutral parsers read offer and act in them.
 """
 
+import json
 import math
 import unicodedata
 from collections import OrderedDict
@@ -31,10 +32,11 @@ import yaml
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, draw_anew, parse_arm, selector_of
+from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, parse_arm, selector_of
 from emodistill.evaluation.stage_graph import is_trained, played_with
+from emodistill.files import file_hash
 from emodistill.negotiation.agents import Agent, FocalAgent, Move, Selector, Utterance, move_in_words
-from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.domains import domain_text, load_domain
 from emodistill.negotiation.engine import take_turn
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.offers import parse_offer
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from emodistill.policy.chat_backends import ChatBackend
 
 LONGEST = 2000  # characters of what the other side may say in one turn
+AGENT, SUMS = "agent.json", "checksums.json"  # of a published folder: how it plays, and the hash of every file
 REMEMBERED = 32  # conversations whose state an agent keeps in memory; others are computed anew from their messages
 CONFIGS = ("evaluation", "jpo", "sft", "iql")  # stages whose recorded configuration says how the run plays
 _POLICY = ("base_model", "compute_dtype", "device", "four_bit", "vocabulary", "lora")  # what any adapter is loaded with
@@ -162,7 +165,7 @@ class Negotiator:
     def load(
         cls,
         folder: str | Path,
-        arm: str = "emodistill",
+        arm: str | None = None,
         side: Side = FOCAL,
         guard: str = "strict",
         redraws: int = 2,
@@ -173,8 +176,9 @@ class Negotiator:
         """An arm of a run, as the run's evaluation plays it; models are loaded for the first reply, or by `ready`.
 
         Args:
-            folder: of the run, `checkpoints/<run>`.
-            arm: any arm, e.g. `emodistill`, `vanilla`, `fixed:joy`; see docs/arms.md.
+            folder: of the run, `checkpoints/<run>`; or a folder that `export.py` wrote, or its id on the hub.
+            arm: any arm, e.g. `emodistill`, `vanilla`, `fixed:joy`; see docs/arms.md. None is `emodistill`, or the arm
+                that was exported.
             side: `focal` is the arm's own; `counterparty` is whoever the run's arms are evaluated against, and no arm.
             guard: `strict`, `mild`, `words`, or `off`, which is how the studies play.
             redraws: how often refused words are asked for again before a neutral sentence takes their place.
@@ -185,11 +189,11 @@ class Negotiator:
         Raises:
             UserError: if there is no such run or arm, a stage that it needs is not trained, or the guard bars it.
         """
-        run = RunSettings(Path(folder))
+        run = settings_of(folder)
         vocabulary = load_vocabulary(run.config["vocabulary"])
         if side != FOCAL:
             return cls(run.counterparty, side, vocabulary=vocabulary, scenarios=run.scenarios, remembered=remembered)
-        found = parse_arm(arm, vocabulary)
+        found = run.arm(arm, vocabulary)
         run.check(found)
         open_agent = partial(run.focal, found, vocabulary, (guard, redraws), device, endpoint)
         about: dict[str, Any] = {"vocabulary": vocabulary, "arm": found, "guard": guard, "scenarios": run.scenarios}
@@ -477,6 +481,10 @@ class RunSettings:
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UserError(f"{self.file} is damaged; restore it, or run the command that wrote it again") from error
 
+    def arm(self, name: str | None, vocabulary: Vocabulary) -> Arm:
+        """The arm of a name; without one, the method itself."""
+        return parse_arm(name or "emodistill", vocabulary)
+
     def check(self, arm: Arm) -> None:
         """Raises UserError, with the command that trains it, if a stage that the arm plays with is missing."""
         for name in played_with(arm):
@@ -512,7 +520,7 @@ class RunSettings:
     ) -> FocalAgent:
         """The arm as `evaluation.runner` plays it."""
         from emodistill.evaluation.speakers import Speakers, is_local, speaker_of
-        from emodistill.learners.selector import MeanReturnBaseline, load_selector
+        from emodistill.learners.selector import MeanReturnBaseline
         from emodistill.safety.guard import load_guard
 
         kept = load_guard(*guard)
@@ -520,7 +528,7 @@ class RunSettings:
         selector = selector_of(
             arm,
             vocabulary,
-            lambda: load_selector(str(self.folder / "iql" / "best.ckpt"), vocabulary, temperature),
+            lambda: self.trained(vocabulary, temperature),
             lambda: MeanReturnBaseline(self._training_episodes(), vocabulary),
             self._best_constant(vocabulary),
         )
@@ -538,6 +546,12 @@ class RunSettings:
         speakers = Speakers(policy, self.folder, sampler, vocabulary, endpoint, retries)
         speaker = kept.speaker(speaker_of(arm, speakers(arm.generator)))
         return FocalAgent(kept.selector(selector, vocabulary), self._made("offers", "policy"), speaker)
+
+    def trained(self, vocabulary: Vocabulary, temperature: float) -> "IQLSelector":
+        """The trained selector."""
+        from emodistill.learners.selector import load_selector
+
+        return load_selector(str(self.folder / "iql" / "best.ckpt"), vocabulary, temperature)
 
     def _best_constant(self, vocabulary: Vocabulary) -> Callable[[], Selector] | None:
         personas = self.config["counterparty"]["validation_personas"]
@@ -567,6 +581,159 @@ class RunSettings:
         for key in keys:
             node = node[key]
         return _made(node, self.file)
+
+
+class PublishedAgent(RunSettings):
+    """What `export.py` wrote into a folder, and the agents made of it: the arm itself, and what needs no other file.
+
+    Such a folder may come from anybody. Its configuration is plain values: it names no code, and what is made of them
+    is fixed here.
+
+    Raises:
+        UserError: if a file is missing or not what it was when it was written, or the rules of a domain are not those
+            of this version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / AGENT
+        check_sums(folder)
+        try:
+            about = json.loads(self.file.read_text(encoding="utf-8"))
+            self.name, self.parts = str(about["arm"]), (str(about["emotion"]), str(about["generator"]))
+            self.config = _published_config(about, folder)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.file} is damaged or of another version; export the run again") from error
+        for path in sorted((folder / "domains").glob("*.yaml")):
+            if path.read_text(encoding="utf-8") != domain_text(path.stem):
+                raise UserError(
+                    f"{path} is not this version's '{path.stem}'; install emodistill {about.get('version')}, or put "
+                    "the file in the place of the other"
+                )
+
+    def arm(self, name: str | None, vocabulary: Vocabulary) -> Arm:
+        if name in (None, self.name):
+            plain, at, drafts = self.name.partition("@")
+            return Arm(self.name, *self.parts, drafts=int(drafts) if at else 1)
+        return parse_arm(name or "", vocabulary)
+
+    def check(self, arm: Arm) -> None:
+        needs_run = arm.emotion in ("mean_return", "best_constant")
+        has_selector = arm.emotion != "iql" or (self.folder / "selector.json").is_file()
+        if needs_run or not has_selector or arm.generator not in (*UNTRAINED, self.parts[1]):
+            raise UserError(
+                f"arm '{arm.name}': {self.folder} holds '{self.name}' and what needs no training, such as vanilla; "
+                "give the folder of its run for others"
+            )
+        if arm.generator == BASE and not self.config["policy"]["base_model"]:
+            raise UserError(
+                f"arm '{arm.name}': {self.folder} holds no weights for transformers; serve its model, and give "
+                f"arm={arm.emotion}+endpoint"
+            )
+
+    def counterparty(self) -> Agent:
+        raise UserError(f"{self.folder} holds the focal side alone; give the folder of its run for the counterparty")
+
+    def scenarios(self) -> list[Scenario]:
+        return super().scenarios() if "data" in self.config else []
+
+    def trained(self, vocabulary: Vocabulary, temperature: float) -> "IQLSelector":
+        from emodistill.learners.selector_file import read_selector
+
+        return read_selector(self.folder, vocabulary, temperature)
+
+    def _best_constant(self, vocabulary: Vocabulary) -> None:
+        return None
+
+
+def settings_of(folder: str | Path) -> RunSettings:
+    """What is in the folder of a run, in a published folder, or under an id of the hub.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    path = Path(folder)
+    if not path.exists() and path.parts[:1] != ("checkpoints",):
+        from emodistill.language_models.local import HUB_ID, fetched
+
+        if HUB_ID.fullmatch(str(folder)):
+            path = fetched(str(folder), str(folder))
+    return PublishedAgent(path) if (path / AGENT).is_file() else RunSettings(path)
+
+
+def check_sums(folder: Path) -> None:
+    """Raises UserError, naming the file, if one is missing or has changed since it was exported.
+
+    The base model is left out, which may be large: its own fingerprint is compared when it is loaded. So is the card,
+    which people edit.
+    """
+    try:
+        noted = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        for name, expected in noted.items():
+            if not name.startswith("base/") and file_hash(folder / name) != expected:
+                raise UserError(f"{folder / name} is not the file that was exported; export or download it again")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder} is not whole ({error}); export or download it again") from error
+
+
+def _published_config(about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run's configuration would say; every value of the folder is a number, or a word that is looked up."""
+    base = about["base"]["model"]
+    model = None if base is None else str(folder / base) if base in (".", "base") else str(base)
+    words, device = str(folder / "vocabulary.yaml"), "auto"
+    kinds = {"schedule": "ConcessionSchedule", "model": "OpenOffers"}
+    schedule = {key: float(about["offers"][key]) for key in ("start", "reserve", "exponent")}
+    offers: dict[str, Any] = {
+        "_target_": "emodistill.negotiation.schedule.ConcessionSchedule",
+        "rounds": int(about["offers"]["rounds"]),
+        **schedule,
+    }
+    if kinds[about["offers"]["kind"]] == "OpenOffers":
+        offers = {"_target_": "emodistill.negotiation.schedule.OpenOffers", "acceptance": offers}
+    sampler = {key: about["sampler"][key] for key in ("dtype", "temperature", "top_k", "max_new_tokens", "max_batch")}
+    chat_format = {
+        "_target_": "emodistill.policy.chat_format.ChatFormat",
+        "tokenizer": {"_target_": "emodistill.language_models.local.load_tokenizer", "model": model},
+        "vocabulary": {"_target_": "emodistill.emotions.vocabulary.load_vocabulary", "name": words},
+    }
+    four_bit, dtype = bool(about["base"]["four_bit"]), str(about["base"]["compute_dtype"])
+    config: dict[str, Any] = {
+        "vocabulary": words,
+        "policy": {
+            "base_model": model,
+            "compute_dtype": dtype,
+            "device": device,
+            "four_bit": four_bit,
+            "vocabulary": words,
+            "lora": {"r": 1, "target_modules": "all-linear"},  # of an arm without an adapter, where it changes nothing
+        },
+        "sampler": {
+            "_target_": "emodistill.policy.generation.RolloutSampler",
+            "device": device,
+            "chat_format": chat_format,
+            **{key: value for key, value in sampler.items() if isinstance(value, int | float | str | None)},
+        },
+        "offers": {"policy": offers},
+        "temperature": float(about["selector_temperature"]),
+        "retries": int(about["retries"]),
+    }
+    if drawn := about.get("scenarios"):
+        config["data"] = {
+            "corpus": {
+                "_target_": "emodistill.data.corpus.PlayedCorpus",
+                "name": "published",
+                "domains": [str(name) for name in about["domains"]],
+                "episodes_per_scenario": 1,
+                "split_seed": int(drawn["split_seed"]),
+                "focal": None,
+                "counterparty": None,
+                "scenarios": {
+                    "_target_": "emodistill.data.corpus.GeneratedScenarios",
+                    "per_domain": int(drawn["per_domain"]),
+                    "seed": int(drawn["seed"]),
+                },
+            }
+        }
+    return config
 
 
 def _made(node: Any, file: Path) -> Any:

@@ -16,6 +16,7 @@ from emodistill.policy.agents import RETRIES, ChatSpeaker
 from emodistill.policy.chat_backends import ChatBackend, LocalChatBackend
 from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, read_identity
 from emodistill.policy.generation import RolloutSampler
+from emodistill.runs import ADAPTER_NOTE
 
 
 def is_local(generator: str) -> bool:
@@ -31,7 +32,8 @@ class Speakers:
 
     Args:
         policy: arguments of `ExpressionPolicy`.
-        run_dir: folder of the run; the generator `jpo` is the base model with the adapter `<run_dir>/jpo/adapter`.
+        run_dir: folder of the run; the generator `jpo` is the base model with the adapter `<run_dir>/jpo/adapter`. Or a
+            published folder, which is itself the one adapter that there is.
         sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
         endpoint: opens the model that the arms `endpoint_*` speak with.
         retries: how often a reply that breaks the role is asked for again.
@@ -50,7 +52,8 @@ class Speakers:
         self.endpoint, self.retries = endpoint, retries
 
     def adapter(self, generator: str) -> Path:
-        return self.run_dir / generator / "adapter"
+        published = (self.run_dir / ADAPTER_NOTE).is_file()
+        return self.run_dir if published else self.run_dir / generator / "adapter"
 
     def emotions(self, generator: str) -> Emotions:
         """How emotions entered the chats that the policy was trained on.

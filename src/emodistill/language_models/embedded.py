@@ -43,6 +43,7 @@ from emodistill.files import cache_dir, exclusive
 PARTIAL = "partial-"
 WAY_OUT = "or set model to a folder that holds a model"
 
+PRE_TOKENIZER = "smollm"  # llama.cpp's name of the rule that splits digits before the byte-level one
 SPECIAL_TOKEN_TYPE = 3  # gguf.TokenType.CONTROL
 CONFIG_KEYS = {
     "hidden_size": "embedding_length",
@@ -187,11 +188,11 @@ def import_gguf(path: Path, folder: Path) -> None:
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items() if name[:10] != "tokenizer."}
     kind = (fields["general.architecture"], reader.fields["tokenizer.ggml.pre"].contents())
-    if kind != ("llama", "smollm"):
-        raise ValueError(f"{path}: {kind[0]} with tokeniser {kind[1]}, not a llama with tokeniser smollm")
+    if kind != ("llama", PRE_TOKENIZER):
+        raise ValueError(f"{path}: {kind[0]} with tokeniser {kind[1]}, not a llama with tokeniser {PRE_TOKENIZER}")
     tensors = _tensors(reader, fields)
     config = _config(fields, tied="lm_head.weight" not in tensors)
-    tokenizer = _tokenizer(reader, config["max_position_embeddings"])
+    tokenizer = gguf_tokenizer(reader, config["max_position_embeddings"])
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         config[key] = getattr(tokenizer, key)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -233,7 +234,13 @@ def _deinterleave(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def _tokenizer(reader: Any, context: int) -> PreTrainedTokenizerFast:
+def gguf_tokenizer(reader: Any, context: int) -> PreTrainedTokenizerFast:
+    """The tokenizer in a GGUF file.
+
+    Args:
+        reader: a `gguf.GGUFReader`.
+        context: most tokens of a chat.
+    """
     field = {name.removeprefix("tokenizer."): value for name, value in reader.fields.items()}
     words: list[str] = field["ggml.tokens"].contents()
     merges = [tuple(pair.split(" ")) for pair in field["ggml.merges"].contents()]

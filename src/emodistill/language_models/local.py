@@ -52,7 +52,7 @@ NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch 
 SAMPLES, SAMPLE_BYTES = 64, 4096
 _SHARED: "weakref.WeakValueDictionary[tuple[str, ...], PreTrainedModel]" = weakref.WeakValueDictionary()
 _SHARING = threading.Lock()
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def device_of(name: str) -> torch.device:
@@ -118,7 +118,7 @@ def public_name(model: str) -> str:
     if not Path(name).is_dir():
         return name
     saved = json.loads((model_folder(model) / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
-    return saved if _HUB_ID.fullmatch(saved) else Path(name).resolve().name
+    return saved if HUB_ID.fullmatch(saved) else Path(name).resolve().name
 
 
 def model_folder(model: str, weights: bool = True) -> Path:
@@ -143,16 +143,29 @@ def model_folder(model: str, weights: bool = True) -> Path:
 
 
 def _download(hub_id: str, files: list[str]) -> Path:
+    return fetched(hub_id, f"model={hub_id}", f", or use model={EMBEDDED}", files)
+
+
+def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None = None) -> Path:
+    """The local folder with the files of a repository on the hub; they are downloaded the first time.
+
+    Args:
+        name: what it is called in an error.
+        otherwise: another way out, for an error.
+        files: patterns of the files that are wanted; None is all.
+
+    Raises:
+        UserError: if it is not to be had.
+    """
     try:
         return Path(snapshot_download(hub_id, allow_patterns=files, ignore_patterns=TWICE))
     except GatedRepoError as error:
-        raise UserError(f"model={hub_id}: needs its terms accepted on the hub, then `hf auth login`") from error
+        raise UserError(f"{name}: needs its terms accepted on the hub, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UserError(f"model={hub_id}: the hub has no such model; check the id, or use {EMBEDDED}") from error
+        raise UserError(f"{name}: the hub has no such model; check the id{otherwise}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"model={hub_id}: not in the local cache and the hub cannot be reached; connect, give a folder, or use "
-            f"model={EMBEDDED}"
+            f"{name}: not in the local cache and the hub cannot be reached; connect, or give a folder{otherwise}"
         ) from error
 
 

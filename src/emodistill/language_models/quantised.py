@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
-from emodistill.files import atomic_write, cache_dir, exclusive, replacing
+from emodistill.files import atomic_write, cache_dir, exclusive, file_hash, replacing
 from emodistill.language_models.local import model_folder, read_weights, without_bars
 from emodistill.language_models.model_files import refuse_broken
 
@@ -71,7 +71,7 @@ def _key(source: Path, settings: dict[str, Any]) -> str:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     about = {
         "config": {key: value for key, value in config.items() if key != "_name_or_path"},
-        "weights": [_checksum(path) for path in sorted(source.glob("*.safetensors"))],
+        "weights": [file_hash(path) for path in sorted(source.glob("*.safetensors"))],
         "settings": settings,
         "device": "cuda" if torch.cuda.is_available() else "cpu",  # where transformers quantises
         "versions": {name: version(name) for name in LIBRARIES},
@@ -85,7 +85,7 @@ def _store(model: Any, folder: Path) -> None:
             model.save_pretrained(partial)
         for path in partial.iterdir():  # safetensors makes its files private, and a cache may be shared
             path.chmod((partial / "config.json").stat().st_mode)
-        checksums = {path.name: _checksum(path) for path in partial.iterdir()}
+        checksums = {path.name: file_hash(path) for path in partial.iterdir()}
         atomic_write(partial / CHECKSUMS, json.dumps(checksums, indent=2) + "\n")
 
 
@@ -93,11 +93,6 @@ def _is_whole(folder: Path) -> bool:
     """Whether the folder is there, and holds every byte that was written to it."""
     try:
         noted: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return bool(noted) and all(_checksum(folder / name) == checksum for name, checksum in noted.items())
+        return bool(noted) and all(file_hash(folder / name) == checksum for name, checksum in noted.items())
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
         return False
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

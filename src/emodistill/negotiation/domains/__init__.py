@@ -93,12 +93,8 @@ def load_domain(name: str) -> Domain:
     Raises:
         UserError: if there is no such domain, or its file lacks a key or has one too many.
     """
-    folder = _FOLDER if name in domain_names() else _IMPORTED
-    if name not in _names_in(folder):
-        imported = f"and for imported dialogues {', '.join(imported_domain_names())}"
-        raise UserError(f"no domain '{name}'; there are: {', '.join(domain_names())}, {imported}")
     try:
-        raw = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+        raw = yaml.safe_load(domain_text(name))
     except yaml.YAMLError as error:
         raise UserError(f"domains/{name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     expected = set(Domain.__dataclass_fields__)
@@ -109,6 +105,19 @@ def load_domain(name: str) -> Domain:
     domain = _typed(name, raw)
     _check(domain)
     return domain
+
+
+def domain_text(name: str) -> str:
+    """The YAML of a domain, as it stands in its file.
+
+    Raises:
+        UserError: if there is no such domain.
+    """
+    folder = _FOLDER if name in domain_names() else _IMPORTED
+    if name not in _names_in(folder):
+        imported = f"and for imported dialogues {', '.join(imported_domain_names())}"
+        raise UserError(f"no domain '{name}'; there are: {', '.join(domain_names())}, {imported}")
+    return (folder / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _typed(name: str, raw: dict[str, Any]) -> Domain:

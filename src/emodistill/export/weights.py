@@ -1,0 +1,81 @@
+"""The weights of an export: the adapter as PEFT has it, or base and adapter in one.
+
+Merged weights are those of the *dequantised* 4-bit base plus the adapter: the adapter was trained on top of that base
+and corrects its errors. They are kept in 16 bits. float16 has three more bits of precision than bfloat16, and the
+weights of such models lie far within its range; the check after writing says what rounding has changed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emodistill.errors import UserError
+from emodistill.export.agent import TrainedAgent
+from emodistill.language_models.local import load_tokenizer, without_bars
+from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def write_peft(agent: TrainedAgent, folder: Path) -> None:
+    """The adapter and its configuration, which names the base by its hub id; its note; and the tokenizer."""
+    for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+        (folder / name).write_bytes((agent.adapter / name).read_bytes())
+    (folder / ADAPTER_NOTE).write_text(json.dumps(agent.identity, indent=2) + "\n", encoding="utf-8")
+    write_tokenizer(agent, folder)
+
+
+def write_merged(agent: TrainedAgent, folder: Path, dtype: str) -> None:
+    """A model that plain transformers loads.
+
+    Raises:
+        UserError: if a weight is too large for the dtype.
+    """
+    model = halved(agent.speaking, half(dtype))
+    model.config.name_or_path = model.name_or_path = agent.hub_id or ""
+    with without_bars():
+        model.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)
+    write_tokenizer(agent, folder)
+
+
+def half(dtype: str) -> torch.dtype:
+    """The dtype of a name.
+
+    Raises:
+        UserError: if it has not 16 bits.
+    """
+    if dtype not in HALVES:
+        raise UserError(f"dtype={dtype}: merged weights have 16 bits; choose {' or '.join(HALVES)}")
+    return HALVES[dtype]
+
+
+def halved(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of a model in 16 bits.
+
+    Raises:
+        UserError: if a weight is too large for the dtype.
+    """
+    largest = max(float(parameter.detach().abs().max()) for parameter in model.parameters())
+    if largest > torch.finfo(dtype).max:
+        raise UserError(f"dtype={dtype}: a weight of {largest:.3g} does not fit; choose dtype=bfloat16")
+    copy = type(model)(model.config).to(dtype)
+    copy.load_state_dict(rounded(model, dtype))
+    copy.tie_weights()
+    return copy.eval()
+
+
+def rounded(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights of a model in another dtype."""
+    return {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
+
+
+def write_tokenizer(agent: TrainedAgent, folder: Path) -> None:
+    """The tokenizer with its chat template."""
+    tokenizer = load_tokenizer(agent.base)
+    tokenizer.name_or_path = agent.hub_id or ""
+    tokenizer.save_pretrained(folder)
