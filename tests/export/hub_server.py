@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             about = json.loads(body)
             repo = f"{about.get('type', 'model')}s/{about['organization']}/{about['name']}"
             self.server.repos.setdefault(repo, {})
-            self.server.private[repo] = about.get("private")
+            self.server.private[repo] = about.get("visibility") == "private" or about.get("private") is True
             return self.answer({"url": f"{self.server.address}/{repo.removeprefix('models/')}"})
         if path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})

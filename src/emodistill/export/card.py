@@ -109,10 +109,13 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 {exact}
 
-vLLM takes the adapter on the base in 16 bits, `vllm serve BASE --enable-lora --lora-modules negotiator={place}
---max-lora-rank {rank}` (rank {rank} or more), and is asked for the model `negotiator`. That base is not the one in 4
-bits that the adapter was trained on, so some replies differ; `to=merged` has no such difference."""
+vLLM (on a GPU): `vllm serve {vllm_base} {in_bits}--enable-lora --lora-modules negotiator={place} --max-lora-rank {rank}`,
+and the model to ask for is `negotiator`.{unlike}"""
 
+_UNLIKE = (
+    " The adapter learnt on the base in 4 bits: on the same base in 16 bits it says other things, so do not leave out "
+    "`--quantization`."
+)
 _MERGED = """The language model alone, with plain transformers; vLLM serves it with `vllm serve {place}`:
 
 ```python
@@ -237,7 +240,10 @@ def _loading(agent: TrainedAgent, form: str, place: str, included: bool) -> str:
         source=source,
         quantised=_QUANTISED if four_bit else ")",
         exact=exact,
-        rank=rank,
+        rank=max(rank, 16),
+        vllm_base=f"{place}/base" if included else agent.hub_id or agent.base_name,
+        in_bits="--quantization bitsandbytes " if four_bit else "",
+        unlike=_UNLIKE if four_bit else "",
     )
 
 

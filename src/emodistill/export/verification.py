@@ -42,7 +42,7 @@ from emodistill.negotiator import Negotiator, Reply
 from emodistill.policy.generation import ChatGenerator
 from emodistill.runs import ADAPTER_WEIGHTS
 
-BOUNDS = {"peft": 1e-3, "float16": 0.02, "bfloat16": 0.1}  # nats; docs/export.md has what was measured
+BOUNDS = {"peft": 1e-4, "float16": 0.02, "bfloat16": 0.1}  # nats; docs/export.md has what was measured
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")  # in names of variables of the environment
 SHORTEST_SECRET = 8
 WORDS_OF_TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json")
