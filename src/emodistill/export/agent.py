@@ -25,14 +25,8 @@ from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, parse_arm
 from emodistill.files import file_hash
-from emodistill.language_models.local import (
-    EMBEDDED,
-    HUB_ID,
-    fingerprint,
-    load_tokenizer,
-    model_folder,
-    public_name,
-)
+from emodistill.language_models.local import HUB_ID, fingerprint, load_tokenizer, model_folder, public_name
+from emodistill.language_models.model_files import EMBEDDED
 from emodistill.learners.selector import IQLSelector
 from emodistill.learners.selector_file import write_selector
 from emodistill.negotiation.domains import domain_text

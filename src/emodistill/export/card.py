@@ -13,7 +13,8 @@ from emodistill.errors import UserError
 from emodistill.export.agent import TrainedAgent
 from emodistill.export.prompt_form import example_scenario, fixed_prompts, template_text
 from emodistill.export.verification import Measured
-from emodistill.language_models.local import EMBEDDED
+from emodistill.export.weights import exported_tokenizer
+from emodistill.language_models.model_files import EMBEDDED
 from emodistill.reporting.model_card import EMBEDDED as EMBEDDED_CARD
 
 REPORT = Path("evaluation") / "report.json"
@@ -109,13 +110,16 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 {exact}
 
-vLLM (on a GPU): `vllm serve {vllm_base} {in_bits}--enable-lora --lora-modules negotiator={place} --max-lora-rank {rank}`,
-and the model to ask for is `negotiator`.{unlike}"""
+vLLM (on a GPU), which is then asked for the model `negotiator`:
 
-_UNLIKE = (
-    " The adapter learnt on the base in 4 bits: on the same base in 16 bits it says other things, so do not leave out "
-    "`--quantization`."
-)
+```
+vllm serve {vllm_base} {in_bits}--enable-lora --lora-modules negotiator={place} --max-lora-rank {rank}
+```{unlike}"""
+
+_UNLIKE = """
+
+The adapter learnt on the base in 4 bits, and on the same base in 16 bits it says other things: do not leave out
+`--quantization`."""
 _MERGED = """The language model alone, with plain transformers; vLLM serves it with `vllm serve {place}`:
 
 ```python
@@ -173,7 +177,7 @@ def card(agent: TrainedAgent, form: str, place: str, measured: Measured, include
         target=_target(domain),
         loading=_served(agent, form, place) if endpoint else _loading(agent, form, place, included),
         messages=json.dumps(prompt.messages, indent=2, ensure_ascii=False),
-        rendered=template_text(agent.chat_format.tokenizer, prompt.messages),
+        rendered=template_text(exported_tokenizer(agent), prompt.messages),
         sampling=_sampling(**settings),
         measured=measured,
         base=_base(agent, form),

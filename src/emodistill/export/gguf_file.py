@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from emodistill.language_models.embedded import CONFIG_KEYS, LAYER_NAMES, PRE_TOKENIZER, TOP_NAMES
-from emodistill.policy.chat_format import control_tokens
+from emodistill.policy.chat_template import control_tokens
 
 KINDS = {torch.float16: gguf.GGMLQuantizationType.F16, torch.bfloat16: gguf.GGMLQuantizationType.BF16}
 FILE_TYPES = {torch.float16: gguf.LlamaFileType.MOSTLY_F16, torch.bfloat16: gguf.LlamaFileType.MOSTLY_BF16}

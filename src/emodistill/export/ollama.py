@@ -9,8 +9,9 @@ from typing import Any
 
 from emodistill.export.agent import TrainedAgent
 from emodistill.export.gguf_file import can_be_gguf, write_gguf
-from emodistill.export.weights import half, write_merged, write_tokenizer
-from emodistill.policy.chat_format import ChatFormat, template_parts
+from emodistill.export.weights import exported_tokenizer, half, write_merged
+from emodistill.policy.chat_format import ChatFormat
+from emodistill.policy.chat_template import ChatForm
 
 MODELFILE, GGUF = "Modelfile", "model.gguf"
 
@@ -21,12 +22,12 @@ def write_ollama(agent: TrainedAgent, folder: Path, dtype: str) -> bool:
     Raises:
         UserError: if the dtype has not 16 bits, or a weight does not fit it.
     """
-    tokenizer = agent.chat_format.tokenizer
+    tokenizer = exported_tokenizer(agent)
     as_gguf = can_be_gguf(agent.speaking, tokenizer)
     if as_gguf:
         name = f"{agent.run.resolve().name} {agent.arm.name}"
         write_gguf(agent.speaking, tokenizer, folder / GGUF, name, half(dtype))
-        write_tokenizer(agent, folder)
+        tokenizer.save_pretrained(folder)
     else:
         write_merged(agent, folder, dtype)
     context = int(agent.speaking.config.max_position_embeddings)
@@ -53,14 +54,21 @@ def modelfile(source: str, chat: ChatFormat, sampler: dict[str, Any], context: i
         "num_ctx": context,
     }
     lines = [f"PARAMETER {key} {value}" for key, value in settings.items()]
-    lines.append(f'PARAMETER stop "{chat.tokenizer.decode(chat.end_of_turn)}"')
-    return "\n".join([f"FROM {source}", f'TEMPLATE """{go_template(chat.tokenizer)}"""', *lines, ""])
+    lines.append(f'PARAMETER stop "{chat.form.end}"')
+    return "\n".join([f"FROM {source}", f'TEMPLATE """{go_template(chat.form)}"""', *lines, ""])
 
 
-def go_template(tokenizer: Any) -> str:
-    """The chat template in the language of Ollama: what stands around each message, in the order of messages."""
-    system, (opens, asks), (begins, ends) = template_parts(tokenizer)
-    words = "{{ .Content }}"
-    asked = '{{ if eq .Role "system" }}' + words.join(system)
-    answered = '{{ else if eq .Role "user" }}' + opens + words + asks + begins + "{{ else }}" + words + ends
-    return "{{- range .Messages }}" + asked + answered + "{{ end }}{{ end }}"
+def go_template(form: ChatForm) -> str:
+    """The form of a chat in the language of Ollama: what stands around each message, in the order of messages."""
+    before, behind = form.opening
+    lead = (
+        form.lead
+        if form.first == form.lead
+        else f"{{{{ if le $i 1 }}}}{form.first}{{{{ else }}}}{form.lead}{{{{ end }}}}"
+    )
+    of_role = (
+        f'{{{{ if eq .Role "system" }}}}{before}{{{{ .Content }}}}{behind}',
+        f'{{{{ else if eq .Role "user" }}}}{lead}{{{{ .Content }}}}{form.header}',
+        f"{{{{ else }}}}{form.reply}{{{{ .Content }}}}{form.end}",
+    )
+    return "{{- range $i, $_ := .Messages }}" + "".join(of_role) + "{{ end }}{{ end }}"

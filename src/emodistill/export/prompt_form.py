@@ -64,7 +64,7 @@ def _of_scenario(agent: TrainedAgent, scenario: Scenario, first: str, second: st
         {"role": "system", "content": opening_words(scenario, agent.vocabulary, agent.emotions)},
         {"role": "user", "content": asked[0]},
     ]
-    ids = chat.system(opening[0]["content"]) + chat.user(asked[0])
+    ids = chat.system(opening[0]["content"]) + chat.user(asked[0], first=True)
     later = [{"role": "assistant", "content": said}, {"role": "user", "content": asked[1]}]
     return [Prompt(opening, ids), Prompt(opening + later, ids + chat.reply(said) + chat.user(asked[1]))]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from emodistill.errors import UserError
 from emodistill.export.agent import TrainedAgent
 from emodistill.language_models.local import load_tokenizer, without_bars
+from emodistill.policy.chat_template import ChatForm
 from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -25,7 +26,7 @@ def write_peft(agent: TrainedAgent, folder: Path) -> None:
     for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
         (folder / name).write_bytes((agent.adapter / name).read_bytes())
     (folder / ADAPTER_NOTE).write_text(json.dumps(agent.identity, indent=2) + "\n", encoding="utf-8")
-    write_tokenizer(agent, folder)
+    exported_tokenizer(agent).save_pretrained(folder)
 
 
 def write_merged(agent: TrainedAgent, folder: Path, dtype: str) -> None:
@@ -40,7 +41,7 @@ def write_merged(agent: TrainedAgent, folder: Path, dtype: str) -> None:
         model.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)
-    write_tokenizer(agent, folder)
+    exported_tokenizer(agent).save_pretrained(folder)
 
 
 def half(dtype: str) -> torch.dtype:
@@ -74,8 +75,25 @@ def rounded(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
     return {key: tensor.to(dtype) for key, tensor in model.state_dict().items()}
 
 
-def write_tokenizer(agent: TrainedAgent, folder: Path) -> None:
-    """The tokenizer with its chat template."""
-    tokenizer = load_tokenizer(agent.base)
+def exported_tokenizer(agent: TrainedAgent) -> Any:
+    """The tokenizer, with a template that writes chats exactly as the agent reads them.
+
+    Where the model's own template does not (it writes today's date, or takes something out of earlier replies), it is
+    replaced by the agent's form.
+    """
+    tokenizer: Any = load_tokenizer(agent.base)
     tokenizer.name_or_path = agent.hub_id or ""
-    tokenizer.save_pretrained(folder)
+    if agent.chat_format.note:
+        tokenizer.chat_template = jinja_template(agent.chat_format.form)
+    return tokenizer
+
+
+def jinja_template(form: ChatForm) -> str:
+    """The form of a chat as a template of transformers; the header of the next reply is always there."""
+    before, behind = map(json.dumps, form.opening)
+    first, lead, header, reply, end = map(json.dumps, (form.first, form.lead, form.header, form.reply, form.end))
+    system = f"{{{{ {before} + message['content'] + {behind} }}}}"
+    user = f"{{{{ ({first} if loop.index0 <= 1 else {lead}) + message['content'] + {header} }}}}"
+    said = f"{{{{ {reply} + message['content'] + {end} }}}}"
+    roles = f"{{%- if message['role'] == 'system' -%}}{system}{{%- elif message['role'] == 'user' -%}}{user}"
+    return f"{{%- for message in messages -%}}{roles}{{%- else -%}}{said}{{%- endif -%}}{{%- endfor -%}}"
