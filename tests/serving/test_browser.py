@@ -135,7 +135,7 @@ def test_a_whole_negotiation_with_the_keyboard_alone(browser, server):
         page.keyboard.press("Enter")
         page.wait_for_selector("#end-heading:focus")
         assert texts(page, "#result tbody td")[0] == f"A deal at {offer}, in round 3."
-        mine, theirs = (int(share.removesuffix(" %")) for share in texts(page, "#result tbody td")[1:])
+        mine, theirs = (int(share.removesuffix("%")) for share in texts(page, "#result tbody td")[1:])
         assert mine + theirs == 100 and 0 < mine < 100
         assert "Your target was " in page.locator("#result p").first.inner_text()
         assert "target of the creditor" in chart.all_text_contents()
@@ -145,7 +145,7 @@ def test_a_whole_negotiation_with_the_keyboard_alone(browser, server):
         page.keyboard.press("Enter")
         page.wait_for_selector("#again:focus")
         assert page.locator("#after").inner_text() == "Nothing was stored."
-        assert texts(page, "#tally tbody td") == ["1", "1", f"{mine} %", "1.0", "unrated"]
+        assert texts(page, "#tally tbody td") == ["1", "1", f"{mine}%", "1.0", "unrated"]
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "setup-heading"
 
@@ -157,7 +157,7 @@ def test_what_the_agent_valued_is_a_list_of_all_emotions(browser, server):
         page.keyboard.press("Enter")
         rows = page.locator(".values tbody tr")
         assert rows.count() == 28
-        shares = [float(text.split()[0]) for text in texts(page, ".values td.n:nth-child(3)")]
+        shares = [float(text.rstrip("%")) for text in texts(page, ".values td.n:nth-child(3)")]
         assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110
         shown = page.locator(".emotion").inner_text().removeprefix("shows ")
         assert page.locator(".picked th").inner_text() == f"{shown} (shown)"

@@ -202,6 +202,7 @@ async function begin() {
   const { talk } = state;
   byId("talk-heading").textContent = `${talk.scenario.id}: you are the ${talk.domain.roles[mine]}`;
   byId("told").textContent = talk.scenario[mine].view;
+  byId("words-help").textContent = `(offers are said like \u201c${value(45)}\u201d; Enter sends)`;
   byId("rows").className = threads.length > 1 ? "two" : "one";
   byId("words").value = "";
   for (const id of ["log", "result", "after", "tally"]) byId(id).replaceChildren();
@@ -301,12 +302,17 @@ function wait(busy) {
 
 const clock = (unit) => /^minutes after (\d+):(\d+)$/.exec(unit);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}%`;
 const theirRole = () => state.talk.domain.roles[other(state.talk.mine)];
 const letter = (thread) => (state.talk.threads.length > 1 ? `Agent ${LETTERS[thread.seat]}` : "");
 const prefix = (thread) => (letter(thread) ? `${letter(thread)}: ` : "");
-const highest = (shares, count) => Object.entries(shares).sort((a, b) => b[1] - a[1]).slice(0, count);
-const inWords = (shares) => highest(shares, READ).map(([label, share]) => `${label} ${percent(share)}`).join(", ");
+const highest = (shares) => Object.entries(shares).sort((a, b) => b[1] - a[1]);
+
+// The few emotions that were read most, none of them a share that is as good as nothing.
+function inWords(shares) {
+  const seen = highest(shares).filter(([, share], i) => !i || (i < READ && share >= 0.01));
+  return seen.map(([label, share]) => `${label} ${percent(share)}`).join(", ");
+}
 
 // An offer as the domain says it: "45 days", "1 day", "10:30 PM".
 function value(number) {
@@ -500,10 +506,11 @@ function showResult() {
   const shares = (thread) => {
     const last = thread.replies.at(-1);
     if (!known(last.deal_value)) return ["none", "none"];
-    return (mine === "focal" ? [last.utility, 1 - last.utility] : [1 - last.utility, last.utility]).map(percent);
+    const own = Math.round(100 * (mine === "focal" ? last.utility : 1 - last.utility));
+    return [`${own}%`, `${100 - own}%`];
   };
   const rows = threads.map((thread) => [name(thread), outcome(thread), ...shares(thread)]);
-  const about = "Share: 100 % is a deal at one's own target, 0 % one at the other side's.";
+  const about = "Share: 100% is a deal at one's own target, 0% one at the other side's.";
   byId("result").replaceChildren(
     el("p", {}, `Your target was ${scenario[mine].target_words}, that of the ${theirs} ${opposite.target_words}.`),
     table(about, ["Opposite", "Result", "Your share", `Share of the ${theirs}`], rows),
@@ -584,7 +591,7 @@ function tally() {
     const means = rated.map((given) => (given.length ? mean(given).toFixed(1) : "unrated"));
     return [model, own.length, own.filter((one) => one.end === "deal").length, percent(mean(own.map(share))), ...means];
   });
-  const about = "Since this page was opened: means, where no deal is a share of 0 %, and ratings go from 1 to 5.";
+  const about = "Since this page was opened: means, where no deal is a share of 0%, and ratings go from 1 to 5.";
   return table(about, ["Opposite", "Talks", "Deals", "Your share", "Satisfied", "Liked"], rows, "n");
 }
 
