@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.language_models.thoughts import has_words, without_thoughts
+from emodistill.language_models.thoughts import end_of_thought, has_words, without_thoughts
 
 SAID = "I can do 45 days if we both sign today."
 THOUGHT = "Okay. My limit is 110 days, but I could go down to 20."
@@ -110,3 +110,23 @@ def test_nothing_is_said_between_marks_that_are_open_at_the_end(pieces):
 def test_what_is_left_has_no_thought_left_in_it(text):
     assert without_thoughts(f"<think>limit</think>{text}") == without_thoughts(text)
     assert has_words(text) or not has_words(without_thoughts(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "</think>"),
+        ("Aloud <think>not this</think> <seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", None),
+        ("<|im_start|>assistant\n", None),
+        ("<|channel|>analysis<|message|>Hm.<|channel|>final<|message|>", None),
+        ("", None),
+    ],
+)
+def test_a_thought_that_a_text_breaks_off_in_has_an_end(text, end):
+    assert end_of_thought(text) == end
+    assert end is None or without_thoughts(f"{text}\n{end}\nSaid.").endswith("Said.")

@@ -145,10 +145,13 @@ def test_nobody_can_speak_as_the_system(parts):
         ),
         (
             "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}",
-            "ends a reply with ''.*one control token",
+            r"does not end every reply with one control token.*\(''\)",
         ),
-        (CHATML.replace("<|im_end|>", "<|im_end|><|im_start|>"), r"ends a reply with '<\|im_end\|><\|im_start\|>'"),
-        (CHATML.replace("<|im_end|>", " <|im_end|>"), r"ends a reply with ' <\|im_end\|>'"),
+        (CHATML.replace("<|im_end|>", "<|im_end|><|im_start|>"), r"one control token.*'<\|im_end\|><\|im_start\|>'"),
+        (CHATML.replace("<|im_end|>", " <|im_end|>"), r"one control token.*' <\|im_end\|>'"),
+        (CHATML.replace("<|im_end|>", "{{ '<|im_end|>' if loop.last else '<|im_start|>' }}"), "not end every reply"),
+        (CHATML.replace("{% for", "{% for tool in tools %}{{ tool }}{% endfor %}{% for", 1), "does not render a user"),
+        ({"tool_use": CHATML, "rag": CHATML}, "one of several"),
         (None, "no chat template"),
     ],
 )
@@ -176,7 +179,7 @@ def test_a_domain_that_asks_for_what_the_focal_side_does_not_know_is_an_error(mo
 
 def test_a_turn_must_end_with_one_control_token():
     tokenizer = build_tokenizer(CHATML.replace("im_end", "nobody_added_this"))
-    with pytest.raises(UserError, match="ends a reply with .*not one control token"):
+    with pytest.raises(UserError, match="does not end every reply with one control token"):
         ChatFormat(tokenizer, load_vocabulary())
 
 

@@ -17,7 +17,6 @@ Text that a template writes behind the token that ends a turn (ChatML: a newline
 then ends exactly with the token at which generation stops, and no token is trained that is never sampled.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,7 @@ from emodistill.language_models.thoughts import end_of_thought
 DATE = datetime(2024, 7, 26)  # of templates that write one: the date that Llama 3.2's own template falls back to
 ROUNDS = 4  # the fewest with two inner rounds, which are neither first nor last
 JOIN = "\n\n"  # between system and user words in one message, as in the templates of Gemma 3 and Mistral
+FAULTS = (TemplateError, TypeError, ValueError)  # what a template raises that does not take the messages it is given
 _SYSTEM = "sysword"  # stands for the system message while a template is taken apart
 _NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")  # how a template asks for today
 _ASKED = {"enable_thinking": False, "thinking": False}  # of templates that know it: Qwen3 and SmolLM3; Granite
@@ -119,19 +119,22 @@ class _Template:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.source = str(tokenizer.get_chat_template())
+        try:
+            self.source = str(tokenizer.get_chat_template())
+        except ValueError as error:
+            raise unfit(tokenizer, "is one of several, and none of them is for chats without tools") from error
         if "strftime_now(" in _NOW.sub("", self.source):
             raise unfit(tokenizer, "writes the date in a form that cannot be fixed")
         self.tokens = _any_of(control_tokens(tokenizer))
         try:
             self.has_system_role = _SYSTEM in self._render(1, system=True)
-        except TemplateError:
+        except FAULTS:
             self.has_system_role = False
         try:
             plain = self._render(1)
             self.dated = plain != self._render(1, date=DATE.replace(year=DATE.year - 1))
             self.has_generation_prompt = plain != self._render(1, header=False)
-        except TemplateError as error:
+        except FAULTS as error:
             raise unfit(tokenizer, f"does not render a user message ({error})") from error
 
     def gaps(self, rounds: int, replied: bool = False) -> list[str]:
@@ -139,7 +142,7 @@ class _Template:
         words = [word for pair in _messages(rounds) for word in pair][: None if replied else -1]
         try:
             rendered = self._render(rounds, replied=replied)
-        except TemplateError as error:
+        except FAULTS as error:
             raise unfit(self.tokenizer, f"does not render {rounds} rounds ({error})") from error
         pieces = re.split("|".join(words), rendered)
         shown = rendered.count(_SYSTEM)
@@ -158,9 +161,10 @@ class _Template:
         last = self.gaps(1, replied=True)[-1]
         parts = [[part for part in re.split(f"({self.tokens.pattern})", text) if part] for text in (inner, last)]
         end = "".join(own for own, other in takewhile(lambda pair: pair[0] == pair[1], zip(*parts, strict=False)))
-        end = end.rstrip() or os.path.commonprefix((inner, last))
+        end = end.rstrip()
         if not self.tokens.fullmatch(end) or len(self.tokenizer.encode(end, add_special_tokens=False)) != 1:
-            raise unfit(self.tokenizer, f"ends a reply with {end!r}, which is not one control token of its tokenizer")
+            shown = repr(end or last.rstrip())
+            raise unfit(self.tokenizer, f"does not end every reply with one control token of its tokenizer ({shown})")
         return end
 
     def header(self, opened: str, replied: str) -> tuple[str, str, list[str]]:
