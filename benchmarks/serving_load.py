@@ -132,9 +132,9 @@ async def hold(ask: Ask, requests: Requests, scenarios: Sequence[Scenario], clie
 
 
 class Enough:
-    """Counts replies until so many seconds have passed since every client had one, or so many replies are there."""
+    """Measures replies for so many seconds, after as many as there are clients; or until so many are there."""
 
-    def __init__(self, clients: int, seconds: float | None = None, replies: int | None = None) -> None:
+    def __init__(self, clients: int, seconds: float = 0.0, replies: int | None = None) -> None:
         self.clients, self.seconds, self.replies = clients, seconds, replies
         self.seen, self.since = 0, 0.0
         self.load = Load()
@@ -154,7 +154,7 @@ class Enough:
     def reached(self) -> bool:
         if self.replies is not None:
             return self.seen >= self.replies
-        return self.since > 0 and self.seconds is not None and time.perf_counter() - self.since >= self.seconds
+        return bool(self.load.latencies) and time.perf_counter() - self.since >= self.seconds
 
 
 @asynccontextmanager

@@ -1,13 +1,18 @@
 """Emotions and outcomes of people: by hand on a few, with the known signs on all, and tests that are right."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import statsmodels.api as sm
+from episodes import make_episode
 
 from emodistill.data.casino.reading import read_dialogues
+from emodistill.data.schema import SCHEMA
 from emodistill.errors import UserError
 from emodistill.evaluation.statistics import holm
 from emodistill.studies.human import Human, compared, difference_of, permutation_p, studentised
@@ -118,3 +123,32 @@ def test_the_study_says_which_files_it_lacks_and_reports_what_it_has(tmp_path):
         Human([str(tmp_path / "gone.json")])()
     report = Human([str(TINY)], resamples=200)()
     assert report.tables[0].rows and report.verdicts[0].startswith("The rule")
+
+
+def stored(path, ratings):
+    """A file as `serve.py` writes it: two rounds each, whose emotions go by the number (`episodes.EMOTIONS`)."""
+    rows = [make_episode(2, seed=seed).row() | {"ratings": json.dumps(rating)} for seed, rating in enumerate(ratings)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.append(pa.field("ratings", pa.string()))), path)
+    return str(path)
+
+
+def test_ratings_of_agents_by_what_they_showed(tmp_path):
+    """Anger in the first, fourth and fifth: satisfied 1 2 1; the others that were rated: 4 5."""
+    rated = [{"satisfaction": s, "liking": liked} for s, liked in ((1, 2), (4, 4), (5, 3), (2, 1), (1, 1))]
+    path = stored(tmp_path / "people.parquet", [*rated, {"satisfaction": 5}, {}])
+    report = Human([path], resamples=200)()
+    rows = {(row["emotion"], row["outcome"]): row for row in report.tables[0].rows}
+    assert {emotion for emotion, _ in rows} == {"anger", "joy", "caring", "neutral"}
+    row = rows["anger", "satisfaction"]
+    assert (row["showed"], row["others"]) == (3, 2)
+    assert row["difference_interval"][0] == pytest.approx(4 / 3 - 9 / 2)
+    assert rows["anger", "liking"]["difference_interval"][0] == pytest.approx(4 / 3 - 7 / 2)
+    assert "5 negotiations" in report.tables[0].note
+
+
+def test_ratings_that_are_too_few_or_among_dialogues(tmp_path):
+    path = stored(tmp_path / "people.parquet", [{"satisfaction": 5, "liking": 3}, {}])
+    with pytest.raises(UserError, match="1 negotiations with an agent that shows emotions are rated"):
+        Human([path])()
+    with pytest.raises(UserError, match="analyse them apart"):
+        Human([path, str(TINY)])()

@@ -1,7 +1,6 @@
 """The routes of the server: OpenAI's protocol, what the page needs, health and metrics (docs/serving.md)."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +23,6 @@ from emodistill.serving.protocol import Answer, ChatRequest, RecordRequest, Refu
 from emodistill.serving.records import Records
 from emodistill.serving.served_run import ServedRun
 
-_LOGGER = logging.getLogger(__name__)
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -207,8 +205,7 @@ class Service:
         return JSONResponse(error.body(), error.status, headers)
 
     async def _failed(self, _: Request, error: Exception) -> Response:
-        """A mistake of ours; its traceback is in the log."""
-        _LOGGER.error("a request failed", exc_info=error)
+        """A mistake of ours; uvicorn logs its traceback."""
         return JSONResponse(Refusal(500, "internal", "the server made a mistake; its log says which").body(), 500)
 
 

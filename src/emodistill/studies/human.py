@@ -1,12 +1,16 @@
-"""Emotion and outcome among people: the CaSiNo dialogues, with the statistics of the other studies.
+"""Emotion and outcome among people, with the statistics of the other studies: the CaSiNo dialogues, or negotiations of
+people with agents that `serve.py record=true` has stored.
 
 The unit is the dialogue, whose two sides are not independent: intervals resample dialogues, and p deals what the two
 sides of a dialogue showed to other dialogues. Differences are between people who chose to show something, often because
 of how things went: they say nothing about what showing it does.
 
-Shapes: D dialogues of two sides, E emotions, O outcomes, B resamples.
+Among people both sides count; where an agent was at the table, what it showed is compared with the person's ratings.
+
+Shapes: D dialogues of S sides that count, E emotions, O outcomes, B resamples.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from emodistill.data.casino.episodes import EMOTICONS, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
+from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, statistic_interval
@@ -25,10 +31,11 @@ from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
 OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
+RATED = ("satisfaction", "liking", "own utility")  # the person's, 1 to 5 both; the agent's, 0 to 1
 _COLUMNS = [
     Column("emotion", "showed", "text"),
     Column("outcome", "outcome", "text"),
-    Column("showed", "people who did", "count"),
+    Column("showed", "who did", "count"),
     Column("others", "who did not", "count"),
     Column("difference_interval", "difference [95 %]", "interval"),
     Column("effect_size", "effect size d"),
@@ -37,7 +44,7 @@ _COLUMNS = [
     Column("verdict", "verdict", "text"),
 ]
 _RULE = (
-    f"{RULE} people who show an emotion come out differently where the interval leaves out "
+    f"{RULE} those who show an emotion come out differently where the interval leaves out "
     f"0 and p (Holm, over all emotions and outcomes) is below {ALPHA:g}. It is an association, and says nothing about "
     "what showing it does."
 )
@@ -45,10 +52,11 @@ _RULE = (
 
 @dataclass(frozen=True)
 class Human:
-    """Every emoticon against every outcome. It plays nothing.
+    """Every emotion against every outcome. It plays nothing.
 
     Attributes:
-        files: the JSON files of the corpus (https://github.com/kushalchawla/CaSiNo, folder data/split).
+        files: the JSON files of the corpus (https://github.com/kushalchawla/CaSiNo, folder data/split), or the Parquet
+            files of `serve.py`.
     """
 
     files: Sequence[str]
@@ -64,6 +72,11 @@ class Human:
                 "download casino_train.json from https://github.com/kushalchawla/CaSiNo (data/split) and give "
                 "study.files=[PATH/casino_train.json]"
             )
+        kept = [file for file in files if _is_record(Path(file))]
+        if kept and len(kept) < len(files):
+            raise UserError(f"study.files: {kept[0]} was stored by serve.py, and others were not; analyse them apart")
+        if kept:
+            return self._rated(kept)
         dialogues = read_dialogues(files)
         rows = compared(dialogues, self.seed, self.resamples)
         people = 2 * len(dialogues)
@@ -77,19 +90,68 @@ class Human:
             "people", "People who show an emotion", estimates, "difference in standard deviations", 0
         )
         table = Table("people", "Emotions and outcomes among people", _COLUMNS, rows, note)
-        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows)])
+        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows, "People who show")])
+
+    def _rated(self, files: Sequence[str]) -> AnalysisResult:
+        episodes = [pair for file in files for pair in rated_episodes(Path(file))]
+        emotions = sorted({turn.emotion for episode, _ in episodes for turn in episode.focal_turns if turn.emotion})
+        if len(episodes) < 2 or not emotions:
+            raise UserError(
+                f"study.files: {len(episodes)} negotiations with an agent that shows emotions are rated in "
+                f"{', '.join(files)}; two are the least"
+            )
+        rows = differences(*shown_and_rated(episodes, emotions), emotions, RATED, self.seed, self.resamples)
+        note = (
+            f"{len(episodes)} negotiations of people with agents that were rated; the unit is the negotiation: 95 % "
+            "intervals by resampling, p by dealing what was shown to other negotiations, Holm's correction over this "
+            "table. Satisfaction and liking are the person's, from 1 to 5; utility is the agent's."
+        )
+        estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
+        figure = interval_plot(
+            "people", "Agents that show an emotion", estimates, "difference in standard deviations", 0
+        )
+        table = Table("people", "Emotions that agents showed, and ratings", _COLUMNS, rows, note)
+        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows, "Agents that show")])
+
+
+def _is_record(file: Path) -> bool:
+    """Whether `serve.py` has stored it."""
+    with file.open("rb") as opened:
+        return opened.read(4) == b"PAR1" and "ratings" in pq.read_schema(file).names
+
+
+def rated_episodes(file: Path) -> list[tuple[Episode, dict[str, Any]]]:
+    """The negotiations in a file of `serve.py` in which an agent met a person who rated it by both questions."""
+    ratings = map(json.loads, pq.read_table(file, columns=["ratings"])["ratings"].to_pylist())
+    pairs = zip(read_episodes(file), ratings, strict=True)
+    return [(episode, rating) for episode, rating in pairs if {"satisfaction", "liking"} <= set(rating)]
+
+
+def shown_and_rated(
+    episodes: Sequence[tuple[Episode, dict[str, Any]]], emotions: Sequence[str]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Which emotions the agent showed in each negotiation, (D, 1, E), and the O `RATED`, (D, 1, O)."""
+    shown = [{turn.emotion for turn in episode.focal_turns} for episode, _ in episodes]
+    rated = [[float(r["satisfaction"]), float(r["liking"]), episode.utility] for episode, r in episodes]
+    return np.array([[[label in seen for label in emotions]] for seen in shown]), np.array(rated)[:, None]
 
 
 def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[dict[str, Any]]:
-    """Mean outcome of those who showed an emotion less that of the others, for every emotion and outcome."""
+    """Mean outcome of the people who showed an emotion less that of the others, for every emotion and outcome."""
     emotions = tuple(EMOTICONS.values())
-    did, outcomes = people_of(dialogues, emotions)
+    return differences(*people_of(dialogues, emotions), emotions, OUTCOMES, seed, resamples)
+
+
+def differences(
+    did: np.ndarray, outcomes: np.ndarray, emotions: Sequence[str], names: Sequence[str], seed: int, resamples: int
+) -> list[dict[str, Any]]:
+    """Mean outcome of those who showed an emotion less that of the others; (D, S, E) and (D, S, O), named."""
     p_values = permutation_p(did, outcomes, seed, resamples)
     rows = [
         {"emotion": emotion, "outcome": outcome, "p_value": float(p_values[i, j])}
         | difference_of(did[:, :, i], outcomes[:, :, j], seed, resamples)
         for i, emotion in enumerate(emotions)
-        for j, outcome in enumerate(OUTCOMES)
+        for j, outcome in enumerate(names)
     ]
     correct(rows)
     return rows
@@ -111,7 +173,7 @@ def people_of(
 
 
 def permutation_p(did: np.ndarray, outcomes: np.ndarray, seed: int, shuffles: int) -> np.ndarray:
-    """Two-sided p of no difference between who shows and who does not, (D, 2, E) and (D, 2, O) -> (E, O).
+    """Two-sided p of no difference between who shows and who does not, (D, S, E) and (D, S, O) -> (E, O).
 
     What the two sides of a dialogue showed stays together, and so does what came of it; only which goes with which is
     shuffled. Differences are taken over their standard error, so that a small group whose outcomes vary more does not
@@ -141,7 +203,7 @@ def studentised(shown: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
 
 
 def difference_of(did: np.ndarray, values: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
-    """Both groups' difference, (D, 2) each, with its interval by resampling dialogues, and effect size."""
+    """Both groups' difference, (D, S) each, with its interval by resampling dialogues, and effect size."""
     counted = {"showed": int(did.sum()), "others": int((~did).sum())}
     if did.all() or not did.any():
         nothing = [float("nan")] * 3
@@ -164,12 +226,12 @@ def _apart(total: np.ndarray, count: np.ndarray, other: np.ndarray, others: np.n
     return apart
 
 
-def _verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _verdicts(rows: Sequence[dict[str, Any]], who: str) -> list[str]:
     clear = [row for row in rows if row["verdict"] != NOISE]
     if not clear:
         return ["No emotion goes with another outcome beyond noise."]
     return [
-        f"People who show {row['emotion']}: {row['outcome']} {row['difference_interval'][0]:+.2f} "
+        f"{who} {row['emotion']}: {row['outcome']} {row['difference_interval'][0]:+.2f} "
         f"[{row['difference_interval'][1]:+.2f}, {row['difference_interval'][2]:+.2f}] "
         f"(p {row['p_holm']:.4f} after Holm)."
         for row in clear
