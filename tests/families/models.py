@@ -5,8 +5,11 @@ the tests, factors that are not 1, caps that bind, layers without rotation.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from families.templates import family_tokenizer
+from tiny_model import build_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.cohere import CohereConfig
 from transformers.models.gemma2 import Gemma2Config
@@ -106,13 +109,33 @@ STATES = {  # of which only log-probabilities and speaking are looked at
 }
 
 
-def random_model(name: str, seed: int = 0) -> PreTrainedModel:
+TEMPLATES = {  # whose templates and tokenizers the families have; for the others the tests' own stands in
+    "smollm2": "smollm2",
+    "smollm3": "smollm3",
+    "qwen2": "qwen2.5",
+    "qwen3": "qwen3",
+    "llama3": "llama3.2",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "phi3": "phi4-mini",
+    "granite": "granite3.3",
+    "lfm2": "lfm2",
+    "mistral": "mistral-v0.3",
+}
+
+
+def random_model(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model whose weights are so large that logits differ and depend on the whole chat; no bias is 0, no norm 1.
 
     Gemma's embeddings are multiplied by the root of their width, 8, and Granite's by its factor: they are smaller here,
     or else a token would be followed by itself.
+
+    Args:
+        changes: of the configuration.
     """
     config = (FAMILIES | STATES)[name]()
+    for key, value in changes.items():
+        setattr(config, key, value)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -129,7 +152,12 @@ def random_model(name: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def save_model(name: str, folder: Path, seed: int = 0) -> str:
-    """Save such a model, without a tokenizer; returns the folder's name."""
-    random_model(name, seed).save_pretrained(folder)
+def save_model(name: str, folder: Path) -> str:
+    """Save such a model with a tokenizer and a chat template of its family; returns the folder's name."""
+    tokenizer = family_tokenizer(TEMPLATES[name]) if name in TEMPLATES else build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    size = -(-len(tokenizer) // 64) * 64  # NF4 has blocks of 64
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    changes = {"vocab_size": size, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}
+    random_model(name, **changes).save_pretrained(folder)
     return str(folder)

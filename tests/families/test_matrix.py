@@ -44,10 +44,8 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def folder(family, tmp_path_factory):
-    """The family's model with the tests' tokenizer."""
-    place = tmp_path_factory.mktemp(family)
-    build_tokenizer().save_pretrained(place)
-    return save_model(family, place)
+    """The family's model with the family's tokenizer and template."""
+    return save_model(family, tmp_path_factory.mktemp(family))
 
 
 @pytest.fixture(scope="module")

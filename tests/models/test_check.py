@@ -12,6 +12,7 @@ from tiny_model import build_tokenizer
 
 from emodistill.errors import UserError
 from emodistill.language_models.attention_masks import takes_masks
+from emodistill.language_models.local import load_model
 from emodistill.models.check import SPEAKING, TRAINING, check, main, paths, read_work
 from emodistill.models.estimates import GIB, NF4_BITS, PROCESS, REFERENCE_SPEED, Shape, Work, memory, seconds
 from emodistill.policy.generation import ChatGenerator
@@ -21,15 +22,10 @@ DEMO = Work(768, 2, 2, 40, 1, 2, 8)
 WORDS = {"fast": "fast", "rows, library": "rows", "one by one, library": "one by one", "library": "library"}
 
 
-def save(name, folder):
-    build_tokenizer().save_pretrained(folder)
-    return save_model(name, folder)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_it_says_of_layers_and_weights_is_so(name, tmp_path):
-    report = check(save(name, tmp_path), DEMO, rank=4)
-    model = random_model(name)
+    report = check(save_model(name, tmp_path), DEMO, rank=4)
+    model = load_model(str(tmp_path), "float32")
     assert report.architecture == type(model).__name__ and report.layers == 2
     assert report.parameters == sum(weight.numel() for weight in model.parameters())
     assert (report.speaking, report.training) == paths(model, on_cpu=report.device == "cpu")
@@ -38,7 +34,9 @@ def test_what_it_says_of_layers_and_weights_is_so(name, tmp_path):
     assert sum(report.lora.values()) == len(layers) > 4
     assert report.adapter == sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     assert report.context == (1024 if name == "phi3" else 2048)
-    assert report.chat[0].startswith("<|im_start|>system\nYou sell a bicycle.") and report.chat_end == "<|im_end|>"
+    whole = "".join(report.chat)
+    assert "You sell a bicycle." in report.chat[0] and report.chat_tokens > 30
+    assert whole.count(report.chat_end) >= 2 and whole.rstrip().endswith(report.chat_end)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *STATES])
@@ -67,7 +65,7 @@ def test_the_page_says_what_the_check_says():
         "qwen3_next": "Qwen3-Next",
         "granite_hybrid": "hybrid Granite",
     }
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("## Attention")[1].split("\n## ")[0]
     cells = [[cell.strip() for cell in row.split("|")[1:5]] for row in page.splitlines() if row.startswith("| ")]
     rows = {family: row[1:] for row in cells for family in row[0].split(", ")}
     for name in [*FAMILIES, *STATES]:
@@ -141,7 +139,7 @@ def run(monkeypatch, capsys):
 
 
 def test_it_is_for_people_and_for_programs(run, tmp_path):
-    folder = save("lfm2", tmp_path)
+    folder = save_model("lfm2", tmp_path)
     said, read = run(folder), json.loads(run(folder, "--json"))
     assert (
         read["refused"] is None and read["speaking"] == "one by one" and set(read["memory"]) == {"sft", "jpo", "play"}
@@ -153,7 +151,7 @@ def test_it_is_for_people_and_for_programs(run, tmp_path):
 
 
 def test_a_model_that_cannot_be_used_is_one_sentence(run, capsys, tmp_path):
-    folder = Path(save("smollm2", tmp_path))
+    folder = Path(save_model("smollm2", tmp_path))
     (folder / "tokenizer.json").unlink()
     capsys.readouterr()
     for words in ([], ["--quick"], ["--json"]):
