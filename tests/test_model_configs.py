@@ -3,6 +3,8 @@
 Sizes are those of each model's published `config.json`; a model of two layers on the meta device has no weights.
 """
 
+from functools import cache
+
 import pytest
 import torch
 import yaml
@@ -56,14 +58,18 @@ def model_on_meta(name):
         return AutoModelForCausalLM.from_config(config)
 
 
+@cache
+def training(name):
+    return composed("train", "stage=jpo", f"model={name}", "size=full")
+
+
 def test_every_ready_configuration_is_tested_here():
     assert {path.stem for path in (CONFIGS / "model").glob("[!_]*.yaml")} == SIZES.keys() | {"embedded"}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_its_adapters_are_on_every_projection_of_its_layers(name):
-    model, cfg = model_on_meta(name), composed("train", "stage=sft", f"model={name}")
-    lora = OmegaConf.to_container(cfg.learner.policy.lora, resolve=True)
+    model, lora = model_on_meta(name), OmegaConf.to_container(training(name).learner.policy.lora, resolve=True)
     linear = [path for path, module in model.named_modules() if type(module) is torch.nn.Linear]
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)).named_modules()
     found = [path.removeprefix("base_model.model.") for path, module in adapted if hasattr(module, "lora_A")]
@@ -78,9 +84,8 @@ def test_its_rates_follow_from_its_width_and_its_chats_fit_its_positions(name):
     assert own["sft_learning_rate"] == float(f"{5e-4 * (2000 / width) ** 0.781:.0e}")
     assert own["jpo_learning_rate"] == pytest.approx(own["sft_learning_rate"] / 5)
     assert own["context"] <= positions
-    jpo = composed("train", "stage=jpo", f"model={name}", "size=full")
-    assert jpo.learner.optimizer.learning_rate == own["jpo_learning_rate"]
-    assert jpo.data.dataset.source.context == own["context"]
+    assert training(name).learner.optimizer.learning_rate == own["jpo_learning_rate"]
+    assert training(name).data.dataset.source.context == own["context"]
 
 
 def test_a_model_without_a_configuration_of_its_own_keeps_the_settings_of_the_demo():
