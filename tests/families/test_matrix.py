@@ -118,13 +118,21 @@ def test_a_jpo_step_begins_at_its_reference(folder, saved, make_policy, tmp_path
 
 def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
     """With gradients: a row of a context and its branches, or, where states cannot be shared, one for each reply."""
-    policy, trunk = make_policy(four_bit=False), random_ids(2 * WINDOW + 6, 1)
+    policy = make_policy(four_bit=False)
+    ways = {policy.end_to_end, False}  # by our own attention where it serves, and by the library's, as on a GPU
+    for policy.end_to_end in ways:
+        check_packed(policy)
+
+
+def check_packed(policy):
+    trunk = random_ids(2 * WINDOW + 6, 1)
     contexts = [trunk[: WINDOW + 4] + random_ids(5, 2), random_ids(9, 3), trunk]
     replies = [[random_ids(n, 7 * n + i) for n in (4, WINDOW + 3, 1)] for i in range(3)]
     packed = policy(pack_replies(contexts, replies, pad_id=0))
     packed.logprobs.sum().backward()
     gradients = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
     policy.zero_grad()
+    assert gradients
     flat = [(c + r, [-1] * len(c) + [0] * len(r)) for c, own in zip(contexts, replies, strict=True) for r in own]
     for number, chat in enumerate(flat):
         alone = policy(collate_chats([chat], 0)).logprobs
@@ -133,6 +141,7 @@ def test_packed_replies_are_scored_as_if_each_stood_alone(make_policy):
     for name, p in policy.named_parameters():
         if p.requires_grad:
             assert error(gradients[name], p.grad) < 1e-4, name
+    policy.zero_grad()
 
 
 def test_the_merged_copy_speaks_as_the_adapter_scores(make_policy):

@@ -6,7 +6,20 @@ import pytest
 import torch
 from tiny_model import random_ids, random_llama
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from emodistill.language_models.packed_linear import PackedLinear, pack_linears, plain_weights
 from emodistill.policy.generation import Layout, RowCache
@@ -22,6 +35,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+FACTORS = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.1,
+    "logits_scaling": 4.0,
+}
 MODELS = {
     "llama": lambda: random_llama(tie_word_embeddings=True),
     "llama with long contexts": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, rope_parameters=LLAMA3)),
@@ -30,6 +49,11 @@ MODELS = {
     "qwen2, one head each": lambda: Qwen2ForCausalLM(
         Qwen2Config(**SIZES, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)
     ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, **HEADS, head_dim=32, tie_word_embeddings=True)),
+    "smollm3, a layer without rotation": lambda: SmolLM3ForCausalLM(
+        SmolLM3Config(**SIZES, **HEADS, no_rope_layers=[1, 0], pad_token_id=0)
+    ),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, **HEADS, **FACTORS)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, **HEADS, head_dim=32, sliding_window=None)),
 }
 

@@ -7,12 +7,14 @@ instead of keys and values (short convolutions, linear attention) cannot be told
 Shapes: R rows, N queries a row, W keys a row.
 """
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+_FOUND: "weakref.WeakKeyDictionary[Any, list[int | None] | None]" = weakref.WeakKeyDictionary()  # asked every step
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -21,6 +23,12 @@ def windows(model: Any) -> list[int | None] | None:
 
     None instead of a list: some layers keep something else than the keys and values of every token, or share them.
     """
+    if model not in _FOUND:
+        _FOUND[model] = _windows(model)
+    return _FOUND[model]
+
+
+def _windows(model: Any) -> list[int | None] | None:
     config = model.config.get_text_config()
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return None
