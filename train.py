@@ -46,8 +46,10 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
                 return None
             if first:
-                seconds = cfg.trainer.max_steps * cfg.size.seconds[cfg.name] if cfg.size.seconds else None
-                entry.announce(f"{cfg.name} ({folder.path}, {cfg.trainer.max_steps:,} steps) {WORK[cfg.name]}", seconds)
+                steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
+                length = f"{steps:,} steps" if steps > 0 else f"{epochs} epoch{'s' * (epochs > 1)}"
+                seconds = steps * cfg.size.seconds[cfg.name] if cfg.size.seconds and steps > 0 else None
+                entry.announce(f"{cfg.name} ({folder.path}, {length}) {WORK[cfg.name]}", seconds)
             checkpoint = folder.last if state == "continue" else None
             trainer = fit(cfg, checkpoint, lambda: folder.record(config) if first else None)
             if trainer.interrupted:

@@ -37,6 +37,7 @@ class TrainingProgress(ProgressBar):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._started_at = self._shown_at = 0  # optimizer steps
+        self._steps: int | None = None  # to the end of training; None where nobody knows
         self._earlier_s = self._began = 0.0
         self._loss: Any = 0.0  # of the current optimizer step so far
         self._step_loss: Any = math.nan
@@ -63,6 +64,8 @@ class TrainingProgress(ProgressBar):
         if not self._enabled:
             return
         throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)
+        steps = trainer.estimated_stepping_batches  # of all epochs where epochs are what is asked for
+        self._steps = int(steps) if math.isfinite(steps) else None
         self._began, self._earlier_s = time.monotonic(), 0.0 if throughput is None else throughput.seconds
         self._started_at = self._shown_at = trainer.global_step
         self._loss, self._step_loss, self._last, self._best = 0.0, math.nan, math.nan, math.nan
@@ -73,8 +76,7 @@ class TrainingProgress(ProgressBar):
             wrapped = TextColumn("{task.fields[state]}", table_column=Column())  # on two lines where one is too short
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), wrapped)
             self._bar = Progress(*columns, console=Console(stderr=True))
-            total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._task = self._bar.add_task(self.stage, total=total, state=self._state(trainer))
+            self._task = self._bar.add_task(self.stage, total=self._steps, state=self._state(trainer))
             self._refresh(trainer)
             self._bar.start()
         else:
@@ -90,7 +92,7 @@ class TrainingProgress(ProgressBar):
         if loop.epoch_loop._should_accumulate():
             return
         self._step_loss, self._loss = self._loss, 0.0
-        due = trainer.global_step - self._shown_at >= max(trainer.max_steps // LINES, 1)
+        due = trainer.global_step - self._shown_at >= max((self._steps or 0) // LINES, 1)
         if self._bar is not None:
             if trainer.global_step % self.refresh_every == 0:
                 self._refresh(trainer)
@@ -135,7 +137,7 @@ class TrainingProgress(ProgressBar):
 
     def _state(self, trainer: L.Trainer) -> str:
         """`optimizer step 4/32, 0:01:02 elapsed, 0:07:14 left, loss 2.31, val/loss 2.19 (best 2.15)`."""
-        total = str(trainer.max_steps) if trainer.max_steps > 0 else "?"
+        total = "?" if self._steps is None else str(self._steps)
         spent = self._earlier_s + time.monotonic() - self._began
         parts = [f"optimizer step {trainer.global_step}/{total}", f"{clock(spent)} elapsed"]
         left = self._left(trainer, spent)
@@ -155,9 +157,9 @@ class TrainingProgress(ProgressBar):
         done = trainer.global_step
         if not self._earlier_s:  # a resumed run without `Throughput` knows of its own steps alone
             done -= self._started_at
-        if trainer.max_steps < 0 or done <= 0:
+        if self._steps is None or done <= 0:
             return None
-        return spent / done * (trainer.max_steps - trainer.global_step)
+        return spent / done * (self._steps - trainer.global_step)
 
 
 def clock(seconds: float) -> str:

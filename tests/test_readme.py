@@ -31,7 +31,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^(?:```\w*\n(.*?)^```|((?:^ {4}\S.*\n)+))", re.MULTILINE | re.DOTALL)
-OURS = r"(?:python (?:train|evaluate|play|chat|serve|export)\.py|make)"
+OURS = r"(?:python (?:train|evaluate|play|chat|serve|export|reproduce)\.py|make)"
 COMMAND = re.compile(rf"^\s*((?:[A-Z_]+=\S+ )*{OURS} .*)$", re.MULTILINE)
 INLINE = re.compile(rf"`({OURS} [^`]+|python -m emodistill[^`]*)`", re.DOTALL)
 MODULE = re.compile(r"python -m (emodistill[\w.]*)")

@@ -57,7 +57,7 @@ class Price(Settings):
     input: NonNegativeFloat
     output: NonNegativeFloat
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
@@ -78,6 +78,11 @@ def _price_list() -> PriceList:
 def currency() -> str:
     """The currency of the price list, and so of every cost and budget."""
     return _price_list().currency
+
+
+def price_list() -> dict[str, Price]:
+    """The listed prices, by the name of the model."""
+    return dict(_price_list().models)
 
 
 def price_of(model: str, given: Mapping[str, float] | None = None) -> Price | None:

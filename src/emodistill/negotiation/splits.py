@@ -151,8 +151,14 @@ def split_of(scenarios: Sequence[Scenario], seed: int) -> Manifest:
     return Manifest(seed, entries)
 
 
+def shares(count: int) -> tuple[int, int, int]:
+    """How many of a domain's scenarios are for training, validation and test."""
+    val, test = max(1, round(_VAL * count)), max(1, round(_TEST * count))
+    return count - val - test, val, test
+
+
 def _assign(ids: list[str], seed: int, domain: str) -> list[tuple[str, str]]:
-    val, test = max(1, round(_VAL * len(ids))), max(1, round(_TEST * len(ids)))
+    train, val, test = shares(len(ids))
     order = np.random.default_rng((seed, zlib.crc32(domain.encode()))).permutation(len(ids))
-    splits = ["val"] * val + ["test"] * test + ["train"] * (len(ids) - val - test)
+    splits = ["val"] * val + ["test"] * test + ["train"] * train
     return [(ids[i], split) for i, split in zip(order, splits, strict=True)]
