@@ -21,6 +21,7 @@ from emodistill.errors import UserError
 from emodistill.language_models.budget import Price
 from emodistill.language_models.client import Endpoint
 from emodistill.language_models.completion import CompletionRequest, Message
+from emodistill.runs import flat
 from reproduce import COMMANDS, comments, reproduce
 
 ROOT = CONFIGS.parent
@@ -80,6 +81,34 @@ def test_the_selection_is_the_published_one(configured):
     chosen = OmegaConf.to_container(configured["sft"].data.dataset.selection)
     assert chosen["_target_"].endswith("TopAdvantage") and chosen["advantages"]["_target_"].endswith("IQLAdvantages")
     assert configured["jpo"].data.dataset.selection["_target_"].endswith("AllTurns")
+
+
+def test_the_rehearsal_is_the_published_experiment_in_small():
+    """Every key that differs between the two is a size, or names the model, the server and the scenarios."""
+    may_differ = (
+        r"run$|run_dir|stage_dir|domains|model\.|scenarios|size\.|endpoint\.|judge\.ledger|data\.corpus\.folder"
+    )
+    may_differ += (
+        r"|data\.corpus\.scenarios|data\.corpus\.episodes_per_scenario|sampler\.max_new_tokens|trainer\.max_steps"
+    )
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for name, (script, more) in COMMANDS.items():
+            paper, small = (
+                flat(OmegaConf.to_container(compose(script, [*more, f"experiment={experiment}"])))
+                for experiment in ("paper", "rehearsal")
+            )
+            keys = [key for key in paper.keys() | small.keys() if paper.get(key) != small.get(key)]
+            assert [key for key in keys if not re.match(may_differ, key)] == [], name
+            if name in ("sft", "jpo"):
+                assert small["trainer.max_epochs"] == 1 and small["trainer.max_steps"] == -1
+
+
+@pytest.mark.parametrize("experiment", ["paper", "rehearsal"])
+@pytest.mark.parametrize("stage", ["sft", "jpo"])
+def test_no_validation_comes_between_two_batches_of_one_step(experiment, stage):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        trainer = compose("train", [f"stage={stage}", f"experiment={experiment}"]).trainer
+    assert trainer.val_check_interval % trainer.accumulate_grad_batches == 0
 
 
 def test_a_user_may_change_what_the_experiment_sets():
