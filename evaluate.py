@@ -16,9 +16,11 @@ from commands import entry
 from commands.building import build_study
 
 if TYPE_CHECKING:
+    from emodistill.execution.pieces import Piece
     from emodistill.reporting.results import StudyResult
     from emodistill.studies.study import Study
 
+WAITING = 75  # exit status (EX_TEMPFAIL of sysexits.h): the same command can go on later
 VERDICTS = 12  # as many fit on a screen beside the table
 
 
@@ -44,7 +46,9 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
         study.prepare()
-        study.train(missing)
+        waiting = study.train(missing)
+        if study.share:
+            return play_share(study, waiting)
         announce(cfg, study)
         entry.log_to(study.folder / "evaluate.log")  # from here on the command may write to its folder
         from emodistill.reporting.report import write_report  # here: a refusal does not wait for what draws
@@ -54,6 +58,22 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         report = write_report(study.folder, result, detect)
     show(result, study.folder)
     return report
+
+
+def play_share(study: "Study", waiting: "Sequence[Piece]") -> dict[str, Any]:
+    """The end of a command with a share of the study: it plays that, and makes no report.
+
+    Raises:
+        SystemExit: with status 75, where stages of other shares have to be trained first.
+    """
+    others = [one for one in study.missing() if not one.is_trained]
+    if waiting or others:
+        names = ", ".join(str(one.folder) for one in others)
+        print(f"share {study.share} waits for {names}; run the same command again once they are trained")
+        raise SystemExit(WAITING)
+    study.play_share()
+    print(f"share {study.share} of {study.folder} is done; once all are, the command without shard= makes the report")
+    return {}
 
 
 def announce(cfg: DictConfig, study: "Study") -> None:

@@ -2,11 +2,12 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from contextlib import nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from emodistill.studies.study import Analysis, Setup, Study, StudyRun
 
 ROOT = Path(__file__).resolve().parents[1]
-CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys")
+CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys", "executor", "shard")
 
 
 def read_variants() -> dict[str, dict[str, dict[str, Any]]]:
@@ -57,9 +58,12 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
     Args:
         overrides: what the user gave; conditions and training are told the same.
     """
+    from hydra.utils import instantiate
+
     from emodistill.emotions.vocabulary import load_vocabulary
     from emodistill.evaluation.arms import parse_arms
     from emodistill.evaluation.stage_graph import StageGraph
+    from emodistill.execution.pieces import Share
     from emodistill.studies.study import Study, conditions_of, training_seeds
 
     vocabulary = load_vocabulary(cfg.vocabulary)
@@ -87,6 +91,8 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
         make_about=lambda: {**about, "counterparty": describe_counterparty(cfg), "scenarios_seed": cfg.seed},
+        executor=instantiate(cfg.executor),
+        share=Share.parse(cfg.shard) if cfg.shard else None,
     )
 
 
@@ -131,10 +137,21 @@ def analysis(name: str, node: Mapping[str, Any], vocabulary: "Vocabulary") -> "A
 def run_training(overrides: Sequence[str]) -> int:
     """Run `train.py` in a process of its own, whose output is shown; returns its exit status.
 
-    It shows tracebacks of users' mistakes where the user has asked this process for them, and only there.
+    It shows tracebacks of users' mistakes where the user has asked this process for them, and only there. Among others
+    that train at the same time it starts no workers of its own. It ends with this process, and Ctrl-C reaches both.
     """
+    from emodistill.execution import worker
+
     environment = {**os.environ, "HYDRA_FULL_ERROR": "1" if entry.WANTS_TRACEBACK else "0"}
-    return subprocess.run([sys.executable, str(ROOT / "train.py"), *overrides], env=environment, check=False).returncode
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, *["executor.workers=1"] * worker.is_worker]
+    with subprocess.Popen(command, env=environment, preexec_fn=worker.die_with_parent) as training:
+        try:
+            return training.wait()
+        except KeyboardInterrupt:
+            with suppress(subprocess.TimeoutExpired):
+                return training.wait(1.0)  # a terminal has told it too
+            training.send_signal(signal.SIGINT)
+            return training.wait()
 
 
 def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, ExpressionTest | None]":
@@ -150,6 +167,7 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
     scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
     check_unseen(Path(cfg.run_dir), scenarios)
+    entry.quieten()  # a worker begins here
     selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
     if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
         selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
@@ -167,6 +185,10 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
         ),
         "best_constant": constant_selector(cfg, corpus, vocabulary),
     }
+
+    def measured(generator: str) -> Path | None:
+        return expression.file(generator) if expression and is_local(generator) else None
+
     runner = Runner(
         scenarios=scenarios,
         episodes_per_scenario=cfg.episodes_per_scenario,
@@ -175,6 +197,7 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
         vocabulary=vocabulary,
         folder=Path(cfg.stage_dir),
         on_speaker=measure,
+        measured=measured,
         guard=instantiate(cfg.guard),
         selector=selectors["trained"],
         mean_return=selectors["mean_return"],
@@ -217,7 +240,7 @@ def chairs(
     from emodistill.negotiation.protocol import COUNTERPARTY
 
     if not cfg.opponent:
-        return {"counterparty": counterparty(cfg).open(), "offers": instantiate(cfg.offers.policy)}
+        return {"counterparty": opened_late(counterparty(cfg)), "offers": instantiate(cfg.offers.policy)}
     numbers = BehaviouralCounterparty(load_perceiver("counterparty"), personas(cfg))
     arm = parse_arm(cfg.opponent, vocabulary)
 
@@ -226,6 +249,13 @@ def chairs(
         return ArmCounterparty(arm.name, selector_of(arm, vocabulary, **selectors), speaker, numbers)
 
     return {"counterparty": LazyAgent(arm.name, open_arm), "offers": simulated_offers(numbers)}
+
+
+def opened_late(spec: Any) -> Any:
+    """The agent of a counterparty; a language model on this machine is loaded when it first plays."""
+    from emodistill.counterparties.trained_arm import LazyAgent
+
+    return LazyAgent(spec.describe(), spec.open) if spec.is_local_model else spec.open()
 
 
 def counterparty(cfg: DictConfig) -> Any:
@@ -266,14 +296,16 @@ def build_expression_test(cfg: DictConfig, corpus: Any, vocabulary: "Vocabulary"
     from emodistill.emotions.perceiver import load_perceiver
     from emodistill.evaluation.expression import ExpressionTest
 
-    learnt_from = training_episodes(Path(cfg.run_dir), cfg.domains, corpus)
-    validation = [episode for episode in learnt_from if episode.split == "val"]
+    @cache
+    def validation() -> list[Any]:  # read when something is measured
+        learnt_from = training_episodes(Path(cfg.run_dir), cfg.domains, corpus)
+        return [episode for episode in learnt_from if episode.split == "val"]
 
     def contexts(emotions: Any) -> Any:
         context = cfg.model.get("context")
         source = ChatSource(cfg.model.base_model, cfg.vocabulary, cfg.max_tokens, cfg.offers.told, emotions, context)
         return validation_contexts(
-            validation, source.open()[0], cfg.size.expression_contexts, cfg.sampler.max_new_tokens
+            validation(), source.open()[0], cfg.size.expression_contexts, cfg.sampler.max_new_tokens
         )
 
     judge, perceiver = instantiate(cfg.judge, _convert_="all"), load_perceiver("counterparty")

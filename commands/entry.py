@@ -64,6 +64,13 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
             raise SystemExit(2)
     sweeping = bool({"-m", "--multirun"} & set(sys.argv[1:]))
     sys.argv[1:] = [for_hydra(word, sweeping) for word in sys.argv[1:]]
+    quieten()
+    with explained():  # a configuration that cannot be composed
+        main()
+
+
+def quieten() -> None:
+    """Leave out what packages say about themselves, in this process."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
@@ -71,8 +78,6 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # says once that it looked for fonts
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # hardware, adverts, defaults
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)
-    with explained():  # a configuration that cannot be composed
-        main()
 
 
 def unfit_name(run: str) -> str | None:

@@ -22,6 +22,8 @@ class ScriptedBackend:
 class ScriptedBackendSpec:
     """Opens such a backend, and counts how often."""
 
+    is_local = False
+
     def __init__(self, script, name="scripted"):
         self.script, self.name, self.opened = script, name, 0
 

@@ -25,6 +25,7 @@ from emodistill.files import atomic_write
 MAY_CHANGE = (  # keys that change no result
     "resume",
     "threads",
+    *("executor", "shard", "data.corpus.executor", "data.corpus.shard"),  # who does it
     "callbacks.progress_bar",
     "judge_timeout_s",
     "callbacks.samples.judge_timeout_s",

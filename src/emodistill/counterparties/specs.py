@@ -20,7 +20,7 @@ class SimulatedCounterpartySpec:
         personas: names, `population:N` and its like, one or a list of them; a negotiation's goes by its seed.
     """
 
-    depends_on_assets = True
+    depends_on_assets, is_local_model = True, False
 
     def __init__(self, personas: str | Sequence[str]) -> None:
         self.personas = [personas] if isinstance(personas, str) else list(personas)
@@ -68,6 +68,7 @@ class LanguageModelCounterpartySpec:
             raise UserError(f"counterparty.agent.bargains={bargains}: use schedule or model")
         self.backend, self.bargains, self.schedule, self.retries = backend, bargains, schedule, retries
         self.personas = {persona: sentences[persona] for persona in personas}
+        self.is_local_model = backend.is_local
 
     def recipe(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {"bargains": self.bargains}

@@ -75,8 +75,8 @@ class LazyAgent:
 
     @property
     def usage(self) -> Usage:
-        """What its words took so far."""
-        usage: Usage = getattr(self.agent, "usage", Usage())
+        """What its words took so far; asking for it loads nothing."""
+        usage: Usage = getattr(vars(self).get("agent"), "usage", Usage())
         return usage
 
     def begin(self, negotiations: Sequence[Negotiation]) -> None:

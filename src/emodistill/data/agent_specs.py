@@ -26,9 +26,11 @@ class AgentSpec(Protocol):
 
     Attributes:
         depends_on_assets: whether it is made of the package's own lines and weights, which are part of the recipe then.
+        is_local_model: whether a language model on this machine speaks.
     """
 
     depends_on_assets: bool
+    is_local_model: bool
 
     def recipe(self) -> dict[str, Any]:
         """What fixes this side, in plain values."""
@@ -55,7 +57,7 @@ class SelectorSource(Protocol):
 class TeacherSpec:
     """The phrasebook teacher with uniformly random emotions; a schedule decides its numbers."""
 
-    depends_on_assets = True
+    depends_on_assets, is_local_model = True, False
 
     def __init__(self, vocabulary: str, schedule: ConcessionSchedule) -> None:
         self.vocabulary, self.schedule = load_vocabulary(vocabulary), schedule
@@ -101,6 +103,7 @@ class ChatAgentSpec:
     ) -> None:
         self.backend, self.emotions, self.vocabulary = backend, emotions, load_vocabulary(vocabulary)
         self.offers, self.trained, self.retries = offers, trained, retries
+        self.is_local_model = backend.is_local
         if emotions != "selector":
             self._selector()
         elif trained is None:

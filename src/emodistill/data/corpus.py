@@ -6,21 +6,19 @@
         README.md           the dataset card
         episodes.parquet    written last, whole or not at all
         parts/              episodes played so far; gone when the corpus is whole
-        shard-1-of-4/       what one of several machines played, see `Shard`
 
 Another recipe is another folder, so nothing that was made before is touched. A corpus is played in parts that do not
-depend on each other. A part on disk is not played again, so a build that was killed continues, and ends with the same
-bytes. Test scenarios are never played.
+depend on each other; each is a piece for an executor. A part on disk is not played again, so a build that was killed
+continues, and ends with the same bytes. Test scenarios are never played.
 """
 
 import hashlib
 import json
 import os
-import re
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from emodistill.data.card import write_card
 from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.errors import UserError
+from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, digest, plan
 from emodistill.files import atomic_write, cache_dir, exclusive
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.engine import play
@@ -36,7 +35,6 @@ from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario, load_csv
 from emodistill.negotiation.splits import Manifest, check_no_leak, split_of
-from emodistill.progress import progress
 
 if TYPE_CHECKING:  # imports torch, which nobody needs who reads a corpus
     from emodistill.data.agent_specs import AgentSpec, FocalAgentSpec
@@ -204,6 +202,7 @@ def _content_hash(path: Path) -> str:
 
 
 _ASSETS = ("counterparty_lines", "perceivers", "personas.yaml", "phrasebook", "vocabularies")
+MODEL_S, SIMULATED_S = 3.0, 0.01  # of one core, an episode: spoken by a small model here, or by nobody here
 ENOUGH_TO_TELL = 4  # episodes that all fail in the same call are an outage, not bad luck
 _CARD = """---
 license: apache-2.0
@@ -234,7 +233,8 @@ class PlayedCorpus(BuiltCorpus):
         split_seed: fixes which scenarios are train, val and test.
         folder: where corpora lie; the package's cache by default.
         batch: episodes played in lockstep, and stored together; all of a domain and a seed by default.
-        shard: `i/n` plays only the i-th of n shares, see `Shard`.
+        shard: `i/n` plays only the i-th of n shares of the parts.
+        executor: plays the parts; None plays them here, one after the other.
     """
 
     def __init__(
@@ -249,6 +249,7 @@ class PlayedCorpus(BuiltCorpus):
         folder: str | None = None,
         batch: int | None = None,
         shard: str | None = None,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__(name, folder)
         for domain in domains:
@@ -258,7 +259,8 @@ class PlayedCorpus(BuiltCorpus):
         self.domains, self.scenario_source = list(domains), scenarios
         self.episodes_per_scenario, self.split_seed, self.batch = episodes_per_scenario, split_seed, batch
         self.focal, self.counterparty = focal, counterparty
-        self.shard = Shard.parse(shard) if shard else None
+        self.share = Share.parse(shard) if shard else None
+        self.executor = executor or OneAfterOther()
 
     def recipe(self) -> dict[str, Any]:
         depends_on_assets = self.focal.depends_on_assets or self.counterparty.depends_on_assets
@@ -287,14 +289,17 @@ class PlayedCorpus(BuiltCorpus):
         return [scenario for scenario in self.all_scenarios if self.manifest.split(scenario) == split]
 
     def build(self) -> Path:
-        """Play what is missing; with `shard`, only its share, which is no corpus yet. Returns the Parquet file."""
-        if self.shard and not self.file.is_file():
-            return self._build_shard(self.shard)
-        return super().build()
+        """Play what is missing, and return the Parquet file; with `shard` only a share, and return where it is."""
+        if not self.share or self.file.is_file():
+            return super().build()
+        with exclusive(self.folder / "parts" / self.share.slug, wait=True):
+            self._write_recipe(self.manifest)
+            self._play_parts(self.share)
+        return self.folder / "parts"
 
     def episodes(self) -> list[Episode]:
-        if self.shard and not self.file.is_file():
-            raise UserError(f"shard {self.shard} of a corpus is not the corpus; play all shards, then leave out shard=")
+        if self.share and not self.file.is_file():
+            raise UserError(f"shard {self.share} of a corpus is not the corpus; play all shares, then leave out shard=")
         return super().episodes()
 
     def parts(self) -> list[tuple[Game, ...]]:
@@ -309,43 +314,74 @@ class PlayedCorpus(BuiltCorpus):
 
     def make(self) -> None:
         self._write_recipe(self.manifest)
-        parts = self.parts()
-        episodes = merged(self.folder, self.recipe(), [game for part in parts for game in part])
-        if episodes is None:
-            episodes = list(self._played(self.folder / "parts", list(enumerate(parts))))
+        episodes = [episode for games, file in self._play_parts() for episode in _read_part(games, file)]
         head = _CARD.format(focal=self.focal.describe(), counterparty=self.counterparty.describe())
         write_card(self.folder / "README.md", head, episodes, self.recipe())
         write_episodes(episodes, self.file)
-        _remove(self.folder / "parts")
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)
 
-    def _build_shard(self, shard: "Shard") -> Path:
-        folder, parts = shard.folder(self.folder), list(enumerate(self.parts()))
-        if shard.count > len(parts):
-            raise UserError(f"data.corpus.shard={shard}: there are {len(parts)} batches to share; use fewer shards")
-        with exclusive(folder, wait=True):
-            if not shard.done(self.folder):
-                self._write_recipe(self.manifest)
-                own = [(i, games) for i, games in parts if shard.has(i)]
-                write_episodes(list(self._played(folder / "parts", own)), folder / EPISODES)
-                shard.finish(self.folder, self.recipe())
-                _remove(folder / "parts")
-        return folder / EPISODES
+    def _play_parts(self, share: Share | None = None) -> list[tuple[tuple[Game, ...], Path]]:
+        """Play what is missing, of a share only where there is one; returns all parts with their files."""
+        recipe, parts = self.recipe(), self.parts()
+        if share and share.count > len(parts):
+            raise UserError(f"shard={share}: there are {len(parts)} batches to share; use fewer shares")
+        names = [digest({"recipe": recipe, "part": [_key(game) for game in games]}) for games in parts]
+        found = [(games, self.folder / "parts" / f"{name}.parquet") for games, name in zip(parts, names, strict=True)]
+        here = self.focal.is_local_model or self.counterparty.is_local_model
+        pieces = [
+            Piece(
+                name=name,
+                title=f"part {file.stem} of {self.folder.name}",
+                open=partial(_Table, self.focal, self.counterparty, self.manifest),
+                kit=self.folder.name,
+                task=(games, file),
+                done=file.is_file,
+                size=len(games),
+                needs=Needs(here, seconds=len(games) * (MODEL_S if here else SIMULATED_S)),
+            )
+            for name, (games, file) in zip(names, found, strict=True)
+        ]
+        self.executor.run("building the corpus", plan(pieces, share).now)
+        return found
 
-    def _played(self, folder: Path, parts: Sequence[tuple[int, Sequence[Game]]]) -> Iterator[Episode]:
-        """The episodes of these parts; whatever is not on disk yet is played first."""
-        files = [folder / f"{index:05}.parquet" for index, _ in parts]
-        missing = [(games, file) for (_, games), file in zip(parts, files, strict=True) if not file.is_file()]
-        with progress("building the corpus", sum(len(games) for games, _ in missing)) as advance:
-            agents = (self.focal.open(), self.counterparty.open()) if missing else ()
-            for games, file in missing:
-                write_episodes(self._play(games, *agents), file)
-                advance(len(games))
-        yield from (episode for file in files for episode in read_episodes(file))
 
-    def _play(self, games: Sequence[Game], focal: Any, counterparty: Any) -> list[Episode]:
-        played = play([Negotiation(scenario, seed) for scenario, seed in games], focal, counterparty)
+class _Table:
+    """Both sides, opened: what plays parts of a corpus."""
+
+    def __init__(self, focal: "FocalAgentSpec", counterparty: "AgentSpec", manifest: Manifest) -> None:
+        self.focal, self.counterparty, self.manifest = focal.open(), counterparty.open(), manifest
+
+    def __call__(self, games: Sequence[Game], file: Path, advance: Advance) -> None:
+        negotiations = [Negotiation(scenario, seed) for scenario, seed in games]
+        played = play(negotiations, self.focal, self.counterparty, over(advance))
         _check_outage(played)
-        return [Episode.of(n, self.manifest.split(n.scenario), focal.selector.name, focal.name) for n in played]
+        source = (self.focal.selector.name, self.focal.name)
+        write_episodes([Episode.of(n, self.manifest.split(n.scenario), *source) for n in played], file)
+
+
+def over(advance: Advance) -> Callable[[int, int], None]:
+    """Tells a bar of progress how many negotiations are over; see `negotiation.engine.play`."""
+    told = 0
+
+    def on_round(finished: int, _total: int) -> None:
+        nonlocal told
+        if finished > told:
+            advance(finished - told)
+            told = finished
+
+    return on_round
+
+
+def _key(game: Game) -> tuple[str, str, int]:
+    scenario, seed = game
+    return scenario.domain, scenario.id, seed
+
+
+def _read_part(games: Sequence[Game], file: Path) -> list[Episode]:
+    episodes = read_episodes(file)
+    if [(e.scenario.domain, e.scenario.id, e.seed) for e in episodes] != [_key(game) for game in games]:
+        raise UserError(f"{file} does not hold the episodes that it should; delete it and run the same command again")
+    return episodes
 
 
 def assets_fingerprint(assets: Sequence[str]) -> str:
@@ -372,114 +408,3 @@ def _check_outage(played: Sequence[Negotiation]) -> None:
     if len(played) >= ENOUGH_TO_TELL and len(ends) == 1 and played[0].end == "invalid":
         why = f"none of {len(played)} episodes could be played ({played[0].fault}), and they are not kept"
         raise UserError(f"{why}; mend it and run the same command again")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder of parts that are in the whole now."""
-    for part in folder.glob("*.parquet"):
-        part.unlink()
-    if folder.is_dir():
-        folder.rmdir()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The `number`-th of `count` shares of a corpus, counted from 1; it plays every `count`-th part.
-
-    Shards may be played on different machines, one after the other or at once. Put their folders side by side in the
-    folder of the corpus, each with its episodes.parquet and a shard.json, which is written last and holds the recipe
-    and the hash of the episodes. Who builds the corpus without `shard` merges them: of one recipe, all there and
-    finished, every game once.
-    """
-
-    number: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read `i/n`.
-
-        Raises:
-            UserError: if it is not that, with 1 <= i <= n.
-        """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(f"data.corpus.shard={text}: write i/n, from 1/n to n/n, for example 1/4")
-        return cls(int(match[1]), int(match[2]))
-
-    def has(self, part: int) -> bool:
-        return part % self.count == self.number - 1
-
-    def folder(self, corpus: Path) -> Path:
-        return corpus / f"shard-{self.number}-of-{self.count}"
-
-    def done(self, corpus: Path) -> bool:
-        return (self.folder(corpus) / "shard.json").is_file()
-
-    def finish(self, corpus: Path, recipe: dict[str, Any]) -> None:
-        """Record that this shard is whole."""
-        content = {"shard": str(self), "sha256": _hash(self.folder(corpus)), "recipe": recipe}
-        atomic_write(self.folder(corpus) / "shard.json", json.dumps(content, indent=2) + "\n")
-
-    def read(self, corpus: Path, recipe: dict[str, Any]) -> list[Episode]:
-        """The episodes of this shard.
-
-        Raises:
-            UserError: if it was played by another recipe, or is not what was written.
-        """
-        folder = self.folder(corpus)
-        try:
-            content = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
-            written, its_recipe = content["sha256"], content["recipe"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'shard.json'} is damaged; delete {folder} and play this shard again") from error
-        if its_recipe != json.loads(json.dumps(recipe)):
-            keys = [key for key in recipe if its_recipe.get(key) != json.loads(json.dumps(recipe[key]))]
-            raise UserError(f"{folder} was played by another recipe ({', '.join(keys)} differ); play this shard again")
-        if written != _hash(folder):
-            raise UserError(f"{folder / EPISODES} is not as it was written; copy or play this shard again")
-        return read_episodes(folder / EPISODES)
-
-
-def merged(corpus: Path, recipe: dict[str, Any], games: Sequence[Game]) -> list[Episode] | None:
-    """The episodes of all shards in the order of the games, or None where there are no shards.
-
-    Raises:
-        UserError: if shards are missing, unfinished or of different recipes, or a game is played twice or not at all.
-    """
-    names = [re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name) for path in sorted(corpus.iterdir())]
-    shards = [Shard(int(name[1]), int(name[2])) for name in names if name]
-    if not shards:
-        return None
-    count = shards[0].count
-    if any(shard.count != count for shard in shards):
-        raise UserError(f"{corpus} has shards of different counts; keep those of one and delete the others")
-    missing = [shard for i in range(count) if not (shard := Shard(i + 1, count)).done(corpus)]
-    if missing:
-        raise UserError(
-            f"{corpus} lacks the finished shards {', '.join(map(str, missing))}; play them with data.corpus.shard=..., "
-            f"copy them there, or delete its shard folders to play all of it here"
-        )
-    return _each_once([episode for shard in shards for episode in shard.read(corpus, recipe)], games, corpus)
-
-
-def _each_once(episodes: Sequence[Episode], games: Sequence[Game], corpus: Path) -> list[Episode]:
-    found: dict[tuple[str, str, int], Episode] = {}
-    for episode in episodes:
-        key = (episode.scenario.domain, episode.scenario.id, episode.seed)
-        if key in found:
-            raise UserError(f"{corpus}: scenario {key[1]} with seed {key[2]} is in two shards; play the shards again")
-        found[key] = episode
-    wanted = [(scenario.domain, scenario.id, seed) for scenario, seed in games]
-    if gaps := [key for key in wanted if key not in found]:
-        raise UserError(f"{corpus}: scenario {gaps[0][1]} with seed {gaps[0][2]} is in no shard; play the shards again")
-    if extra := found.keys() - set(wanted):
-        raise UserError(f"{corpus}: scenario {min(extra)[1]} does not belong to this corpus; play the shards again")
-    return [found[key] for key in wanted]
-
-
-def _hash(folder: Path) -> str:
-    return hashlib.sha256((folder / EPISODES).read_bytes()).hexdigest()

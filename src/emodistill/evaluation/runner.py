@@ -2,36 +2,44 @@
 
 <folder>/episodes/<arm>.parquet    its episodes
                   <arm>.json       what they cost: seconds, tokens, money
-                  together.json    while the files of arms that played together are written: their names
+        /parts/                    what is played so far; gone when the arms are whole
+              groups.json          which arms play together
+              <piece>.parquet      the episodes of one piece; <piece>.json is what they cost
 
 Arms that share a model on this machine play together: a batch of many rows costs little more than one of few, and the
 last long episodes of one arm do not keep the others waiting. A reply depends on its own seed, and on the other rows by
-rounding alone: rare in float32, now and then in bfloat16. So arms that played together are played together again where
-a command was stopped before all of them were written, and an evaluation that was stopped ends in the same bytes.
+rounding alone: rare in float32, now and then in bfloat16. So what plays together is fixed before anybody plays, is part
+of the name of the piece, and is the same when a command that was stopped goes on: it ends in the same bytes. Where no
+language model on this machine speaks, nothing depends on the batch, and the pieces are small.
 """
 
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from emodistill.data.corpus import over
 from emodistill.data.schema import Episode, read_episodes, write_episodes
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import SELF_SELECTED, Arm, draw_anew, selector_of
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.speakers import is_local, speaker_of
-from emodistill.files import atomic_write
+from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Work, digest, plan
+from emodistill.files import atomic_write, exclusive
 from emodistill.language_models.completion import Usage, total
 from emodistill.negotiation.agents import Agent, Choice, FocalAgent, OfferPolicy, Selector, Speaker
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.protocol import Negotiation
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.progress import progress
 
-TOGETHER = 256  # episodes, at most, that are played together and lost where a command is stopped; one arm may have more
+TOGETHER = 256  # episodes, at most, that are played together where a language model on this machine speaks
+LOCKSTEP = 32  # and elsewhere; so many are lost where a command is stopped
+MODEL_S, SIMULATED_S = 2.0, 0.02  # of one core, an episode: with a small language model at the table, and without
 
 
 @runtime_checkable
@@ -60,11 +68,12 @@ class Runner:
         episodes_per_scenario: one a seed.
         counterparty: who sits opposite.
         offers: the focal side's offer policy, the same for every arm.
-        speaker: makes the speaker of a generator; called once for each generator, one speaker alive at a time.
+        speaker: makes the speaker of a generator; one is alive at a time.
         selector: loads the trained selector.
         mean_return: fits the baseline of mean returns; None where there is no corpus.
         best_constant: finds the best constant emotions in play; None where nobody can be played against for that.
-        on_speaker: called with each generator when its speaker is ready, before its arms are played.
+        on_speaker: called with a generator whose speaker is ready, before its arms are played, to measure something.
+        measured: the file that `on_speaker` writes for a generator; None where there is nothing to measure.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`.
         guard: over selector and speaker of every arm; None is no guard.
     """
@@ -80,6 +89,7 @@ class Runner:
         vocabulary: Vocabulary,
         folder: Path,
         on_speaker: Callable[[str], None] = lambda generator: None,
+        measured: Callable[[str], Path | None] = lambda generator: None,
         mean_return: Callable[[], Selector] | None = None,
         best_constant: Callable[[], Selector] | None = None,
         guard: Keeper | None = None,
@@ -89,108 +99,228 @@ class Runner:
             raise UserError(f"nothing to play: {asked}; give at least one of each")
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
-        self.speaker, self.folder, self.on_speaker = speaker, folder, on_speaker
+        self.speaker, self.folder, self.on_speaker, self.measured = speaker, folder, on_speaker, measured
         self.selector, self.mean_return, self.best_constant, self.guard = selector, mean_return, best_constant, guard
+        self._speaking: tuple[str, Speaker] | None = None  # a generator and its speaker: one alive at a time
+        self._selectors: dict[str, Selector] = {}  # by arm
+        self._pieces: list[Piece] = []
 
-    def play(self, arms: Sequence[Arm]) -> list[ArmResult]:
-        """Play what is not on disk yet, arms that share a generator together or one after the other.
+    def play(self, arms: Sequence[Arm], executor: Executor | None = None) -> list[ArmResult]:
+        """Play what is not on disk yet; see `pieces` and `results`."""
+        try:
+            (executor or OneAfterOther()).run("playing", plan(self.pieces(arms)).now)
+        finally:
+            self.keep(arms)
+        return self.results(arms)
+
+    def pieces(
+        self, arms: Sequence[Arm], fixed: Any = None, open_work: Callable[[], Work] | None = None
+    ) -> list[Piece]:
+        """The play of what is not kept yet: arms that share a generator together or one after the other.
+
+        Args:
+            fixed: plain values that fix the episodes besides arms, scenarios and seeds.
+            open_work: makes a runner like this one, in any process, and returns its `work`; None plays with this one.
+        """
+        if self.guard:
+            domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios))
+            for arm in arms:
+                if not self.file(arm).is_file():
+                    self.guard.check(arm.emotion, domains, self.vocabulary)
+        kit = digest([str(self.folder), fixed])
+        made: list[Piece] = []
+
+        def add(title: str, task: tuple[Any, ...], done: Path, size: int, needs: Needs, named: Any) -> None:
+            work = open_work or (lambda: self.work)
+            made.append(Piece(digest([kit, named]), title, work, kit, task, done.is_file, size, (), needs))
+
+        groups = self._groups_to_play(arms)
+        for generator in dict.fromkeys(arm.generator for arm in arms):
+            if measured := self.measured(generator):
+                add(f"expression of {generator}", ("measure", generator), measured, 0, Needs(model=True), generator)
+            for group in (group for group in groups if group[0].generator == generator):
+                for places in self._lots(group):
+                    title = f"{', '.join(arm.name for arm in group)} of {self.folder}"
+                    named = [[vars(arm) for arm in group], [self._key(place) for place in places]]
+                    part = self._parts / f"{digest([kit, named])}.parquet"
+                    size = len(group) * len(places)
+                    add(title, ("play", group, places, part), part, size, self._needs(group, size), named)
+        self._pieces = [piece for piece in made if piece.task[0] == "play"]
+        return made
+
+    def keep(self, arms: Sequence[Arm]) -> None:
+        """Put together the files of those arms whose pieces are all there; what was played in pieces is removed then.
+
+        Raises:
+            UserError: if no episode of an arm could be played; nothing of it is kept, but all of the others.
+        """
+        unplayable: list[tuple[Arm, str]] = []
+        whole = True
+        for arm in arms:
+            if not self.file(arm).is_file():
+                own = [piece for piece in self._pieces if arm in piece.task[1]]
+                if not all(piece.done() for piece in own):
+                    whole = False
+                elif fault := self._keep(arm, own):
+                    unplayable.append((arm, fault))
+        if whole:
+            shutil.rmtree(self._parts, ignore_errors=True)
+        for arm, fault in unplayable:
+            raise UserError(
+                f"no episode of the arm '{arm.name}' could be played ({fault}); nothing of it is kept: "
+                "mend it and run the same command again"
+            )
+
+    def results(self, arms: Sequence[Arm]) -> list[ArmResult]:
+        """What was played and kept.
 
         Of an arm that was played before costs were kept, the cost is zero and its money unknown.
         """
-        stopped = json.loads(self._together.read_text(encoding="utf-8")) if self._together.is_file() else []
-        missing = [arm for arm in arms if arm.name in stopped or not self.file(arm).is_file()]
-        if self.guard:
-            domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios))
-            for arm in missing:
-                self.guard.check(arm.emotion, domains, self.vocabulary)
-        for generator in dict.fromkeys(arm.generator for arm in missing):
-            speaker = self.speaker(generator)
-            self.on_speaker(generator)
-            for group in self._groups([arm for arm in missing if arm.generator == generator]):
-                own = speaker_of(group[0], speaker)
-                self._keep(group, self.guard.speaker(own) if self.guard else own)
         return [ArmResult(arm.name, read_episodes(self.file(arm)), cost=read_cost(self.file(arm))) for arm in arms]
+
+    def _keep(self, arm: Arm, pieces: Sequence[Piece]) -> str | None:
+        """Write the files of an arm, that with its episodes last: it says that the arm is played.
+
+        Returns:
+            why the first episode failed, where none could be played and nothing is written.
+        """
+        episodes: dict[int, Episode] = {}
+        cost = Cost()
+        for _, group, places, part in (piece.task for piece in pieces):
+            first = group.index(arm) * len(places)
+            episodes |= zip(places, read_episodes(part)[first : first + len(places)], strict=True)
+            cost += Cost(**json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))[arm.name])
+        in_order = [episodes[place] for place in sorted(episodes)]
+        if all(episode.end == "invalid" for episode in in_order):
+            return in_order[0].fault or "invalid"
+        self.file(arm).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.file(arm).with_suffix(".json"), json.dumps(asdict(cost)) + "\n")
+        write_episodes(in_order, self.file(arm))
+        return None
+
+    def _groups_to_play(self, arms: Sequence[Arm]) -> list[list[Arm]]:
+        """The groups of arms that are still to be played or put together; those that were begun stay as they are."""
+        missing = [arm for arm in arms if not self.file(arm).is_file()]
+        if not missing:
+            return []
+        file, by_name = self._parts / "groups.json", {arm.name: arm for arm in arms}
+        with exclusive(self._parts, wait=True):
+            begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            kept = [[by_name[name] for name in group] for group in begun if by_name.keys() >= set(group)]
+            kept = [group for group in kept if any(arm in missing for arm in group)]
+            missing = [arm for arm in missing if not any(arm in group for group in kept)]
+            generators = dict.fromkeys(arm.generator for arm in missing)
+            new = [self._groups([arm for arm in missing if arm.generator == one]) for one in generators]
+            groups = [*kept, *(group for groups in new for group in groups)]
+            atomic_write(file, json.dumps([[arm.name for arm in group] for group in groups]) + "\n")
+        first = {arm.name: place for place, arm in enumerate(arms)}
+        return sorted(groups, key=lambda group: min(first[arm.name] for arm in group))
 
     def _groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
         """Which of the arms of one generator play together: all of a group use their speaker in the same way."""
         groups: list[list[Arm]] = []
         for arm in sorted(arms, key=_use):
-            episodes = len(self.scenarios) * self.episodes_per_scenario
-            fits = groups and (len(groups[-1]) + 1) * episodes <= TOGETHER and is_local(arm.generator)
+            fits = groups and (len(groups[-1]) + 1) * self._episodes <= TOGETHER and is_local(arm.generator)
             if fits and _use(groups[-1][0]) == _use(arm):
                 groups[-1].append(arm)
             else:
                 groups.append([arm])
         return groups
 
-    def _keep(self, arms: Sequence[Arm], speaker: Speaker) -> None:
-        """Play arms together and write their files, those of an arm with its episodes last: they say it is played.
+    def _lots(self, group: Sequence[Arm]) -> list[list[int]]:
+        """The places of the negotiations, in the lots in which a group plays them: each has some of every domain."""
+        most = TOGETHER if self._is_batched(group) else LOCKSTEP
+        count = math.ceil(self._episodes / most)
+        return [list(range(lot, self._episodes, count)) for lot in range(count)]
+
+    def _is_batched(self, group: Sequence[Arm]) -> bool:
+        """Whether a language model answers for several negotiations at once, so that words may depend on the batch."""
+        return is_local(group[0].generator) or isinstance(self.counterparty, Metered)
+
+    def _needs(self, group: Sequence[Arm], episodes: int) -> Needs:
+        model = self._is_batched(group)
+        return Needs(model, episodes * (MODEL_S if model else SIMULATED_S))
+
+    @property
+    def _episodes(self) -> int:
+        """Episodes of an arm."""
+        return len(self.scenarios) * self.episodes_per_scenario
+
+    def _key(self, place: int) -> list[str | int]:
+        scenario, seed = self._game(place)
+        return [scenario.domain, scenario.id, seed]
+
+    def _game(self, place: int) -> tuple[Scenario, int]:
+        """Scenario and seed of a negotiation; counterparties take turns by seed, so that few seeds meet several."""
+        i, seed = divmod(place, self.episodes_per_scenario)
+        return self.scenarios[i], i + seed
+
+    def work(self, kind: str, *task: Any, advance: Advance) -> None:
+        """Do a piece: `play`, or `measure` a generator. The last speaker is kept for the next one."""
+        if kind == "measure":
+            self._speaker_of(*task)
+            self.on_speaker(*task)
+        else:
+            arms, places, part = task
+            self._play_part(arms, places, part, advance)
+
+    def _speaker_of(self, generator: str) -> Speaker:
+        if self._speaking is None or self._speaking[0] != generator:
+            self._speaking = None  # lets go of one model before the next is loaded
+            self._speaking = generator, self.speaker(generator)
+        return self._speaking[1]
+
+    def _play_part(self, arms: Sequence[Arm], places: Sequence[int], part: Path, advance: Advance) -> None:
+        """Play arms together and write their episodes, arm by arm, and what that cost.
 
         What playing cost is shared out by the turns that each arm spoke.
         """
+        own = speaker_of(arms[0], self._speaker_of(arms[0].generator))
+        speaker = self.guard.speaker(own) if self.guard else own
         at_table = [seat for seat in (speaker, self.counterparty) if isinstance(seat, Metered)]
         began, before = time.perf_counter(), total([seat.usage for seat in at_table])
-        played = self._play(arms, speaker)
+        played = self._play(arms, places, speaker, advance)
         after, seconds = total([seat.usage for seat in at_table]), time.perf_counter() - began
         money = None if after.cost is None or before.cost is None else after.cost - before.cost
         read, written = after.prompt_tokens - before.prompt_tokens, after.completion_tokens - before.completion_tokens
         turns = [sum(len(episode.turns) for episode in episodes) for episodes in played]
-        valid = [any(episode.end != "invalid" for episode in episodes) for episodes in played]
-        if any(valid):
-            self._together.parent.mkdir(parents=True, exist_ok=True)
-        if len(arms) > 1:
-            atomic_write(self._together, json.dumps([arm.name for arm in arms]) + "\n")
-        for arm, episodes, spoken, any_valid in zip(arms, played, turns, valid, strict=True):
-            share, path = spoken / max(sum(turns), 1) if len(arms) > 1 else 1.0, self.file(arm)
-            if any_valid:
-                paid = None if money is None else money * share
-                cost = Cost(seconds * share, round(read * share), round(written * share), paid)
-                atomic_write(path.with_suffix(".json"), json.dumps(asdict(cost)) + "\n")
-                write_episodes(episodes, path)
-        self._together.unlink(missing_ok=True)
-        for arm, episodes, any_valid in zip(arms, played, valid, strict=True):
-            if not any_valid:
-                raise UserError(
-                    f"no episode of the arm '{arm.name}' could be played ({episodes[0].fault}); nothing of it is kept: "
-                    "mend it and run the same command again"
-                )
+        costs = {}
+        for arm, spoken in zip(arms, turns, strict=True):
+            share = spoken / max(sum(turns), 1) if len(arms) > 1 else 1.0
+            paid = None if money is None else money * share
+            costs[arm.name] = asdict(Cost(seconds * share, round(read * share), round(written * share), paid))
+        if len(arms) == 1:
+            _check_outage(arms[0], played[0])
+        part.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(part.with_suffix(".json"), json.dumps(costs) + "\n")
+        write_episodes([episode for episodes in played for episode in episodes], part)
 
-    def _play(self, arms: Sequence[Arm], speaker: Speaker) -> list[list[Episode]]:
-        """The episodes of each arm."""
+    def _play(
+        self, arms: Sequence[Arm], places: Sequence[int], speaker: Speaker, advance: Advance
+    ) -> list[list[Episode]]:
+        """The episodes of each arm, at these places."""
         sources = (self.selector, self.mean_return, self.best_constant)
-        selectors = [selector_of(arm, self.vocabulary, *sources) for arm in arms]
+        for arm in arms:
+            if arm.name not in self._selectors:
+                self._selectors[arm.name] = selector_of(arm, self.vocabulary, *sources)
+        selectors = [self._selectors[arm.name] for arm in arms]
         if self.guard:
             selectors = [self.guard.selector(selector, self.vocabulary) for selector in selectors]
-        played = [
-            [
-                Negotiation(scenario, i + seed)  # counterparties take turns by seed, so that few seeds meet several
-                for i, scenario in enumerate(self.scenarios)
-                for seed in range(self.episodes_per_scenario)
-            ]
-            for _ in arms
-        ]
+        played = [[Negotiation(*self._game(place)) for place in places] for _ in arms]
         for arm, negotiations in zip(arms, played, strict=True):
             for negotiation in negotiations:
                 draw_anew(negotiation, arm.repetition)
         focal = FocalAgent(_SelectorOfEach(selectors, played), self.offers, speaker)
         everything = [negotiation for negotiations in played for negotiation in negotiations]
-        with progress(f"playing {', '.join(arm.name for arm in arms)}", len(everything)) as advance:
-            over = 0
-
-            def on_round(finished: int, _total: int) -> None:
-                nonlocal over
-                advance(finished - over)
-                over = finished
-
-            play(everything, focal, self.counterparty, on_round)
+        play(everything, focal, self.counterparty, over(advance))
         return [
             [Episode.of(negotiation, "test", selector.name, arm.name) for negotiation in negotiations]
             for arm, selector, negotiations in zip(arms, selectors, played, strict=True)
         ]
 
     @property
-    def _together(self) -> Path:
-        return self.folder / "episodes" / "together.json"
+    def _parts(self) -> Path:
+        return self.folder / "parts"
 
     def file(self, arm: Arm) -> Path:
         """Where its episodes are."""
@@ -214,6 +344,15 @@ class _SelectorOfEach:
             chosen = self.selectors[number].select([negotiations[place] for place in places])
             choices.update(zip(places, chosen, strict=True))
         return [choices[place] for place in range(len(negotiations))]
+
+
+def _check_outage(arm: Arm, episodes: Sequence[Episode]) -> None:
+    """Raises UserError where no episode of a piece could be played: what a server that is down leaves is not kept."""
+    if all(episode.end == "invalid" for episode in episodes):
+        raise UserError(
+            f"no episode of the arm '{arm.name}' could be played ({episodes[0].fault}); nothing of it is kept: "
+            "mend it and run the same command again"
+        )
 
 
 def read_cost(episodes: Path) -> Cost:

@@ -258,6 +258,10 @@ class Spending:
         self.log = usage_log(Path(path).absolute()) if path else UsageLog(None)
         self.log.refresh()
 
+    def __reduce__(self) -> tuple[type["Spending"], tuple[Any, ...]]:
+        """Sent to another process, it spends from the same file there."""
+        return Spending, (str(self.log.path) if self.log.path else None, self.budget.max_cost, self.budget.max_tokens)
+
     def reserve(self, wanted: Reservation) -> bool | None:
         """Set aside what a call may come to; None: not now, perhaps once calls in flight are settled; False: no."""
         with self.log.lock:

@@ -32,6 +32,7 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeFloat, NonNegat
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt
 
 from emodistill.errors import UserError
+from emodistill.execution.worker import processes
 from emodistill.language_models.answers import Outcome, read_answer, retry_after_s
 from emodistill.language_models.budget import Price, Reservation, Settings, Spending, UsageTotals, price_of
 from emodistill.language_models.completion import CompletionRequest, Failure, Message, Reply, Usage
@@ -69,12 +70,20 @@ T = TypeVar("T")
 
 
 class Traffic(Settings):
-    """How fast a model at an address may be asked; None is no limit. `concurrency` is in calls at a time."""
+    """How fast a model at an address may be asked; None is no limit.
+
+    `concurrency` is in calls at a time, of each process; processes that share the work of one command share the rest.
+    """
 
     section = "traffic"
     concurrency: PositiveInt = 8
     requests_per_minute: PositiveFloat | None = None
     tokens_per_minute: PositiveFloat | None = None
+
+    def of_each(self, processes: int) -> "Traffic":
+        """What one of so many processes may do."""
+        each = {name: getattr(self, name) for name in ("requests_per_minute", "tokens_per_minute")}
+        return Traffic(concurrency=self.concurrency, **{k: v and v / processes for k, v in each.items()})
 
 
 class Timeouts(Settings):
@@ -671,7 +680,7 @@ class SharedLimits:
         with self._lock:
             self._users += 1
             if self._loop is None:
-                self._loop, self.limiter = asyncio.new_event_loop(), RateLimiter(self.traffic)
+                self._loop, self.limiter = asyncio.new_event_loop(), RateLimiter(self.traffic.of_each(processes()))
                 self._thread = threading.Thread(target=_run, args=(self._loop,), name="endpoint", daemon=True)
                 self._thread.start()
         try:
@@ -747,6 +756,7 @@ class Endpoint:
         self.spending, self.dialect = spending or Spending(), dialect or Dialect()
         if api_key_env and "authorization" in map(str.lower, self.dialect.headers):
             raise UserError("both api_key_env and dialect.headers give an Authorization; keep one of them")
+        self._given_price = price
         self.price = price_of(model, price)
         if self.price is None and self.spending.budget.max_cost is not None:
             raise UserError(
@@ -760,6 +770,11 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name})"
+
+    def __reduce__(self) -> tuple[type["Endpoint"], tuple[Any, ...]]:
+        """Sent to another process, it is opened there anew."""
+        who = (self.base_url, self.model, self.api_key_env, self.traffic, self.timeouts, self.retries)
+        return Endpoint, (*who, self.breaker, self.spending, self._given_price, self.dialect)
 
     @property
     def name(self) -> str:

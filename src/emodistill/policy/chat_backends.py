@@ -69,7 +69,13 @@ class ChatBackend(Protocol):
 
 
 class ChatBackendSpec(Protocol):
-    """A chat backend by configuration."""
+    """A chat backend by configuration.
+
+    Attributes:
+        is_local: whether it computes on this machine.
+    """
+
+    is_local: bool
 
     def recipe(self) -> dict[str, Any]:
         """What fixes the words, in plain values; part of a corpus's identity."""
@@ -191,6 +197,8 @@ class LocalModel:
     Raises:
         UserError: if dtype or device have no meaning here; from `recipe` and `open` if model or adapter are missing.
     """
+
+    is_local = True
 
     def __init__(
         self,
@@ -319,6 +327,8 @@ class EndpointModel:
         max_tokens: longest reply.
         temperature: of sampling.
     """
+
+    is_local = False
 
     def __init__(
         self, completer: Completer, name: str | None = None, max_tokens: int = 96, temperature: float = 0.7

@@ -14,9 +14,10 @@ import platform
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
+from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, Work, plan
 from emodistill.files import exclusive
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from emodistill.evaluation.runner import Runner
 
 ALL = "all"  # of a condition's `train`: every stage
+TRAINING_S = 60.0  # a stage takes that long at least, and most take much longer
 SHOWN = 8  # commands that a refusal names
 Analysis = Callable[[Sequence[ArmResult]], AnalysisResult]
 
@@ -125,11 +128,21 @@ class MissingStage:
     Attributes:
         run_dir: folder of the run that it belongs to.
         overrides: what `train.py` is told.
+        after: folders of the stages that it learns from.
     """
 
     stage: Stage
     run_dir: Path
     overrides: Sequence[str]
+    after: Sequence[Path] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.run_dir / self.stage.name
+
+    @property
+    def is_trained(self) -> bool:
+        return is_trained(self.stage.name, self.run_dir)
 
     @property
     def command(self) -> str:
@@ -153,6 +166,8 @@ class Study:
         default_run_dir: see `training`; training elsewhere is told its folder.
         run_training: runs `train.py` with these overrides and returns its exit status.
         make_about: says how the numbers come about, e.g. `run` and `command`, for the report.
+        executor: trains and plays; None does it here, one after the other.
+        share: of training and play that this command does; None does all.
     """
 
     def __init__(
@@ -171,16 +186,19 @@ class Study:
         default_run_dir: Path,
         run_training: Callable[[Sequence[str]], int],
         make_about: Callable[[], Mapping[str, Any]],
+        executor: Executor | None = None,
+        share: Share | None = None,
     ) -> None:
         self.name, self.vocabulary, self.arms, self.make_analyses = name, vocabulary, arms, make_analyses
         self.run_dir, self.folder, self.stages, self.make_about = run_dir, folder, stages, make_about
         self.training, self.default_run_dir, self.run_training = training, default_run_dir, run_training
+        self.executor, self.share = executor or OneAfterOther(), share
         self.runs = plan_runs(name, conditions, seeds, run_dir, folder)
         self.setups = [configure(run) for run in self.runs]
 
     @contextmanager
     def opened(self, resume: str) -> Iterator[None]:
-        """Hold the study's folder.
+        """Hold the study's folder; with a share, hold that share of it, and leave the rest to others.
 
         Stages that a condition takes over from its run get a link beside those that it trains; one that is still to be
         trained gets its link as well, so that the commands of `refusal` work by hand.
@@ -188,30 +206,39 @@ class Study:
         Raises:
             UserError: if another process holds the folder, or episodes in it were begun with another configuration.
         """
+        held = self.folder / "shares" / self.share.slug if self.share else self.folder
         try:
-            with exclusive(self.folder):
+            with exclusive(held):
                 for run, setup in self._runs():
                     StageFolder(run.stage_dir).state(setup.config, resume)
                 for run, setup in self._runs():
                     self._link_shared_stages(run, setup)
                 yield
         finally:
-            StageFolder(self.folder).discard_if_unused()
+            if not self.share:
+                StageFolder(self.folder).discard_if_unused()
 
     def missing(self) -> list[MissingStage]:
         """What the arms play with and nobody has trained: every stage once, after those that it learns from."""
-        found: dict[tuple[Path, str], MissingStage] = {}
+        found: dict[Path, MissingStage] = {}
         for run, setup in self._runs():
             for stage in self.stages.missing(self._at_table(setup), run.run_dir):
-                shared = stage.kind in run.condition.shared
-                run_dir = run.shared_from if shared else run.run_dir
-                if shared and is_trained(stage.name, run_dir):
-                    continue
-                where = [] if run_dir == self.default_run_dir else [f"run_dir={run_dir}"]
-                own = [*where, f"seed={run.training_seed}", *run.condition.overrides(stage.kind)]
-                overrides = [*stage.overrides, *self.training, *own]
-                found.setdefault((run_dir, stage.name), MissingStage(stage, run_dir, overrides))
+                one = self._stage(run, stage)
+                if not (stage.kind in run.condition.shared and one.is_trained):
+                    found.setdefault(one.folder, one)
         return list(found.values())
+
+    def _stage(self, run: StudyRun, stage: Stage) -> MissingStage:
+        """A stage as a run of the study trains it, or takes it over."""
+        run_dir = self._place(run, stage)
+        where = [] if run_dir == self.default_run_dir else [f"run_dir={run_dir}"]
+        own = [*where, f"seed={run.training_seed}", *run.condition.overrides(stage.kind)]
+        after = [self._place(run, self.stages.stages[name]) / name for name in stage.after]
+        return MissingStage(stage, run_dir, [*stage.overrides, *self.training, *own], after)
+
+    def _place(self, run: StudyRun, stage: Stage) -> Path:
+        """Folder of the run that a stage is trained in."""
+        return run.shared_from if stage.kind in run.condition.shared else run.run_dir
 
     def prepare(self) -> None:
         """Make the analyses: before anything is trained or played, but after what can be refused without them.
@@ -223,40 +250,80 @@ class Study:
         """
         self.analyses, self.about = self.make_analyses(), self.make_about()
 
-    def train(self, missing: Sequence[MissingStage]) -> None:
-        """Train stages one after the other; a stage that was begun before goes on where it was.
+    def train(self, missing: Sequence[MissingStage]) -> Sequence[Piece]:
+        """Train stages, each after those that it learns from; a stage that was begun before goes on where it was.
+
+        Returns:
+            those of the share that wait for stages of other shares.
 
         Raises:
-            UserError: if one fails, with the command to run it by hand; those before it stay trained.
+            UserError: if one fails, with the command to run it by hand; those that are trained stay trained.
         """
-        for one in missing:
-            print(f"{one.run_dir / one.stage.name} is missing: {one.command}", flush=True)
-            status = self.run_training(one.overrides)
-            if status in (-2, 130):
-                raise KeyboardInterrupt
-            if status != 0 or not is_trained(one.stage.name, one.run_dir):
-                why = f"ended with exit status {status}" if status else f"left nothing in {one.run_dir}"
-                raise UserError(
-                    f"training {one.stage.name} {why}; what it said stands above. Try it by hand: {one.command}"
-                )
+        lacking = {one.folder for one in missing}
+        planned = plan(
+            [self._training(one) for one in self._all_stages() if one.folder in lacking or self.share], self.share
+        )
+        ours = [piece for piece in planned.now if piece.task[0].folder in lacking]
+        self.executor.run("training stages", ours)
+        return [piece for piece in planned.waiting if piece.task[0].folder in lacking]
+
+    def _all_stages(self) -> list[MissingStage]:
+        """Every stage that the study plays with, trained or not, each once and after those that it learns from."""
+        found: dict[Path, MissingStage] = {}
+        for run, setup in self._runs():
+            for name in self.stages.needed(self._at_table(setup)):
+                if name in self.stages.stages:
+                    one = self._stage(run, self.stages.stages[name])
+                    found.setdefault(one.folder, one)
+        return list(found.values())
+
+    def _training(self, one: MissingStage) -> Piece:
+        kind = one.stage.kind
+        return Piece(
+            name=str(one.folder),  # its configuration is compared by the stage itself, which refuses another one
+            title=f"training of {one.folder}",
+            open=partial(_Training, self.run_training),
+            kit="training",
+            task=(one,),
+            done=partial(is_trained, one.stage.name, one.run_dir),
+            after=tuple(map(str, one.after)),
+            needs=Needs(model=kind != "iql", seconds=TRAINING_S),
+        )
 
     def play(self) -> list[StudyRun]:
         """Play every condition with every training seed; episodes that are on disk are read."""
-        played = []
+        tables = self._play()
+        return [
+            self._played(run, setup, runner, expression)
+            for (run, setup), (runner, expression) in zip(self._runs(), tables, strict=True)
+        ]
+
+    def play_share(self) -> None:
+        """Play what is missing of this command's share."""
+        self._play()
+
+    def _play(self) -> "list[tuple[Runner, ExpressionTest | None]]":
+        tables, pieces = [], []
         for number, (run, setup) in enumerate(self._runs(), 1):
+            folder = StageFolder(run.stage_dir)
             if len(self.runs) > 1:
                 title = run.condition.label or run.stage_dir.name
                 print(f"{self.name} {number}/{len(self.runs)}: {title}, training seed {run.training_seed}")
-            played.append(self._play(run, setup))
-        return played
+            if folder.state(setup.config, "auto") == "finished":
+                print(f"{folder.path} is finished; nothing to play")
+            runner, expression = setup.open_runner()
+            folder.record(setup.config)
+            tables.append((runner, expression))
+            pieces += runner.pieces(self.arms, setup.config, partial(_work_of, setup.open_runner))
+        try:
+            self.executor.run("playing " + ", ".join(arm.name for arm in self.arms), plan(pieces, self.share).now)
+        finally:
+            if not self.share:
+                for runner, _ in tables:
+                    runner.keep(self.arms)
+        return tables
 
-    def _play(self, run: StudyRun, setup: Setup) -> StudyRun:
-        folder = StageFolder(run.stage_dir)
-        if folder.state(setup.config, "auto") == "finished":
-            print(f"{folder.path} is finished; nothing to play")
-        runner, expression = setup.open_runner()
-        folder.record(setup.config)
-        found = zip(self.arms, runner.play(self.arms), strict=True)
+    def _played(self, run: StudyRun, setup: Setup, runner: "Runner", expression: "ExpressionTest | None") -> StudyRun:
         results = [
             replace(
                 result,
@@ -265,9 +332,9 @@ class Study:
                 run_dir=str(run.run_dir),
                 stages=self.stages.needed([arm]),
             )
-            for arm, result in found
+            for arm, result in zip(self.arms, runner.results(self.arms), strict=True)
         ]
-        folder.finish({"episodes": sum(len(one.episodes) for one in results)})
+        StageFolder(run.stage_dir).finish({"episodes": sum(len(one.episodes) for one in results)})
         generators = list(dict.fromkeys(arm.generator for arm in self.arms))
         return replace(run, results=results, expression=expression.rows(generators) if expression else ())
 
@@ -302,7 +369,31 @@ class Study:
             stage, link = self.stages.stages.get(name), run.run_dir / name
             shared = stage is not None and stage.kind in run.condition.shared
             if shared and not link.is_symlink() and not link.exists():
-                link.symlink_to((run.shared_from / name).resolve(), target_is_directory=True)
+                with suppress(FileExistsError):  # of another share, at the same time
+                    link.symlink_to((run.shared_from / name).resolve(), target_is_directory=True)
+
+
+class _Training:
+    """Trains stages, each in a process of its own."""
+
+    def __init__(self, run_training: Callable[[Sequence[str]], int]) -> None:
+        self.run_training = run_training
+
+    def __call__(self, one: MissingStage, advance: Advance) -> None:
+        print(f"{one.folder} is missing: {one.command}", flush=True)
+        status = self.run_training(one.overrides)
+        if status in (-2, 130):
+            raise KeyboardInterrupt
+        if status != 0 or not one.is_trained:
+            why = f"ended with exit status {status}" if status else f"left nothing in {one.run_dir}"
+            raise UserError(
+                f"training {one.stage.name} {why}; what it said stands above. Try it by hand: {one.command}"
+            )
+
+
+def _work_of(open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]") -> Work:
+    """What plays the pieces of a runner, with what it plays with opened anew."""
+    return open_runner()[0].work
 
 
 def conditions_of(
