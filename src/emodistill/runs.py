@@ -123,6 +123,13 @@ class StageFolder:
             )
 
 
+def fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a configuration, by dotted name, that a run may not change: what its results hang on."""
+    leaves = flat(config)
+    endpoints = {key.removesuffix("_target_") for key, value in leaves.items() if value == ENDPOINT}
+    return {key: value for key, value in leaves.items() if not may_change(key, endpoints)}
+
+
 def may_change(key: str, endpoints: Collection[str] = ()) -> bool:
     """Whether a run may continue with another value of a key: it changes no result, such as a budget that is raised.
 

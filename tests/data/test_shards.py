@@ -1,14 +1,11 @@
-"""Shards of a corpus: whoever plays them, the whole is the same; what does not fit together is refused."""
-
-import json
-from dataclasses import replace
+"""Shares of a corpus: whoever plays them, the whole is the same; what does not fit is refused or played anew."""
 
 import pytest
 from selfplay_cases import make, seats
 
-from emodistill.data.corpus import Shard
 from emodistill.data.schema import read_episodes, write_episodes
 from emodistill.errors import UserError
+from emodistill.execution.local import LocalExecutor
 
 
 @pytest.fixture(scope="module")
@@ -18,78 +15,67 @@ def whole(tmp_path_factory):
     return corpus
 
 
+def files(corpus):
+    return {path.name: path.read_bytes() for path in corpus.folder.iterdir() if path.name != ".lock" and path.is_file()}
+
+
 @pytest.mark.parametrize("count", [1, 3, 10])
-def test_shards_make_the_same_corpus(whole, tmp_path, count):
+def test_shares_make_the_same_corpus(whole, tmp_path, count):
     for i in reversed(range(count)):
-        shard = make(tmp_path, shard=f"{i + 1}/{count}")
-        shard.build()
+        share = make(tmp_path, shard=f"{i + 1}/{count}")
+        share.build()
         with pytest.raises(UserError, match=f"shard {i + 1}/{count} of a corpus is not the corpus"):
-            shard.episodes()
+            share.episodes()
     focal, counterparty = seats()
-    merged = make(tmp_path, focal, counterparty)
-    merged.build()
-    assert (
-        focal.backend.opened == 0 and merged.episodes() == whole.episodes() and merged.folder.name == whole.folder.name
-    )
+    put_together = make(tmp_path, focal, counterparty)
+    put_together.build()
+    assert focal.backend.opened == 0 and files(put_together) == files(whole)
+    assert make(tmp_path, shard="1/3").episodes() == whole.episodes()  # the whole is there
 
 
-@pytest.fixture
-def sharded(tmp_path):
-    for i in (1, 2, 3):
-        make(tmp_path, shard=f"{i}/3").build()
-    return make(tmp_path)
+def test_workers_make_the_same_corpus(whole, tmp_path):
+    corpus = make(tmp_path, executor=LocalExecutor(workers=2))
+    corpus.build()
+    assert files(corpus) == files(whole) and not (corpus.folder / "parts").exists()
 
 
-def test_a_missing_or_unfinished_shard_is_named(sharded):
-    (sharded.folder / "shard-2-of-3" / "shard.json").unlink()
-    with pytest.raises(UserError, match="lacks the finished shards 2/3"):
-        sharded.build()
-    make(sharded.root, shard="2/3").build()
-    sharded.build()
+def test_what_no_share_has_played_is_played_at_the_end(whole, tmp_path):
+    make(tmp_path, shard="2/3").build()
+    parts = list((make(tmp_path).folder / "parts").glob("*.parquet"))
+    ages = {part: part.stat().st_mtime_ns for part in parts}
+    make(tmp_path, shard="2/3").build()
+    assert len(parts) == 3 and ages == {part: part.stat().st_mtime_ns for part in parts}
+    corpus = make(tmp_path)
+    corpus.build()
+    assert files(corpus) == files(whole)
 
 
-def test_a_shard_of_another_recipe_is_refused(sharded):
-    file = sharded.folder / "shard-2-of-3" / "shard.json"
-    content = json.loads(file.read_text())
-    content["recipe"]["split_seed"] = 5
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="shard-2-of-3 was played by another recipe .split_seed differ"):
-        sharded.build()
+def test_parts_of_another_recipe_are_not_taken(whole, tmp_path):
+    other = make(tmp_path, split_seed=5, shard="1/1")
+    other.build()
+    (tmp_path / make(tmp_path).folder.name).mkdir()
+    (other.folder / "parts").rename(make(tmp_path).folder / "parts")
+    corpus = make(tmp_path)
+    corpus.build()
+    assert files(corpus) == files(whole)
 
 
-def test_shards_of_different_counts_are_refused(sharded):
-    make(sharded.root, shard="1/2").build()
-    with pytest.raises(UserError, match="different counts"):
-        sharded.build()
+def test_a_part_that_does_not_hold_its_episodes_is_refused(tmp_path):
+    make(tmp_path, shard="1/1").build()
+    corpus = make(tmp_path)
+    first, second = sorted((corpus.folder / "parts").glob("*.parquet"))[:2]
+    write_episodes(read_episodes(second), first)
+    with pytest.raises(UserError, match="does not hold the episodes that it should; delete it"):
+        corpus.build()
+    first.unlink()
+    corpus.build()
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda mine, other: mine[1:], "is in no shard"),
-        (lambda mine, other: [*mine, other[0]], "is in two shards"),
-        (lambda mine, other: [*mine, mine[0]], "is in two shards"),
-        (lambda mine, other: [*mine, replace(mine[0], seed=99)], "does not belong to this corpus"),
-    ],
-)
-def test_gaps_and_doubles_are_refused(sharded, change, named):
-    first, second = (Shard(i, 3) for i in (1, 2))
-    file = first.folder(sharded.folder) / "episodes.parquet"
-    changed = change(read_episodes(file), read_episodes(second.folder(sharded.folder) / "episodes.parquet"))
-    write_episodes(changed, file)
-    with pytest.raises(UserError, match="not as it was written"):
-        sharded.build()
-    first.finish(sharded.folder, sharded.recipe())
-    with pytest.raises(UserError, match=named):
-        sharded.build()
-
-
-def test_more_shards_than_batches_are_refused(tmp_path):
+def test_more_shares_than_batches_are_refused(tmp_path):
     with pytest.raises(UserError, match="there are 10 batches"):
         make(tmp_path, shard="11/11").build()
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])
-def test_a_shard_that_cannot_be_meant(tmp_path, text):
+def test_a_share_that_cannot_be_meant(tmp_path):
     with pytest.raises(UserError, match="write i/n"):
-        make(tmp_path, shard=text)
+        make(tmp_path, shard="4/3")

@@ -30,7 +30,7 @@ from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther,
 from emodistill.files import exclusive
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.runs import StageFolder
+from emodistill.runs import StageFolder, fixed
 
 if TYPE_CHECKING:
     from emodistill.evaluation.expression import ExpressionTest
@@ -314,7 +314,7 @@ class Study:
             runner, expression = setup.open_runner()
             folder.record(setup.config)
             tables.append((runner, expression))
-            pieces += runner.pieces(self.arms, setup.config, partial(_work_of, setup.open_runner))
+            pieces += runner.pieces(self.arms, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
             self.executor.run("playing " + ", ".join(arm.name for arm in self.arms), plan(pieces, self.share).now)
         finally:
