@@ -117,8 +117,8 @@ def driver(tmp_path):
     return lambda: subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], env=environment)
 
 
-def workers_of(folder):
-    return {int(process) for _, process in marks(folder, "did")}
+def children(process):
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
 def wait_until(condition, seconds=60):
@@ -140,9 +140,10 @@ def test_workers_end_with_the_driver_and_the_next_one_goes_on(driver, tmp_path, 
     (out / "marks").mkdir(parents=True)
     running = driver()
     wait_until(lambda: len(marks(out, "did")) >= pieces)
+    workers = children(running.pid)
     running.send_signal(sent)
     assert running.wait(60) in (-sent, 130, 1)
-    wait_until(lambda: not any(map(is_running, workers_of(out))))
+    wait_until(lambda: not any(map(is_running, workers)))
     before, began = contents(out), len(marks(out, "did"))
     assert len(before) < 12
     assert driver().wait(60) == 0

@@ -188,8 +188,11 @@ def _difference_rows(
             continue
         other = {run.training_seed: utilities(run.episodes) for run in runs}
         apart = {
-            training: {key: own[training][key] - other[training][key] for key in own[training].keys() & other[training]}
-            for training in own.keys() & other.keys()
+            training: {
+                key: own[training][key] - other[training][key]
+                for key in sorted(own[training].keys() & other[training])  # sums in one order give the same bytes
+            }
+            for training in sorted(own.keys() & other.keys())
         }
         for row in _components(apart):
             each = ", ".join(f"{values.mean():+.3f}" for values in crossed(dict(sorted(apart.items()))))
