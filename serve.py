@@ -56,7 +56,7 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     from emodistill.serving.records import Records
     from emodistill.serving.served_run import ServedRun
 
-    arms = None if cfg.arms is None else list(cfg.arms)
+    arms = [cfg.arms] if isinstance(cfg.arms, str) else None if cfg.arms is None else list(cfg.arms)
     how = (cfg.guard.level, cfg.guard.redraws, cfg.device, partial(open_endpoint, cfg), cfg.remembered)
     run = ServedRun(Path(cfg.run_dir), arms, *how)
     lockstep = Lockstep(run.agents, run.counters, cfg.batch, cfg.queue, cfg.gather_s)

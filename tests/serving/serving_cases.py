@@ -62,11 +62,11 @@ class Served:
 
 
 @contextmanager
-def serving(run, *overrides, token=None):
+def serving(run, *overrides, token=None, port=0):
     """A server in a thread, for as long as the context lasts."""
     service = service_of(composed("serve", f"run_dir={run}", *overrides), token)
     server = Server(service.app(), service.lockstep.stop)
-    with listening("127.0.0.1", 0) as opened:
+    with listening("127.0.0.1", port) as opened:
         thread = threading.Thread(target=server.run, args=([opened],))
         thread.start()
         while not server.started:

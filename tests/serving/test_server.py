@@ -4,6 +4,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from faulty_server import FaultyServer
 from serving_cases import serving, wait_for
 
 from emodistill import Negotiator
@@ -11,6 +12,7 @@ from emodistill.errors import UserError
 from emodistill.serving.gate import check_exposed
 
 ARM = "phrasebook_random"
+HELLO = [{"role": "user", "content": "I want it in 20 days."}]
 TOKEN = "a-token-of-this-test"
 
 
@@ -188,6 +190,19 @@ def test_half_a_request_keeps_nobody_waiting(served):
     for connection in halves:
         connection.close()
     ask(served, 1)
+
+
+def test_what_runs_is_finished_when_the_server_stops(run):
+    with FaultyServer(lambda body: "I could pay in full within 30 days.", latency_s=0.5) as model:
+        endpoint = [f"endpoint.base_url={model.base_url}", "endpoint.model=slow", "arms=endpoint_vanilla"]
+        with serving(run, *endpoint) as served, ThreadPoolExecutor(2) as clients:
+            running = clients.submit(served.chat, model="endpoint_vanilla")
+            wait_for(lambda: model.running)
+            waiting = clients.submit(served.chat, model="counterparty", messages=HELLO, status=503)
+            served.wait_until(1)
+            served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
+            assert waiting.result()["error"]["code"] == "stopping"
+            assert "30 days" in running.result()["choices"][0]["message"]["content"]
 
 
 def test_stopping_refuses_who_waits(run):
