@@ -111,11 +111,18 @@ class LocalChatBackend:
         dropped_rounds: early rounds left out so far because a chat outgrew the context.
     """
 
-    def __init__(self, generator: ChatGenerator, chat: ChatFormat, name: str | None = None) -> None:
+    def __init__(
+        self,
+        generator: ChatGenerator,
+        chat: ChatFormat,
+        name: str | None = None,
+        thinker: ChatGenerator | None = None,
+    ) -> None:
         """
         Args:
             generator: its `stop_ids` must hold the chat's end of turn.
             name: by default the model's.
+            thinker: writes a thought before each reply, with the same model; `chat` has a form with thoughts then.
 
         Raises:
             ValueError: if the generator would not stop where the chat's turns end.
@@ -124,7 +131,7 @@ class LocalChatBackend:
             raise ValueError(
                 "the generator does not stop at the chat's end of turn: give it stop_ids=chat.end_of_turn[:1]"
             )
-        self.generator, self.chat = generator, chat
+        self.generator, self.chat, self.thinker = generator, chat, thinker
         self.name = name or generator.name.rstrip("/").rsplit("/", 1)[-1]
         self.dropped_rounds = 0
         self._encoded: dict[int, _EncodedDialogue] = {}  # by id of the dialogue
@@ -132,7 +139,8 @@ class LocalChatBackend:
     @property
     def usage(self) -> Usage:
         """Tokens as the generator counts them: those that the cache still held were not read again."""
-        return Usage(self.generator.read, self.generator.written, 0.0)
+        both = [self.generator, self.thinker] if self.thinker else [self.generator]
+        return Usage(sum(each.read for each in both), sum(each.written for each in both), 0.0)
 
     @property
     def repeats(self) -> bool:
@@ -144,8 +152,31 @@ class LocalChatBackend:
         self._encoded = {key: e for key, e in self._encoded.items() if e.dialogue.negotiation.end is None}
         encoded = [self._encode(dialogue) for dialogue in dialogues]
         messages = [self._message(each, prompt) for each, prompt in zip(encoded, prompts, strict=True)]
-        replies = self.generator.extend_and_sample([each.session for each in encoded], messages, seeds)
+        sessions = [each.session for each in encoded]
+        if self.thinker:
+            messages = self._think(self.thinker, sessions, messages, seeds)
+        replies = self.generator.extend_and_sample(sessions, messages, seeds)
         return [self.chat.text(reply) for reply in replies]
+
+    def _think(
+        self,
+        thinker: ChatGenerator,
+        sessions: Sequence[Session],
+        messages: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+    ) -> list[list[int]]:
+        """Append messages and thoughts to sessions, which forget the thoughts with the next message.
+
+        Returns:
+            What is missing of the end of each thought: all of it where that was cut at its budget, or ended as a turn.
+        """
+        missing, end, mark = [], self.chat.end_of_thought, self.chat.thought_mark
+        thoughts = thinker.extend_and_sample(sessions, messages, [seed ^ 1 for seed in seeds])
+        for session, thought in zip(sessions, thoughts, strict=True):
+            if thought[-1] in thinker.sampling.stop_ids and thought[-1] != mark:
+                session.tokens.pop()
+            missing.append(end[end.index(thought[-1]) + 1 :] if thought[-1] == mark else end)
+        return missing
 
     def _encode(self, dialogue: Dialogue) -> _EncodedDialogue:
         if id(dialogue) not in self._encoded:
@@ -157,10 +188,11 @@ class LocalChatBackend:
 
     def _message(self, encoded: _EncodedDialogue, prompt: str) -> list[int]:
         """A prompt as it follows the chat so far, which is shortened to make room for it."""
-        message = self.chat.user(prompt)
-        self._fit_to_context(encoded, len(message))
+        message = self.chat.user(prompt, thought=True)
+        budget = self.thinker.sampling.max_new_tokens + len(self.chat.end_of_thought) if self.thinker else 0
+        self._fit_to_context(encoded, len(message) + budget)
         alone = len(encoded.session.tokens) == len(encoded.opening)
-        return self.chat.user(prompt, first=True) if alone and self.chat.opens_message else message
+        return self.chat.user(prompt, first=True, thought=True) if alone and self.chat.opens_message else message
 
     def _fit_to_context(self, encoded: _EncodedDialogue, upcoming: int) -> None:
         """Set the session to the chat so far, without the early rounds that leave no room for `upcoming` tokens."""
@@ -193,9 +225,11 @@ class LocalModel:
         vocabulary: that the adapter was trained with.
         temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
         device: where it computes, see `device_of`.
+        thought_tokens: most tokens of a thought before each reply, which nobody hears; None speaks without thinking.
 
     Raises:
-        UserError: if dtype or device have no meaning here; from `recipe` and `open` if model or adapter are missing.
+        UserError: if dtype or device have no meaning here, or an adapter is to think, which none was trained to; from
+            `recipe` and `open` if model or adapter are missing; from `open` if a model that is to think cannot.
     """
 
     is_local = True
@@ -211,7 +245,11 @@ class LocalModel:
         max_new_tokens: int = 48,
         max_batch: int = 32,
         device: str = "auto",
+        thought_tokens: int | None = None,
     ) -> None:
+        if thought_tokens and adapter:
+            raise UserError(f"thought_tokens={thought_tokens}: adapters are trained without thoughts; give null")
+        self.thought_tokens = thought_tokens
         self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
         self.device = device_of(device)
         self.dtype = dtype_of(dtype, self.device)
@@ -234,24 +272,25 @@ class LocalModel:
             "temperature": self.temperature,
             "top_k": self.top_k,
             "max_new_tokens": self.max_new_tokens,
-        }
+        } | ({"thought_tokens": self.thought_tokens} if self.thought_tokens else {})
 
     def describe(self) -> str:
         return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
 
     def open(self) -> ChatBackend:
         tokenizer = load_tokenizer(self.model)
-        chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary))
-        generator = ChatGenerator(
-            self._weights(),
-            tokenizer,
-            self.temperature,
-            self.top_k,
-            self.max_new_tokens,
-            self.max_batch,
-            stop_ids=chat.end_of_turn[:1],
-        )
-        return LocalChatBackend(generator, chat, Path(self.model).name)
+        chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary), thinking=bool(self.thought_tokens))
+        weights = self._weights()
+
+        def generator(tokens: int, stop_ids: list[int]) -> ChatGenerator:
+            settings = (self.temperature, self.top_k, tokens, self.max_batch)
+            return ChatGenerator(weights, tokenizer, *settings, stop_ids=stop_ids)
+
+        thinker = None
+        if self.thought_tokens and chat.thought_mark is not None:
+            thinker = generator(self.thought_tokens, [*chat.end_of_turn, chat.thought_mark])
+        speaker = generator(self.max_new_tokens, chat.end_of_turn)
+        return LocalChatBackend(speaker, chat, Path(self.model).name, thinker)
 
     def _weights(self) -> Any:
         if not self.adapter:

@@ -35,20 +35,25 @@ class ChatFormat:
         emotions: how they enter the chat: `prompted`, `none` at all, or `self_selected`: named in the replies.
         opens_message: whether the opening is the beginning of the first user message.
         form: what stands around the words, see `ChatForm`.
+        thought_mark, end_of_thought: of a form with thoughts, the id that ends one, and with it all that stands between
+            a thought that is cut and the reply.
         note: what differs from what the model's own template writes, in one line.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "prompted") -> None:
+    def __init__(
+        self, tokenizer: Any, vocabulary: Vocabulary, emotions: Emotions = "prompted", thinking: bool = False
+    ) -> None:
         """
         Args:
             tokenizer: a transformers tokenizer with a chat template.
+            thinking: whether each reply follows a thought, see `find_form`.
 
         Raises:
             UserError: if the chat template has no append-only form (see `find_form`), or the tokenizer cuts a chat
                 elsewhere than between its parts.
         """
         self.tokenizer, self.vocabulary, self.emotions = tokenizer, vocabulary, emotions
-        self.form = form = find_form(tokenizer)
+        self.form = form = find_form(tokenizer, thinking)
         unknown = {tokenizer.unk_token_id} if form.end != tokenizer.unk_token else set()
         self._control_ids = set(map(tokenizer.convert_tokens_to_ids, control_tokens(tokenizer))) - unknown
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -57,6 +62,8 @@ class ChatFormat:
         self._before_first = self._from_last_control(form.end + form.opening[1])
         self._before_reply = self._from_last_control(form.end + form.header)
         self._heads: dict[str, list[int]] = {}
+        self.end_of_thought = self._behind(form.end, f"\n{form.thought[1]}\n\n") if form.thought else []
+        self.thought_mark = self._encode(form.thought[1])[0] if form.thought else None
         self.note = form.note
         self.opens_message = form.first != form.lead
         self._check_tokens()
@@ -96,10 +103,16 @@ class ChatFormat:
         """A system message of any words."""
         return self._encode(self.form.opening[0] + self._plain(words) + self.form.opening[1])
 
-    def user(self, words: str, first: bool = False) -> list[int]:
-        """A user message of any words, and the header that opens the reply; `first` if it follows the opening."""
+    def user(self, words: str, first: bool = False, thought: bool = False) -> list[int]:
+        """A user message of any words, and the header that opens the reply.
+
+        Args:
+            first: whether it follows the opening.
+            thought: whether a thought comes before the reply, in a form with thoughts.
+        """
         before, lead = (self._before_first, self.form.first) if first else (self.form.end, self.form.lead)
-        return self._behind(before, lead + self._plain(words) + self.form.header)
+        header = self.form.thought[0] if thought and self.form.thought else self.form.header
+        return self._behind(before, lead + self._plain(words) + header)
 
     def reply(self, text: str) -> list[int]:
         """An utterance with the tokens that end the turn."""

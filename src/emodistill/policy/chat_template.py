@@ -34,7 +34,7 @@ JOIN = "\n\n"  # between system and user words in one message, as in the templat
 FAULTS = (TemplateError, TypeError, ValueError)  # what a template raises that does not take the messages it is given
 _SYSTEM = "sysword"  # stands for the system message while a template is taken apart
 _NOW = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")  # how a template asks for today
-_ASKED = {"enable_thinking": False, "thinking": False}  # of templates that know it: Qwen3 and SmolLM3; Granite
+_SWITCHES = ("enable_thinking", "thinking")  # of templates that know them: Qwen3 and SmolLM3; Granite
 _MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # the shape of a control token that nobody has declared as special
 _WRITTEN_MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # one that a template writes, though it is no token
 _SWITCH = r"/(?:no_)?think\b"  # turns thinking on or off in the words of a message (Qwen3, SmolLM3)
@@ -52,6 +52,8 @@ class ChatForm:
         header: text behind the words of a user message: it opens the reply.
         reply: text before the words of a reply that the model writes itself: nothing, or a space.
         end: the token that ends a reply.
+        thought: of a form with thoughts, the text behind a user message at which a thought begins, and the token that
+            ends it. `header` is then that of replies in the past, whose thoughts are gone.
         control: what people's words must not contain.
         note: what differs from the template's own text, in one line; empty where nothing does.
     """
@@ -64,6 +66,7 @@ class ChatForm:
     end: str
     control: re.Pattern[str]
     note: str
+    thought: tuple[str, str] | None = None
 
     def text(self, system: str, rounds: list[tuple[str, str]]) -> str:
         """A chat in words as text, with the header of the next reply where the last one is empty."""
@@ -74,15 +77,18 @@ class ChatForm:
         return written
 
 
-def find_form(tokenizer: Any) -> ChatForm:
+def find_form(tokenizer: Any, thinking: bool = False) -> ChatForm:
     """The append-only form of a tokenizer's chat template.
+
+    Args:
+        thinking: whether each reply follows a thought, which is forgotten when it was said.
 
     Raises:
         UserError: if there is no template or no such form, or a turn does not end with one control token.
     """
     if not tokenizer.chat_template:
         raise UserError(f"the model '{tokenizer.name_or_path}' has no chat template; use an instruction-tuned model")
-    template, notes = _Template(tokenizer), []
+    template, notes = _Template(tokenizer, thinking), []
     if not template.has_system_role:
         notes.append("the system message stands before the first user message, for the template has no role for it")
     first, later = template.gaps(1), [template.gaps(rounds) for rounds in range(2, ROUNDS + 1)]
@@ -96,7 +102,8 @@ def find_form(tokenizer: Any) -> ChatForm:
     elif any(gaps[0] != beginning or gaps[-2] != inner for gaps in later):
         notes.append(f"a chat keeps its beginning, {beginning!r}; the template rewrites it as the chat goes on")
     end = template.end_of_turn(inner)
-    header, own, said = template.header(opened, replied)
+    thought = template.thought(opened) if thinking else None
+    header, own, said = (replied, "", []) if thought else template.header(opened, replied)
     before, _, behind = beginning.partition(_SYSTEM)
     lead = inner.removeprefix(end)
     apart = behind.endswith(lead)  # then the first user message is written as every other
@@ -111,14 +118,15 @@ def find_form(tokenizer: Any) -> ChatForm:
         end=end,
         control=template.control(before + behind + inner + header),
         note="; ".join([*notes, *said]),
+        thought=thought,
     )
 
 
 class _Template:
     """A chat template that is asked how it writes chats."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, thinking: bool = False) -> None:
+        self.tokenizer, self.asked = tokenizer, dict.fromkeys(_SWITCHES, thinking)
         try:
             self.source = str(tokenizer.get_chat_template())
         except ValueError as error:
@@ -189,6 +197,17 @@ class _Template:
             raise unfit(self.tokenizer, "has no generation prompt")
         return replied, "", [f"every reply stands behind {rest!r}, which the template leaves to the model"]
 
+    def thought(self, opened: str) -> tuple[str, str]:
+        """The text at which a thought begins, where a reply is asked for by `opened`, and the token that ends it."""
+        end, begun = end_of_thought(opened), opened
+        if end is None:  # the model writes the mark itself
+            marks = sorted(control_tokens(self.tokenizer))
+            begin = next((mark for mark in marks if end_of_thought(mark) in marks), "")
+            end, begun = end_of_thought(begin), f"{opened}{begin}\n"
+        if end is None or len(self.tokenizer.encode(end, add_special_tokens=False)) != 1:
+            raise unfit(self.tokenizer, "has no token that ends a thought; speak without thinking")
+        return begun, end
+
     def control(self, written: str) -> re.Pattern[str]:
         """What people's words must not contain."""
         switch = [_SWITCH] if "enable_thinking" in self.source else []
@@ -225,7 +244,7 @@ class _Template:
                 tokenize=False,
                 add_generation_prompt=header and not replied,
                 date_string=date.strftime("%d %b %Y"),
-                **_ASKED,
+                **self.asked,
             )
         )
 
