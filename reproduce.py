@@ -23,7 +23,13 @@ from commands.building import register_variants
 from commands.words import as_typed, for_hydra
 
 ROOT = Path(__file__).resolve().parent
-OWN = ("dry_run", "estimate", "run", "domains")  # keys that the commands are not told as they were given
+OWN = (
+    "dry_run",
+    "estimate",
+    "experiment",
+    "run",
+    "domains",
+)  # keys that the commands are told otherwise, or not at all
 COMMANDS = {
     "play": ("play", []),
     "iql": ("train", ["stage=iql"]),
@@ -43,8 +49,12 @@ def reproduce(cfg: DictConfig, experiment: str, overrides: Sequence[str]) -> Non
 
     if experiment == "none":
         raise UserError("experiment=none has nothing to run; use experiment=paper or experiment=rehearsal")
+    budget = f"endpoint.spending.path={Path('checkpoints', cfg.run, 'spending.json')}"  # one for all domains
     given = [as_typed(word) for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
-    words = {domain: [*given, f"run={cfg.run}/{domain}", f"domains=[{domain}]"] for domain in list(cfg.domains)}
+    words = {
+        domain: [f"experiment={experiment}", budget, *given, f"run={cfg.run}/{domain}", f"domains=[{domain}]"]
+        for domain in list(cfg.domains)
+    }
     if cfg.dry_run:
         print(dry_run(cfg, words))
         return

@@ -248,7 +248,7 @@ def report(domains: Mapping[str, Setting], a: Assumptions, comments: Mapping[str
         f"{name}: {s.learning} scenarios to learn from, {s.choosing} to choose by, {s.testing} to test on"
         for name, s in domains.items()
     ]
-    for rounds, why in ((a.rounds, "assumed"), (MAX_ROUNDS, "the deadline: at most this")):
+    for rounds, why in ((a.rounds, "assumed"), (MAX_ROUNDS, "the deadline")):
         work = [sum_of(each) for each in zip(*(work_of(s, a, rounds) for s in domains.values()), strict=True)]
         lines += ["", f"{rounds} rounds a negotiation ({why})", *table(work, a)]
     lines += ["", "assumptions; change one with estimate.KEY=VALUE"]

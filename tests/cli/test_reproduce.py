@@ -125,7 +125,8 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(offline, capsys, tmp_path, mon
     said = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
     commands = [line for line in said.splitlines() if line.startswith("python ")]
-    assert len(commands) == 4 * 5 and all("experiment=paper endpoint.base_url=http://127" in line for line in commands)
+    assert len(commands) == 4 * 5 and all(" experiment=paper endpoint.spending.path=" in line for line in commands)
+    assert len({re.search(r"spending.path=(\S+)", line)[1] for line in commands}) == 1  # one budget for all domains
     assert all(f"  {name}={value:g}  " in said for name, value in vars(assumptions()).items())
     assert (
         "play            16,000     256,000" in said
@@ -318,10 +319,11 @@ def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path)
     report = json.loads((run_dir / "evaluation" / "report.json").read_text(encoding="utf-8"))
     arms = {cell["arm"] for cell in report["cells"]}
     assert arms == {"vanilla", "endpoint_vanilla", "iql", "sft", "emodistill"}
-    spent = (run_dir / "spending.json").read_bytes()
+    spending = run_dir.parent / "spending.json"
+    spent = spending.read_bytes()
     (bill,) = json.loads(spent).values()
     assert bill["calls"] > 200 and not bill["unmetered_calls"]
     again = rehearse(tmp_path, port)
     assert again.returncode == 0 and again.stdout.count("nothing to do") == 3
-    assert (run_dir / "spending.json").read_bytes() == spent
+    assert spending.read_bytes() == spent
     assert list(Path(tmp_path).iterdir()) == [tmp_path / "checkpoints"]
