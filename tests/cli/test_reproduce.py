@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny_runs import CONFIGS
 
-from commands.building import register_variants
+from commands.building import build_study, register_variants
 from commands.estimate import Assumptions, Model, Setting, Work, table, work_of
 from commands.rehearsal import RuleServer, make_tiny_model, next_turn, reply_to, score_of
 from emodistill.errors import UserError
@@ -109,6 +109,11 @@ def test_no_validation_comes_between_two_batches_of_one_step(experiment, stage):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         trainer = compose("train", [f"stage={stage}", f"experiment={experiment}"]).trainer
     assert trainer.val_check_interval % trainer.accumulate_grad_batches == 0
+
+
+def test_training_that_an_evaluation_asks_for_is_of_the_same_experiment(configured):
+    given = ["experiment=paper", "scenario_files=here", "domains=[debt]"]
+    assert build_study(configured["evaluate"], [*given, "train=missing", "temperature=0.0"]).training == given
 
 
 def test_a_user_may_change_what_the_experiment_sets():
