@@ -61,13 +61,11 @@ def exported(agent, tmp_path_factory):
 
 
 @pytest.fixture
-def fresh(tmp_path):
+def fresh():
     """Runs code in a new process that cannot import this package; returns what its last line says."""
 
-    def execute(code, folder):
-        process = subprocess.run(
-            [sys.executable, "-I", "-c", WITHOUT_US + code], capture_output=True, text=True, cwd=folder
-        )
+    def execute(code):
+        process = subprocess.run([sys.executable, "-I", "-c", WITHOUT_US + code], capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
         return json.loads(process.stdout.splitlines()[-1])
 

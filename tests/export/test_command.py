@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from hub_server import TOKEN, started
+from omegaconf import OmegaConf
 from tiny_runs import composed
 
+from emodistill import Negotiator
 from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
 from emodistill.export.hub import check_repo
@@ -18,14 +20,23 @@ from export import export
 
 ROOT = Path(__file__).resolve().parents[2]
 USES_HUB = """
-import dataclasses, json, sys
+import json, os, sys
+from pathlib import Path
 sys.path.insert(0, ROOT)
 from omegaconf import OmegaConf
 from export import export
 from emodistill import Negotiator
+from emodistill.errors import UserError
+from emodistill.export import publish
 export(OmegaConf.create(json.loads(CONFIG)))
 talk = Negotiator.load("me/my-agent", guard="off").open("debt", target=30)
-print(json.dumps([talk.reply().words, talk.reply("I need 90 days.").words]))
+said = [talk.reply().words, talk.reply("I need 90 days.").words]
+os.environ["HF_TOKEN"] = "hf_wrong"
+try:
+    publish(Path(KEPT), "me/other", True)
+except UserError as error:
+    said.append(str(error))
+print(json.dumps(said))
 """
 
 
@@ -41,22 +52,23 @@ def config(run, **keys):
     return composed("export", f"run_dir='{run}'", "arm=sft", *(f"{key}={value}" for key, value in keys.items()))
 
 
-def with_hub(code, hub, tmp_path, token=TOKEN):
+def with_hub(code, hub, tmp_path):
     """Run code in a process whose hub is this one; the address of a hub is read when its library is imported."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
+    environment |= {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+    }
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
 
 
-def test_an_upload_is_the_folder_and_is_loaded_by_its_id(run, hub, tmp_path, exported):
-    from omegaconf import OmegaConf
-
-    from emodistill import Negotiator
-
+def test_an_upload_is_the_folder_and_is_loaded_by_its_id(run, hub, tmp_path):
     keys = {"to": "hub", "repo": "me/my-agent", "folder": f"'{tmp_path / 'kept here'}'", "dataset": "me/episodes"}
     given = OmegaConf.to_container(config(run, **keys), resolve=True)
     code = USES_HUB.replace("ROOT", repr(str(ROOT))).replace("CONFIG", repr(json.dumps(given)))
+    code = code.replace("KEPT", repr(str(tmp_path / "kept here")))
     done = with_hub(code, hub, tmp_path)
     assert done.returncode == 0, done.stderr
     kept = {
@@ -70,26 +82,9 @@ def test_an_upload_is_the_folder_and_is_loaded_by_its_id(run, hub, tmp_path, exp
     card = kept["README.md"].decode()
     assert 'Negotiator.load("me/my-agent")' in card and "datasets:\n- me/episodes\n" in card and TOKEN not in card
     talk = Negotiator.load(run, "sft", guard="off").open("debt", target=30)
-    assert json.loads(done.stdout.splitlines()[-1]) == [talk.reply().words, talk.reply("I need 90 days.").words]
-
-
-PUBLISHES = """
-from pathlib import Path
-from emodistill.errors import UserError
-from emodistill.export import publish
-try:
-    publish(Path(FOLDER), "me/it", True)
-except UserError as error:
-    print(error)
-"""
-
-
-def test_a_refusal_of_the_hub_is_one_sentence(hub, tmp_path, exported):
-    code = PUBLISHES.replace("FOLDER", repr(str(exported("merged"))))
-    said = with_hub(code, hub, tmp_path, token="hf_wrong")
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith("repo=me/it: the hub did not take it (") and said.stdout.count("\n") == 1
-    assert hub.repos == {}
+    *said, refused = json.loads(done.stdout.splitlines()[-1])
+    assert said == [talk.reply().words, talk.reply("I need 90 days.").words]
+    assert refused.startswith("repo=me/other: the hub did not take it (") and "models/me/other" not in hub.repos
 
 
 def test_a_dry_run_shows_what_would_be_uploaded(run, tmp_path, capsys):
