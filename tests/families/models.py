@@ -12,13 +12,19 @@ from families.templates import family_tokenizer
 from tiny_model import build_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.cohere import CohereConfig
+from transformers.models.cohere2 import Cohere2Config
+from transformers.models.deepseek_v3 import DeepseekV3Config
+from transformers.models.falcon_h1 import FalconH1Config
 from transformers.models.gemma2 import Gemma2Config
 from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.gemma3n import Gemma3nTextConfig
+from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.granite import GraniteConfig
 from transformers.models.granitemoehybrid import GraniteMoeHybridConfig
 from transformers.models.lfm2 import Lfm2Config
 from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
+from transformers.models.olmo3 import Olmo3Config
 from transformers.models.phi3 import Phi3Config
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
@@ -80,7 +86,45 @@ FAMILIES = {
     "mistral": lambda: MistralConfig(**COMMON, head_dim=32, sliding_window=None, tie_word_embeddings=False),
     "cohere": lambda: CohereConfig(**COMMON, logit_scale=0.25, use_qk_norm=False),
 }
-STATES = {  # of which only log-probabilities and speaking are looked at
+OTHERS = {  # of which only log-probabilities, packed replies and speaking are looked at
+    "mistral_window": lambda: MistralConfig(**COMMON, head_dim=32, sliding_window=WINDOW),
+    "olmo3": lambda: Olmo3Config(**COMMON, **ALTERNATING),
+    "cohere2": lambda: Cohere2Config(**COMMON, **ALTERNATING, logit_scale=0.25),
+    "gpt_oss": lambda: GptOssConfig(**COMMON, **ALTERNATING, head_dim=16, num_local_experts=4, num_experts_per_tok=2),
+    "deepseek_v3": lambda: DeepseekV3Config(
+        **(COMMON | {"num_key_value_heads": 4}),
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=24,
+    ),
+    "gemma3n": lambda: Gemma3nTextConfig(
+        **(COMMON | {"num_hidden_layers": 4, "intermediate_size": 128}),
+        head_dim=16,
+        num_kv_shared_layers=1,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=VOCABULARY,
+        laurel_rank=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=WINDOW,
+        activation_sparsity_pattern=[0.0] * 4,
+    ),
+    "falcon_h1": lambda: FalconH1Config(
+        **COMMON,
+        mamba_d_ssm=64,
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=16,
+        mamba_n_groups=1,
+        lm_head_multiplier=0.5,
+    ),
     "qwen3_next": lambda: Qwen3NextConfig(
         **COMMON,
         head_dim=16,
@@ -133,7 +177,7 @@ def random_model(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     Args:
         changes: of the configuration.
     """
-    config = (FAMILIES | STATES)[name]()
+    config = (FAMILIES | OTHERS)[name]()
     for key, value in changes.items():
         setattr(config, key, value)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -62,6 +62,8 @@ def check_logits(model: Any, name: str) -> None:
     """
     if type(model).__name__ in _SIMPLE and LogitRule.of(model) == PLAIN:
         return  # known to do nothing, and looked at every time a run begins
+    if model.base_model is model:
+        raise UserError(f"model={name}: {type(model).__name__} runs its layers only with its output; choose another")
     ids = torch.arange(1, 4, device=model.device)[None]
     exact = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state

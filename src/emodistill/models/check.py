@@ -143,7 +143,9 @@ def paths(model: Any, on_cpu: bool) -> tuple[str, str]:
     from emodistill.policy.attention import use_grouped_attention
     from emodistill.policy.row_forward import RowForward
 
-    speaking = "rows" if takes_masks(model) else "one by one"
+    config = model.config.get_text_config()
+    uneven = any(getattr(config, name, None) for name in ("v_head_dim", "global_head_dim"))  # DeepSeek; Gemma 4
+    speaking = "rows" if takes_masks(model) and not uneven else "one by one"
     training = "fast" if on_cpu and use_grouped_attention(model) else "library"
     return "fast" if RowForward.serves(model) else speaking, training
 

@@ -120,7 +120,13 @@ class ExpressionPolicy(nn.Module):
         base = load_base(base_model, four_bit, compute_dtype, device)
         if gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = get_peft_model(base, config, adapter_name=POLICY)
+        try:
+            self.model = get_peft_model(base, config, adapter_name=POLICY)
+        except ValueError as error:
+            raise UserError(
+                f"model={base_model}: PEFT puts no adapters on these layers ({error}); name others in "
+                "policy.lora.target_modules"
+            ) from error
         self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
         self.has_reference_adapter = reference and init_adapter is not None
         if init_adapter:

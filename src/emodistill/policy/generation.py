@@ -36,6 +36,7 @@ from emodistill.policy.token_batches import shared_beginnings
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
 PADDING = 0  # masked, so any id will do
 _SAME = 0.1  # of the spread of logits: far more than rounding in bfloat16, far less than a forgotten beginning
+UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
 
 logger = logging.getLogger(__name__)
@@ -574,7 +575,7 @@ def context_limit(model: Any) -> int:
     """
     config = model.config.get_text_config()
     rotation = getattr(config, "rope_parameters", None) or {}
-    longest = int(config.max_position_embeddings)
+    longest = int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
     if rotation.get("rope_type") == "longrope":
         longest = min(longest, int(rotation["original_max_position_embeddings"]))
     return longest

@@ -92,7 +92,9 @@ class _LoRALinear(torch.autograd.Function):
         low = rows @ a.T
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scaling = scaling
-        return F.linear(rows, weight, bias).addmm_(low, b.T).view(*x.shape[:-1], -1)
+        product = F.linear(rows, weight, bias).addmm_(low, b.T)
+        # no view for autograd: some models (Gemma 3n) write into what a layer returns
+        return torch.ops.aten._unsafe_view(product, [*x.shape[:-1], len(weight)])  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
