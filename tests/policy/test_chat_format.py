@@ -145,7 +145,7 @@ def test_nobody_can_speak_as_the_system(parts):
         ),
         (
             "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}",
-            r"does not end every reply with one control token.*\(''\)",
+            r"does not end every reply with one control token.*\('user:'\)",
         ),
         (CHATML.replace("<|im_end|>", "<|im_end|><|im_start|>"), r"one control token.*'<\|im_end\|><\|im_start\|>'"),
         (CHATML.replace("<|im_end|>", " <|im_end|>"), r"one control token.*' <\|im_end\|>'"),
@@ -286,3 +286,13 @@ def test_a_reply_begins_with_a_token_of_its_own():
     prompted = chat.system("S") + chat.user("U")
     assert "ask" not in tokenizer.convert_ids_to_tokens(prompted + chat.reply("sk me."))
     assert tokenizer.decode(prompted + chat.reply("sk me.")).endswith("assistant:ask me.<|im_end|>")
+
+
+def test_a_template_that_leaves_the_last_reply_open_ends_it_with_the_token_at_which_the_model_stops():
+    turns = "{% for message in messages %}{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}{% endfor %}"
+    tokenizer = build_tokenizer(turns + "{{ '<|assistant|>' if add_generation_prompt }}")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
+    chat = ChatFormat(tokenizer, load_vocabulary())
+    assert chat.end_of_turn == [tokenizer.convert_tokens_to_ids("<|user|>")] and chat.note == ""
+    ids = chat.system("S") + chat.user("A", first=True) + chat.reply("B") + chat.user("C")
+    assert tokenizer.decode(ids) == "<|system|>S<|user|>A<|assistant|>B<|user|>C<|assistant|>"

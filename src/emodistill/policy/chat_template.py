@@ -165,11 +165,14 @@ class _Template:
         return texts[0]
 
     def end_of_turn(self, inner: str) -> str:
-        """What a reply ends with, whether or not more comes: one token."""
+        """What a reply ends with, whether or not more comes: one token.
+
+        A template that leaves the last reply open (GLM) ends the others with the token at which the model stops.
+        """
         last = self.gaps(1, replied=True)[-1]
-        parts = [[part for part in re.split(f"({self.tokens.pattern})", text) if part] for text in (inner, last)]
-        end = "".join(own for own, other in takewhile(lambda pair: pair[0] == pair[1], zip(*parts, strict=False)))
-        end = end.rstrip()
+        own, others = ([part for part in re.split(f"({self.tokens.pattern})", text) if part] for text in (inner, last))
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(own, others, strict=False))
+        end = "".join(part for part, _ in alike).rstrip() if last.strip() else "".join(own[:1])
         if not self.tokens.fullmatch(end) or len(self.tokenizer.encode(end, add_special_tokens=False)) != 1:
             shown = repr(end or last.rstrip())
             raise unfit(self.tokenizer, f"does not end every reply with one control token of its tokenizer ({shown})")
