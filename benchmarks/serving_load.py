@@ -7,9 +7,10 @@ and every reply is asked for as soon as the one before it is there. A level is m
 many replies as there are clients.
 
 The other server has the base model, in the dtype that this one takes. It is asked what the arm `vanilla` asks its model
-(system message, words, task), with the same temperature and most tokens, by as many clients. At the end the memory of
-`serve.py` is read along `--replies` replies of `--memory-arm`. Both servers are processes of their own and use all
-cores, one after the other. Nothing else should run meanwhile.
+(system message, words, task), with the same temperature and most tokens, by as many clients: one reply at a time, which
+is its default, and with its continuous batching. Before that, the memory of `serve.py` is read along `--replies` of
+`--memory-arm`. All servers are processes of their own and use all cores, one after the other. Nothing else should
+run meanwhile.
 """
 
 import argparse
@@ -228,8 +229,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--side-by-side", type=int, default=32, help="clients of both servers; 0 leaves it out")
-    parser.add_argument("--their-seconds", type=float, default=60.0)
-    parser.add_argument("--their-options", nargs="*", default=[], help="of transformers serve, without the dashes")
+    parser.add_argument("--their-seconds", type=float, default=45.0)
+    parser.add_argument("--their-modes", nargs="*", default=["", "continuous-batching"], help="of transformers serve")
     parser.add_argument("--replies", type=int, default=5000, help="along which memory is read; 0 leaves it out")
     parser.add_argument("--memory-arm", default="phrasebook_iql")
     parser.add_argument("--scenarios", type=int, default=None, help="most different ones")
@@ -238,9 +239,9 @@ def main() -> None:
     scenarios = settings.scenarios()[: given.scenarios]
     with tempfile.TemporaryDirectory() as folder:
         ours = our_load(given, scenarios, Path(folder))
-        if given.side_by_side:
-            theirs = their_load(given, scenarios, settings, Path(folder))
-            print(f"ratio of replies a second: {ours.rate / theirs.rate:.1f}")
+        for mode in given.their_modes if given.side_by_side else []:
+            theirs = their_load(given, mode, scenarios, settings, Path(folder))
+            print(f"ratio of replies a second: {ours.rate / theirs.rate:.1f}", flush=True)
 
 
 def our_load(given: argparse.Namespace, scenarios: Sequence[Scenario], folder: Path) -> Load:
@@ -288,25 +289,29 @@ def watch_memory(
     )
 
 
-def their_load(given: argparse.Namespace, scenarios: Sequence[Scenario], settings: RunSettings, folder: Path) -> Load:
-    """The base model under `transformers serve`."""
+def their_load(
+    given: argparse.Namespace, mode: str, scenarios: Sequence[Scenario], settings: RunSettings, folder: Path
+) -> Load:
+    """The base model under `transformers serve`; `mode` is an option of it, or nothing."""
     base, address = settings.config["policy"]["base_model"], free_address()
     model = embedded_model() if base == "embedded" else Path(base)
     if base == "embedded":  # with a generation config that samples, or else every temperature is ignored
         served = folder / "model"
-        served.mkdir()
-        for path in model.iterdir():
-            (served / path.name).symlink_to(path)
+        served.mkdir(exist_ok=True)
         (served / "generation_config.json").write_text(json.dumps(GENERATION), encoding="utf-8")
+        for path in model.iterdir():
+            if not (served / path.name).exists():
+                (served / path.name).symlink_to(path)
         model = served
     dtype = str(dtype_of(settings.config["policy"]["compute_dtype"], device_of("auto"))).removeprefix("torch.")
     where = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--dtype", dtype]
-    options = [f"--{option}" for option in given.their_options]
+    options = [f"--{mode}"] if mode else []
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), *where, *options]
     sampler = settings.config["sampler"]
     requests: Requests = lambda scenario, seed: model_requests(str(model), sampler, scenario, seed, given.rounds)  # noqa: E731
     clients = given.side_by_side
     with process(command, folder / "theirs.log", address):
+        asyncio.run(level(address, requests, scenarios, 1, Enough(1, replies=2)))  # the first reply loads the model
         load = asyncio.run(level(address, requests, scenarios, clients, Enough(1, given.their_seconds)))
     print(f"transformers serve {' '.join(options)}, {clients} conversations, {dtype}: {load}", flush=True)
     return load
