@@ -161,8 +161,12 @@ def test_what_the_agent_valued_is_a_list_of_all_emotions(browser, server):
         assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110
         shown = page.locator(".emotion").inner_text().removeprefix("shows ")
         assert page.locator(".picked th").inner_text() == f"{shown} (shown)"
-        say(page, "100 days")
-        assert page.locator("details[open]").count() == 1  # what was open stays open
+        page.fill("#words", "100 days")
+        page.keyboard.press("Enter")
+        page.locator("summary").first.focus()  # while the agent answers
+        settled(page)
+        assert page.locator(".theirs-turn").count() == 2 and page.locator("details[open]").count() == 1
+        assert page.evaluate("document.activeElement.parentElement.dataset.turn") == "0-0"
 
 
 def test_blind_names_nobody_before_the_rating(browser, server):

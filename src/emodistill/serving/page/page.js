@@ -354,12 +354,16 @@ function understood(heard) {
 function draw() {
   const { talk } = state, rows = new Map(), shape = { mine: myTurn, theirs: theirTurn, end: ending };
   const open = new Set([...byId("rows").querySelectorAll("details[open]")].map((one) => one.dataset.turn));
+  const focused = document.activeElement.closest("details")?.dataset.turn;
   for (const entry of talk.log) {
     if (!rows.has(entry.row)) rows.set(entry.row, el("div", { class: "row" }));
     rows.get(entry.row).append(shape[entry.kind](entry));
   }
   byId("rows").replaceChildren(...[...rows.keys()].sort((a, b) => a - b).map((key) => rows.get(key)));
-  for (const one of byId("rows").querySelectorAll("details")) one.open = open.has(one.dataset.turn);
+  for (const one of byId("rows").querySelectorAll("details")) {
+    one.open = open.has(one.dataset.turn);
+    if (one.dataset.turn === focused) one.firstElementChild.focus({ preventScroll: true });
+  }
   byId("charts").replaceChildren(...talk.threads.map(chart));
   byId("quick").replaceChildren(...running().flatMap(acceptButton));
   const replies = Math.max(...talk.threads.map((thread) => thread.replies.length));
