@@ -1,5 +1,6 @@
 """The page in a real browser, against a real server of a tiny run whose agents speak with the phrasebook."""
 
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,8 +137,9 @@ def test_a_whole_negotiation_with_the_keyboard_alone(browser, server):
         page.wait_for_selector("#end-heading:focus")
         assert texts(page, "#result tbody td")[0] == f"A deal at {offer}, in round 3."
         mine, theirs = (int(share.removesuffix("%")) for share in texts(page, "#result tbody td")[1:])
+        own, opposite = map(int, re.findall(r"\d+", page.locator("#result p").first.inner_text()))
+        assert mine == pytest.approx(100 * (int(offer.split()[0]) - opposite) / (own - opposite), abs=0.51)
         assert mine + theirs == 100 and 0 < mine < 100
-        assert "Your target was " in page.locator("#result p").first.inner_text()
         assert "target of the creditor" in chart.all_text_contents()
         tab_to(page, "[name=satisfaction-0]")
         page.keyboard.press("Space")
