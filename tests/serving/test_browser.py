@@ -327,7 +327,7 @@ def test_the_page_waits_where_the_server_is_busy(browser, run):
         page.wait_for_selector(".theirs-turn")
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here (npm install axe-core)")
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here (npm install --no-save axe-core)")
 @pytest.mark.parametrize("width", [360, 1200])
 def test_axe_finds_nothing(browser, server, width):
     with opened(browser, server, viewport={"width": width, "height": 740}) as page:
