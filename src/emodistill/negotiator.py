@@ -680,16 +680,17 @@ def _published_config(about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     base = about["base"]["model"]
     model = None if base is None else str(folder / base) if base in (".", "base") else str(base)
     words, device = str(folder / "vocabulary.yaml"), "auto"
-    kinds = {"schedule": "ConcessionSchedule", "model": "OpenOffers"}
+    bargains = {"schedule": False, "model": True}[about["offers"]["kind"]]
     schedule = {key: float(about["offers"][key]) for key in ("start", "reserve", "exponent")}
     offers: dict[str, Any] = {
         "_target_": "emodistill.negotiation.schedule.ConcessionSchedule",
         "rounds": int(about["offers"]["rounds"]),
         **schedule,
     }
-    if kinds[about["offers"]["kind"]] == "OpenOffers":
+    if bargains:
         offers = {"_target_": "emodistill.negotiation.schedule.OpenOffers", "acceptance": offers}
-    sampler = {key: about["sampler"][key] for key in ("dtype", "temperature", "top_k", "max_new_tokens", "max_batch")}
+    numbers = ("temperature", "top_k", "max_new_tokens", "max_batch")
+    sampler = {"dtype": str(about["sampler"]["dtype"]), **{key: _number(about["sampler"][key]) for key in numbers}}
     chat_format = {
         "_target_": "emodistill.policy.chat_format.ChatFormat",
         "tokenizer": {"_target_": "emodistill.language_models.local.load_tokenizer", "model": model},
@@ -710,7 +711,7 @@ def _published_config(about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "_target_": "emodistill.policy.generation.RolloutSampler",
             "device": device,
             "chat_format": chat_format,
-            **{key: value for key, value in sampler.items() if isinstance(value, int | float | str | None)},
+            **sampler,
         },
         "offers": {"policy": offers},
         "temperature": float(about["selector_temperature"]),
@@ -734,6 +735,13 @@ def _published_config(about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             }
         }
     return config
+
+
+def _number(value: Any) -> float | int | None:
+    """The value itself, or None; raises TypeError where it is no number."""
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def _made(node: Any, file: Path) -> Any:

@@ -108,13 +108,14 @@ def test_a_file_names_no_code(folder, tmp_path):
     target = {"_target_": "emodistill.files.atomic_write", "path": str(victim), "content": "x"}
 
     def change(about):
-        about["sampler"] |= target
-        about["sampler"]["dtype"] = target
+        about["sampler"] |= target | {"top_k": target}
         about["offers"] |= target
 
     rewrite(folder, change)
-    with pytest.raises((UserError, TypeError)):
-        Negotiator.load(folder, "vanilla").ready()
+    with pytest.raises(UserError, match="agent.json is damaged"):
+        Negotiator.load(folder, "vanilla")
+    rewrite(folder, lambda about: about["sampler"].update(top_k=40))
+    assert Negotiator.load(folder, "phrasebook_random").open("debt", target=30).reply().words
     assert not victim.exists()
 
 
