@@ -28,6 +28,7 @@ from emodistill.data.chat_datasets import ContextBatches
 from emodistill.data.chats import encode_chats, encode_contexts
 from emodistill.errors import UserError
 from emodistill.language_models.likelihood import token_logprobs
+from emodistill.language_models.local import load_model
 from emodistill.language_models.packed_linear import pack_linears
 from emodistill.language_models.prefix_scoring import next_logits, read_prefix
 from emodistill.policy.expression_policy import ExpressionPolicy
@@ -268,3 +269,15 @@ def test_every_end_of_sequence_ends_a_reply():
     """Llama 3 names several in its configuration, of which its tokenizer knows one."""
     generator = ChatGenerator(random_model("llama3"), build_tokenizer(), 0.0, None, 4, stop_ids=[77])
     assert generator.sampling.stop_ids == {2, 5, 77}
+
+
+@pytest.mark.parametrize(("name", "speaking", "training"), [("smollm2", 0, 0), ("gemma3", 1, 0), ("lfm2", 1, 1)])
+def test_slower_ways_are_said_once(name, speaking, training, tmp_path, caplog):
+    folder = save_model(name, tmp_path)
+    for _ in range(2):
+        ChatGenerator(load_model(folder, "float32"), build_tokenizer(), 0.0, None, 4)
+        ExpressionPolicy(**policy_settings(folder))
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("emodistill.policy")]
+    assert sum("forward pass" in line for line in said) == speaking
+    assert sum("cannot share a row" in line for line in said) == training
+    assert all(folder in line for line in said)

@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -134,10 +135,7 @@ class ExpressionPolicy(nn.Module):
         fuse_lora_layers(self.model)
         self.takes_masks, self.logit_rule = takes_masks(base), LogitRule.of(base)
         if not self.takes_masks:
-            logger.warning(
-                "replies to one context cannot share a row with %s: each is read with its context, which takes longer",
-                base_model,
-            )
+            _say_once(base_model)
         self.end_to_end = device_of(device).type == "cpu" and use_grouped_attention(base)
         if device_of(device).type == "cpu":
             use_lean_layers(base)
@@ -263,6 +261,13 @@ class ExpressionPolicy(nn.Module):
                 merged = scratch[: value.numel()].view(value.shape)
                 value = torch.mm(up, down, out=merged).mul_(module.scaling[POLICY]).add_(value)
             parameter.copy_(value)
+
+
+@cache
+def _say_once(model: str) -> None:
+    logger.warning(
+        "replies to one context cannot share a row with %s: each is read with its context, which takes longer", model
+    )
 
 
 def unpacked_weight(module: nn.Module, weight: Any) -> Tensor:

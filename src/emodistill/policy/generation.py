@@ -17,6 +17,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,11 @@ UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
 
 logger = logging.getLogger(__name__)
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 class Layout(NamedTuple):
@@ -224,6 +230,8 @@ class Decoder:
         self.model, self.sampling = model, sampling
         self._layout = layout
         self._own_forward = RowForward(model) if RowForward.serves(model) else None
+        if self._own_forward is None:
+            _say_once(f"{model.name_or_path} speaks by the library's own forward pass, which is slower than ours")
         self._memory = self._layout.like.new_zeros(0)
 
     def rows(self, chats: list[Sequence[int]]) -> RowCache:
@@ -347,10 +355,9 @@ class LibraryDecoder:
         self.model, self.sampling = model, sampling
         self._continues = True
         self._continues = self._goes_on()
-        logger.warning(
-            "%s keeps states that cannot be told apart in a batch: chats are answered one after the other, by the "
-            "library's own forward pass, which is slower",
-            model.name_or_path,
+        _say_once(
+            f"{model.name_or_path} keeps states that cannot be told apart in a batch: chats are answered one after the "
+            "other, by the library's own forward pass, which is slower"
         )
 
     @torch.no_grad()
