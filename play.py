@@ -1,7 +1,7 @@
-"""Build a corpus and stop: `python play.py data=selfplay [data.corpus.shard=i/n] [key=value ...]`.
+"""Build a corpus and stop: `python play.py data=selfplay [shard=i/n] [key=value ...]`.
 
-Training builds the corpus that it needs by itself. This does it beforehand: on another machine, or in shards. Running
-the same command again continues; without `shard=` it merges the shards that lie in the corpus's folder.
+Training builds the corpus that it needs by itself. This does it beforehand: on another machine, or in shares. Running
+the same command again continues; without `shard=` it plays what no share has played, and writes the corpus.
 """
 
 import hydra

@@ -156,6 +156,7 @@ def run_training(overrides: Sequence[str]) -> int:
 
 def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, ExpressionTest | None]":
     """Everything that plays one condition; where the study asks for it, what measures expression in fixed contexts."""
+    entry.quieten()  # a worker begins here
     from hydra.utils import instantiate
 
     from emodistill.data.provenance import check_unseen, training_episodes
@@ -167,7 +168,6 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
     scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
     check_unseen(Path(cfg.run_dir), scenarios)
-    entry.quieten()  # a worker begins here
     selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
     if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
         selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one

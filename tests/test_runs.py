@@ -85,8 +85,7 @@ def test_some_keys_may_change(begun):
     waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
     places = {"device", "policy.device", "sampler.device"}
-    engines = {"executor", "shard", "data.corpus.executor", "data.corpus.shard"}
-    assert named | waiting | places | engines == set(MAY_CHANGE)
+    assert named | waiting | places | {"shard", "data.corpus.shard"} == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")

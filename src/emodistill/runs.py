@@ -25,7 +25,7 @@ from emodistill.files import atomic_write
 MAY_CHANGE = (  # keys that change no result
     "resume",
     "threads",
-    *("executor", "shard", "data.corpus.executor", "data.corpus.shard"),  # who does it
+    *("shard", "data.corpus.shard"),  # who does it
     "callbacks.progress_bar",
     "judge_timeout_s",
     "callbacks.samples.judge_timeout_s",
@@ -139,7 +139,7 @@ def may_change(key: str, endpoints: Collection[str] = ()) -> bool:
             settings of an endpoint change: `retries` of an agent is another thing.
     """
     below = [key.removeprefix(prefix) for prefix in endpoints if key.startswith(prefix)]
-    if key.endswith(".device"):  # where a model computes
+    if key.endswith(".device") or "executor" in key.split("."):  # where a model computes, and who works
         return True
     return _is_or_is_below(key, MAY_CHANGE) or any(_is_or_is_below(rest, MAY_CHANGE_OF_ENDPOINT) for rest in below)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,12 +141,17 @@ if given["stage"] != "iql" and given["run"] != "loses":
 """
 
 
+def run_script(script, overrides):
+    """Runs a program in place of train.py."""
+    return subprocess.run([sys.executable, str(script), *overrides]).returncode
+
+
 def trained_by(tmp_path, run):
     """The study of one arm, with a program in place of train.py that leaves what a stage leaves, or does not."""
     script = tmp_path / "train.py"
     script.write_text(TRAINER)
     study = built("arms=[positive_advantage]", f"run_dir={tmp_path / 'run'}", f"run={run}", "size=small")
-    study.run_training = lambda overrides: subprocess.run([sys.executable, str(script), *overrides]).returncode
+    study.run_training = partial(run_script, script)
     return study
 
 
@@ -156,6 +162,22 @@ def test_every_missing_stage_is_trained_once_and_then_nothing_is_missing(tmp_pat
     study.train(missing)
     assert study.missing() == []
     assert "jpo_positive_advantage is missing: python train.py stage=jpo" in capsys.readouterr().out
+
+
+def test_workers_train_stages_of_several_seeds_each_after_those_that_it_learns_from(tmp_path):
+    script = tmp_path / "train.py"
+    marks = f"pathlib.Path({str(tmp_path / 'order')!r}).open('a').write(' '.join(sys.argv[1:]) + chr(10))"
+    script.write_text(f"{TRAINER}\n{marks}\n")
+    words = (f"run_dir={tmp_path / 'run'}", "run=works", "size=small", "seeds=2")
+    study = built("study=stability", "arms=[emodistill]", *words, "executor.workers=2")
+    study.run_training = partial(run_script, script)
+    missing = study.missing()
+    study.train(missing)
+    order = (tmp_path / "order").read_text().splitlines()
+    assert study.missing() == [] and len(order) == len(missing) == 6
+    for seed in (0, 1):
+        stages = [line.split()[0] for line in order if f"seed={seed}" in line.split()]
+        assert stages == ["stage=iql", "stage=sft", "stage=jpo"]
 
 
 @pytest.mark.parametrize(("run", "why"), [("fails", "ended with exit status 2"), ("loses", "left nothing in")])

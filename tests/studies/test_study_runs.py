@@ -7,6 +7,7 @@ import pytest
 import yaml
 from tiny_runs import Workplace, composed, files
 
+from commands.building import build_study
 from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
 from evaluate import evaluate
@@ -120,6 +121,43 @@ def test_a_killed_study_plays_only_what_is_not_there(place):
     after = files(folder)
     assert len(before) == 16 and all(after[path] == before[path] for path in kept)
     assert lost.read_bytes() == content  # the same episodes again
+
+
+def episodes(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("**/episodes/*.parquet")}
+
+
+def test_workers_and_shares_play_what_one_process_plays(place):
+    words = [*place.overrides("run"), "arms=[phrasebook_random,phrasebook_iql]", "scenarios_per_domain=2"]
+
+    def play(name, *more, whole=True):
+        given = [
+            *words,
+            "study=guard",
+            'conditions=["guard strict"]',
+            "episodes_per_scenario=40",
+            f"name={name}",
+            *more,
+        ]
+        made = build_study(composed("evaluate", *given), given)
+        with made.opened("auto"):
+            made.play() if whole else made.play_share()
+        return episodes(place.folder / "run" / name)
+
+    one, two = (play(f"by_{workers}", f"executor.workers={workers}") for workers in (1, 2))
+    for share in ("2/2", "1/2"):
+        assert not play("by_shares", f"shard={share}", whole=False)
+    parts = [path for path in files(place.folder / "run" / "by_shares") if path.match("parts/*.parquet")]
+    assert len(parts) == 2 * 3  # 80 episodes an arm, at most 32 in lockstep
+    assert one == two == play("by_shares") and len(one) == 2
+    assert not list((place.folder / "run").glob("by_*/**/parts"))
+
+
+def test_a_share_does_not_play_before_others_have_trained(place):
+    words = ("study=stability", "seeds=[0,7]", "name=waiting", "train=missing", "episodes_per_scenario=1")
+    with pytest.raises(SystemExit) as end:
+        study(place, *words, "shard=1/3")  # of the pieces, only the selector of seed 0 is its own, and that is there
+    assert end.value.code == 75 and not (place.folder / "run" / "seeds" / "7").exists()
 
 
 def test_an_emotion_that_the_guard_bars_is_refused_before_anything_is_played(place):

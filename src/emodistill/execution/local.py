@@ -18,7 +18,7 @@ from typing import Any
 from emodistill.errors import UserError
 from emodistill.execution import machine
 from emodistill.execution.pieces import Advance, OneAfterOther, Piece
-from emodistill.execution.worker import Failure, Package, interrupts_held, serve
+from emodistill.execution.worker import Failure, Packer, interrupts_held, serve
 from emodistill.progress import progress
 
 MODEL_CORES = 4  # that one language model makes good use of; more workers than cores / 4 would be in each other's way
@@ -102,6 +102,7 @@ class _Pool:
     workers: list[_Worker] = field(default_factory=list)
     losses: dict[str, int] = field(default_factory=dict)  # workers lost by piece
     started: int = 0
+    packer: Packer = field(default_factory=Packer)
 
     def run(self) -> None:
         self.todo = list(self.pieces)
@@ -131,7 +132,7 @@ class _Pool:
             best = min(possible, key=lambda piece: (piece.kit != worker.kit, piece.kit in held))
             self.todo.remove(best)
             worker.piece, worker.steps = best, 0.0
-            package = Package.of(best)
+            package = self.packer.pack(best, best.kit == worker.kit)
             worker.kit = best.kit
             try:
                 worker.tasks.send(package)

@@ -11,7 +11,7 @@ from typing import Any
 
 from emodistill.errors import UserError
 from emodistill.execution.pieces import Bench, Piece
-from emodistill.execution.worker import Failure, Package, begin_work
+from emodistill.execution.worker import Failure, Package, Packer, begin_work
 from emodistill.progress import progress
 
 _bench = Bench()  # of a process of Ray, which does one task after the other
@@ -51,7 +51,7 @@ class RayExecutor:
 
     def _run(self, ray: Any, pieces: Sequence[Piece], advance: Any) -> None:
         has = ray.cluster_resources()
-        do, todo = ray.remote(_do), list(pieces)
+        do, todo, packer = ray.remote(_do), list(pieces), Packer()
         unfinished = {piece.name for piece in pieces}
         under_way: dict[Any, Piece] = {}
         try:
@@ -60,7 +60,7 @@ class RayExecutor:
                     todo.remove(piece)
                     needs = self._resources(piece, has)
                     task = do.options(**needs, max_retries=self.retries, retry_exceptions=False)
-                    under_way[task.remote(Package.of(piece), int(needs["num_cpus"]), int(has["CPU"]))] = piece
+                    under_way[task.remote(packer.pack(piece), int(needs["num_cpus"]), int(has["CPU"]))] = piece
                 for ended in ray.wait(list(under_way), num_returns=1)[0]:
                     piece = under_way.pop(ended)
                     self._check(ray, ended, piece)

@@ -69,26 +69,40 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 @dataclass(frozen=True)
 class Package:
-    """A piece on its way to a worker; `opener` is pickled apart, since a worker that has the kit does not need it."""
+    """A piece on its way to a worker.
+
+    Attributes:
+        opener: makes the kit; empty where the worker has it.
+        path: where Python finds modules.
+    """
 
     kit: str
     opener: bytes
     task: bytes
-    path: tuple[str, ...]  # where Python finds modules
-
-    @classmethod
-    def of(cls, piece: Piece) -> "Package":
-        """Raises UserError if the piece cannot leave this process."""
-        try:
-            return cls(piece.kit, pickle.dumps(piece.open), pickle.dumps(piece.task), tuple(sys.path))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"{piece.title} cannot be sent to another process ({error}); give executor.workers=1"
-            ) from error
+    path: tuple[str, ...]
 
     def do(self, bench: Bench, advance: Any) -> None:
         sys.path += [place for place in self.path if place not in sys.path]
         bench.do(lambda: pickle.loads(self.opener)(), self.kit, pickle.loads(self.task), advance)
+
+
+class Packer:
+    """Packs pieces; the opener of a kit once."""
+
+    def __init__(self) -> None:
+        self._openers: dict[str, bytes] = {}
+
+    def pack(self, piece: Piece, kit_is_there: bool = False) -> Package:
+        """Raises UserError if the piece cannot leave this process."""
+        try:
+            if piece.kit not in self._openers:
+                self._openers[piece.kit] = pickle.dumps(piece.open)
+            opener = b"" if kit_is_there else self._openers[piece.kit]
+            return Package(piece.kit, opener, pickle.dumps(piece.task), tuple(sys.path))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{piece.title} cannot be sent to another process ({error}); give executor.workers=1"
+            ) from error
 
 
 def use_threads(count: int) -> None:

@@ -27,11 +27,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from emodistill.errors import UserError
+from emodistill.execution.pieces import Advance, Executor, Needs, Piece, digest
 from emodistill.judges.request import (
     HIGHEST,
     LOWEST,
@@ -79,6 +81,8 @@ _PUT = (
     f"ON CONFLICT (key) DO UPDATE SET {_VERDICT}, {_USAGE}"
 )
 
+PART = 256  # judgements, a multiple of those that share a probe
+LOCAL_S, ASKED_S = 1.0, 0.1  # about what one takes: with a model on this machine, and elsewhere
 _BUSY_TIMEOUT_S = 60.0  # how long another process may hold the file
 _PAUSE_S = 1.0  # how long a free judgement waits for others, and how often the disk is waited for
 
@@ -426,10 +430,19 @@ class LedgerJudge:
     Args:
         batch_size: most free judgements that wait to be stored together; what was paid for is stored as it arrives.
         offline: ask nobody. What the ledger does not have is missing, and nothing is written.
+        executor: judges what is missing in parts, where it is much; None judges it here, at once.
     """
 
-    def __init__(self, judge: Judge, ledger: Ledger, batch_size: int = 256, offline: bool = False) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        ledger: Ledger,
+        batch_size: int = 256,
+        offline: bool = False,
+        executor: Executor | None = None,
+    ) -> None:
         self.judge, self.ledger, self.batch_size, self.offline = judge, ledger, batch_size, offline
+        self.executor = executor
         self.in_flight = in_flight_keys(ledger.path)
 
     def scores(self, requests: Sequence[JudgeRequest], on_score: OnScore | None = None) -> list[float | None]:
@@ -466,7 +479,7 @@ class LedgerJudge:
             mine = self.in_flight.take([key for key in call.requests if key in missing])  # in the caller's order
             try:
                 news = call.read(mine)  # what came in between the look into the ledger and `take`
-                call.ask([key for key in mine if key not in news])
+                self._ask(call, [key for key in mine if key not in news])
             finally:
                 self.in_flight.release(mine)
             others = missing - set(mine)
@@ -474,6 +487,55 @@ class LedgerJudge:
             news |= call.read(others)
             call.tell(news)
             missing = others - news
+
+    def _ask(self, call: "_Call", keys: list[str]) -> None:
+        """Ask for these judgements and store them, in parts where there is an executor, they are many and independent.
+
+        Every key is in one part, which alone asks for it, and stores each judgement as it arrives: the ledger says what
+        is left if a worker is lost, or the command is.
+        """
+        waits_for = getattr(self.judge, "by_itself", None)
+        if self.executor is None or waits_for is None or len(keys) < 2 * PART:
+            call.ask(keys)
+            return
+        who = [self.judge.name, self.judge.version, str(self.ledger.path)]
+        open_part = partial(_Part, self.judge, self.ledger.path, self.batch_size)
+        local = waits_for == "model"
+        seconds = LOCAL_S if local else ASKED_S
+        pieces = []
+        for first in range(0, len(keys), PART):
+            part = keys[first : first + PART]
+            pieces.append(
+                Piece(
+                    name=digest([who, part]),
+                    title=f"judgements {first + 1} to {first + len(part)} of {len(keys)}",
+                    open=open_part,
+                    kit=digest(who),
+                    task=([call.requests[key] for key in part],),
+                    done=partial(self._has, part),
+                    size=len(part),
+                    needs=Needs(local, len(part) * seconds),
+                )
+            )
+        self.ledger.open()
+        self.executor.run(f"judging with {self.judge.name}", pieces)
+        call.known |= self.ledger.get(keys)
+        call.tell(keys)
+
+    def _has(self, keys: Sequence[str]) -> bool:
+        """Whether the ledger has a score for each of these."""
+        found = self.ledger.get(keys)
+        return all(key in found and found[key].score is not None for key in keys)
+
+
+class _Part:
+    """Judges parts of what is missing, in whatever process: what the ledger has got meanwhile is not asked for."""
+
+    def __init__(self, judge: Judge, path: Path, batch_size: int) -> None:
+        self.judge = LedgerJudge(judge, Ledger(path), batch_size)
+
+    def __call__(self, requests: Sequence[JudgeRequest], advance: Advance) -> None:
+        self.judge.judgements(requests, lambda place, judgement: advance(1))
 
 
 class _Call:

@@ -54,6 +54,7 @@ class LanguageModelJudge:
     """
 
     name = "lm"
+    by_itself = "server"  # see `Judge`
 
     def __init__(
         self,

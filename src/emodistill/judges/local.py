@@ -61,6 +61,15 @@ class LocalModelJudge:
 
     name = "local"
 
+    @property
+    def by_itself(self) -> str | None:
+        """See `Judge`; in bfloat16 a score hangs on the batch."""
+        return "model" if self.dtype == "float32" else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process, it loads its model there."""
+        return {**vars(self), "_loaded": None, "_prefixes": {}}
+
     def __init__(
         self,
         model: str = "embedded",

@@ -62,6 +62,9 @@ class Judge(Protocol):
 
     `name` and `version` identify its judgements in the ledger. Whatever can change a score must change the version: the
     model, the prompt, the sampling settings.
+
+    A judge may have an attribute `by_itself`: `server` or `model` where a score hangs on nothing but its request, and
+    comes from a server or a model on this machine. Many requests are then judged in parts at the same time.
     """
 
     @property

@@ -97,6 +97,7 @@ class RubricJudge:
     """
 
     name = "rubric"
+    by_itself = "model"  # see `Judge`; without sense it is quicker still
 
     def __init__(
         self,

@@ -134,6 +134,10 @@ class Sense:
         self._scale: Scale | None = None
         self._numbers: dict[int, bool] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process, it loads its model there."""
+        return {**vars(self), "_loaded": None}
+
     @cached_property
     def version(self) -> str:
         """Twelve hex digits of all that decides the sense: model, constants, examples, word lists."""

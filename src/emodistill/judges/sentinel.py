@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from emodistill.errors import UserError
 from emodistill.judges.examples import probes
+from emodistill.judges.ledger import PART
 from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, OnJudgement, add_usage
 from emodistill.language_models.completion import Usage
 
@@ -45,6 +46,12 @@ class SentinelJudge:
         self.judge_behind, self.every, self.limit = judge, every, limit
         recipe = hashlib.sha256(json.dumps([probes(), limit]).encode()).hexdigest()[:6]
         self.name, self.version = judge.name, f"{judge.version} probed {recipe}"
+
+    @property
+    def by_itself(self) -> str | None:
+        """See `Judge`; parts must not divide those that share a probe."""
+        found: str | None = getattr(self.judge_behind, "by_itself", None) if PART % self.every == 0 else None
+        return found
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One judgement per request, in order; all of a batch are missing where its probe scored above the limit."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ALL = "all"  # of a condition's `train`: every stage
 TRAINING_S = 60.0  # a stage takes that long at least, and most take much longer
+NAMED = 4  # arms that the bar of progress names
 SHOWN = 8  # commands that a refusal names
 Analysis = Callable[[Sequence[ArmResult]], AnalysisResult]
 
@@ -316,7 +317,9 @@ class Study:
             tables.append((runner, expression))
             pieces += runner.pieces(self.arms, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
-            self.executor.run("playing " + ", ".join(arm.name for arm in self.arms), plan(pieces, self.share).now)
+            names = [arm.name for arm in self.arms]
+            what = ", ".join(names) if len(names) <= NAMED else f"{len(names)} arms"
+            self.executor.run(f"playing {what}", plan(pieces, self.share).now)
         finally:
             if not self.share:
                 for runner, _ in tables:
