@@ -48,7 +48,7 @@ def test_ray_does_what_one_process_does(tmp_path):
         assert (out / f"{number}").read_bytes() == (tmp_path / "one" / f"{number}").read_bytes()
     did = [name for name, _ in marks(out, "did")]
     assert did.index("last") > max(did.index("1"), did.index("5"))
-    assert did.count("2") == 2 and len(did) == 8  # it lost its worker once
+    assert sorted(did)[:8] == [*"012", "2", *"345", "last"]  # one lost its worker once
     scores = [None if i % 9 == 8 else 1.0 + i % 10 for i in range(600)]
     assert ran.stdout.splitlines()[-2:] == [str(scores), "mistake: there is no such thing; choose another"]
     asked = [line.split()[1] for line in (out / "diary").read_text().splitlines() if line.startswith("asked")]
