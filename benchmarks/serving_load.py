@@ -184,7 +184,11 @@ def process(command: Sequence[str], log: Path, address: str) -> Iterator[subproc
         yield running
     finally:
         running.terminate()
-        running.wait(60)
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:  # it still writes replies that nobody waits for
+            running.kill()
+            running.wait()
 
 
 async def until_healthy(address: str, running: subprocess.Popen[bytes], log: Path) -> None:
