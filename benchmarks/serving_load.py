@@ -42,6 +42,7 @@ from emodistill.negotiator import RunSettings
 
 ROOT = Path(__file__).parent.parent
 STARTUP_S = 180
+BATCH_S = 0.5  # in which all replies of a batch have arrived
 GENERATION = {"do_sample": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 Body = dict[str, Any]
 Ask = Callable[[Body], Awaitable[Body]]
@@ -124,7 +125,9 @@ async def hold(ask: Ask, requests: Requests, scenarios: Sequence[Scenario], clie
                     break
 
     running = [asyncio.create_task(client()) for _ in range(clients)]
-    done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(BATCH_S)
+    done, rest = {one for one in running if one.done()}, [one for one in running if not one.done()]
     for one in rest:  # there is enough: nobody waits for the replies that are still being written
         one.cancel()
     await asyncio.gather(*rest, return_exceptions=True)
@@ -147,7 +150,7 @@ class Enough:
         self.on_reply(self.seen)
         if self.seen == self.clients:
             self.since = now
-        elif self.seen > self.clients and not self.reached:
+        elif self.seen > self.clients:
             self.load.latencies.append(now - began)
             self.load.took_s = now - self.since
 
