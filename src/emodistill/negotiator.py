@@ -84,7 +84,7 @@ class Reply:
         heard: offer and act that were read in the other side's words; None before it has spoken.
         guard: why the guard refused words of this turn, e.g. `guarded:threat`; empty where it refused none.
         role_violations: what else was wrong with attempts at these words, see `negotiation.role_checks`.
-        offer_appended: the model's words did not state the offer, so a sentence that states it was added.
+        offer_appended: the model's words did not state the offer, or did not accept, so a sentence was added.
         round: from 1.
         end: how the negotiation ended; None while it goes on.
         deal_value: agreed value in the domain's unit.

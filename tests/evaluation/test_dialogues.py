@@ -26,7 +26,7 @@ def test_a_dialogue_names_targets_result_emotions_and_what_was_added():
     assert head == "**debt-000**, 20 days against 91 days; behavioural:vanilla; deal at 90 days, utility 0.01"
     lines = body.split("\\\n")
     assert (
-        lines[0] == ("Creditor (anger): I \\*want\\* 20 days \\[now\\]. [the sentence with the offer was added]")
+        lines[0] == ("Creditor (anger): I \\*want\\* 20 days \\[now\\]. [the last sentence was added]")
         and lines[1] == "Debtor: Reply 0: give me 91 days."
     )
     assert len(lines) == 4

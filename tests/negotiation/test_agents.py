@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from emodistill.negotiation.agents import Choice, Decision, Fault, FocalAgent, Move, Utterance, dialogue_act
-from emodistill.negotiation.offers import parse_offer
-from emodistill.negotiation.protocol import Negotiation, Turn
+from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 LESS = Scenario("debt-0", "debt", 30, 130)
@@ -77,9 +77,28 @@ def test_without_a_decided_offer_the_speakers_number_counts() -> None:
     assert focal_move("I hear you.", Decision("propose", None, "hold")).offer is None
 
 
-def test_an_acceptance_makes_no_offer() -> None:
-    move = focal_move("Agreed, 60 days it is!", Decision("accept", None, "close"))
-    assert (move.text, move.offer, move.offer_appended) == ("Agreed, 60 days it is!", None, False)
+def accepting_move(text: str) -> Move:
+    """What is said where a standing offer of 60 days is accepted."""
+    negotiation = Negotiation(LESS, 0)
+    for speaker, offer in ((FOCAL, 45.0), (COUNTERPARTY, 60.0)):
+        negotiation.play(Turn(1, speaker, f"{offer:g} days.", "propose", offer))
+    parts = Says(text, Decision("accept", None, "close"))
+    [move] = FocalAgent(parts, parts, parts).act([negotiation])
+    assert isinstance(move, Move) and (move.act, move.offer) == ("accept", None)
+    assert parse_act(move.text, "debt", 60.0) == "accept"  # the other side hears what was decided
+    return move
+
+
+@pytest.mark.parametrize("text", ["Agreed, 60 days it is!", "I accept.", "Fine, deal."])
+def test_an_acceptance_makes_no_offer_and_is_left_as_it_was_said(text: str) -> None:
+    move = accepting_move(text)
+    assert (move.text, move.offer_appended) == (text, False)
+
+
+@pytest.mark.parametrize("text", ["", "I hear you.", "I'll move to 95 days.", "I can accept it in 75 days", "No:"])
+def test_an_acceptance_that_nobody_would_hear_is_appended_and_counted(text: str) -> None:
+    move = accepting_move(text)
+    assert move.text.endswith("I accept 60 days.") and move.text.startswith(text.rstrip(":")) and move.offer_appended
 
 
 @pytest.mark.parametrize("scenario", [LESS, MORE], ids=["less", "more"])

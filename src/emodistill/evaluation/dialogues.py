@@ -43,7 +43,7 @@ def as_markdown(episode: Episode) -> str:
 
 def _line(turn: Turn, roles: dict[str, str]) -> str:
     shown = f" ({turn.emotion})" if turn.emotion else ""
-    added = " [the sentence with the offer was added]" if turn.offer_appended else ""
+    added = " [the last sentence was added]" if turn.offer_appended else ""
     return f"{roles[turn.speaker].capitalize()}{shown}: {_plain(turn.text)}{added}"
 
 

@@ -121,8 +121,8 @@ class Recalling(Protocol):
 class FocalAgent:
     """Emotion, offer and words from three parts, checked by the neutral offer parser.
 
-    Where a decided offer is not what the parser reads in the speaker's words, a sentence that states it is appended,
-    and the move says so: `evaluate.py` reports how often.
+    Where a decided offer or acceptance is not what the parsers read in the speaker's words, a sentence that states it is
+    appended, and the move says so: `evaluate.py` reports how often.
     """
 
     def __init__(self, selector: Selector, offers: OfferPolicy, speaker: Speaker) -> None:
@@ -161,13 +161,16 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
         return spoken
     if isinstance(spoken, str):
         spoken = Utterance(spoken)
-    text = spoken.text
-    appended, offer = False, None
+    text, domain = spoken.text, negotiation.scenario.domain
+    missing, offer = "", None
     if decision.act == "propose":
-        offer = parse_offer(text, negotiation.scenario.domain)
+        offer = parse_offer(text, domain)
         if decision.offer is not None and offer != decision.offer:
-            text = f"{_finished(text)} {offer_sentence(negotiation, decision.offer)}".strip()
-            appended, offer = True, decision.offer
+            missing, offer = offer_sentence(negotiation, decision.offer), decision.offer
+    elif decision.act == "accept" and parse_act(text, domain, negotiation.standing[COUNTERPARTY]) != "accept":
+        missing = acceptance_sentence(negotiation)  # or else the other side would hear another offer
+    appended = bool(missing)
+    text = f"{_finished(text)} {missing}".strip() if appended else text
     emotion = choice.emotion if spoken.emotion is None else spoken.emotion
     return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.role_violations)
 
@@ -197,6 +200,12 @@ def _finished(text: str) -> str:
 def offer_sentence(negotiation: Negotiation, offer: float) -> str:
     """A neutral sentence that states an offer, e.g. "My offer is 45 days."."""
     return f"My offer is {negotiation.scenario.rules.say(offer)}."
+
+
+def acceptance_sentence(negotiation: Negotiation) -> str:
+    """A neutral sentence that takes the standing offer, e.g. "I accept 45 days."."""
+    standing = negotiation.standing[COUNTERPARTY]
+    return f"I accept {'your offer' if standing is None else negotiation.scenario.rules.say(standing)}."
 
 
 def dialogue_act(negotiation: Negotiation, act: Act, offer: float | None) -> DialogueAct:

@@ -54,7 +54,7 @@ class Turn:
         offer: in the domain's unit, or None where the turn states none; the standing offer then stays.
         emotion: the emotion the speaker was asked to show, or None.
         emotion_prob: probability with which the behaviour policy drew that emotion, or None.
-        offer_appended: the speaker's own words did not state the offer, so a sentence stating it was added.
+        offer_appended: the speaker's own words did not state the offer, or did not accept, so a sentence was added.
         role_violations: what was wrong with each attempt at these words that broke the role, see `role_checks`.
     """
 

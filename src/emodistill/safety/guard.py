@@ -30,6 +30,7 @@ from emodistill.negotiation.agents import (
     Spoken,
     UniformEmotion,
     Utterance,
+    acceptance_sentence,
     offer_sentence,
 )
 from emodistill.negotiation.prompts import take_apart, with_name
@@ -309,7 +310,7 @@ class GuardedChatBackend:
 def neutral_sentence(negotiation: Negotiation, decision: Decision) -> str:
     """What is said where nothing else may be: the decision, and no more."""
     if decision.act == "accept":
-        return "I accept your offer."
+        return acceptance_sentence(negotiation)
     if decision.act == "walk_away":
         return "I see no agreement, so I end the talks here."
     own = negotiation.offers(FOCAL)
