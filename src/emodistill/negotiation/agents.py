@@ -121,8 +121,8 @@ class Recalling(Protocol):
 class FocalAgent:
     """Emotion, offer and words from three parts, checked by the neutral offer parser.
 
-    Where a decided offer or acceptance is not what the parsers read in the speaker's words, a sentence that states it is
-    appended, and the move says so: `evaluate.py` reports how often.
+    Where a decided offer or acceptance is not what the parsers read in the speaker's words, a sentence that states it
+    is appended, and the move says so: `evaluate.py` reports how often.
     """
 
     def __init__(self, selector: Selector, offers: OfferPolicy, speaker: Speaker) -> None:
