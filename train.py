@@ -89,7 +89,11 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     start = LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg))
     logger = instantiate(cfg.logger)
     trainer: L.Trainer = instantiate(cfg.trainer, logger=logger, callbacks=[start, *callbacks], _convert_="all")
-    trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
+        if not trainer.interrupted:
+            raise
     return trainer
 
 

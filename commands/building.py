@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from emodistill.studies.study import Analysis, Setup, Study, StudyRun
 
 ROOT = Path(__file__).resolve().parents[1]
+TOLD_S = 5.0  # Ctrl-C once more, while a stage ends well, would cut that short
 CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys", "executor", "shard")
 
 
@@ -149,7 +150,7 @@ def run_training(overrides: Sequence[str]) -> int:
             return training.wait()
         except KeyboardInterrupt:
             with suppress(subprocess.TimeoutExpired):
-                return training.wait(1.0)  # a terminal has told it too
+                return training.wait(TOLD_S)  # a terminal has told it too
             training.send_signal(signal.SIGINT)
             return training.wait()
 

@@ -293,7 +293,8 @@ class PlayedCorpus(BuiltCorpus):
         if not self.share or self.file.is_file():
             return super().build()
         with exclusive(self.folder / "parts" / self.share.slug, wait=True):
-            self._write_recipe(self.manifest)
+            with exclusive(self.folder / "parts", wait=True):  # several shares may begin at once
+                self._write_recipe(self.manifest)
             self._play_parts(self.share)
         return self.folder / "parts"
 

@@ -14,7 +14,7 @@ import platform
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -313,7 +313,8 @@ class Study:
             if folder.state(setup.config, "auto") == "finished":
                 print(f"{folder.path} is finished; nothing to play")
             runner, expression = setup.open_runner()
-            folder.record(setup.config)
+            with exclusive(self.folder, wait=True) if self.share else nullcontext():  # several shares may begin at once
+                folder.record(setup.config)
             tables.append((runner, expression))
             pieces += runner.pieces(self.arms, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
