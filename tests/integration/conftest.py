@@ -1,6 +1,6 @@
-"""A real server with a real model on loopback: `transformers serve` with the embedded model, one for all tests.
+"""Real servers on loopback: `transformers serve`, with the embedded model for all tests or with any for one file.
 
-Processes that share the tests among them (pytest-xdist) share the server too: the first to need it starts it, and ends
+Processes that share the tests among them (pytest-xdist) share the first one: whoever needs it first starts it, and ends
 it when the last has left.
 """
 
@@ -47,7 +47,8 @@ def model_server(tmp_path_factory):
     process = None
     with held(shared) as state:
         if not state.get("users"):
-            process, port, folder = start(shared)
+            folder = served_folder(shared / "embedded-model")
+            process, port = start(shared / "model_server.log", str(folder))
             state.update(users=0, port=port, model=str(folder))
         state["users"] += 1
         server = ModelServer(f"http://127.0.0.1:{state['port']}/v1", state["model"])
@@ -70,14 +71,27 @@ def held(shared):
         file.write(json.dumps(state))
 
 
-def start(shared):
-    """Start the server and wait until it answers."""
-    folder = served_folder(shared / "embedded-model")
+@pytest.fixture(scope="module")
+def server_of_any_model(tmp_path_factory):
+    """The address of a server that loads the model whose folder a request names."""
+    pytest.importorskip("fastapi", reason="needs the extra `serving`: pip install -e .[serving]")
+    process, port = start(tmp_path_factory.mktemp("server") / "server.log")
+    yield f"http://127.0.0.1:{port}/v1"
+    stop(process)
+
+
+def start(log_file, *model):
+    """Start a server and wait until it answers: its process and port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--dtype", "float32"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(shared / "no-hub")}
-    with open(shared / "model_server.log", "wb") as log:
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", *model, "--dtype", "float32"]
+    no_hub = str(log_file.with_name("no-hub"))
+    environment = (
+        os.environ
+        | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": no_hub}
+        | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(log_file.with_name("no-hub"))}
+    )
+    with open(log_file, "wb") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             env=environment,
@@ -89,9 +103,9 @@ def start(shared):
     while not healthy(port):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            pytest.fail(f"the model server did not start: {(shared / 'model_server.log').read_text()[-2000:]}")
+            pytest.fail(f"the model server did not start: {log_file.read_text()[-2000:]}")
         time.sleep(0.2)
-    return process, port, folder
+    return process, port
 
 
 def served_folder(folder):
@@ -119,6 +133,10 @@ def end(process, shared):
             if not state["users"]:
                 break
         time.sleep(0.2)
+    stop(process)
+
+
+def stop(process):
     process.terminate()
     try:
         process.wait(10)

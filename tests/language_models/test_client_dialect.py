@@ -167,6 +167,51 @@ def test_words_stay_where_they_are_for_any_other_refusal(words, role, chat):
     assert answer.kind == "status" and words in answer.reason and server.calls == 1
 
 
+BARE = (500, b"Internal Server Error", {})  # of `transformers serve`, whatever was raised
+
+
+def asked_by(script, chat=CHAT, role="auto", requests=1, retries=0):
+    """Answers to the same request, asked one after the other, and whose words came first in each call."""
+    policy = RetryPolicy(max_retries=retries, base_s=0.01)
+    with (
+        FaultyServer(script=script) as server,
+        endpoint(server, retries=policy, dialect=Dialect(system_role=role)) as client,
+    ):
+        answers = [client.complete([CompletionRequest(chat, 5)])[0] for _ in range(requests)]
+    return answers, [call.body["messages"][0]["role"] for call in server.log]
+
+
+def test_a_refusal_that_hides_its_reason_may_be_one_of_the_system():
+    """Each request is asked both ways: nothing says that the reason is the same."""
+    detail = (500, {"detail": "Internal Server Error"}, {})
+    answers, roles = asked_by([BARE, None, detail, None], requests=2)
+    assert roles == ["system", "user"] * 2
+    assert [(type(answer), answer.usage.attempts) for answer in answers] == [(Reply, 2)] * 2
+
+
+def test_a_server_that_took_the_system_before_has_another_reason():
+    answers, roles = asked_by([None, BARE, None], requests=2, retries=1)
+    assert roles == ["system"] * 3 and all(isinstance(answer, Reply) for answer in answers)
+
+
+def test_a_server_that_answers_nobody_is_given_up_after_its_retries():
+    (answer,), roles = asked_by([BARE] * 4, retries=1)
+    assert roles == ["system", "user"] * 2
+    assert (answer.kind, answer.reason) == ("status", "status 500: Internal Server Error after 4 calls")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "chat", "role"),
+    [
+        *((BARE, CHAT[1:], "auto"), (BARE, CHAT, "system"), (BARE, CHAT, "developer"), (BARE, CHAT, "user")),
+        *(((500, b"out of memory", {}), CHAT, "auto"), ((503, b"Internal Server Error", {}), CHAT, "auto")),
+    ],
+)
+def test_no_other_failure_is_taken_for_one_of_the_system(refusal, chat, role):
+    (answer,), roles = asked_by([refusal], chat, role)
+    assert answer.kind == "status" and len(roles) == 1
+
+
 def test_a_server_that_refuses_the_form_too_gets_both_in_another_way():
     script = [
         (400, {"message": "response_format of this type is unavailable"}, {}),

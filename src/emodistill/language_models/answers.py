@@ -106,6 +106,7 @@ class Outcome:
         charged: whether the call may have cost something.
         retry: whether the same call may end better.
         at_once: the same request may be put in another way now; that is not counted as a retry.
+        by_user: that way is the words of the system said by the user, for this request alone.
         retry_after_s: what the server asked to wait.
         servers_fault: whether the failure says something of the server rather than of the request.
     """
@@ -119,6 +120,7 @@ class Outcome:
     charged: bool = False
     retry: bool = False
     at_once: bool = False
+    by_user: bool = False
     retry_after_s: float | None = None
     servers_fault: bool = False
 

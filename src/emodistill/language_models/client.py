@@ -46,6 +46,9 @@ UNKNOWN_ROLE = re.compile(  # "System role not supported", "does not support 'sy
     re.IGNORECASE,
 )
 REFUSED_FORM = (400, 404, 415, 422, 500, 501)  # a template that raises is a 500 of some servers
+UNEXPLAINED = re.compile(  # the whole answer of a server that hides why its template raised (`transformers serve`)
+    rb"(?:\W|detail|error|message)*internal server error\W*", re.IGNORECASE
+)
 KEEP_ALIVE_S = 30.0  # an idle connection; servers close theirs sooner or later, and a call on such a one is made again
 BUDGET_POLL_S = 0.02  # how often a request looks whether calls in flight have left room in the budget
 _NOTHING_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.InvalidURL)
@@ -407,28 +410,40 @@ class Caller:
         self.timeouts, self.dialect = timeouts, dialect
         self.structure = STRUCTURES[0] if dialect.structure == "auto" else dialect.structure
         self.system_role = "system" if dialect.system_role == "auto" else dialect.system_role
+        self._system_heard = False  # whether a message of the system was ever taken
         further = dict(headers or {})
         hidden = {value for value in further.values() if len(value) >= HIDDEN_FROM} | ({key} if key else set())
         self._secrets = sorted(hidden, key=len, reverse=True)  # one may be a part of another
-        limits = aiohttp.ClientTimeout(timeouts.whole_s, timeouts.connect_s, timeouts.first_byte_s)
         authorization = {"Authorization": f"Bearer {key}"} if key else {}
-        self._session = aiohttp.ClientSession(
-            headers={"Content-Type": "application/json", **authorization, **further},
-            timeout=limits,
+        self._headers = {"Content-Type": "application/json", **authorization, **further}
+        self._session = self._new_session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
+        self._once = self._new_session(aiohttp.TCPConnector(limit=0, force_close=True))  # a new connection each call
+
+    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(self.timeouts.whole_s, self.timeouts.connect_s, self.timeouts.first_byte_s),
             proxy=proxy_from(self.url),
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=connector,
         )
 
     async def close(self) -> None:
         await self._session.close()
+        await self._once.close()
 
-    async def call(self, request: CompletionRequest) -> Outcome:
-        """Make the call; never raises for what the network or the server does."""
-        structure, system_role = self.structure, self.system_role
+    async def call(self, request: CompletionRequest, by_user: bool = False) -> Outcome:
+        """Make the call; never raises for what the network or the server does.
+
+        Args:
+            by_user: the user says the words of the system, this once. The server has just raised, and is about to
+                close that connection: this call has one of its own.
+        """
+        session = self._once if by_user else self._session
+        structure, system_role = self.structure, "user" if by_user else self.system_role
         content = json.dumps(self.dialect.body(self.model, request, structure, system_role)).encode()
         try:
-            async with self._session.post(self.url, data=content, allow_redirects=False) as response:
+            async with session.post(self.url, data=content, allow_redirects=False) as response:
                 answer = await response.read()
         except TimeoutError as error:
             return self._too_late(error)
@@ -440,6 +455,9 @@ class Caller:
             or self._gives_words_to_the_user(request, answer, system_role)
         ):
             return replace(outcome, at_once=True)
+        if self._hides_why(request, outcome.status, answer, system_role):
+            return replace(outcome, at_once=True, by_user=True)
+        self._system_heard |= outcome.charged and system_role != "user" and _has_system(request)
         return outcome
 
     def _broken(self, error: aiohttp.ClientError) -> Outcome:
@@ -470,18 +488,30 @@ class Caller:
 
     def _gives_words_to_the_user(self, request: CompletionRequest, answer: bytes, asked: str) -> bool:
         """Whether the server refused a message of the system, whose words the user can say."""
-        has_system = any(message.role == "system" for message in request.messages)
-        may = has_system and self.dialect.system_role == "auto" and asked != "user"
+        may = _has_system(request) and self.dialect.system_role == "auto" and asked != "user"
         if not may or not UNKNOWN_ROLE.search(answer):
             return False
         self.system_role = "user"
         return True
+
+    def _hides_why(self, request: CompletionRequest, status: int | None, answer: bytes, asked: str) -> bool:
+        """Whether a refusal may be one of the system, though it does not say so.
+
+        Nothing is remembered of it, for the server may have failed for another reason. A server that took a message of
+        the system before has failed for another one.
+        """
+        may = _has_system(request) and self.dialect.system_role == "auto" and asked != "user"
+        return may and status == 500 and not self._system_heard and bool(UNEXPLAINED.fullmatch(answer))
 
     def _safe(self, text: str) -> str:
         """Without our key and headers, should the server repeat them."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text
+
+
+def _has_system(request: CompletionRequest) -> bool:
+    return any(message.role == "system" for message in request.messages)
 
 
 def _asked_s(headers: Mapping[str, str]) -> float | None:
@@ -497,13 +527,18 @@ Deliver = Callable[[int, Reply | Failure], None]
 
 @dataclass
 class RequestState:
-    """One request on its way: what it has taken so far, since its first call was let through."""
+    """One request on its way: what it has taken so far, since its first call was let through.
+
+    Attributes:
+        by_user: the next call is made with the words of the system said by the user.
+    """
 
     request: CompletionRequest
     began: float | None = None
     usage: Usage = Usage()
     timeouts: int = 0
     admitted: Pass | None = None
+    by_user: bool = False
 
     def add(self, call: UsageTotals, priced: bool) -> None:
         """Count a call that was made."""
@@ -607,7 +642,8 @@ class RequestScheduler:
             return Outcome(kind="budget", reason=f"the budget is used up: {self.spending.state()}; raise it to go on")
         outcome = Outcome(charged=True)  # a call that is abandoned on its way may be charged all the same
         try:
-            outcome = await self.caller.call(state.request)
+            outcome = await self.caller.call(state.request, state.by_user)
+            state.by_user = outcome.by_user
             return outcome
         finally:
             call = self._totals(outcome, reserved)
