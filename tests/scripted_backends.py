@@ -63,5 +63,5 @@ def obedient(dialogue, prompt, seed):
     """States the offer of its directive, or accepts; its words differ by seed."""
     note = prompt.rsplit("[", 1)[-1].rstrip("]")
     task = note.rsplit("State your offer: ", 1)
-    words = f"I say {task[1]}" if len(task) == 2 else "Very well, so be it."
+    words = f"I say {task[1]}" if len(task) == 2 else "Very well, I accept."
     return f"{words} That is reason {seed % 97} of mine."

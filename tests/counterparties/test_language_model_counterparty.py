@@ -14,7 +14,7 @@ from emodistill.negotiation.engine import play
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import system_words
-from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import CounterpartySchedule
 
@@ -140,3 +140,12 @@ def test_a_slip_of_its_own_kind_is_counted_and_a_fault_is_its_own():
     game.play(Turn(1, COUNTERPARTY, move.text, offer=move.offer))
     game.play(Turn(2, "focal", "Pay in 25 days.", offer=25.0))
     assert counterparty.act([game]) == [Fault("line dead")]
+
+
+def test_an_acceptance_that_its_words_do_not_say_takes_the_other_side_s_offer():
+    games, _ = played(lambda *asked: "Well." if "State your offer" not in asked[1] else obedient(*asked))
+    closed = [game for game in games if game.turns[-1].act == "accept" and game.turns[-1].speaker == COUNTERPARTY]
+    assert closed
+    for game in closed:
+        taken = game.scenario.rules.say(game.offers(FOCAL)[-1])
+        assert game.turns[-1].text == f"Well. I accept {taken}." and game.turns[-1].offer_appended

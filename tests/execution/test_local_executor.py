@@ -102,7 +102,7 @@ from emodistill.execution.pieces import plan
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    pieces = [piece(folder, f"{i}", does=0.05) for i in range(12)]
+    pieces = [piece(folder, f"{i}", does=0.25) for i in range(12)]
     LocalExecutor(workers=2).run("test", plan(pieces).now)
 """
 

@@ -167,7 +167,7 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
         offer = parse_offer(text, domain)
         if decision.offer is not None and offer != decision.offer:
             missing, offer = offer_sentence(negotiation, decision.offer), decision.offer
-    elif decision.act == "accept" and parse_act(text, domain, negotiation.standing[COUNTERPARTY]) != "accept":
+    elif decision.act == "accept" and parse_act(text, domain, _offered(negotiation)) != "accept":
         missing = acceptance_sentence(negotiation)  # or else the other side would hear another offer
     appended = bool(missing)
     text = f"{_finished(text)} {missing}".strip() if appended else text
@@ -204,8 +204,13 @@ def offer_sentence(negotiation: Negotiation, offer: float) -> str:
 
 def acceptance_sentence(negotiation: Negotiation) -> str:
     """A neutral sentence that takes the standing offer, e.g. "I accept 45 days."."""
-    standing = negotiation.standing[COUNTERPARTY]
-    return f"I accept {'your offer' if standing is None else negotiation.scenario.rules.say(standing)}."
+    offered = _offered(negotiation)
+    return f"I accept {'your offer' if offered is None else negotiation.scenario.rules.say(offered)}."
+
+
+def _offered(negotiation: Negotiation) -> float | None:
+    """What lies on the table for the side whose turn it is."""
+    return negotiation.standing[other(negotiation.next_speaker)]
 
 
 def dialogue_act(negotiation: Negotiation, act: Act, offer: float | None) -> DialogueAct:
