@@ -23,13 +23,8 @@ from commands.building import register_variants
 from commands.words import as_typed, for_hydra
 
 ROOT = Path(__file__).resolve().parent
-OWN = (
-    "dry_run",
-    "estimate",
-    "experiment",
-    "run",
-    "domains",
-)  # keys that the commands are told otherwise, or not at all
+# keys that the commands are told otherwise, or not at all
+OWN = ("dry_run", "estimate", "experiment", "run", "domains")
 COMMANDS = {
     "play": ("play", []),
     "iql": ("train", ["stage=iql"]),

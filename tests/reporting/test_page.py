@@ -1,18 +1,16 @@
 """The page in a browser, from a file and without a network."""
 
-import shutil
 from contextlib import contextmanager
 
 import pytest
+from browsers import chromium, needs_browser
 from reporting_cases import HOSTILE, write_some_report
 
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH: {', '.join(NAMES)}")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +20,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium(sync_api) as launched:
+        yield launched
 
 
 @contextmanager

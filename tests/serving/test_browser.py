@@ -1,20 +1,18 @@
 """The page in a real browser, against a real server of a tiny run whose agents speak with the phrasebook."""
 
 import re
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from browsers import chromium, needs_browser
 from serving_cases import serving
 
 from emodistill.data.schema import read_episodes
 from emodistill.serving.records import read_ratings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH: {', '.join(NAMES)}")
+pytestmark = needs_browser
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 HOSTILE = '<img src=x onerror="window.broken=1"><script>window.broken=1</script> 90 days'
 ARMS = "arms=[phrasebook_iql,phrasebook_random,phrasebook_vanilla]"
@@ -44,10 +42,8 @@ NAMELESS = """() => [...document.querySelectorAll('input, select, textarea, butt
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium(sync_api) as launched:
+        yield launched
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,16 @@ _PAGE = {
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
+_COUNTED = {
+    "/",
+    "/v1/chat/completions",
+    "/v1/models",
+    "/api/run",
+    "/api/scenarios",
+    "/api/record",
+    "/health",
+    "/metrics",
+}
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -238,17 +248,7 @@ class _Watched:
 
 def _route(path: str) -> str:
     """The path as a label: no client can make up another."""
-    known = (
-        "/v1/chat/completions",
-        "/v1/models",
-        "/api/run",
-        "/api/scenarios",
-        "/api/record",
-        "/health",
-        "/metrics",
-        "/",
-    )
-    return path if path in known else "other"
+    return path if path in _COUNTED else "other"
 
 
 async def _left(request: Request) -> None:

@@ -13,12 +13,7 @@ from emodistill.serving.protocol import Refusal
 
 TOKEN = "EMODISTILL_TOKEN"  # the environment variable
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_OPEN = (
-    "/",
-    "/page.js",
-    "/page.css",
-    "/health",
-)  # routes that hold no secret: a page has to load before it has a token
+_OPEN = ("/", "/page.js", "/page.css", "/health")  # no secret there: a page has to load before it has a token
 _CLIENTS = 10_000  # whose rates are remembered
 
 

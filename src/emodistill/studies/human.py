@@ -85,12 +85,7 @@ class Human:
             "dialogues, p by dealing what was shown to other dialogues (of the difference over its standard error), "
             "Holm's correction over this table. d: difference over the pooled standard deviation."
         )
-        estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
-        figure = interval_plot(
-            "people", "People who show an emotion", estimates, "difference in standard deviations", 0
-        )
-        table = Table("people", "Emotions and outcomes among people", _COLUMNS, rows, note)
-        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows, "People who show")])
+        return _result(rows, "People who show", "Emotions and outcomes among people", note)
 
     def _rated(self, files: Sequence[str]) -> AnalysisResult:
         episodes = [pair for file in files for pair in rated_episodes(Path(file))]
@@ -106,12 +101,15 @@ class Human:
             "intervals by resampling, p by dealing what was shown to other negotiations, Holm's correction over this "
             "table. Satisfaction and liking are the person's, from 1 to 5; utility is the agent's."
         )
-        estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
-        figure = interval_plot(
-            "people", "Agents that show an emotion", estimates, "difference in standard deviations", 0
-        )
-        table = Table("people", "Emotions that agents showed, and ratings", _COLUMNS, rows, note)
-        return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows, "Agents that show")])
+        return _result(rows, "Agents that show", "Emotions that agents showed, and ratings", note)
+
+
+def _result(rows: list[dict[str, Any]], who: str, title: str, note: str) -> AnalysisResult:
+    """Table, figure and verdicts of the differences between those who show an emotion and those who do not."""
+    estimates = [Estimate(r["outcome"], r["emotion"], *r["standardised"]) for r in rows]
+    figure = interval_plot("people", f"{who} an emotion", estimates, "difference in standard deviations", 0)
+    table = Table("people", title, _COLUMNS, rows, note)
+    return AnalysisResult([table], [figure], [_RULE, *_verdicts(rows, who)])
 
 
 def _is_record(file: Path) -> bool:
