@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from emodistill.export import TrainedAgent, Wanted, verify, write_export
 from emodistill.export.gguf_file import can_be_gguf, same_tensors, write_gguf
 from emodistill.export.ollama import GGUF, MODELFILE, modelfile
 from emodistill.export.prompt_form import template_text
-from emodistill.export.verification import BOUNDS, verify_peft
+from emodistill.export.verification import BOUNDS, compare, verify_peft
 from emodistill.language_models.embedded import import_gguf
 from emodistill.language_models.local import load_tokenizer
 
@@ -233,3 +234,11 @@ def test_the_page_shows_the_prompt_as_the_template_writes_it(own, agent):
     page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     shown = re.search(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
     assert template_text(agent.chat_format.tokenizer, own.prompts[1].messages) == shown
+
+
+def test_log_probabilities_beyond_the_bound_are_refused_though_all_replies_are_equal(agent, own):
+    model, tokenizer = agent.speaking, agent.chat_format.tokenizer
+    within, beyond = ([row + shift * BOUNDS["peft"] for row in own.logprobs] for shift in (0.5, 2.0))
+    assert compare(replace(own, logprobs=within), model, tokenizer, "peft", Path("folder")).largest > 0
+    with pytest.raises(UserError, match="a log-probability"):
+        compare(replace(own, logprobs=beyond), model, tokenizer, "peft", Path("folder"))
