@@ -44,6 +44,27 @@ def test_another_training_seed_is_trained_and_its_spread_shown_apart(place):
     assert (apart["arm"], apart["against"]) == ("phrasebook_iql", "phrasebook_random") and apart["seeds"] == 2
 
 
+def test_an_arm_in_which_nothing_is_trained_is_played_once_for_all_training_seeds(place):
+    words = ("episodes_per_scenario=1", "train=missing", "arms=[phrasebook_random,phrasebook_iql]")
+    study(place, "study=stability", "name=once", "seeds=[0,1]", *words)
+    folder = place.folder / "run" / "once"
+    first, other = (
+        sorted(path.name for path in part.glob("*.parquet"))
+        for part in (folder / "episodes", folder / "seed-1" / "episodes")
+    )
+    assert first == ["phrasebook_iql.parquet", "phrasebook_random.parquet"] and other == ["phrasebook_iql.parquet"]
+    rows = {(row["arm"], row["training_seed"]): row for row in report(place, "once")["tables"]["seeds"]}
+    shared = [rows["phrasebook_random", seed]["utility_interval"] for seed in (0, 1)]
+    assert shared[0] == shared[1] and len(rows) == 4
+    costs = {(row["arm"], row["training_seed"]): row for row in report(place, "once")["tables"]["costs"][:-1]}
+    assert costs["phrasebook_random", 0]["seconds"] > 0 == costs["phrasebook_random", 1]["seconds"]
+    # what the other seed would have played by itself
+    own = [f"run_dir={place.folder / 'run' / 'seeds' / '1'}", "seed=1", "seeds=1", "name=alone"]
+    study(place, "study=stability", *words, *own)
+    alone = place.folder / "run" / "seeds" / "1" / "alone" / "episodes" / "phrasebook_random.parquet"
+    assert alone.read_bytes() == (folder / "episodes" / "phrasebook_random.parquet").read_bytes()
+
+
 def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones(place):
     words = ("study=sensitivity_language", 'conditions=["kappa_neg 0"]', "episodes_per_scenario=1")
     with pytest.raises(UserError, match=r"run/sft, .*kappa_neg-0/jpo not trained yet; .*learner.negative_weight=0.0"):

@@ -8,6 +8,7 @@ Every condition with every training seed is one `StudyRun`, with folders of its 
                      /<study>/<condition>               what it plays (and /seed-<seed> in it)
 
 A condition is a label with overrides for training and overrides for playing. One that trains nothing plays the run.
+An arm in which nothing is trained is played with the first training seed, and its episodes count for all of them.
 """
 
 import platform
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
 from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, Work, plan
 from emodistill.files import exclusive
@@ -294,14 +295,32 @@ class Study:
     def play(self) -> list[StudyRun]:
         """Play every condition with every training seed; episodes that are on disk are read."""
         tables = self._play()
-        return [
-            self._played(run, setup, runner, expression)
-            for (run, setup), (runner, expression) in zip(self._runs(), tables, strict=True)
-        ]
+        kept: dict[tuple[int, str], ArmResult] = {}
+        for number, (runner, _) in enumerate(tables):
+            own = self._arms_of(number)
+            kept |= {(number, arm.name): result for arm, result in zip(own, runner.results(own), strict=True)}
+        return [self._played(number, kept, expression) for number, (_, expression) in enumerate(tables)]
 
     def play_share(self) -> None:
         """Play what is missing of this command's share."""
         self._play()
+
+    def _arms_of(self, number: int) -> list[Arm]:
+        """The arms that a run of the study plays itself."""
+        return [arm for arm in self.arms if self._player(number, arm) == number]
+
+    def _player(self, number: int, arm: Arm) -> int:
+        """Number of the run that plays the episodes of an arm for run `number`, both counted from 0.
+
+        That is the run itself where the arm or its opponent is trained, or where another training seed changes more
+        than training, such as a corpus of its own, which may bring scenarios of its own.
+        """
+        run, setup = self._runs()[number]
+        if self.stages.needed([arm, *([setup.opponent] if setup.opponent else [])]):
+            return number
+        first = next(i for i, one in enumerate(self.runs) if one.condition == run.condition)
+        alike = _untrained(run, setup) == _untrained(*self._runs()[first])
+        return first if alike else number
 
     def _play(self) -> "list[tuple[Runner, ExpressionTest | None]]":
         tables, pieces = [], []
@@ -316,30 +335,37 @@ class Study:
             with exclusive(self.folder, wait=True) if self.share else nullcontext():  # several shares may begin at once
                 folder.record(setup.config)
             tables.append((runner, expression))
-            pieces += runner.pieces(self.arms, fixed(setup.config), partial(_work_of, setup.open_runner))
+            own = self._arms_of(number - 1)
+            pieces += runner.pieces(own, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
             names = [arm.name for arm in self.arms]
             what = ", ".join(names) if len(names) <= NAMED else f"{len(names)} arms"
             self.executor.run(f"playing {what}", plan(pieces, self.share).now)
         finally:
             if not self.share:
-                for runner, _ in tables:
-                    runner.keep(self.arms)
+                for number, (runner, _) in enumerate(tables):
+                    runner.keep(self._arms_of(number))
         return tables
 
-    def _played(self, run: StudyRun, setup: Setup, runner: "Runner", expression: "ExpressionTest | None") -> StudyRun:
+    def _played(
+        self, number: int, kept: Mapping[tuple[int, str], ArmResult], expression: "ExpressionTest | None"
+    ) -> StudyRun:
+        """A run with its results, of which those of another run cost nothing more; `kept` by run and arm."""
+        run, own = self.runs[number], self._arms_of(number)
         results = [
             replace(
-                result,
+                kept[self._player(number, arm), arm.name],
                 condition=run.condition.label,
                 training_seed=run.training_seed,
                 run_dir=str(run.run_dir),
                 stages=self.stages.needed([arm]),
+                **({} if arm in own else {"cost": Cost()}),
             )
-            for arm, result in zip(self.arms, runner.results(self.arms), strict=True)
+            for arm in self.arms
         ]
-        StageFolder(run.stage_dir).finish({"episodes": sum(len(one.episodes) for one in results)})
-        generators = list(dict.fromkeys(arm.generator for arm in self.arms))
+        played = sum(len(one.episodes) for arm, one in zip(self.arms, results, strict=True) if arm in own)
+        StageFolder(run.stage_dir).finish({"episodes": played})
+        generators = list(dict.fromkeys(arm.generator for arm in own))
         return replace(run, results=results, expression=expression.rows(generators) if expression else ())
 
     def analyse(self, runs: Sequence[StudyRun]) -> StudyResult:
@@ -393,6 +419,23 @@ class _Training:
             raise UserError(
                 f"training {one.stage.name} {why}; what it said stands above. Try it by hand: {one.command}"
             )
+
+
+def _untrained(run: StudyRun, setup: Setup) -> Any:
+    """What fixes the episodes of an arm in which nothing is trained: all but the training seed and the folders."""
+
+    def placeless(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: placeless(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [placeless(one) for one in value]
+        if isinstance(value, str):
+            return value.replace(str(run.stage_dir), "<stage>").replace(str(run.run_dir), "<run>")
+        return value
+
+    config = {key: value for key, value in setup.config.items() if key != "seed"}
+    config["data"] = {key: value for key, value in (config.get("data") or {}).items() if key != "seed"}
+    return placeless(config)
 
 
 def _work_of(open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]") -> Work:
