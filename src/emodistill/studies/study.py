@@ -352,19 +352,19 @@ class Study:
     ) -> StudyRun:
         """A run with its results, of which those of another run cost nothing more; `kept` by run and arm."""
         run, own = self.runs[number], self._arms_of(number)
+        found = {arm: kept[self._player(number, arm), arm.name] for arm in self.arms}
         results = [
             replace(
-                kept[self._player(number, arm), arm.name],
+                result,
                 condition=run.condition.label,
                 training_seed=run.training_seed,
                 run_dir=str(run.run_dir),
                 stages=self.stages.needed([arm]),
-                **({} if arm in own else {"cost": Cost()}),
+                cost=result.cost if arm in own else Cost(),
             )
-            for arm in self.arms
+            for arm, result in found.items()
         ]
-        played = sum(len(one.episodes) for arm, one in zip(self.arms, results, strict=True) if arm in own)
-        StageFolder(run.stage_dir).finish({"episodes": played})
+        StageFolder(run.stage_dir).finish({"episodes": sum(len(found[arm].episodes) for arm in own)})
         generators = list(dict.fromkeys(arm.generator for arm in own))
         return replace(run, results=results, expression=expression.rows(generators) if expression else ())
 
