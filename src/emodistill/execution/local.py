@@ -1,8 +1,8 @@
 """The default executor: processes on this machine, as many as it has cores and memory for.
 
 One worker, or work that is not worth another process, is done in this process. Workers are started with `spawn`, one
-after the other as memory allows. A worker keeps its kit (a loaded model) between pieces, and gets pieces with the same
-kit before others. It ends with the driver, however that ends.
+after the other as memory allows. A worker keeps its kit (a loaded model) between pieces; `Dispatch` says which piece it
+gets. It ends with the driver, however that ends.
 """
 
 import os
@@ -17,6 +17,7 @@ from typing import Any
 
 from emodistill.errors import UserError
 from emodistill.execution import machine
+from emodistill.execution.dispatch import Dispatch
 from emodistill.execution.pieces import Advance, OneAfterOther, Piece
 from emodistill.execution.worker import Failure, Packer, interrupts_held, serve
 from emodistill.progress import progress
@@ -100,15 +101,13 @@ class _Pool:
     pieces: Sequence[Piece]
     advance: Advance
     workers: list[_Worker] = field(default_factory=list)
-    losses: dict[str, int] = field(default_factory=dict)  # workers lost by piece
     started: int = 0
     packer: Packer = field(default_factory=Packer)
 
     def run(self) -> None:
-        self.todo = list(self.pieces)
-        self.unfinished = {piece.name for piece in self.pieces}
+        self.dispatch = Dispatch(self.pieces, self.retries)
         try:
-            while self.unfinished:
+            while self.dispatch.unfinished:
                 self._hand_out()
                 for ready in wait([worker.tasks for worker in self.workers]):
                     self._hear(next(worker for worker in self.workers if worker.tasks is ready))
@@ -123,17 +122,16 @@ class _Pool:
 
     def _hand_out(self) -> None:
         """Give every idle worker a piece, and start workers while there are pieces that could be done now."""
-        while possible := [piece for piece in self.todo if not self.unfinished.intersection(piece.after)]:
-            idle = [worker for worker in self.workers if worker.is_idle]
+        while self.dispatch.ready:
+            idle = next((worker for worker in self.workers if worker.is_idle), None)
             if not idle and not (len(self.workers) < self.count and self._has_room()):
                 return
-            worker = idle[0] if idle else self._start()
-            held = {other.kit for other in self.workers if other is not worker}
-            best = min(possible, key=lambda piece: (piece.kit != worker.kit, piece.kit in held))
-            self.todo.remove(best)
-            worker.piece, worker.steps = best, 0.0
-            package = self.packer.pack(best, best.kit == worker.kit)
-            worker.kit = best.kit
+            worker = idle or self._start()
+            piece = self.dispatch.take(worker.kit)
+            assert piece is not None  # some are ready
+            worker.piece, worker.steps = piece, 0.0
+            package = self.packer.pack(piece, piece.kit == worker.kit)
+            worker.kit = piece.kit
             try:
                 worker.tasks.send(package)
             except OSError:
@@ -176,7 +174,7 @@ class _Pool:
             failure.reraise(worker.piece.title)
         else:
             self.advance(worker.piece.size - worker.steps)
-            self.unfinished.discard(worker.piece.name)
+            self.dispatch.done(worker.piece)
             worker.piece = None
 
     def _lost(self, worker: _Worker) -> None:
@@ -186,17 +184,16 @@ class _Pool:
         self._forget(worker)
         if code == 130:
             raise KeyboardInterrupt
+        self.dispatch.let_go(worker.kit)
         if piece is None:
             return
         self.advance(-worker.steps)
-        self.losses[piece.name] = self.losses.get(piece.name, 0) + 1
-        if self.losses[piece.name] > self.retries:
+        if not self.dispatch.lost(piece):
             how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
             raise UserError(
-                f"{piece.title} lost its worker {self.losses[piece.name]} times ({how}; signal 9 is mostly a lack of "
-                "memory); give fewer workers with executor.workers=..., and run the same command again"
+                f"{piece.title} lost its worker {self.dispatch.losses[piece.name]} times ({how}; signal 9 is mostly a "
+                "lack of memory); give fewer workers with executor.workers=..., and run the same command again"
             )
-        self.todo.insert(0, piece)
 
     def _dismiss(self) -> None:
         for worker in self.workers:

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from emodistill.errors import UserError
+from emodistill.execution.dispatch import Dispatch
 from emodistill.execution.pieces import Bench, Piece
 from emodistill.execution.worker import Failure, Package, Packer, begin_work
 from emodistill.progress import progress
 
+AHEAD = 2  # pieces a core that Ray is told of: one under way and one to go on with; it slows down with their number
 _bench = Bench()  # of a process of Ray, which does one task after the other
 
 
@@ -51,20 +53,20 @@ class RayExecutor:
 
     def _run(self, ray: Any, pieces: Sequence[Piece], advance: Any) -> None:
         has = ray.cluster_resources()
-        do, todo, packer = ray.remote(_do), list(pieces), Packer()
-        unfinished = {piece.name for piece in pieces}
+        do, dispatch, packer = ray.remote(_do), Dispatch(pieces, self.retries), Packer()
         under_way: dict[Any, Piece] = {}
+        at_once = AHEAD * int(has["CPU"])
         try:
-            while unfinished:
-                for piece in [piece for piece in todo if not unfinished.intersection(piece.after)]:
-                    todo.remove(piece)
+            while dispatch.unfinished:
+                while len(under_way) < at_once and (piece := dispatch.take_first()):
                     needs = self._resources(piece, has)
                     task = do.options(**needs, max_retries=self.retries, retry_exceptions=False)
                     under_way[task.remote(packer.pack(piece), int(needs["num_cpus"]), int(has["CPU"]))] = piece
-                for ended in ray.wait(list(under_way), num_returns=1)[0]:
+                ray.wait(list(under_way), num_returns=1)
+                for ended in ray.wait(list(under_way), num_returns=len(under_way), timeout=0)[0]:
                     piece = under_way.pop(ended)
                     self._check(ray, ended, piece)
-                    unfinished.discard(piece.name)
+                    dispatch.done(piece)
                     advance(piece.size)
         finally:
             for task in under_way:
