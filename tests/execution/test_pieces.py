@@ -41,6 +41,14 @@ def test_what_takes_something_from_other_shares_waits_for_it(tmp_path):
     assert names(plan([replace(one) for one in pieces]).now) == ["b", "d"]
 
 
+def test_a_share_asks_the_disk_for_its_own_results_and_for_what_they_come_after(tmp_path):
+    asked = []
+    pieces = [piece(tmp_path, f"{i}", after=["0"] if i == 5 else []) for i in range(8)]
+    pieces = [replace(one, done=lambda name=one.task[0]: asked.append(name)) for one in pieces]
+    plan(pieces, Share(2, 4))
+    assert sorted(asked) == ["0", "1", "5"]
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "1/2/3"])
 def test_a_share_that_cannot_be_meant(text):
     with pytest.raises(UserError, match="write i/n"):

@@ -138,7 +138,7 @@ class Share:
         return cls(int(match[1]), int(match[2]))
 
     def of(self, pieces: Sequence[Piece]) -> list[Piece]:
-        return [piece for place, piece in enumerate(pieces) if place % self.count == self.number - 1]
+        return list(pieces[self.number - 1 :: self.count])
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,12 @@ def plan(pieces: Sequence[Piece], share: Share | None = None) -> Plan:
         pieces: the whole, in an order in which each comes after those that it takes something from. It must be the
             same list for every share.
     """
-    missing = {piece.name for piece in pieces if not piece.done()}
+    ours = share.of(pieces) if share else pieces
+    asked = {name for piece in ours for name in (piece.name, *piece.after)}  # thousands of shares ask the same disk
+    missing = {piece.name for piece in pieces if piece.name in asked and not piece.done()}
     now: dict[str, Piece] = {}
     waiting = []
-    for piece in share.of(pieces) if share else pieces:
+    for piece in ours:
         if piece.name in missing and piece.name not in now:
             if all(name in now or name not in missing for name in piece.after):
                 now[piece.name] = piece
