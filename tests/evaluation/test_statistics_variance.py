@@ -42,6 +42,14 @@ def test_the_interval_of_both_sources_is_wider_where_seeds_differ():
     assert differ.interval[1] - differ.interval[0] > 4 * (same.interval[1] - same.interval[0])
 
 
+def test_the_p_value_agrees_with_the_interval():
+    values = np.random.default_rng(1).normal(0.1, 0.2, (4, 12))
+    found = components(values)
+    edge = components(values - found.interval[0])  # its interval begins at 0
+    assert edge.interval[0] == pytest.approx(0, abs=1e-9) and edge.p_value == pytest.approx(0.05)
+    assert components(values - found.mean).p_value == pytest.approx(1) and components(values + 1).p_value < 1e-3
+
+
 def test_crossed_keeps_scenarios_that_all_seeds_played():
     first = {("debt", "a", 0): 0.2, ("debt", "a", 1): 0.4, ("debt", "b", 0): 1.0, ("student", "a", 0): 0.5}
     second = {("debt", "a", 0): 0.6, ("student", "a", 0): 0.7}

@@ -183,6 +183,25 @@ def test_a_difference_is_shown_with_each_training_seed_and_over_all_of_them():
     assert "these trained weights" in given["comparisons"].note
 
 
+def test_differences_over_training_seeds_are_told_domain_by_domain():
+    """The lead is .2 in debt with every seed, and 0 in student."""
+
+    def played(lead):
+        debt, other = (arm([first + 0.02 * i for i in range(6)]) for first in (0.3 + lead, 0.5))
+        return [*debt, *(replace(one, scenario=replace(one.scenario, domain="student")) for one in other)]
+
+    runs = [
+        ArmResult(name, played(lead + 0.001 * seed), "", seed)
+        for seed in range(3)
+        for name, lead in (("emodistill", 0.2), ("vanilla", 0.0))
+    ]
+    rows = {row["domain"]: row for row in tables(analyse_main(runs, *WORDS))["seed_differences"].rows}
+    assert list(rows) == ["all", "debt", "student"]
+    assert (rows["debt"]["verdict"], rows["student"]["verdict"]) == ("exceeds", "within noise")
+    assert rows["all"]["utility"] == pytest.approx(0.1) and rows["all"]["scenarios"] == 12
+    assert rows["debt"]["p_value"] < 0.001 and rows["debt"]["p_holm"] >= rows["debt"]["p_value"]
+
+
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():
     lone = [ArmResult("emodistill", arm([0.5, 0.6]), "", seed) for seed in (0, 1)]
     assert "seed_differences" not in tables(analyse_main(lone, *WORDS))

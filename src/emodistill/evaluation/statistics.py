@@ -41,6 +41,7 @@ DRAWN_AT_ONCE = 10_000_000  # units; bounds the memory of a bootstrap over many
 LEVEL = 0.95
 Interval = tuple[float, float]
 UNKNOWN: Interval = (float("nan"), float("nan"))
+EXCEEDS = "exceeds"  # the verdict where the first of two is better
 NOISE = "within noise"  # the verdict where nothing can be told apart
 ALPHA, POWER = 0.05, 0.8
 FEW = 8  # fewer scenarios than this: the interval of a difference holds less often than it says (docs/statistics.md)
@@ -177,11 +178,14 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What the interval alone says."""
-        if self.scenarios < 2:
-            return NOISE
-        if self.interval[0] > 0:
-            return "exceeds"
-        return "below" if self.interval[1] < 0 else NOISE
+        return NOISE if self.scenarios < 2 else verdict_of(self.interval)
+
+
+def verdict_of(interval: Interval) -> str:
+    """On which side of 0 the interval of a difference lies."""
+    if interval[0] > 0:
+        return EXCEEDS
+    return "below" if interval[1] < 0 else NOISE
 
 
 NO_PAIRS = Difference(float("nan"), UNKNOWN, float("nan"), float("nan"), 0, 0, float("nan"))
@@ -282,6 +286,7 @@ class Components:
         rest: of the interaction of both and of single episodes, for the mean of one scenario's episodes.
         truncated: names of components whose estimate was negative and is given as 0.
         interval: 95 % for the mean over all training seeds and scenarios there might be, both drawn anew.
+        p_value: two-sided, that this mean is 0; of the same t distribution as the interval.
     """
 
     mean: float
@@ -292,6 +297,7 @@ class Components:
     rest: float
     truncated: tuple[str, ...]
     interval: Interval
+    p_value: float
 
 
 def crossed(by_seed: Mapping[int, Mapping[Key, float]]) -> np.ndarray:
@@ -321,23 +327,26 @@ def components(values: np.ndarray) -> Components | None:
         "between_scenarios": (square_scenario - rest) / seeds,
         "rest": rest,
     }
+    interval, p_value = _both_sources(float(mean), square_seed, square_scenario, rest, (seeds, scenarios))
     return Components(
         mean=float(mean),
         seeds=seeds,
         scenarios=scenarios,
         **{name: float(np.sqrt(max(value, 0.0))) for name, value in variances.items()},
         truncated=tuple(name for name, value in variances.items() if value < 0),
-        interval=_both_sources(float(mean), square_seed, square_scenario, rest, (seeds, scenarios)),
+        interval=interval,
+        p_value=p_value,
     )
 
 
 def _both_sources(
     mean: float, square_seed: float, square_scenario: float, rest: float, shape: tuple[int, int]
-) -> Interval:
-    """t interval with the variance (MS_seed + MS_scenario - MS_rest) / IJ and Satterthwaite's degrees of freedom.
+) -> tuple[Interval, float]:
+    """t interval, and p-value that the mean is 0.
 
-    Where the difference is smaller than the greater of the two squares alone, that one is taken: never narrower than
-    the spread of seed means, or of scenario means, implies.
+    Their variance is (MS_seed + MS_scenario - MS_rest) / IJ, with Satterthwaite's degrees of freedom. Where the
+    difference is smaller than the greater of the two squares alone, that one is taken: never narrower than the spread
+    of seed means, or of scenario means, implies.
     """
     seeds, scenarios = shape
     total = square_seed + square_scenario - rest
@@ -345,11 +354,12 @@ def _both_sources(
         square_seed**2 / (seeds - 1) + square_scenario**2 / (scenarios - 1) + rest**2 / ((seeds - 1) * (scenarios - 1))
     )
     if total <= 0 or spread == 0:
-        return mean, mean
+        return (mean, mean), float(mean == 0)
     freedom = min(max(total**2 / spread, min(shape) - 1), max(shape) - 1)
     larger = max(total, square_seed, square_scenario)
-    width = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * float(np.sqrt(larger / (seeds * scenarios)))
-    return mean - width, mean + width
+    error = float(np.sqrt(larger / (seeds * scenarios)))
+    width = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return (mean - width, mean + width), float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
 def interquartile_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

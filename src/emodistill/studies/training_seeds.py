@@ -18,15 +18,17 @@ from emodistill.evaluation.statistics import (
     Key,
     bootstrap_interval,
     components,
+    correct,
     crossed,
     interquartile_mean,
     probability_of_improvement,
     utilities,
+    verdict_of,
 )
 from emodistill.reporting.figures.curves import Curve, learning_curves
 from emodistill.reporting.results import RULE, AnalysisResult, plain
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import arms_of
+from emodistill.studies.comparisons import POOLED, arms_of
 
 CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
 _FINAL = [
@@ -89,15 +91,20 @@ _VARIANCE = [
 ]
 _PAIRED = (
     "Paired by training seed and scenario. The interval is about other training runs and other scenarios alike, where "
-    "that of a comparison is about other scenarios and the training runs at hand. Not corrected for their number. The "
-    "probability of improvement is how likely a training run of the arm does better in a scenario than one of another."
+    "that of a comparison is about other scenarios and the training runs at hand. A verdict needs the interval on one "
+    "side of 0 and, after Holm's correction over all rows, p below .05. The probability of improvement is how likely a "
+    "training run of the arm does better in a scenario than one of another."
 )
 _DIFFERENCES = [
     Column("arm", "arm", "text"),
     Column("against", "against", "text"),
+    Column("domain", "domain", "text"),
     Column("each", "difference with each training seed", "text"),
     Column("scenarios", "scenarios", "count"),
     Column("mean_interval", "difference [95 %, over seeds and scenarios]", "interval"),
+    Column("p_value", "p", digits=4),
+    Column("p_holm", "p (Holm)", digits=4),
+    Column("verdict", "verdict", "text"),
     Column("better_interval", "probability of improvement [95 %]", "interval"),
     *_VARIANCE[5:],
 ]
@@ -180,27 +187,35 @@ def _scenarios_of(runs: Sequence[ArmResult]) -> set[tuple[str, str]]:
 def _difference_rows(
     several: dict[tuple[str, str], list[ArmResult]], subject: str | None, seed: int
 ) -> list[dict[str, Any]]:
-    """The subject less every other arm, paired by training seed, scenario and seed of the episode."""
-    rows = []
+    """The subject less every other arm, paired by training seed, scenario and seed of the episode.
+
+    A row over all domains, and one for each where there are several.
+    """
+    rows: list[dict[str, Any]] = []
     for (arm, condition), runs in several.items():
-        own = {run.training_seed: utilities(run.episodes) for run in several.get((str(subject), condition), [])}
-        if arm == subject or not own:
+        subjects = several.get((str(subject), condition), [])
+        if arm == subject or not subjects:
             continue
-        other = {run.training_seed: utilities(run.episodes) for run in runs}
-        apart = {
-            training: {
-                key: own[training][key] - other[training][key]
-                for key in sorted(own[training].keys() & other[training])  # sums in one order give the same bytes
+        common = _scenarios_of([*runs, *subjects])
+        own, other = ({run.training_seed: utilities(run.episodes) for run in found} for found in (subjects, runs))
+        domains = sorted({domain for domain, _ in common})
+        for domain in [POOLED, *(domains if len(domains) > 1 else [])]:
+            shared = {key for key in common if domain in (POOLED, key[0])}
+            apart = {
+                training: {
+                    key: own[training][key] - other[training][key]
+                    for key in sorted(own[training].keys() & other[training])  # sums in one order give the same bytes
+                    if key[:2] in shared
+                }
+                for training in sorted(own.keys() & other.keys())
             }
-            for training in sorted(own.keys() & other.keys())
-        }
-        for row in _components(apart):
-            each = ", ".join(f"{values.mean():+.3f}" for values in crossed(dict(sorted(apart.items()))))
-            subjects = several[str(subject), condition]
-            common = _scenarios_of([*runs, *subjects])
-            better = probability_of_improvement(_cells(subjects, common), _cells(runs, common), seed)
-            of_pair = {"against": arm, "each": each, "better_interval": plain(better)}
-            rows.append({"arm": subject, "condition": condition, **of_pair, **row})
+            for row in _components(apart):
+                each = ", ".join(f"{values.mean():+.3f}" for values in crossed(apart))
+                better = probability_of_improvement(_cells(subjects, shared), _cells(runs, shared), seed)
+                of_pair = {"against": arm, "domain": domain, "each": each, "better_interval": plain(better)}
+                verdict = {"verdict": verdict_of((row["low"], row["high"]))}
+                rows.append({"arm": subject, "condition": condition, **of_pair, **row, **verdict})
+    correct(rows)
     return rows
 
 
@@ -220,6 +235,7 @@ def _components(by_seed: dict[int, dict[Key, float]]) -> list[dict[str, Any]]:
         "between_seeds": found.between_seeds,
         "between_scenarios": found.between_scenarios,
         "rest": found.rest,
+        "p_value": found.p_value,
         "truncated": ", ".join(name.replace("_", " ") for name in found.truncated),
     }
     return [dict(plain(row))]
@@ -271,11 +287,21 @@ def _verdicts(played: Sequence[ArmResult]) -> list[str]:
 
 
 def _apart(tables: Sequence[Table]) -> list[str]:
-    return [
-        f"{row['arm']} less {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and scenarios; "
-        f"with each seed {row['each']}."
-        for table in tables
-        if table.name == "seed_differences"
-        for row in table.rows
-        for mean, low, high in [row["mean_interval"]]
-    ]
+    """A sentence for each comparison: over all domains, and in which of them it holds."""
+    rows = [row for table in tables if table.name == "seed_differences" for row in table.rows]
+    lines = []
+    for row in (row for row in rows if row["domain"] == POOLED):
+        mean, low, high = row["mean_interval"]
+        pair = (row["arm"], row["against"], row["condition"])
+        single = [one for one in rows if one["domain"] != POOLED]
+        own = [one for one in single if (one["arm"], one["against"], one["condition"]) == pair]
+        by_verdict = {
+            verdict: ", ".join(one["domain"] for one in own if one["verdict"] == verdict)
+            for verdict in dict.fromkeys(one["verdict"] for one in own)
+        }
+        where = "".join(f"; {verdict} in {domains}" for verdict, domains in by_verdict.items())
+        lines.append(
+            f"{row['arm']} less {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and "
+            f"scenarios, {row['verdict']}{where}; with each seed {row['each']}."
+        )
+    return lines
