@@ -16,17 +16,23 @@ OF_SOME = ("stage", "selection", "weights")  # of some stages alone
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
-    if group.is_dir()
-    and group.name not in ("stage", "expression", "guard", "study", "variants", "selection", "weights")
+    if group.is_dir() and group.name not in ("stage", "expression", "guard", "study", "variants", *OF_SOME)
 }
 GROUPS["variant"] = ["none", *read_variants()]
-OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
-NEEDED = {
-    ("data", "file"): ["data.corpus.path=episodes.parquet"],
-    ("data", "casino"): ["data.corpus.path=casino_train.json"],
+NEEDED = {"data=file": "data.corpus.path=episodes.parquet", "data=casino": "data.corpus.path=casino_train.json"}
+EXPERIMENTS = GROUPS.pop("experiment")  # sets options of other groups itself
+OF_TRAINING = max(len(options) for group, options in GROUPS.items() if group != "model")
+OF_EVALUATION = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in ("guard", "study")}
+OF_EVALUATION |= {
+    group: GROUPS[group] for group in ("size", "model", "counterparty", "scenarios", "data", "offers", "speaker")
 }
-OF_EVALUATION_ALONE = [(g, path.stem) for g in ("guard", "study") for path in sorted((CONFIGS / g).glob("*.yaml"))]
-OF_EVALUATION = {"size", "model", "counterparty", "scenarios", "data", "offers", "speaker"}
+
+
+def combined(groups, count, first=0):
+    """So many lists of words, each with one option of every group; from one to the next every group goes on by one."""
+    for row in range(first, first + count):
+        words = [f"{group}={options[(row + k) % len(options)]}" for k, (group, options) in enumerate(groups.items())]
+        yield words + [NEEDED[word] for word in words if word in NEEDED]
 
 
 def plain(cfg):
@@ -77,12 +83,30 @@ def configurations():
     yield composed("evaluate")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_goes_with_every_stage(stage, group, option):
-    cfg = plain(composed("train", f"stage={stage}", f"{group}={option}", *NEEDED.get((group, option), [])))
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        pytest.param(stage, words, id=f"{stage} {' '.join(words)}")
+        for k, stage in enumerate(STAGES)
+        for words in [
+            *combined(GROUPS, OF_TRAINING, k * OF_TRAINING),
+            *([f"experiment={experiment}"] for experiment in EXPERIMENTS),
+        ]
+    ],
+)
+def test_every_option_goes_with_every_stage(stage, words):
+    """A model is tried with one stage; JPO with each of them is in test_model_configs."""
+    cfg = plain(composed("train", f"stage={stage}", *words))
     for node in targets(cfg):
         assert_accepted(node)
+
+
+def test_every_option_is_among_them():
+    of_stages = [[*combined(GROUPS, OF_TRAINING, k * OF_TRAINING)] for k in range(len(STAGES))]
+    for group, options in GROUPS.items():
+        wanted = {f"{group}={option}" for option in options}
+        for lists in [sum(of_stages, [])] if group == "model" else of_stages:
+            assert wanted <= {word for words in lists for word in words}
 
 
 @pytest.mark.parametrize("stage", ["sft", "jpo"])
@@ -104,11 +128,9 @@ def test_turns_can_have_weights_in_sft(option):
         assert_accepted(node)
 
 
-@pytest.mark.parametrize(
-    ("group", "option"), [pair for pair in OPTIONS if pair[0] in OF_EVALUATION] + OF_EVALUATION_ALONE
-)
-def test_every_option_goes_with_the_evaluation(group, option):
-    cfg = plain(composed("evaluate", f"{group}={option}", *NEEDED.get((group, option), [])))
+@pytest.mark.parametrize("words", combined(OF_EVALUATION, max(map(len, OF_EVALUATION.values()))), ids=" ".join)
+def test_every_option_goes_with_the_evaluation(words):
+    cfg = plain(composed("evaluate", *words))
     for node in targets(cfg):
         assert_accepted(node)
 

@@ -48,14 +48,16 @@ PRIVATE = [
 
 
 def commands():
-    """(page, words) of every command of ours in a code block or in inline code; `...` stands for more of them."""
+    """Words of every command of ours in a code block or in inline code, each once; `...` stands for more of them."""
+    known = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         found = [command for block in BLOCK.finditer(text) for command in COMMAND.findall(block[1] or block[2])]
         found += [" ".join(command.split()) for command in INLINE.findall(text) if not command.startswith("python -m")]
         for command in found:
             words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
-            if not {"...", "lint`"} & set(words):
+            if not {"...", "lint`"} & set(words) and tuple(words) not in known:
+                known.add(tuple(words))
                 yield pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
 
 

@@ -48,16 +48,10 @@ SLOW = {"torch", "lightning", "transformers", "sklearn", "scipy", "matplotlib", 
         (["train.py", "stage=iql", "learner.expectil=0.5"], "did you mean expectile?"),
         (["train.py", "stage=dpo"], "did you mean jpo?"),
         (["train.py", "stage=jpo", "variant=join"], "did you mean joint?"),
-        (["play.py", "counterparty.seat.retries=1"], "the key counterparty.seat is now counterparty.agent"),
-        (["train.py", "stage=iql", "data.view.batch_size=3"], "the key data.view is now data.dataset"),
         (
             ["train.py", "stage=jpo", "run=nope"],
             "nope/iql/best.ckpt is missing; train it with: python train.py stage=iql",
         ),
-        (["train.py", "stage=iql", "run="], "is empty; give the run a name"),
-        (["evaluate.py", "run=../up"], "leads out of checkpoints/"),
-        (["train.py", "stage=iql", "run=$HOME"], "names a variable of the environment"),
-        (["train.py", "stage=iql", f"run={'x' * 300}"], "too long for a folder"),
         (["train.py"], "stage"),
         (["evaluate.py", "arms=[vanilla"], "[vanilla"),
     ],
@@ -68,6 +62,25 @@ def test_a_command_that_cannot_be_composed(arguments, named, tmp_path):
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ") and named in line and "Traceback" not in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("counterparty.seat.retries=1", "the key counterparty.seat is now counterparty.agent"),
+        ("data.view.batch_size=3", "the key data.view is now data.dataset"),
+        ("run=", "is empty; give the run a name"),
+        ("run=../up", "leads out of checkpoints/"),
+        ("run=$HOME", "names a variable of the environment"),
+        (f"run={'x' * 300}", "too long for a folder"),
+    ],
+)
+def test_a_word_that_is_refused_before_hydra_reads_it(monkeypatch, capsys, word, named):
+    monkeypatch.setattr(sys, "argv", ["train.py", "stage=iql", word])
+    with pytest.raises(SystemExit) as end:
+        entry.run(lambda: pytest.fail("it ran"), "train", "")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: ") and named in line
 
 
 @pytest.mark.parametrize(

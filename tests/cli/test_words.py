@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from commands import entry
 from commands.words import as_typed, for_hydra, literal
@@ -63,12 +64,27 @@ def configs():
         yield
 
 
+ROOTS = (("train", ["stage=iql"]), ("evaluate", []), ("play", []))
+
+
+@pytest.fixture(scope="module")
+def composed(configs):
+    return [compose(config, overrides=more) for config, more in ROOTS]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_may_have_any_name(configs, name):
+def test_a_run_may_have_any_name(composed, name):
     word = for_hydra(f"run={name}")
     assert for_hydra(word) == word and as_typed(word) == f"run={name}"
-    for config, more in (("train", ["stage=iql"]), ("evaluate", []), ("play", [])):
-        cfg = compose(config, overrides=[word, *more])
+    for cfg in composed:
+        OmegaConf.update(cfg, "run", _value(word))
+        assert (cfg.run, cfg.run_dir) == (name, f"checkpoints/{name}")
+
+
+@pytest.mark.parametrize("name", ["o'brien", "back\\slash", "{a}"])
+def test_hydra_itself_reads_such_a_name(configs, name):
+    for config, more in ROOTS:
+        cfg = compose(config, overrides=[for_hydra(f"run={name}"), *more])
         assert (cfg.run, cfg.run_dir) == (name, f"checkpoints/{name}")
 
 
