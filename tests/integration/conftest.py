@@ -1,17 +1,11 @@
-"""Real servers on loopback: `transformers serve`, with the embedded model for all tests or with any for one file.
+"""Real servers on loopback: `transformers serve`, with the embedded model or with any that a request names."""
 
-Processes that share the tests among them (pytest-xdist) share the first one: whoever needs it first starts it, and ends
-it when the last has left.
-"""
-
-import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +15,6 @@ import pytest
 from emodistill.language_models.embedded import embedded_model
 
 STARTUP_S = 120
-LONGEST_USE_S = 600
 GENERATION = {"do_sample": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
@@ -33,7 +26,7 @@ class ModelServer:
     model: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model_server(tmp_path_factory):
     """A server of chat completions; one reply at a time, about fifteen tokens a second.
 
@@ -41,34 +34,11 @@ def model_server(tmp_path_factory):
     fields that it does not know.
     """
     pytest.importorskip("fastapi", reason="needs the extra `serving`: pip install -e .[serving]")
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
-    process = None
-    with held(shared) as state:
-        if not state.get("users"):
-            folder = served_folder(shared / "embedded-model")
-            process, port = start(shared / "model_server.log", str(folder))
-            state.update(users=0, port=port, model=str(folder))
-        state["users"] += 1
-        server = ModelServer(f"http://127.0.0.1:{state['port']}/v1", state["model"])
-    yield server
-    with held(shared) as state:
-        state["users"] -= 1
-    if process:
-        end(process, shared)
-
-
-@contextmanager
-def held(shared):
-    """What the processes know of the server, while nobody else may change it."""
-    with open(shared / "model_server.json", "a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        state = json.loads(file.read() or "{}")
-        yield state
-        file.truncate(0)
-        file.write(json.dumps(state))
+    place = tmp_path_factory.mktemp("server")
+    folder = served_folder(place / "embedded-model")
+    process, port = start(place / "server.log", str(folder))
+    yield ModelServer(f"http://127.0.0.1:{port}/v1", str(folder))
+    stop(process)
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +56,14 @@ def start(log_file, *model):
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("transformers")), "serve", *model, "--dtype", "float32"]
     no_hub = str(log_file.with_name("no-hub"))
-    environment = (
-        os.environ
-        | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": no_hub}
-        | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(log_file.with_name("no-hub"))}
-    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": no_hub}
     with open(log_file, "wb") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             env=environment,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # an interrupt of the tests is theirs; the last of them ends the server
+            start_new_session=True,  # an interrupt of the tests is theirs, and they end the server
         )
     deadline = time.monotonic() + STARTUP_S
     while not healthy(port):
@@ -110,10 +76,9 @@ def start(log_file, *model):
 
 def served_folder(folder):
     """The embedded model with a generation config that samples, or else the server ignores every temperature."""
-    if not folder.is_dir():  # there was a server before, which nobody needed any more
-        folder.mkdir()
-        for path in embedded_model().iterdir():
-            (folder / path.name).symlink_to(path)
+    folder.mkdir()
+    for path in embedded_model().iterdir():
+        (folder / path.name).symlink_to(path)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION), encoding="utf-8")
     return folder
 
@@ -123,17 +88,6 @@ def healthy(port):
         return httpx2.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
     except httpx2.TransportError:
         return False
-
-
-def end(process, shared):
-    """End the server when nobody uses it any more; a process that died without leaving is not waited for for ever."""
-    deadline = time.monotonic() + LONGEST_USE_S
-    while time.monotonic() < deadline:
-        with held(shared) as state:
-            if not state["users"]:
-                break
-        time.sleep(0.2)
-    stop(process)
 
 
 def stop(process):

@@ -1,8 +1,13 @@
-"""A real server on all three seats: it plays both sides of a corpus, judges in the training step, and sits opposite."""
+"""A real server on all three seats: it plays both sides of a corpus, judges in the training step, and sits opposite.
+
+The model that speaks has random weights; the one that judges gives one score for everything.
+"""
 
 import json
 
 import pytest
+from families.speaking import ENDS, save_speaking
+from tiny_model import build_tiny_model
 from tiny_runs import Workplace
 
 from emodistill.data.schema import read_episodes
@@ -10,45 +15,63 @@ from emodistill.judges.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 
-BRIEF = (  # few and short rounds: the server writes one reply at a time
+VERDICT = '{"score": 7}'
+BRIEF = (
     "data.corpus.episodes_per_scenario=1",
     "schedule.rounds=2",
     "counterparty.agent.bargains=schedule",
     "counterparty.agent.schedule.schedule.rounds=2",
     "counterparty.agent.backend.max_tokens=8",
-    "counterparty.agent.retries=0",
 )
 SELF_PLAY = (
     "data=selfplay",
     "counterparty=endpoint",
     "speaker=endpoint",
     "data.corpus.batch=4",
-    "data.corpus.focal.retries=0",
     "speaker.max_tokens=8",
     *BRIEF,
 )
 JUDGED = (
     "judge=lm",
+    "+endpoint@judge.judge.judge.completer=default",
     "judge.judge.judge.num_examples=0",
     "judge.judge.judge.max_tokens=20",
     "judge.judge.every=4",
-    "judge.judge.limit=10",  # this model passes no probe, and every batch would be withheld
+    "judge.judge.limit=10",  # it scores the probe as everything else, and every batch would be withheld
     "learner.samples=2",
     "size.jpo_steps=2",
 )
 
 
 @pytest.fixture(scope="module")
-def served(model_server):
-    return [f"endpoint.base_url={model_server.base_url}", f"endpoint.model={model_server.model}"]
+def models(tmp_path_factory):
+    """Folders of the model that speaks and of the one that judges."""
+    folder = tmp_path_factory.mktemp("models")
+    speaker, judge = folder / "speaker", folder / "judge"
+    build_tiny_model(speaker)
+    tokenizer = save_speaking("gemma3", judge, VERDICT)
+    for place, ends, pad in (
+        (speaker, [2], 0),
+        (judge, tokenizer.convert_tokens_to_ids(ENDS["gemma3"]), tokenizer.pad_token_id),
+    ):
+        config = {"do_sample": True, "eos_token_id": ends, "pad_token_id": pad}
+        (place / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(speaker), str(judge)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, served):
+def served(server_of_any_model, models):
+    return [f"endpoint.base_url={server_of_any_model}", f"endpoint.model={models[0]}"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, served, server_of_any_model, models):
     place = Workplace(tmp_path_factory.mktemp("every_seat"))
     for stage in ("iql", "sft"):
         place.train(stage, "run", *served, *SELF_PLAY)
-    place.train("jpo", "run", *served, *SELF_PLAY, *JUDGED)
+    judge = "judge.judge.judge.completer"
+    judged = [*JUDGED, f"{judge}.base_url={server_of_any_model}", f"{judge}.model={models[1]}"]
+    place.train("jpo", "run", *served, *SELF_PLAY, *judged)
     return place
 
 
@@ -64,29 +87,27 @@ def test_the_server_plays_both_sides_of_a_corpus(place):
 
 
 def test_the_server_judges_in_the_training_step(place):
-    """Replies sampled in both steps and at validation; what this small model cannot judge is missing, and says why."""
+    """Replies sampled in both steps and at validation have the score of the judge, or 1 where they have no word."""
     ledger = Ledger(place.folder / "ledger.sqlite")
     rows = ledger.connection.execute(
         "SELECT score, reason, raw, prompt_tokens, attempts FROM judgements WHERE judge <> 'rubric'"
     ).fetchall()
-    assert len(rows) >= 2 * 2 * 2
-    for score, reason, raw, prompt_tokens, attempts in rows:
-        assert (score is None) != (reason is None)
-        assert score is None or 1 <= score <= 10
-        if score not in (None, 1.0):  # a score comes from a reply that was billed; 1 also from a text without a word
-            assert raw and prompt_tokens > 0 and attempts >= 1
-    assert any(attempts for *_, attempts in rows)
+    asked = [row for row in rows if row[-1]]
+    assert len(rows) >= 2 * 2 * 2 and asked
+    assert {row[:3] for row in asked} == {(7.0, None, VERDICT)} and all(row[3] > 0 for row in asked)
+    assert {row[0] for row in rows} <= {7.0, 1.0}
     assert json.loads((place.folder / "run" / "jpo" / "finished.json").read_text())["steps"] == 2
 
 
-def test_the_bill_is_that_of_the_run(place):
+def test_the_bill_is_that_of_the_run(place, models):
     spent = json.loads((place.folder / "run" / "spending.json").read_text())
-    (tally,) = spent.values()
-    assert tally["calls"] > 30 and tally["prompt_tokens"] > tally["completion_tokens"] > 0
+    of_speaker, of_judge = (next(tally for name, tally in spent.items() if model in name) for model in models)
+    assert len(spent) == 2 and of_judge["calls"] > 2
+    assert of_speaker["calls"] > 30 and of_speaker["prompt_tokens"] > of_speaker["completion_tokens"] > 0
 
 
 def test_the_server_sits_opposite_and_speaks_for_an_arm_of_the_evaluation(place, served):
-    changes = ["counterparty=endpoint", *BRIEF, "arms=[vanilla,endpoint_vanilla]", "retries=0"]
+    changes = ["counterparty=endpoint", *BRIEF, "arms=[vanilla,endpoint_vanilla]"]
     backend = ["endpoint_backend.max_tokens=8", "name=opposite", "data=selfplay"]
     report = place.evaluate("run", *served, *backend, *changes)
     assert report["about"]["counterparty"].startswith("the language model")
