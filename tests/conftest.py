@@ -16,6 +16,8 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first: with several processes, none is left working on one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Long files first, which are those that train and the slow ones: no process is left working on one at the end."""
+    long = {
+        item.path for item in items if item.get_closest_marker("slow") or "place" in getattr(item, "fixturenames", ())
+    }
+    items.sort(key=lambda item: item.path not in long)

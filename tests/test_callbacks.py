@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from callbacks import AdapterExport, HParamsTab, LastCheckpoint
 from callbacks.emotion_usage import table
@@ -23,10 +23,7 @@ OBSERVERS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("callbacks"))
-    for stage in OBSERVERS:
-        place.train(stage)
-    return place
+    return begun(tmp_path_factory, "callbacks", *OBSERVERS)
 
 
 @pytest.mark.parametrize("stage", OBSERVERS)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from emodistill import Negotiator
 from emodistill.data.schema import read_episodes
@@ -19,9 +19,7 @@ ARMS = ["vanilla", "random", "iql", "sft", "sft#2", "self_selected+base", "phras
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("talk"))
-    place.train("iql")
-    place.train("sft")
+    place = begun(tmp_path_factory, "talk", "iql", "sft")
     arms = ",".join(f"'{arm}'" for arm in ARMS)
     place.evaluate("run", f"arms=[{arms}]", "episodes_per_scenario=2", "study.expression=false")
     return place

@@ -152,7 +152,7 @@ def test_one_scenario_proves_nothing(report):
 def test_played_episodes_are_of_test_scenarios_and_kept(place, report):
     folder = place.folder / "run" / "evaluation" / "episodes"
     assert {path.stem for path in folder.glob("*.parquet")} == {arm.replace(":", "-") for arm in ARMS}
-    corpus = next((place.folder / "corpora").glob("*/episodes.parquet"))
+    corpus = next(place.corpora.glob("*/episodes.parquet"))
     seen = {episode.scenario.id for episode in read_episodes(corpus)}
     for path in folder.glob("*.parquet"):
         assert {episode.split for episode in read_episodes(path)} == {"test"}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny_runs import Workplace, composed, forget_cut
+from tiny_runs import begun, composed, forget_cut
 
 from train import train
 
@@ -24,9 +24,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("progress"))
-    place.train("iql")
-    return place
+    return begun(tmp_path_factory, "progress", "iql")
 
 
 @pytest.fixture

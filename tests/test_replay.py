@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from emodistill.judges.ledger import Ledger
 from emodistill.judges.rubric import RubricJudge
@@ -22,10 +22,7 @@ OFFLINE = ("judge.offline=true", "judge.judge._target_=test_replay.Unreachable")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("replay"))
-    for stage in ("iql", "sft"):
-        place.train(stage)
-    return place
+    return begun(tmp_path_factory, "replay", "iql", "sft")
 
 
 def rows(place):

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import Workplace, cut_and_resume
+from tiny_runs import begun, composed, cut_and_resume
+
+from train import train
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +24,7 @@ ON_CORPUS = ("data.dataset.utterances=corpus",)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Unbroken runs: `run` with all three stages, `logged` with JPO on the corpus's own words."""
-    place = Workplace(tmp_path_factory.mktemp("resume"))
-    for stage in STAGES:
-        place.train(stage)
+    place = begun(tmp_path_factory, "resume", *STAGES)
     place.copy("run", "logged", ["iql", "sft"])
     place.train("jpo", "logged", *ON_CORPUS)
     return place
@@ -133,16 +133,17 @@ def test_another_seed_is_another_run(place):
     assert not same(place.weights("run", "iql"), place.weights("seed", "iql"))
 
 
-def test_a_killed_process_is_gone_on_with(place):
-    """SIGKILL, which nothing can catch, then the same command: the same weights as without."""
+def test_a_killed_process_is_gone_on_with(place, capsys):
+    """SIGKILL, which nothing can catch, then the same words again: the same weights as without."""
     long = ("size.iql_steps=40", "size.iql_val_every=20", "monitor.save_every=4", "trainer.log_every_n_steps=1")
     place.train("iql", "whole", *long)
-    command = [sys.executable, "train.py", "stage=iql", "trainer.accelerator=cpu", "data.dataset.batch_size=16"]
-    command += ["callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"]
-    command += [f"judge.ledger.path={place.folder / 'ledger.sqlite'}", *place.overrides("killed"), *long]
+    words = ["stage=iql", "trainer.accelerator=cpu", "data.dataset.batch_size=16"]
+    words += ["callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"]
+    words += [f"judge.ledger.path={place.folder / 'ledger.sqlite'}", *place.overrides("killed"), *long]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("HYDRA_FULL_ERROR", None)
     last = place.folder / "killed" / "iql" / "last.ckpt"
+    command = [sys.executable, "train.py", *words]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -151,7 +152,6 @@ def test_a_killed_process_is_gone_on_with(place):
     assert process.wait() == -signal.SIGKILL and not (last.parent / "finished.json").exists()
     curves = EventAccumulator(str(last.parent / "tensorboard")).Reload()
     assert {"train/q_loss"} <= set(curves.Tags()["scalars"])  # as far as the checkpoint, curves are on disk
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert f"continuing {last}" in again.stdout
+    train(composed("train", *words))
+    assert f"continuing {last}" in capsys.readouterr().out
     assert_same_end(place, "whole", "killed", "iql")

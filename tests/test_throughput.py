@@ -5,7 +5,7 @@ import json
 import lightning as L
 import pytest
 import torch
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from callbacks.throughput import Throughput, amounts
 from emodistill.data.transitions import Transitions
@@ -13,10 +13,7 @@ from emodistill.data.transitions import Transitions
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("throughput"))
-    for stage in ("iql", "sft"):
-        place.train(stage)
-    return place
+    return begun(tmp_path_factory, "throughput", "iql", "sft")
 
 
 def test_what_training_took_is_kept_and_goes_on_after_a_cut(place):

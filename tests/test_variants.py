@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from emodistill.errors import UserError
 
@@ -13,9 +13,7 @@ VARIANTS = {"joint": "self_selected", "emotion_free": "none"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("variants"))
-    for stage in ("iql", "sft"):
-        place.train(stage)
+    place = begun(tmp_path_factory, "variants", "iql", "sft")
     for variant in VARIANTS:
         for stage in ("sft", "jpo"):
             place.train(stage, "run", f"variant={variant}")

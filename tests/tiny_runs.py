@@ -1,8 +1,10 @@
 """Whole stages on a tiny model and a tiny corpus, in this process: what `python train.py ...` does, without its start.
 
-A session fixture of a test file makes the `Workplace`; its corpus is built once and read by every run in it.
+A fixture of a test file makes the `Workplace`; its corpus is built once and read by every run in it. A file that only
+needs finished stages to begin with has them from `begun`, which trains them once for all.
 """
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Checkpoint
 from tiny_model import build_tiny_model
@@ -45,11 +48,11 @@ def composed(config, *overrides):
 
 
 class Workplace:
-    """A folder with a tiny model, a corpus and any number of runs."""
+    """A folder with any number of runs, of a tiny model and a corpus that lie there too or are given."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.model = build_tiny_model(folder / "model")
+    def __init__(self, folder, model=None, corpora=None):
+        self.folder, self.corpora = folder, corpora or folder / "corpora"
+        self.model = model or build_tiny_model(folder / "model")
 
     def overrides(self, run, *more):
         """What every command here has in common; `more` is what it is given besides."""
@@ -58,7 +61,7 @@ class Workplace:
             f"run_dir={self.folder / run}",
             f"model.base_model={self.model}",
             *["judge.judge.sense=null"] * rubric,  # to a model of random weights all words are alike
-            f"data.corpus.folder={self.folder / 'corpora'}",
+            f"data.corpus.folder={self.corpora}",
             "data.corpus.episodes_per_scenario=2",
             "scenarios.per_domain=10",
             "domains=[debt]",
@@ -88,6 +91,28 @@ class Workplace:
         """The learned weights in a checkpoint."""
         saved = torch.load(self.folder / run / stage / name, weights_only=True)
         return saved["state_dict"]
+
+
+def begun(tmp_path_factory, name, *stages):
+    """A workplace whose `run` has these finished stages of plain settings; who needs one first trains it for all."""
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    place, model = tmp_path_factory.mktemp(name), shared / "tiny-model"
+    with FileLock(shared / "trained.lock"):
+        if not model.is_dir():
+            build_tiny_model(model)
+        trained = Workplace(shared / "trained", str(model), shared / "corpora")
+        for stage in ("iql", "sft", "jpo"):
+            if stage in stages:
+                if not (trained.folder / "run" / stage / "finished.json").is_file():
+                    trained.train(stage)
+                copied = place / "run" / stage
+                shutil.copytree(trained.folder / "run" / stage, copied)
+                config = (copied / "config.yaml").read_text(encoding="utf-8")
+                own = config.replace(str(trained.folder), str(place))
+                (copied / "config.yaml").write_text(own, encoding="utf-8")
+    return Workplace(place, trained.model, trained.corpora)
 
 
 class PowerCut(Checkpoint):

@@ -1,5 +1,5 @@
 import pytest
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 from commands import entry
 
@@ -7,10 +7,7 @@ from commands import entry
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A finished selector and a finished SFT adapter, to make mistakes with."""
-    place = Workplace(tmp_path_factory.mktemp("cli"))
-    place.train("iql")
-    place.train("sft", "run", "size.sft_steps=2")
-    return place
+    return begun(tmp_path_factory, "cli", "iql", "sft")
 
 
 @pytest.fixture

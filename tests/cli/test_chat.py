@@ -1,5 +1,6 @@
 """The chat in the terminal, driven through a pipe as a script would, on a tiny run."""
 
+import io
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
-from tiny_runs import Workplace, composed
+from tiny_runs import begun, composed
 
 from chat import chat as talk
 from commands import entry
@@ -21,10 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("chat"))
-    place.train("iql")
-    place.train("sft")
-    return place.folder / "run"
+    return begun(tmp_path_factory, "chat", "iql", "sft").folder / "run"
 
 
 def started(run, *overrides):
@@ -34,10 +32,26 @@ def started(run, *overrides):
     return subprocess.Popen(command, env=environment | {"OMP_NUM_THREADS": "1", "COLUMNS": "500"}, **pipes)
 
 
-def chat(run, said, *overrides):
+def piped(run, said, *overrides):
+    """What the command shows for these lines of standard input."""
     process = started(run, *overrides)
     shown, errors = process.communicate("".join(f"{line}\n" for line in said))
     return process.returncode, shown, errors
+
+
+@pytest.fixture
+def chat(run, capsys, monkeypatch):
+    """The same in this process, which spares the imports."""
+
+    def held(said, *overrides):
+        lines = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in said).encode()), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", lines)
+        monkeypatch.setenv("COLUMNS", "500")
+        capsys.readouterr()
+        talk(composed("chat", f"run_dir={run}", *overrides))
+        return capsys.readouterr().out
+
+    return held
 
 
 def test_a_whole_negotiation(run):
@@ -53,7 +67,7 @@ def test_a_whole_negotiation(run):
         "[bold]Hm.[/bold]",
         "OK, deal.",
     ]
-    code, shown, errors = chat(run, said, "arm=iql", "guard=off")
+    code, shown, errors = piped(run, said, "arm=iql", "guard=off")
     assert code == 0 and errors == ""
     first = shown.splitlines()[0]
     assert first.startswith("You are talking to a machine. It may choose which emotion")
@@ -70,16 +84,16 @@ def test_a_whole_negotiation(run):
     assert re.search(rf"debtor \(you\) +{target} days +\d+%", after)
 
 
-def test_the_same_seed_gives_the_same_chat(run):
+def test_the_same_seed_gives_the_same_chat(run, chat):
     said = ["I need at least 110 days.", "100 days.", "/quit"]
-    chats = [chat(run, said, "arm=sft", f"seed={seed}")[1] for seed in (3, 3, 4)]
-    assert chats[0] == chats[1] != chats[2]
+    _, in_another_process, _ = piped(run, said, "arm=sft", "seed=3")
+    same, other = (chat(said, "arm=sft", f"seed={seed}") for seed in (3, 4))
+    assert in_another_process == same != other
 
 
-def test_a_blind_chat_tells_its_arm_at_the_end(run):
+def test_a_blind_chat_tells_its_arm_at_the_end(chat):
     said = ["110 days.", "/why", "No deal. I am leaving."]
-    _, shown, errors = chat(run, said, "arm=[vanilla,phrasebook_random]", "blind=true", "explain=true")
-    assert errors == ""
+    shown = chat(said, "arm=[vanilla,phrasebook_random]", "blind=true", "explain=true")
     before, after = shown.split("No deal: you walked away.")
     assert "With blind=true that is told at the end." in before and "emotion:" not in before
     assert not re.search("vanilla|phrasebook", before) and re.search(
@@ -87,17 +101,16 @@ def test_a_blind_chat_tells_its_arm_at_the_end(run):
     )
 
 
-def test_the_other_side_of_the_table(run):
+def test_the_other_side_of_the_table(chat):
     said = ["I want the money within 20 days.", "/why", "30 days, then.", "40 days.", "50 days."]
-    code, shown, errors = chat(run, said, "side=focal", "explain=true")
-    assert code == 0 and errors == ""
+    shown = chat(said, "side=focal", "explain=true")
     assert "You are the creditor" in shown.split("debtor: ")[0] and shown.count("read in your words: an offer of") >= 2
     assert re.search(r"creditor \(you\) +\d+ days", shown)
 
 
-def test_the_end_of_input_ends_it_with_the_result_so_far(run):
-    code, shown, errors = chat(run, [], "arm=phrasebook_iql")
-    assert code == 0 and errors == "" and "No deal: you left the table." in shown and "creditor: " in shown
+def test_the_end_of_input_ends_it_with_the_result_so_far(chat):
+    shown = chat([], "arm=phrasebook_iql")
+    assert "No deal: you left the table." in shown and "creditor: " in shown
 
 
 def test_an_interrupt_ends_it_with_the_result_so_far(run):
@@ -133,7 +146,7 @@ def test_what_cannot_be_chatted_with(run, overrides, named):
 
 
 def test_a_refusal_is_one_sentence(run):
-    code, shown, errors = chat(run, [], "arm=emodistill")
+    code, shown, errors = piped(run, [], "arm=emodistill")
     (line,) = errors.splitlines()
     assert code == 2 and shown == "" and re.fullmatch("error: arm 'emodistill' needs .* which is not trained; .*", line)
 

@@ -39,7 +39,7 @@ def resumed_with(place, run, foreign, stage):
     config.write_text(config.read_text().replace(f"{place.folder}/run/", f"{place.folder}/{run}/"), encoding="utf-8")
     text = config.read_text().replace(f"run_dir: {place.folder}/run\n", f"run_dir: {place.folder}/{run}\n")
     config.write_text(text, encoding="utf-8")
-    place.train(stage, run, "size.sft_steps=2")
+    place.train(stage, run)
 
 
 def test_a_corrupted_checkpoint(place, refused):
@@ -69,7 +69,7 @@ def test_a_changed_configuration(place, refused):
 
 @pytest.fixture
 def corpus(place):
-    return next((place.folder / "corpora").glob("*/episodes.parquet"))
+    return next(place.corpora.glob("bundled-*/episodes.parquet"))
 
 
 def empty(_episodes):

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,16 @@ from tiny_runs import CONFIGS
 from commands.building import build_study, register_variants
 from commands.estimate import Assumptions, Model, Setting, Work, table, work_of
 from commands.rehearsal import RuleServer, make_tiny_model, next_turn, reply_to, score_of
+from commands.words import for_hydra
 from emodistill.errors import UserError
 from emodistill.language_models.budget import Price
 from emodistill.language_models.client import Endpoint
 from emodistill.language_models.completion import CompletionRequest, Message
 from emodistill.runs import flat
+from evaluate import evaluate
+from play import play
 from reproduce import COMMANDS, comments, reproduce
+from train import train
 
 ROOT = CONFIGS.parent
 ROW = re.compile(r"^\| `(\w+): ([\w.]+)` \| `?([^|`]+)`? \| ([^|]+) \|", re.MULTILINE)
@@ -300,23 +306,22 @@ def test_the_tiny_model_is_made_once(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()} and len(before) >= 4
 
 
-def rehearse(folder, port, *more):
+def started(folder, *words):
+    """`python reproduce.py WORDS` in this folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HYDRA_FULL_ERROR": "0"}
-    words = ["experiment=rehearsal", f"endpoint.base_url=http://127.0.0.1:{port}/v1", *more]
     command = [sys.executable, str(ROOT / "reproduce.py"), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_command_that_fails_ends_the_run_with_its_sentence(tmp_path):
-    ended = rehearse(tmp_path, free_port(), "scenarios.per_domain=3")
-    assert ended.returncode == 2 and "scenarios.per_domain=3: at least 10" in ended.stderr
+    ended = started(tmp_path, "experiment=paper", "endpoint.base_url=http://127.0.0.1:9/v1", "vocabulary=nope")
+    assert ended.returncode == 2 and "no vocabulary 'nope'" in ended.stderr
     assert "play.py ended with status 2" in ended.stderr and "train.py stage=iql" not in ended.stdout
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path):
-    port = free_port()
-    first = rehearse(tmp_path, port)
+def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path, monkeypatch, request, capsys):
+    first = started(tmp_path, "experiment=rehearsal", f"endpoint.base_url=http://127.0.0.1:{free_port()}/v1")
     assert first.returncode == 0, first.stderr
     run_dir = tmp_path / "checkpoints" / "rehearsal" / "debt"
     for stage in ("iql", "sft", "jpo"):
@@ -328,7 +333,16 @@ def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path)
     spent = spending.read_bytes()
     (bill,) = json.loads(spent).values()
     assert bill["calls"] > 200 and not bill["unmetered_calls"]
-    again = rehearse(tmp_path, port)
-    assert again.returncode == 0 and again.stdout.count("nothing to do") == 3
+
+    monkeypatch.chdir(tmp_path)
+    request.getfixturevalue("offline")  # the server is gone, and is not missed
+    printed = [shlex.split(line)[2:] for line in first.stdout.splitlines() if line.startswith("$ python ")]
+    assert [script for script, *_ in printed] == ["play.py", "train.py", "train.py", "train.py", "evaluate.py"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for script, *words in printed:
+            cfg = compose(script.removesuffix(".py"), [for_hydra(word) for word in words])
+            {"play.py": play, "train.py": train, "evaluate.py": partial(evaluate, overrides=words)}[script](cfg)
+    said = capsys.readouterr().out
+    assert said.count("nothing to do") == 3 and "nothing to play" in said
     assert spending.read_bytes() == spent
     assert list(Path(tmp_path).iterdir()) == [tmp_path / "checkpoints"]

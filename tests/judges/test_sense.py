@@ -16,6 +16,7 @@ from emodistill.judges import sense as sense_module
 from emodistill.judges.request import JudgeRequest
 from emodistill.judges.rubric import RubricJudge
 from emodistill.judges.sense import Sense, Signs, copied, domain_words, generic_words, lexical_features, repeated
+from emodistill.judges.validation import senseless as senseless_module
 from emodistill.judges.validation.calibration import KINDS, calibrated_domains, cases, held_out, senseless
 from emodistill.judges.validation.senseless import table
 
@@ -138,7 +139,11 @@ def test_the_senseless_set_has_ten_of_each_kind_in_each_domain():
 
 
 @embedded
-def test_the_table_of_a_judge_that_catches_what_repeats_itself(judge, with_sense):
+def test_the_table_of_a_judge_that_catches_what_repeats_itself(judge, with_sense, monkeypatch):
+    """Of a fifth of the cases, and with every repetition."""
+    bad, good = senseless_module.measured(["debt"])
+    some = [case for case in bad if case.fault == "repetition"] + [case for case in bad if case.fault == "copy"][:4]
+    monkeypatch.setattr(senseless_module, "measured", lambda domains: (some, good[:8]))
     lines = table(with_sense, judge, ["debt"])
     assert "| repetition caught | 5 of 5" in lines[4] and "| copy caught" in lines[6]
     changed = [line for line in lines if line.startswith("| good: mean change")]

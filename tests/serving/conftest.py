@@ -2,14 +2,12 @@
 
 import pytest
 from serving_cases import serving
-from tiny_runs import Workplace
+from tiny_runs import begun
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("served"))
-    place.train("iql")
-    return place
+    return begun(tmp_path_factory, "served", "iql")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from serving_cases import serving
+from tiny_runs import begun
 
 from emodistill import Negotiator
 from emodistill.language_models.local import load_tokenizer
@@ -12,17 +13,15 @@ WORDS = ["I need 100 days.", "You ask too much! 95?"]
 
 
 @pytest.fixture(scope="module")
-def spoken(place):
-    """The run with a model that speaks."""
-    place.copy("run", "spoken", ["iql"])
-    place.train("sft", "spoken")
-    return place.folder / "spoken"
+def speaking(tmp_path_factory):
+    """A workplace whose run has a model that speaks."""
+    return begun(tmp_path_factory, "speaking", "iql", "sft")
 
 
 @pytest.mark.slow
-def test_many_at_once_say_what_each_says_alone(spoken, place):
-    tokenizer = load_tokenizer(str(place.model))
-    with serving(spoken, "batch=4") as served, ThreadPoolExecutor(6) as clients:
+def test_many_at_once_say_what_each_says_alone(speaking):
+    run, tokenizer = speaking.folder / "run", load_tokenizer(str(speaking.model))
+    with serving(run, "batch=4") as served, ThreadPoolExecutor(6) as clients:
         assert served.service.run.arms[:3] == ["sft", "iql", "vanilla"]
         talks = [[] for _ in range(6)]
         for words in (None, *WORDS):
@@ -39,7 +38,7 @@ def test_many_at_once_say_what_each_says_alone(spoken, place):
                 assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (sum(counted), said)
         assert served.metrics()['emodistill_batch_size_bucket{le="2"}'] == 3  # 4 and 2 of 6, three times
         scenario = served.service.run.scenarios[served.scenario]
-    agent = Negotiator.load(spoken, "sft")
+    agent = Negotiator.load(run, "sft")
     for seed, talk in enumerate(talks):
         alone = agent.open(scenario, seed=seed)
         replies = [alone.reply(words).words for words in (None, *WORDS)]

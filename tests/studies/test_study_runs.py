@@ -5,27 +5,39 @@ import sqlite3
 
 import pytest
 import yaml
-from tiny_runs import Workplace, composed, files
+from tiny_runs import begun, composed, files
 
+from commands import building
 from commands.building import build_study
+from commands.words import for_hydra
 from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
 from evaluate import evaluate
+from train import train
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("studies"))
-    place.train("iql")
-    return place
+    return begun(tmp_path_factory, "studies", "iql")
 
 
 def study(place, *overrides):
     """What `python evaluate.py OVERRIDES` does."""
     given = [*place.overrides("run"), "scenarios_per_domain=2", "sampler.max_new_tokens=6", *overrides]
     return evaluate(composed("evaluate", *given), given)
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Missing stages are trained in this process and not by a `train.py` of their own, which spares its imports."""
+
+    def trained(overrides):
+        train(composed("train", *map(for_hydra, overrides)))
+        return 0
+
+    monkeypatch.setattr(building, "run_training", trained)
 
 
 def report(place, name):
@@ -65,11 +77,11 @@ def test_an_arm_in_which_nothing_is_trained_is_played_once_for_all_training_seed
     assert alone.read_bytes() == (folder / "episodes" / "phrasebook_random.parquet").read_bytes()
 
 
-def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones(place):
+def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones(place, trained_here):
     words = ("study=sensitivity_language", 'conditions=["kappa_neg 0"]', "episodes_per_scenario=1")
     with pytest.raises(UserError, match=r"run/sft, .*kappa_neg-0/jpo not trained yet; .*learner.negative_weight=0.0"):
         study(place, *words)
-    study(place, *words, "train=missing")
+    study(place, *words, "train=missing", "executor.workers=1")
     run = place.folder / "run"
     own = run / "studies" / "sensitivity_language" / "kappa_neg-0"
     assert (own / "sft").resolve() == (run / "sft").resolve() and (own / "jpo" / "adapter").is_dir()
@@ -78,7 +90,7 @@ def test_a_condition_that_trains_a_late_stage_starts_from_the_run_s_earlier_ones
     assert begun["learner"]["negative_weight"] == 0.0
 
 
-def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_start(place):
+def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_start(place, trained_here):
     arms = "arms=[sft,emodistill,iql+jpo_shuffled]"
     ledger = place.folder / "control.sqlite"
     run = place.folder / "run"
@@ -87,7 +99,7 @@ def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_sta
     of_rubric = [word for word in place.overrides("run") if word.startswith("judge.judge.")]  # and of no other judge
     given = [word for word in place.overrides("run") if word not in of_rubric]
     given += ["study=control", arms, "scenarios_per_domain=1", "sampler.max_new_tokens=6", "train=missing"]
-    given.append(f"judge.ledger.path={ledger}")
+    given += [f"judge.ledger.path={ledger}", "executor.workers=1"]
     evaluate(composed("evaluate", *given), given)
     own = run / "studies" / "control" / "persuadable"
     assert (own / "sft").resolve() == (run / "sft").resolve()
@@ -156,7 +168,7 @@ def test_workers_and_shares_play_what_one_process_plays(place):
             *words,
             "study=guard",
             'conditions=["guard strict"]',
-            "episodes_per_scenario=40",
+            "episodes_per_scenario=20",
             f"name={name}",
             *more,
         ]
@@ -169,7 +181,7 @@ def test_workers_and_shares_play_what_one_process_plays(place):
     for share in ("2/2", "1/2"):
         assert not play("by_shares", f"shard={share}", whole=False)
     parts = [path for path in files(place.folder / "run" / "by_shares") if path.match("parts/*.parquet")]
-    assert len(parts) == 2 * 3  # 80 episodes an arm, at most 32 in lockstep
+    assert len(parts) == 2 * 2  # 40 episodes an arm, at most 32 in lockstep
     assert one == two == play("by_shares") and len(one) == 2
     assert not list((place.folder / "run").glob("by_*/**/parts"))
 
