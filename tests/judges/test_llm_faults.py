@@ -88,7 +88,7 @@ def test_killed_at_eight_moments_the_union_is_the_run_without_a_fault(tmp_path):
             process.stdout.readline()
             until = server.calls + moments.randint(1, 60)  # after some calls, however slow the machine is
             while process.poll() is None and server.calls < until:
-                time.sleep(moments.uniform(0.0, 0.004))
+                time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
