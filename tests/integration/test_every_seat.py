@@ -103,7 +103,7 @@ def test_the_bill_is_that_of_the_run(place, models):
     spent = json.loads((place.folder / "run" / "spending.json").read_text())
     of_speaker, of_judge = (next(tally for name, tally in spent.items() if model in name) for model in models)
     assert len(spent) == 2 and of_judge["calls"] > 2
-    assert of_speaker["calls"] > 30 and of_speaker["prompt_tokens"] > of_speaker["completion_tokens"] > 0
+    assert of_speaker["calls"] > 20 and of_speaker["prompt_tokens"] > of_speaker["completion_tokens"] > 0
 
 
 def test_the_server_sits_opposite_and_speaks_for_an_arm_of_the_evaluation(place, served):
