@@ -12,7 +12,7 @@ from tiny_runs import CONFIGS, composed
 from commands.building import read_variants
 
 STAGES = ("iql", "sft", "jpo")
-OF_SOME = ("stage", "selection", "weights")  # of some stages alone
+OF_SOME = ("stage", "selection", "weights", "sampler")  # of some stages alone
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
@@ -116,6 +116,15 @@ def test_every_selection_goes_with_the_stages_of_the_language_model(stage, optio
     assert set(cfg["data"]["dataset"]["selection"]) == set(
         yaml.safe_load((CONFIGS / "selection" / f"{option}.yaml").read_text())
     )
+    for node in targets(cfg):
+        assert_accepted(node)
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIGS / "sampler").glob("*.yaml")))
+def test_replies_of_jpo_come_from_here_or_from_a_server(option):
+    cfg = plain(composed("train", "stage=jpo", f"sampler={option}"))
+    assert (cfg["learner"]["sampler"] == cfg["sampler"]) == (option == "local")
+    assert cfg["learner"]["sampler"]["temperature"] == cfg["sampler"]["temperature"]
     for node in targets(cfg):
         assert_accepted(node)
 

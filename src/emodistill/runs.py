@@ -30,6 +30,7 @@ MAY_CHANGE = (  # keys that change no result
     "judge_timeout_s",
     "callbacks.samples.judge_timeout_s",
     *(f"learner.judging.{name}" for name in ("look_ahead", "timeout_s", "max_unscored_batches")),
+    *(f"learner.sampler.{name}" for name in ("folder", "seen_as", "max_difference", "patience_s")),
     "trainer.max_time",
     "trainer.accelerator",
     "trainer.devices",

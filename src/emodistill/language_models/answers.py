@@ -1,4 +1,4 @@
-"""What the answer of a chat-completions server means: words, or why there are none and whether to ask again.
+"""What the answer of a server of completions means: words, or why there are none and whether to ask again.
 
 Servers and the gateways before them report failures by HTTP status, or inside status 200: in the body, in a choice, or
 as the way in which a reply ended. All are read alike here. Whatever a server says is cleaned first: it may hold half of
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeGuard
 
-from emodistill.language_models.completion import FailureKind
+from emodistill.language_models.completion import FailureKind, Tokens
 from emodistill.language_models.thoughts import has_words, without_thoughts
 
 RETRIED = frozenset({408, 409, 429})  # and every status from 500
@@ -91,6 +91,7 @@ _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)",
     re.IGNORECASE,
 )
+TOKEN_ID = re.compile(r"token_id:(\d{1,9})")  # how vLLM writes a token of which the id is wanted
 DEEPEST = 100  # levels of an answer; no server means more
 
 
@@ -102,6 +103,7 @@ class Outcome:
         text: what the model says, without thoughts; None where `kind` and `reason` say why there is nothing.
         cut: the reply ended at `max_tokens`.
         tokens: read and written, as the server counted them; None where it did not say.
+        drawn: the answer token by token, where that was asked for.
         status: of a failure of the kind `status`: that of HTTP, or the one that an error inside status 200 names.
         charged: whether the call may have cost something.
         retry: whether the same call may end better.
@@ -116,6 +118,7 @@ class Outcome:
     kind: FailureKind | None = None
     reason: str = ""
     tokens: tuple[int, int] | None = None
+    drawn: Tokens | None = None
     status: int | None = None
     charged: bool = False
     retry: bool = False
@@ -126,7 +129,11 @@ class Outcome:
 
 
 def read_answer(
-    status: int, content: bytes, asked_s: float | None = None, hide: Callable[[str], str] = lambda text: text
+    status: int,
+    content: bytes,
+    asked_s: float | None = None,
+    hide: Callable[[str], str] = lambda text: text,
+    tokens: bool = False,
 ) -> Outcome:
     """The outcome of a call that was answered.
 
@@ -135,6 +142,7 @@ def read_answer(
         content: the body.
         asked_s: seconds that a header asks to wait.
         hide: takes secrets out of a text.
+        tokens: whether a `TokenRequest` was asked, whose answer has tokens in place of a message.
     """
     try:
         answer = _cleaned(json.loads(content.decode(json.detect_encoding(content), "replace")), hide)
@@ -151,26 +159,16 @@ def read_answer(
         answer = answer[0]
     if not isinstance(answer, dict):
         return malformed("the reply is no JSON object")
-    return read_reply(answer, asked_s)
+    return read_tokens(answer, asked_s) if tokens else read_reply(answer, asked_s)
 
 
 def read_reply(answer: dict[str, Any], asked_s: float | None = None) -> Outcome:
     """The outcome of a call that ended with status 200."""
-    tokens = _tokens(answer.get("usage"))
-    choices = answer.get("choices")
-    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    tokens, choice = _tokens(answer.get("usage")), _choice(answer)
     message = _object(choice.get("message"))
     ending = str(choice.get("finish_reason") or "")
-    error = next((place["error"] for place in (answer, choice, message) if place.get("error")), None)
-    if error is None and not message and any(answer.get(key) for key in _SAID_KEYS):
-        error = answer
-    if error is None and BROKEN.search(ending):
-        error = {"code": ending, "message": f"the reply ended with {ending}"}
-    if error is not None:
-        outcome = read_refusal(_status_of(error), error, asked_s, inside=True)
-        return replace(outcome, tokens=tokens, charged=bool(choice))
-    if STOPPED.search(ending):
-        return malformed(f"the server's content filter stopped the reply ({ending})", tokens)
+    if (broken := _broken(answer, choice, message, asked_s)) is not None:
+        return broken
     if not message:
         return malformed("the reply has no message", tokens)
     text, cut = without_thoughts(_unrepeated(message, _words_in(message.get("content")))), bool(CUT.search(ending))
@@ -183,6 +181,57 @@ def read_reply(answer: dict[str, Any], asked_s: float | None = None) -> Outcome:
     if message.get("tool_calls") or message.get("function_call"):
         return malformed("the reply calls a tool and has no text", tokens)
     return replace(malformed("the reply has no text but thoughts, or none at all", tokens), kind="wordless")
+
+
+def read_tokens(answer: dict[str, Any], asked_s: float | None = None) -> Outcome:
+    """The outcome of a `TokenRequest` that ended with status 200."""
+    tokens, choice = _tokens(answer.get("usage")), _choice(answer)
+    if (broken := _broken(answer, choice, choice, asked_s)) is not None:
+        return broken
+    if not isinstance(choice.get("text"), str):
+        return malformed("the reply has no text", tokens)
+    told = _object(choice.get("logprobs"))
+    words, logprobs = _list(told.get("tokens")), _list(told.get("token_logprobs"))
+    if len(words) != len(logprobs):
+        return malformed(f"the reply has {len(words)} tokens and {len(logprobs)} log-probabilities", tokens)
+    named = [TOKEN_ID.fullmatch(str(word)) for word in words]
+    own = _list(choice.get("token_ids"))
+    ids: tuple[int, ...] | None = None
+    if words and all(named):
+        ids = tuple(int(found[1]) for found in named if found)
+    elif own and all(_is_count(one) for one in own) and len(logprobs) in (0, len(own)):
+        ids = tuple(own)
+    drawn = Tokens(
+        model=str(answer.get("model") or ""),
+        ids=ids,
+        words=() if ids is not None else tuple(map(str, words)),
+        logprobs=tuple(float(one) if _is_finite(one) else None for one in logprobs),
+    )
+    cut = bool(CUT.search(str(choice.get("finish_reason") or "")))
+    return Outcome(text=choice["text"], cut=cut, tokens=tokens, drawn=drawn, charged=True)
+
+
+def _choice(answer: dict[str, Any]) -> dict[str, Any]:
+    choices = answer.get("choices")
+    return _object(choices[0]) if isinstance(choices, list) and choices else {}
+
+
+def _broken(
+    answer: dict[str, Any], choice: dict[str, Any], said: dict[str, Any], asked_s: float | None
+) -> Outcome | None:
+    """The outcome where an answer with status 200 holds an error, or a filter stopped the reply; else None."""
+    tokens, ending = _tokens(answer.get("usage")), str(choice.get("finish_reason") or "")
+    error = next((place["error"] for place in (answer, choice, said) if place.get("error")), None)
+    if error is None and not said and any(answer.get(key) for key in _SAID_KEYS):
+        error = answer
+    if error is None and BROKEN.search(ending):
+        error = {"code": ending, "message": f"the reply ended with {ending}"}
+    if error is not None:
+        outcome = read_refusal(_status_of(error), error, asked_s, inside=True)
+        return replace(outcome, tokens=tokens, charged=bool(choice))
+    if STOPPED.search(ending):
+        return malformed(f"the server's content filter stopped the reply ({ending})", tokens)
+    return None
 
 
 def _unrepeated(message: dict[str, Any], text: str) -> str:
@@ -343,6 +392,15 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 
 def _is_count(number: Any) -> TypeGuard[int]:
     return isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= MOST_TOKENS
+
+
+def _is_finite(number: Any) -> TypeGuard[float]:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+
+
+def _list(value: Any) -> list[Any]:
+    """A JSON list; an empty one in place of anything else."""
+    return value if isinstance(value, list) else []
 
 
 def _object(value: Any) -> dict[str, Any]:

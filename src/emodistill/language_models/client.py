@@ -35,7 +35,16 @@ from emodistill.errors import UserError
 from emodistill.execution.worker import processes
 from emodistill.language_models.answers import Outcome, read_answer, retry_after_s
 from emodistill.language_models.budget import Price, Reservation, Settings, Spending, UsageTotals, price_of
-from emodistill.language_models.completion import CompletionRequest, Failure, Message, Reply, Usage
+from emodistill.language_models.completion import (
+    AdapterRequest,
+    CompletionRequest,
+    Failure,
+    Message,
+    Reply,
+    Request,
+    TokenRequest,
+    Usage,
+)
 
 UNKNOWN_FORMAT = re.compile(rb"response_format|json_schema|json_object|guided|grammar|schema", re.IGNORECASE)
 UNKNOWN_ROLE = re.compile(  # "System role not supported", "does not support 'system'", "Unexpected role 'system'"
@@ -201,6 +210,35 @@ class Dialect(Settings):
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif request.schema is not None and structure == "json_object":
             fields["response_format"] = {"type": "json_object"}
+        return self._with_own(fields)
+
+    def token_body(self, model: str, request: TokenRequest) -> dict[str, Any]:
+        """The fields of one call for tokens.
+
+        Every rule by which a server may draw is named, for vLLM takes what is left open from the model's own settings.
+        The tokens' ids are asked for in the two ways in which servers tell them.
+        """
+        fields: dict[str, Any] = {
+            "model": request.model or model,
+            "prompt": request.prompt,
+            self.max_tokens_field: request.max_tokens,
+            "temperature": request.temperature,
+            "top_k": -1 if request.top_k is None else request.top_k,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop_token_ids": request.stop_ids,
+            "logprobs": 1,
+            "return_tokens_as_token_ids": True,
+            "return_token_ids": True,
+        }
+        if request.echo:
+            fields["echo"] = True
+        if request.seed is not None:
+            fields["seed"] = request.seed
+        return self._with_own(fields)
+
+    def _with_own(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in (fields | dict(self.extra)).items() if name not in self.omit}
 
     def recipe(self) -> dict[str, Any]:
@@ -217,14 +255,20 @@ def _messages(messages: Sequence[Message], system_role: str) -> list[dict[str, s
     return [each | {"role": system_role} if each["role"] == "system" else each for each in put]
 
 
-def most_tokens(request: CompletionRequest) -> int:
+def most_tokens(request: Request) -> int:
     """An upper bound of what a request can take: no tokenizer makes more tokens than bytes, and templates add a few."""
+    if isinstance(request, AdapterRequest):
+        return 0
+    if isinstance(request, TokenRequest):
+        return len(request.prompt) + request.max_tokens
     prompt = sum(len(message.content.encode("utf-8", "replace")) + 16 for message in request.messages) + 64
     return prompt + len(json.dumps(request.schema or {})) + request.max_tokens
 
 
-def likely_tokens(request: CompletionRequest) -> int:
+def likely_tokens(request: Request) -> int:
     """An estimate of the same, for the rate limits: about four bytes a token."""
+    if not isinstance(request, CompletionRequest):
+        return most_tokens(request)
     return sum(len(message.content) for message in request.messages) // 4 + request.max_tokens
 
 
@@ -405,8 +449,8 @@ class Caller:
         dialect: Dialect,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        query = f"?{urlencode(dialect.query)}" if dialect.query else ""
-        self.url, self.model = f"{base_url}/chat/completions{query}", model
+        self._base_url, self._query = base_url, f"?{urlencode(dialect.query)}" if dialect.query else ""
+        self.url, self.model = self._address("chat/completions"), model
         self.timeouts, self.dialect = timeouts, dialect
         self.structure = STRUCTURES[0] if dialect.structure == "auto" else dialect.structure
         self.system_role = "system" if dialect.system_role == "auto" else dialect.system_role
@@ -418,6 +462,9 @@ class Caller:
         self._headers = {"Content-Type": "application/json", **authorization, **further}
         self._session = self._new_session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
         self._once = self._new_session(aiohttp.TCPConnector(limit=0, force_close=True))  # a new connection each call
+
+    def _address(self, path: str) -> str:
+        return f"{self._base_url}/{path}{self._query}"
 
     def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -432,24 +479,45 @@ class Caller:
         await self._session.close()
         await self._once.close()
 
-    async def call(self, request: CompletionRequest, by_user: bool = False) -> Outcome:
+    async def call(self, request: Request, by_user: bool = False) -> Outcome:
         """Make the call; never raises for what the network or the server does.
 
         Args:
             by_user: the user says the words of the system, this once. The server has just raised, and is about to
                 close that connection: this call has one of its own.
         """
-        session = self._once if by_user else self._session
-        structure, system_role = self.structure, "user" if by_user else self.system_role
-        content = json.dumps(self.dialect.body(self.model, request, structure, system_role)).encode()
+        if isinstance(request, CompletionRequest):
+            return await self._chat(request, by_user)
+        if isinstance(request, TokenRequest):
+            given = await self._post(self._address("completions"), self.dialect.token_body(self.model, request))
+            return given if isinstance(given, Outcome) else read_answer(*given, self._safe, tokens=True)
+        fields = {"lora_name": request.name} | ({} if request.folder is None else {"lora_path": request.folder})
+        verb = "unload" if request.folder is None else "load"
+        given = await self._post(self._address(f"{verb}_lora_adapter"), fields)
+        if not isinstance(given, Outcome) and 200 <= given[0] < 300:  # what else it says is for people
+            return Outcome(text="", tokens=(0, 0))
+        return given if isinstance(given, Outcome) else read_answer(*given, self._safe)
+
+    async def _post(
+        self, url: str, fields: Mapping[str, Any], session: aiohttp.ClientSession | None = None
+    ) -> tuple[int, bytes, float | None] | Outcome:
+        """Status, body and seconds to wait of an answer; the outcome of a call that was not answered."""
+        content = json.dumps(fields).encode()
         try:
-            async with session.post(self.url, data=content, allow_redirects=False) as response:
-                answer = await response.read()
+            async with (session or self._session).post(url, data=content, allow_redirects=False) as response:
+                return response.status, await response.read(), _asked_s(response.headers)
         except TimeoutError as error:
             return self._too_late(error)
         except aiohttp.ClientError as error:
             return self._broken(error)
-        outcome = read_answer(response.status, answer, _asked_s(response.headers), self._safe)
+
+    async def _chat(self, request: CompletionRequest, by_user: bool) -> Outcome:
+        structure, system_role = self.structure, "user" if by_user else self.system_role
+        body = self.dialect.body(self.model, request, structure, system_role)
+        given = await self._post(self.url, body, self._once if by_user else None)
+        if isinstance(given, Outcome):
+            return given
+        answer, outcome = given[1], read_answer(*given, self._safe)
         if outcome.status in REFUSED_FORM and (
             self._asks_for_less(request, outcome.status, answer, structure)
             or self._gives_words_to_the_user(request, answer, system_role)
@@ -533,7 +601,7 @@ class RequestState:
         by_user: the next call is made with the words of the system said by the user.
     """
 
-    request: CompletionRequest
+    request: Request
     began: float | None = None
     usage: Usage = Usage()
     timeouts: int = 0
@@ -579,7 +647,7 @@ class RequestScheduler:
         await asyncio.gather(*serving, return_exceptions=True)
         await self.caller.close()
 
-    async def serve(self, requests: Sequence[CompletionRequest], deliver: Deliver) -> None:
+    async def serve(self, requests: Sequence[Request], deliver: Deliver) -> None:
         """Answer all, each as soon as it can be."""
         left = iter(enumerate(requests))
         serving = asyncio.current_task()
@@ -594,11 +662,11 @@ class RequestScheduler:
         finally:
             self._serving.discard(serving)
 
-    async def _work(self, left: Iterator[tuple[int, CompletionRequest]], deliver: Deliver) -> None:
+    async def _work(self, left: Iterator[tuple[int, Request]], deliver: Deliver) -> None:
         for index, request in left:
             deliver(index, await self._answer(request))
 
-    async def _answer(self, request: CompletionRequest) -> Reply | Failure:
+    async def _answer(self, request: Request) -> Reply | Failure:
         """Call until the request is answered, or until there is a reason to give it up."""
         state, outcome = RequestState(request), Outcome()
         try:
@@ -607,8 +675,8 @@ class RequestScheduler:
             if state.admitted:
                 self.breaker.ended(state.admitted, outcome)
         if outcome.text is not None:
-            return Reply(outcome.text, state.final_usage(), outcome.cut)
-        return Failure(outcome.kind or "malformed", outcome.reason, state.final_usage())
+            return Reply(outcome.text, state.final_usage(), outcome.cut, outcome.drawn)
+        return Failure(outcome.kind or "malformed", outcome.reason, state.final_usage(), outcome.status)
 
     async def _attempt(self, state: RequestState) -> Outcome:
         """One call, or several where the server refuses the way a schema is asked for; its retry only if it may be."""
@@ -651,9 +719,9 @@ class RequestScheduler:
             self.limiter.correct(likely, call.most_tokens if not call.unmetered_calls else likely)
             state.add(call, priced=self.price is not None)
 
-    def _reservation(self, request: CompletionRequest) -> Reservation:
-        most = most_tokens(request)
-        cost = self.price.of(most - request.max_tokens, request.max_tokens) if self.price else 0.0
+    def _reservation(self, request: Request) -> Reservation:
+        most, written = most_tokens(request), 0 if isinstance(request, AdapterRequest) else request.max_tokens
+        cost = self.price.of(most - written, written) if self.price else 0.0
         return Reservation(most, cost)
 
     def _totals(self, outcome: Outcome, reserved: Reservation) -> UsageTotals:
@@ -822,7 +890,7 @@ class Endpoint:
 
     def complete(
         self,
-        requests: Sequence[CompletionRequest],
+        requests: Sequence[Request],
         on_answer: Callable[[int, Reply | Failure], None] | None = None,
     ) -> list[Reply | Failure]:
         """One answer a request, in order; see `Completer`.

@@ -38,6 +38,46 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True)
+class TokenRequest:
+    """Token ids to continue, and how likely every token is.
+
+    Attributes:
+        prompt: token ids; no template is put around them.
+        max_tokens: most tokens of the reply.
+        temperature: 0 is greedy. Log-probabilities are asked for at temperature 1, whatever this is.
+        top_k: how many of the likeliest tokens are drawn from; None is all of them.
+        stop_ids: tokens that end the reply, besides the server's own.
+        echo: whether the prompt's tokens are wanted too, before those of the reply.
+        model: the name that the answering adapter goes by; None is the endpoint's model.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int | None = None
+    top_k: int | None = None
+    stop_ids: tuple[int, ...] = ()
+    echo: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterRequest:
+    """An adapter that the server shall load, or forget; it costs nothing.
+
+    Attributes:
+        name: that requests ask for it by.
+        folder: where the server finds it, in PEFT's format; None unloads it.
+    """
+
+    name: str
+    folder: str | None = None
+
+
+Request = CompletionRequest | TokenRequest | AdapterRequest
+
+
+@dataclass(frozen=True)
 class Usage:
     """What one request took.
 
@@ -68,26 +108,52 @@ def total(usages: Sequence[Usage]) -> Usage:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """The answer to a `TokenRequest`, token by token.
+
+    Attributes:
+        model: the name that the server says it answered as.
+        ids: None where the server tells words alone.
+        words: each token as text; empty where it is told by its id, or not at all.
+        logprobs: natural log, of the model's own distribution; None where the server says nothing of a token, as of the
+            first one of a prompt. Empty where it says nothing at all.
+    """
+
+    model: str
+    ids: tuple[int, ...] | None
+    words: tuple[str, ...]
+    logprobs: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Reply:
     """A whole, well-formed answer.
 
     Attributes:
         text: words, without the thoughts of a model that thinks first.
         cut: it ended at `max_tokens` and not by itself.
+        tokens: of a `TokenRequest`.
     """
 
     text: str
     usage: Usage
     cut: bool = False
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """No answer, and why; `reason` is one sentence without any secret in it."""
+    """No answer, and why.
+
+    Attributes:
+        reason: one sentence without any secret in it.
+        status: of HTTP, where the kind is `status`.
+    """
 
     kind: FailureKind
     reason: str
     usage: Usage
+    status: int | None = None
 
 
 class Completer(Protocol):

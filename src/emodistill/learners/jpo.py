@@ -11,6 +11,8 @@ One step, `JPOLearner.training_step`, reads from top to bottom:
 
 Sampled replies serve one update by the weights that drew them. Their ratio is to the sampler, exactly 1, and no clip
 can bind: a ratio to the reference would leave good replies without a gradient as soon as the policy has moved away.
+A server that draws (`EndpointSampler`) is another engine, and may be one step behind: there the ratio is to the
+server's own log-probabilities, which hold both differences, and it is clipped.
 On corpus turns the ratio is to the reference and clipped: a trust region and no importance weight, for they were
 written by the behaviour policy. It keeps one update from running far on one judgement, nothing more.
 
@@ -24,8 +26,9 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple, Protocol
 
 import lightning as L
@@ -41,6 +44,7 @@ from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
 from emodistill.learners.optimizer import adamw
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
+from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
 from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
 from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies, sum_by_utterance
 
@@ -173,7 +177,8 @@ class Rollout(NamedTuple):
     advantages: list[float | None]
     degenerate: int  # see `Comparison`
     skipped: int
-    sampled: bool = False  # by the weights that learn from them
+    sampled: bool = False  # by the weights that learn from them, or by a server
+    behaviour: Tensor | None = None  # (K,) the server's log-probabilities, utterance by utterance; NaN where unknown
     parts: tuple[tuple[str, float], ...] = ()  # mean of each part of the reward, for display
     unnamed: float | None = None  # share of replies that name no emotion; None where none has to
 
@@ -196,6 +201,17 @@ class Spoken(NamedTuple):
 
     batch: ContextBatch
     replies: list[list[list[int]]]  # by context
+    logprobs: list[list[list[float]]] | None  # of a server, token by token
+    weights: int  # the optimizer step whose weights spoke
+
+
+class Ahead(NamedTuple):
+    """What a server draws for a later optimizer step."""
+
+    step: int
+    contexts: list[list[int]]
+    weights: int
+    drawn: "Future[Drawn]"
 
 
 @dataclass(frozen=True)
@@ -204,6 +220,8 @@ class RolloutBatch:
 
     Attributes:
         replies: context and words, `count` replies a context.
+        weights: the optimizer step whose weights spoke.
+        behaviour: see `Rollout`.
         unasked: places of replies that the judge was not asked about, for they name no emotion and had to.
     """
 
@@ -212,6 +230,8 @@ class RolloutBatch:
     count: int
     chats: Chats
     future: ScoreFuture
+    weights: int
+    behaviour: Tensor | None = None
     unasked: frozenset[int] = frozenset()
 
     @property
@@ -234,20 +254,45 @@ class RolloutQueue:
 
     Replies are a function of the weights, the contexts of the step in order, the seed and the step. So a resumed run
     samples what the unbroken one would have sampled, and however a step is cut into batches, it has the same replies.
+
+    A server with `ahead=1` draws the replies of a step while the one before it learns. What it has drawn is part of a
+    checkpoint, for the weights that drew it are gone when a run is continued.
     """
 
-    def __init__(self, judge: AsyncJudge | None, sampler: Sampler | None, look_ahead: int) -> None:
+    def __init__(self, judge: AsyncJudge | None, sampler: Sampler | EndpointSampler | None, look_ahead: int) -> None:
         self.judge, self.sampler, self.look_ahead = judge, sampler, look_ahead
         self._refreshed_at: int | None = None
         self._spoken: deque[Spoken] = deque()  # of this step, not yet put to the judge
         self._asked: deque[RolloutBatch] = deque()
         self._sampled_at: int | None = None
+        self._ahead: Ahead | None = None
 
     def clear(self) -> None:
         """Drop what was sampled and never used: training begins, or goes on elsewhere."""
         self._spoken.clear()
         self._asked.clear()
         self._sampled_at = None
+
+    def end(self) -> None:
+        """Training is over: nothing is drawn any more, and what is under way is waited for."""
+        if self._ahead is not None:
+            wait([self._ahead.drawn])
+            self._ahead = None
+        if isinstance(self.sampler, EndpointSampler):
+            self.sampler.release()
+
+    def state(self) -> dict[str, Any] | None:
+        """What was drawn for the step to come, which is waited for; None where there is nothing, or it failed."""
+        if self._ahead is None or self._ahead.drawn.exception() is not None:  # the step to come will raise it
+            return None
+        return self._ahead._asdict() | {"drawn": self._ahead.drawn.result()._asdict()}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        self._ahead = None
+        if state is not None:
+            drawn: Future[Drawn] = Future()
+            drawn.set_result(Drawn(**state["drawn"]))
+            self._ahead = Ahead(**(state | {"drawn": drawn}))
 
     @staticmethod
     def training_seed(seed: int, step: int) -> int:
@@ -260,18 +305,30 @@ class RolloutQueue:
         return _seed(seed, 1, batch)
 
     def next_batch(
-        self, policy: ExpressionPolicy, batch: ContextBatch, count: int, seed: int, step: int, left: int
+        self,
+        policy: ExpressionPolicy,
+        batch: ContextBatch,
+        count: int,
+        seed: int,
+        step: int,
+        left: int,
+        last: bool = False,
     ) -> RolloutBatch:
         """Replies to the next batch of training.
 
         Args:
             left: batches that come after this one in the same optimizer step.
+            last: whether no step follows this one.
         """
         if self._sampled_at != step:
             self.clear()  # of an epoch that was cut short there may be some left
             step_batches = [batch, *islice(batch.following(), left)]
-            self._spoken.extend(self.speak(policy, step_batches, count, self.training_seed(seed, step), step))
+            spoken = self._drawn_before(step_batches, step)
+            spoken = spoken or self.speak(policy, step_batches, count, self.training_seed(seed, step), step)
+            self._spoken.extend(spoken)
             self._sampled_at = step
+            coming = [] if last else list(islice(batch.following(), left, 2 * left + 1))
+            self._draw_ahead(policy, coming, count, self.training_seed(seed, step + 1), step)
         while self._spoken and len(self._asked) <= self.look_ahead:
             self._asked.append(self.ask(policy, self._spoken.popleft()))
         drawn = self._asked.popleft()
@@ -288,17 +345,33 @@ class RolloutQueue:
         self, policy: ExpressionPolicy, batches: Sequence[ContextBatch], count: int, seed: int, step: int
     ) -> list[Spoken]:
         """Sample `count` replies to each context of several batches, in one call."""
-        sampler = self.current_sampler(policy, step)
-        if sampler is None or self.judge is None:
+        if self.sampler is None or self.judge is None:
             raise UserError("JPO on sampled utterances needs a judge and a sampler; train on the corpus's own without")
-        contexts = [context.input_ids for batch in batches for context in batch.contexts]
-        sampled = iter(sampler.sample(contexts, count, seed))
-        return [Spoken(batch, list(islice(sampled, len(batch)))) for batch in batches]
+        sampler = self.current_sampler(policy, step)
+        if isinstance(sampler, EndpointSampler):
+            return _by_batch(batches, *sampler.submit(_contexts(batches), count, seed).result(), step)
+        return _by_batch(batches, sampler.sample(_contexts(batches), count, seed), None, step)
+
+    def _drawn_before(self, batches: Sequence[ContextBatch], step: int) -> list[Spoken]:
+        """What was drawn ahead for just these batches; nothing where others were announced, or none."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or (ahead.step, ahead.contexts) != (step, _contexts(batches)):
+            return []
+        return _by_batch(batches, *ahead.drawn.result(), ahead.weights)
+
+    def _draw_ahead(
+        self, policy: ExpressionPolicy, batches: Sequence[ContextBatch], count: int, seed: int, step: int
+    ) -> None:
+        """Begin to draw for the step after this one, by the weights of this one."""
+        if isinstance(self.sampler, EndpointSampler) and self.sampler.ahead and batches:
+            self.current_sampler(policy, step)
+            contexts = _contexts(batches)
+            self._ahead = Ahead(step + 1, contexts, step, self.sampler.submit(contexts, count, seed))
 
     def ask(self, policy: ExpressionPolicy, spoken: Spoken) -> RolloutBatch:
         """Put the replies of one batch to the judge."""
         assert self.judge is not None and self.sampler is not None  # or else nothing could have been sampled
-        batch, sampled = spoken
+        batch, sampled, known, weights = spoken
         texts = [[self.sampler.text(reply) for reply in own] for own in sampled]
         replies = [(context, text) for context, own in zip(batch.contexts, texts, strict=True) for text in own]
         requests = [context.request(text) for context, text in replies]
@@ -308,14 +381,39 @@ class RolloutQueue:
             self.judge.collect(future)
         contexts = [context.input_ids for context in batch.contexts]
         chats = pack_replies(contexts, sampled, pad_id=0).to(policy.device)
-        return RolloutBatch(batch, replies, len(sampled[0]), chats, future, unasked)
+        behaviour = None
+        if known is not None:
+            behaviour = torch.tensor([one for own in known for reply in own for one in reply]).to(policy.device)
+        return RolloutBatch(batch, replies, len(sampled[0]), chats, future, weights, behaviour, unasked)
 
-    def current_sampler(self, policy: ExpressionPolicy, step: int) -> Sampler | None:
+    def current_sampler(self, policy: ExpressionPolicy, step: int) -> "Sampler | EndpointSampler":
         """The sampler with the weights of this step, which are taken over once a step."""
-        if self.sampler is not None and self._refreshed_at != step:
-            self.sampler.refresh(policy)
+        assert self.sampler is not None  # whoever asks has looked
+        if self._refreshed_at != step:
+            if isinstance(self.sampler, EndpointSampler):
+                self.sampler.refresh(policy, step)
+            else:
+                self.sampler.refresh(policy)
             self._refreshed_at = step
         return self.sampler
+
+
+def _contexts(batches: Sequence[ContextBatch]) -> list[list[int]]:
+    return [context.input_ids for batch in batches for context in batch.contexts]
+
+
+def _by_batch(
+    batches: Sequence[ContextBatch],
+    replies: list[list[list[int]]],
+    logprobs: list[list[list[float]]] | None,
+    weights: int,
+) -> list[Spoken]:
+    ends = list(accumulate(map(len, batches)))
+    places = [slice(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
+    return [
+        Spoken(batch, replies[place], logprobs and logprobs[place], weights)
+        for batch, place in zip(batches, places, strict=True)
+    ]
 
 
 def _seed(*parts: int) -> int:
@@ -400,7 +498,7 @@ class JPOLearner(L.LightningModule):
         judging: dict[str, Any],
         seed: int,
         judge: Scorer | None = None,
-        sampler: Sampler | None = None,
+        sampler: Sampler | EndpointSampler | None = None,
         parts: Mapping[str, Part] | None = None,
         learn_from: Literal["all", "best"] = "all",
         preference: dict[str, float] | None = None,
@@ -449,6 +547,9 @@ class JPOLearner(L.LightningModule):
     def on_train_start(self) -> None:
         self.queue.clear()
 
+    def on_train_end(self) -> None:
+        self.queue.end()
+
     def training_step(self, batch: JudgedBatch | ContextBatch | PairBatch, batch_idx: int) -> Tensor:
         if isinstance(batch, PairBatch):
             metrics = self.preferred(batch)
@@ -458,14 +559,18 @@ class JPOLearner(L.LightningModule):
             metrics = self.objective(rollout, self.policy(rollout.chats))
             self.amounts = (len(rollout.scores), len(rollout.ref_logprobs))
         else:
-            accumulated = self.trainer.accumulate_grad_batches
-            left = accumulated - 1 - batch_idx % accumulated  # batches still to come before the weights move
+            per_step = self.trainer.accumulate_grad_batches
+            left = per_step - 1 - batch_idx % per_step  # batches still to come before the weights move
             count, seed = self.hparams["samples"], self.hparams["seed"]
-            drawn = self.queue.next_batch(self.policy, batch, count, seed, self.global_step, left)
+            last = self.global_step + 1 == self.trainer.max_steps
+            drawn = self.queue.next_batch(self.policy, batch, count, seed, self.global_step, left, last)
             ref_logprobs = reference(self.policy, drawn.chats)
             logprobs = self.policy(drawn.chats)  # before the scores are waited for
             rollout = self.judged(drawn, ref_logprobs, self.judging.min_group)
             metrics = self.objective(rollout, logprobs) | {"judge_wait_s": torch.tensor(drawn.future.waited_s)}
+            if isinstance(self.queue.sampler, EndpointSampler):
+                seen = self.queue.sampler.observed | {"staleness": float(self.global_step - drawn.weights)}
+                metrics |= {name: torch.tensor(value) for name, value in seen.items()}
             self.amounts = (len(rollout.scores), len(rollout.ref_logprobs))
         logged = {f"train/{name}": value.detach() for name, value in metrics.items()}
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -518,6 +623,7 @@ class JPOLearner(L.LightningModule):
             compared.degenerate,
             compared.skipped,
             sampled=True,
+            behaviour=drawn.behaviour,
             parts=tuple((name, statistics.fmean(given)) for name, own in by_part.items() if (given := _given(own))),
             unnamed=drawn.unnamed,
         )
@@ -555,7 +661,7 @@ class JPOLearner(L.LightningModule):
         """
         logprobs, owner = forward or self.policy(rollout.chats)
         completeness = self._completeness(rollout)
-        behaviour = logprobs.detach() if rollout.sampled else rollout.ref_logprobs
+        behaviour, mismatch = self._behaviour(rollout, logprobs.detach(), owner)
         log_ratio = mean_by_utterance(logprobs - behaviour, owner, len(rollout.scores))
         judged = torch.tensor([one is not None for one in rollout.advantages], device=owner.device)
         if not judged.any():
@@ -566,7 +672,34 @@ class JPOLearner(L.LightningModule):
         loss = surrogate + self.hparams["kl_coef"] * kl
         moved = mean_by_utterance(logprobs.detach() - rollout.ref_logprobs, owner, len(rollout.scores))[judged].exp()
         observed = self._observed(rollout, moved, advantage, len(logprobs))
+        if mismatch is not None:
+            observed |= self._of_sampler(mismatch, log_ratio.detach().exp())
         return {"loss": loss, "surrogate": surrogate, "kl": kl} | completeness | observed
+
+    @staticmethod
+    def _behaviour(rollout: Rollout, logprobs: Tensor, owner: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the ratio is to, (K,) in the order of the policy's own `logprobs`; and of a server the differences.
+
+        A token of which the server says nothing counts as drawn by the policy itself.
+        """
+        if not rollout.sampled:
+            return rollout.ref_logprobs, None
+        if rollout.behaviour is None:
+            return logprobs, None
+        told = torch.empty_like(logprobs)
+        told[owner.argsort(stable=True)] = rollout.behaviour.to(logprobs.dtype)
+        return torch.where(told.isnan(), logprobs, told), (logprobs - told)[~told.isnan()]
+
+    def _of_sampler(self, mismatch: Tensor, ratio: Tensor) -> dict[str, Tensor]:
+        """What is logged of replies that a server drew.
+
+        Args:
+            mismatch: log-probabilities of the policy less the server's, of the tokens of which it told some.
+            ratio: of policy to server, by utterance.
+        """
+        found = {"sampler_ratio_min": ratio.min(), "sampler_ratio_max": ratio.max()}
+        found["clip_fraction"] = ((ratio - 1.0).abs() > self.hparams["clip_range"]).float().mean()
+        return found | ({"sampler_mismatch": mismatch.abs().mean()} if len(mismatch) else {})
 
     @staticmethod
     def _completeness(rollout: Rollout) -> dict[str, Tensor]:
@@ -632,7 +765,7 @@ class JPOLearner(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = "jpo"  # a checkpoint of another stage is refused by name
         checkpoint["expression_policy"] = self.policy.identity
-        checkpoint["jpo"] = {"start": self.policy.start, "cache": self.cache.state()}
+        checkpoint["jpo"] = {"start": self.policy.start, "cache": self.cache.state(), "ahead": self.queue.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_foreign(checkpoint.get("expression_policy", {}), self.policy.identity, "the checkpoint")
@@ -642,3 +775,4 @@ class JPOLearner(L.LightningModule):
                 "put that adapter back, or start this stage over"
             )
         self.cache.restore(checkpoint["jpo"]["cache"])
+        self.queue.restore(checkpoint["jpo"].get("ahead"))

@@ -463,7 +463,7 @@ class ChatGenerator:
         """
         if max_batch < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
-        stops = {*stop_ids, tokenizer.eos_token_id, *_ends(model)} - {None}
+        stops = {*stop_ids, tokenizer.eos_token_id, *ends_of(model)} - {None}
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
         self.name, self.context = str(model.name_or_path), context_limit(model)
         layout = Layout.of(model)
@@ -568,7 +568,7 @@ class ChatGenerator:
         return [found[by_source.index(k)] for k in range(len(rows))]
 
 
-def _ends(model: Any) -> Sequence[int | None]:
+def ends_of(model: Any) -> Sequence[int | None]:
     """The tokens at which the model's own settings end a text: Llama 3 names three."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     return list(ends) if isinstance(ends, list | tuple) else [ends]
