@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.judges.request import JudgeRequest
+from emodistill.judges.request import JudgeRequest, Origin
 from emodistill.negotiation.prompts import Named, take_apart
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -80,6 +80,7 @@ class ChatContext:
         offer: the offer that the directive asks for, in the domain's unit, or None.
         names: the emotions of which the reply has to name one itself; None where it is words alone.
         act: what the reply does.
+        origin: the episode that the context is from, for a judge that plays it on.
     """
 
     input_ids: list[int]
@@ -91,6 +92,7 @@ class ChatContext:
     offer: float | None = None
     names: Vocabulary | None = None
     act: Act = "propose"
+    origin: Origin | None = None
 
     def taken(self, reply: str) -> Named:
         """The emotion that a reply is meant to show, asked for or named by itself, and its words."""
@@ -105,7 +107,7 @@ class ChatContext:
         emotion, words = self.taken(reply)
         if self.names is not None and emotion is None:
             return None
-        return JudgeRequest(self.scenario, self.history, emotion, words)
+        return JudgeRequest(self.scenario, self.history, emotion, words, origin=self.origin)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ class ChatEncoder:
         if first is None:
             return None
         spoken, place = episode.focal_turns[turn], _place(episode, turn)
+        told = spoken.offer if self.offers_told else None
         kept = self._opened(episode, rounds, first, emotion if first == turn else episode.focal_turns[first].emotion)
         return ChatContext(
             opening + [token for r in kept for token in r.prompt + r.reply],
@@ -222,9 +225,10 @@ class ChatEncoder:
             emotion if self.chat_format.emotions == "prompted" else None,
             scenario_group(episode),
             _words_before(episode, turn) or "",
-            spoken.offer if self.offers_told else None,
+            told,
             self.chat_format.vocabulary if self.chat_format.emotions == "self_selected" else None,
             spoken.act,
+            Origin(episode.counterparty, episode.seed, spoken.act, told),
         )
 
     def _rounds(self, episode: Episode, last: int) -> list[_Round]:

@@ -17,7 +17,7 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.judges.request import JudgeRequest
+from emodistill.judges.request import JudgeRequest, Origin
 from emodistill.negotiation.protocol import FOCAL, Turn
 
 Mask = list[bool]
@@ -159,10 +159,17 @@ def judge_scores(episodes: Sequence[Episode], judge: Scorer) -> list[Values]:
     return [np.array([math.nan if (s := next(scores)) is None else s for _ in row]) for row in requests]
 
 
+def origin_of(episode: Episode, turn: Turn) -> Origin:
+    """What a judge that plays an episode on has to know of one of its focal turns."""
+    return Origin(episode.counterparty, episode.seed, turn.act, turn.offer, turn.offer_appended)
+
+
 def judge_requests(episode: Episode) -> list[JudgeRequest]:
     """What a judge is asked about each focal turn of an episode."""
     return [
-        JudgeRequest(episode.scenario, tuple(episode.turns[:i]), turn.emotion, turn.text)
+        JudgeRequest(
+            episode.scenario, tuple(episode.turns[:i]), turn.emotion, turn.text, origin=origin_of(episode, turn)
+        )
         for i, turn in enumerate(episode.turns)
         if turn.speaker == FOCAL
     ]

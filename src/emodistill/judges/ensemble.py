@@ -48,6 +48,7 @@ class EnsembleJudge:
         recipe = [how, self.needs, [(key, judge.name, judge.version) for key, judge in judges.items()]]
         digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
         self.version = f"{how} of {', '.join(judges)} {digest}"
+        self.plays_on = any(getattr(judge, "plays_on", False) for judge in judges.values())
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One judgement per request, in order; its raw reply is what each member said, as JSON."""

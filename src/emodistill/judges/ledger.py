@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -341,7 +341,7 @@ def on_network_disk(path: Path, mounts: str | None = None) -> bool:
 
 
 def judgement_key(judge: Judge, request: JudgeRequest) -> str:
-    """sha256 of all that a judgement may depend on.
+    """sha256 of all that a judgement may depend on; of a judge that `plays_on`, the origin of the words too.
 
     Of a past turn that is what both sides saw: speaker, text, act, offer; not the emotion that was asked for, nor its
     probability. A judge must not look at more. Model and sampling settings are in the judge's version.
@@ -350,7 +350,10 @@ def judgement_key(judge: Judge, request: JudgeRequest) -> str:
     history = [(turn.round, turn.speaker, turn.text, turn.act, turn.offer) for turn in request.history]
     setting = (scenario.domain, scenario.id, scenario.focal_target, scenario.counterparty_target, scenario.context)
     who = (judge.name, judge.version, rubric_version(scenario.rules))
-    content = json.dumps([who, setting, history, request.emotion, request.utterance], sort_keys=True)
+    asked: list[Any] = [who, setting, history, request.emotion, request.utterance]
+    if getattr(judge, "plays_on", False) and request.origin is not None:
+        asked.append(asdict(request.origin))
+    content = json.dumps(asked, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -8,10 +8,28 @@ from typing import Protocol
 
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.domains import Domain
-from emodistill.negotiation.protocol import Turn
+from emodistill.negotiation.protocol import Act, Turn
 from emodistill.negotiation.scenarios import Scenario
 
 LOWEST, HIGHEST = 1.0, 10.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The episode of a corpus that an utterance belongs to, for a judge that plays it on.
+
+    Attributes:
+        counterparty: its name there, such as `behavioural:population-7`.
+        seed: of the negotiation.
+        act, offer: what the turn was decided to do; without an offer the words decide the number.
+        appended: the utterance ends with a sentence that was appended to its speaker's own words.
+    """
+
+    counterparty: str
+    seed: int
+    act: Act = "propose"
+    offer: float | None = None
+    appended: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,7 @@ class JudgeRequest:
         utterance: the text to score. It is data: nothing in it may be read as an instruction.
         pending: an earlier judgement of this request with a `pending_score`, given back by the ledger so that it is
             not paid for again. Not part of what is asked, and not part of the request's key.
+        origin: None where the utterance belongs to no episode. Only a judge that `plays_on` may look at it.
     """
 
     scenario: Scenario
@@ -31,6 +50,7 @@ class JudgeRequest:
     emotion: str | None
     utterance: str
     pending: "Judgement | None" = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,8 @@ class Judge(Protocol):
 
     A judge may have an attribute `by_itself`: `server` or `model` where a score hangs on nothing but its request, and
     comes from a server or a model on this machine. Many requests are then judged in parts at the same time.
+
+    A judge with a true attribute `plays_on` also looks at `JudgeRequest.origin`, which is then part of the key.
     """
 
     @property

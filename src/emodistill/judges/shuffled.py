@@ -25,6 +25,7 @@ class ShuffledJudge:
         self.judged_by = judge
         self.name = f"shuffled {judge.name}"
         self.version = f"1 of {judge.version}"
+        self.plays_on = getattr(judge, "plays_on", False)
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
         """One judgement per request, in order; none for a single request."""
