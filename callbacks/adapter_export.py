@@ -5,26 +5,61 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
+from emodistill.errors import UserError
 from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
 
 
 class AdapterExport(L.Callback):
     """When training ends, writes the adapter of `best.ckpt` (or of the last step, where there is none) to `folder`,
-    with a model card.
+    with a model card. With `average_last` it writes the mean of the last weights in place of the best ones.
 
     An interrupted run exports nothing: the next stage would take a half-trained adapter for a finished one.
+
+    Args:
+        average_last: how many weights are averaged; 0 exports the best ones.
+        every_n_steps: optimizer steps between two of them. They are part of each checkpoint, so that a run that goes on
+            averages what an unbroken one would.
+
+    Raises:
+        UserError: if one of the two means nothing.
     """
 
-    def __init__(self, folder: str, best: str) -> None:
+    def __init__(self, folder: str, best: str, average_last: int = 0, every_n_steps: int = 1) -> None:
+        if average_last < 0 or average_last == 1 or every_n_steps < 1:
+            raise UserError(
+                f"averaging: average_last={average_last} must be 0 (off) or at least 2, and "
+                f"every_n_steps={every_n_steps} at least 1"
+            )
         self.folder, self.best = Path(folder), Path(best)
+        self.average_last, self.every_n_steps = average_last, every_n_steps
+        self._latest: dict[int, dict[str, Tensor]] = {}  # by optimizer step, oldest first
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        if not self.average_last or step == 0 or step % self.every_n_steps or step in self._latest:
+            return
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+        self._latest = dict([*self._latest.items(), (step, weights)][-self.average_last :])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest": self._latest} if self.average_last else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._latest = dict(state.get("latest", {}))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.interrupted or not trainer.is_global_zero:
             return
         trained = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
         selected = SelectedCheckpoint(trainer.global_step)
-        if self.best.is_file():
+        if self._latest:
+            latest = self._latest.values()
+            mean = {name: torch.stack([weights[name] for weights in latest]).mean(0) for name in trained}
+            pl_module.load_state_dict(mean)
+            selected = SelectedCheckpoint(trainer.global_step, averaged=tuple(self._latest))
+        elif self.best.is_file():
             saved = torch.load(self.best, map_location="cpu", weights_only=True)
             pl_module.load_state_dict(saved["state_dict"])
             selected = _selected(saved)

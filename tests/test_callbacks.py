@@ -11,6 +11,7 @@ from tiny_runs import begun
 
 from callbacks import AdapterExport, HParamsTab, LastCheckpoint
 from callbacks.emotion_usage import table
+from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge
 from emodistill.policy.expression_policy import ExpressionPolicy
 
@@ -140,6 +141,67 @@ def test_without_a_best_one_the_last_is_exported(tmp_path):
 def test_a_run_that_was_interrupted_exports_nothing(tmp_path, best, ended):
     AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(ended, Module(3.0))
     assert not (tmp_path / "adapter").exists()
+
+
+class Falling(L.LightningModule):
+    """Its only weight falls from 3 by 0.1 a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+        self.policy = Adapter(self)
+
+    def training_step(self, batch, _):
+        return self.weight * batch.mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fall(folder, steps, resumed=None, accumulate=1, **averaging):
+    """Train with an export to `folder / adapter`; returns its trainer and the module."""
+    module = Falling()
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        accumulate_grad_batches=accumulate,
+        callbacks=[AdapterExport(str(folder / "adapter"), str(folder / "none.ckpt"), **averaging)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+    )
+    rows = torch.utils.data.DataLoader(torch.ones(accumulate, 1))  # a step is an epoch
+    trainer.fit(module, rows, ckpt_path=resumed, weights_only=True)
+    return trainer, module
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_mean_of_the_last_weights_can_be_exported(tmp_path, accumulate):
+    _, module = fall(tmp_path, 7, accumulate=accumulate, average_last=3, every_n_steps=2)
+    assert exported(tmp_path / "adapter") == pytest.approx(3.0 - 0.4)  # after 2, 4 and 6 steps
+    assert module.weight.item() == pytest.approx(3.0 - 0.7)  # handed back as training left it
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "The weights are the mean of those after steps 2, 4, 6." in card
+
+
+def test_a_run_that_goes_on_averages_what_an_unbroken_one_does(tmp_path):
+    (tmp_path / "one").mkdir()
+    trainer, _ = fall(tmp_path / "one", 5, average_last=3, every_n_steps=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    fall(tmp_path, 7, resumed=str(tmp_path / "last.ckpt"), average_last=3, every_n_steps=2)
+    assert exported(tmp_path / "adapter") == pytest.approx(3.0 - 0.4)
+
+
+def test_averaging_is_off_unless_it_is_asked_for(tmp_path):
+    trainer, _ = fall(tmp_path, 3)
+    assert exported(tmp_path / "adapter") == pytest.approx(3.0 - 0.3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert not saved["callbacks"]  # no byte more in a checkpoint
+    with pytest.raises(UserError, match="average_last=1"):
+        AdapterExport("adapter", "best.ckpt", average_last=1)
 
 
 def test_the_hparams_record_is_written_once_and_names_the_metric(place):

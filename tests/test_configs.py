@@ -12,7 +12,7 @@ from tiny_runs import CONFIGS, composed
 from commands.building import read_variants
 
 STAGES = ("iql", "sft", "jpo")
-OF_SOME = ("stage", "selection", "weights", "sampler")  # of some stages alone
+OF_SOME = ("stage", "selection", "weights", "sampler", "averaging")  # of some stages alone
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("[!_]*.yaml"))
     for group in sorted(CONFIGS.iterdir())
@@ -135,6 +135,14 @@ def test_turns_can_have_weights_in_sft(option):
     assert (cfg["data"]["dataset"]["weights"] is None) == (option == "none")
     for node in targets(cfg):
         assert_accepted(node)
+
+
+@pytest.mark.parametrize("stage", ["sft", "jpo"])
+def test_the_last_weights_are_averaged_where_it_is_asked_for_and_nothing_is_set_otherwise(stage):
+    cfg = plain(composed("train", f"stage={stage}", "averaging=last"))
+    export = cfg["callbacks"]["adapter_export"]
+    assert (export.pop("average_last"), export.pop("every_n_steps")) == (4, cfg["monitor"]["save_every"])
+    assert cfg == plain(composed("train", f"stage={stage}"))
 
 
 @pytest.mark.parametrize("words", combined(OF_EVALUATION, max(map(len, OF_EVALUATION.values()))), ids=" ".join)

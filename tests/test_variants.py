@@ -1,6 +1,8 @@
 """Training the variants on a tiny model: what each shares with the run, where it goes, what it is told."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from tiny_runs import begun
 from emodistill.errors import UserError
 
 VARIANTS = {"joint": "self_selected", "emotion_free": "none"}
+RIVALS = ("best_of_n", "preference_pairs", "online_simulation")  # of JPO, from the same SFT adapter
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +21,8 @@ def place(tmp_path_factory):
         for stage in ("sft", "jpo"):
             place.train(stage, "run", f"variant={variant}")
     place.train("jpo", "run", "variant=positive_advantage")
+    for variant in RIVALS:
+        place.train("jpo", "run", f"variant={variant}", "size.jpo_steps=2")
     return place
 
 
@@ -28,6 +33,7 @@ def note(place, stage):
 def test_each_variant_has_folders_of_its_own(place):
     assert {path.name for path in (place.folder / "run").iterdir()} == {
         *("iql", "sft", "jpo_positive_advantage"),
+        *(f"jpo_{variant}" for variant in RIVALS),
         *(f"{stage}_{variant}" for stage in ("sft", "jpo") for variant in VARIANTS),
     }
 
@@ -38,11 +44,22 @@ def test_an_adapter_says_how_it_was_told_of_emotions(place, variant):
     assert "emotions" not in note(place, "sft") and "emotions" not in note(place, "jpo_positive_advantage")
 
 
-@pytest.mark.parametrize("stage", ["jpo_joint", "jpo_emotion_free", "jpo_positive_advantage"])
+@pytest.mark.parametrize(
+    "stage", ["jpo_joint", "jpo_emotion_free", "jpo_positive_advantage", *(f"jpo_{variant}" for variant in RIVALS)]
+)
 def test_jpo_starts_from_the_sft_of_its_variant(place, stage):
     config = yaml.safe_load((place.folder / "run" / stage / "config.yaml").read_text())
-    start = {"jpo_positive_advantage": "sft"}.get(stage, stage.replace("jpo", "sft"))
+    start = stage.replace("jpo", "sft") if stage.removeprefix("jpo_") in VARIANTS else "sft"
     assert config["learner"]["policy"]["init_adapter"] == str(place.folder / "run" / start / "adapter")
+
+
+def test_the_simulation_scores_every_reply_and_is_named_as_not_offline(place):
+    with closing(sqlite3.connect(place.folder / "ledger.sqlite")) as ledger:
+        asked = "SELECT score FROM judgements WHERE judge = 'simulation (not offline)'"
+        scores = [score for (score,) in ledger.execute(asked)]
+    assert None not in scores and len(set(scores)) > 5
+    config = yaml.safe_load((place.folder / "run" / "jpo_online_simulation" / "config.yaml").read_text())
+    assert config["learner"]["parts"] is None  # nothing else is rewarded
 
 
 def test_the_arms_of_all_variants_are_played_and_reported(place):

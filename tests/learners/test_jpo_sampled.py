@@ -1,5 +1,6 @@
 """JPO on sampled replies: the ratio to the sampler, parts of the reward, and the rivals behind the same interface."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,7 +9,9 @@ from chat_training import VowelJudge, fit, make_jpo_learner
 
 from emodistill.data.chat_datasets import ContextBatch
 from emodistill.data.preference_pairs import collate_pairs, preference_pairs
+from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
+from emodistill.judges.shown_emotion import ShownEmotion
 from emodistill.learners.jpo import Part, reference
 from emodistill.negotiation.offers import parse_offer
 from emodistill.policy.token_batches import mean_by_utterance, sum_by_utterance
@@ -99,6 +102,12 @@ def test_pairs_say_the_same_offer_with_two_emotions(contexts, encoder):
         assert chosen != rejected
         for text in (chosen, rejected):
             assert parse_offer(text, pair.context.scenario.domain) == pair.context.offer
+    shown = ShownEmotion(encoder.chat_format.vocabulary, load_perceiver("judge"))
+    chosen, rejected = (
+        sum(shown.scores([pair.context.request(encoder.chat_format.text(ids(pair))) for pair in pairs]))
+        for ids in (lambda pair: pair.chosen, lambda pair: pair.rejected)
+    )
+    assert chosen > rejected + 0.5  # of four: it is the chosen line that shows what was asked for
     assert pairs == preference_pairs(contexts, encoder.chat_format, seed=(0,))
     assert pairs != preference_pairs(contexts, encoder.chat_format, seed=(1,))
 
@@ -110,6 +119,8 @@ def test_the_chosen_line_becomes_likelier_against_the_rejected_one(make_learner,
     first = learner.preferred(batch)
     assert first["margin"].item() == 0.0 == first["kl"].item()  # the policy is its reference
     logprobs, owner = learner.policy(batch.chats)
+    likelihood = mean_by_utterance(logprobs, owner, 2 * len(batch))[::2].mean().item()  # of the chosen lines alone
+    assert first["loss"].item() == pytest.approx(math.log(2) - 0.1 * likelihood, rel=1e-5)
     before = sum_by_utterance(logprobs, owner, 2 * len(batch)).view(-1, 2).detach()
     _, rows = fit(learner, [batch], epochs=10)
     logprobs, owner = learner.policy(batch.chats)

@@ -21,6 +21,7 @@ from emodistill.studies.main_table import (
     verdict_rule,
     verdicts,
 )
+from emodistill.studies.training_seeds import Stability
 
 WORDS = (Blank(), load_vocabulary())
 
@@ -200,6 +201,20 @@ def test_differences_over_training_seeds_are_told_domain_by_domain():
     assert (rows["debt"]["verdict"], rows["student"]["verdict"]) == ("exceeds", "within noise")
     assert rows["all"]["utility"] == pytest.approx(0.1) and rows["all"]["scenarios"] == 12
     assert rows["debt"]["p_value"] < 0.001 and rows["debt"]["p_holm"] >= rows["debt"]["p_value"]
+
+
+def test_conditions_are_compared_with_one_of_them_over_training_seeds():
+    played = [
+        ArmResult("sft", arm([lead + 0.02 * i for i in range(6)]), condition, seed)
+        for seed, gap in ((0, 0.3), (1, 0.1))
+        for condition, lead in (("all", 0.2), ("few", 0.2 + gap))
+    ]
+    found = Stability(curves=[], reference="all")(played)
+    (row,) = tables(found)["seed_differences"].rows
+    assert (row["arm"], row["against"], row["each"]) == ("sft, few", "sft, all", "+0.300, +0.100")
+    means = [line for line in found.verdicts if "mean utility" in line]
+    assert [line.split(":")[0] for line in means] == ["sft, all", "sft, few"]
+    assert all("2 training seeds" in line for line in means)
 
 
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():

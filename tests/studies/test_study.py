@@ -188,6 +188,33 @@ def test_a_failure_of_training_stops_with_its_command_and_keeps_what_was_trained
     assert [one.stage.name for one in study.missing()] == ["sft", "jpo_positive_advantage"]
 
 
+def test_what_is_left_to_win_is_asked_of_one_start_with_equal_steps(tmp_path):
+    study = built("study=headroom", f"run_dir={tmp_path}", "run=here", "seeds=2")
+    found = [one for one in study.missing() if one.stage.kind == "jpo"]
+    names = ["jpo", "jpo_online_simulation", "jpo_best_of_n", "jpo_preference_pairs"]
+    assert [one.stage.name for one in found] == names * 2
+    configs = [
+        composed("train", *(word for word in one.overrides if not word.startswith("run_dir="))) for one in found[:4]
+    ]
+    assert len({(c.trainer.max_steps, c.data.dataset.batch_size, c.learner.policy.init_adapter) for c in configs}) == 1
+    assert configs[1].learner.judge.judge._target_.endswith("SimulationJudge")
+    assert configs[0].learner.judge.judge._target_.endswith("RubricJudge")
+    assert {arm.drafts for arm in study.arms if arm.generator == "sft"} == {1, 4}
+
+
+def test_the_conditions_of_sft_train_it_alone_and_differ_in_what_they_say(tmp_path):
+    study = built("study=selection", f"run_dir={tmp_path}", "run=here")
+    found = {one.run_dir.name: one for one in study.missing() if one.stage.name == "sft"}
+    ends = {name: one.overrides[-1] for name, one in found.items() if name != tmp_path.name}
+    assert ends == {
+        "expressed": "selection=expressed",
+        "published": "selection=published",
+        "weighted-by-advantage": "weights=advantage",
+        "last-weights-averaged": "averaging=last",
+    }
+    assert {one.stage.name for one in study.missing()} == {"iql", "sft"} and len(found) == 5
+
+
 def test_the_control_trains_only_jpo_from_one_start_and_its_arms_differ_by_their_objective(tmp_path):
     study = built("study=control", f"run_dir={tmp_path}", "run=here")
     found = {one.stage.name: one for one in study.missing()}

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from emodistill.data.chats import ChatContext
-from emodistill.negotiation.agents import Decision, dialogue_act
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
-from emodistill.negotiation.protocol import Negotiation
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats, pack_replies
 
@@ -66,17 +64,10 @@ def preference_pairs(
         rng = np.random.default_rng((*seed, number))
         place = chat_format.vocabulary.index(context.emotion)
         other = labels[(place + 1 + int(rng.integers(len(labels) - 1))) % len(labels)]
-        lines = [_line(teacher, context, emotion, int(rng.integers(2**31))) for emotion in (context.emotion, other)]
+        told = (context.scenario, context.history, context.act, context.offer)
+        lines = [teacher.line_after(*told, emotion, int(rng.integers(2**31))) for emotion in (context.emotion, other)]
         chosen, rejected = (
             chat_format.spoken(emotion, text) for emotion, text in zip((context.emotion, other), lines, strict=True)
         )
         found.append(PreferencePair(context, chosen, rejected))
     return found
-
-
-def _line(teacher: PhrasebookSpeaker, context: ChatContext, emotion: str, seed: int) -> str:
-    """What the teacher says in a context: the act and the offer are those that the context asks for."""
-    negotiation = Negotiation(context.scenario, seed, turns=list(context.history))
-    teacher.begin([negotiation])
-    decision = Decision(context.act, context.offer, dialogue_act(negotiation, context.act, context.offer))
-    return teacher.speak([negotiation], [decision], [emotion])[0]

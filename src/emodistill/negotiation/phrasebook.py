@@ -25,9 +25,10 @@ import yaml
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import Decision, DialogueAct
+from emodistill.negotiation.agents import Decision, DialogueAct, dialogue_act
 from emodistill.negotiation.domains import domain_names, imported_domain_names, load_domain
-from emodistill.negotiation.protocol import FOCAL, Negotiation
+from emodistill.negotiation.protocol import FOCAL, Act, Negotiation, Turn
+from emodistill.negotiation.scenarios import Scenario
 
 ACTS: tuple[DialogueAct, ...] = get_args(DialogueAct)
 ANY = "any"
@@ -144,6 +145,25 @@ class PhrasebookSpeaker:
             UserError: if an emotion is not in the vocabulary.
         """
         return [self._utterance(*parts) for parts in zip(negotiations, decisions, emotions, strict=True)]
+
+    def line_after(
+        self,
+        scenario: Scenario,
+        history: Sequence[Turn],
+        act: Act,
+        offer: float | None,
+        emotion: str | None,
+        seed: int,
+    ) -> str:
+        """One utterance after these turns, with this act and offer; the seed chooses among the lines.
+
+        Raises:
+            UserError: as `begin` and `speak`.
+        """
+        negotiation = Negotiation(scenario, seed, turns=list(history))
+        self.begin([negotiation])
+        decision = Decision(act, offer, dialogue_act(negotiation, act, offer))
+        return self._utterance(negotiation, decision, emotion)
 
     def _utterance(self, negotiation: Negotiation, decision: Decision, emotion: str | None) -> str:
         rng, domain = negotiation.rng[FOCAL], negotiation.scenario.rules

@@ -99,13 +99,17 @@ class SelectedCheckpoint:
     Attributes:
         step: optimizer steps behind them.
         metric, score: of the validation that made them the best; None where the last ones were taken.
+        averaged: the steps whose weights were averaged, where they were.
     """
 
     step: int
     metric: str | None = None
     score: float | None = None
+    averaged: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        if self.averaged:
+            return f"The weights are the mean of those after steps {', '.join(map(str, self.averaged))}."
         if self.metric is None:
             return "The weights are those of the last step."
         return f"The weights are those of step {self.step}, the best validation (`{self.metric}` {self.score:.4g})."

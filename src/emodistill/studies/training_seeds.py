@@ -4,7 +4,7 @@ The spread between training seeds stands apart from that between scenarios: more
 say more about the next one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,16 @@ class Stability:
     Attributes:
         curves: names of scalars in TensorBoard.
         subject: the arm whose differences to the others are shown; None takes the last.
+        reference: a condition; the differences are then those of each other condition to it, arm by arm.
     """
 
     curves: Sequence[str] = CURVES
     subject: str | None = None
+    reference: str | None = None
     seed: int = 0
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1])
+        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1], self.reference)
         if not tables:
             return AnalysisResult(
                 verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
@@ -110,14 +112,17 @@ _DIFFERENCES = [
 ]
 
 
-def seed_tables(played: Sequence[ArmResult], seed: int = 0, subject: str | None = None) -> list[Table]:
+def seed_tables(
+    played: Sequence[ArmResult], seed: int = 0, subject: str | None = None, reference: str | None = None
+) -> list[Table]:
     """What several training seeds say; nothing where no arm has two.
 
     Args:
         subject: the arm whose differences to all others are shown.
+        reference: a condition, in place of a subject: the differences are those of each other condition to it.
 
     Returns:
-        The tables `seeds` and `variance`, and with a subject `seed_differences`.
+        The tables `seeds` and `variance`, and with a subject or a reference `seed_differences`.
     """
     several = _with_several_seeds(played)
     if not several:
@@ -136,7 +141,7 @@ def seed_tables(played: Sequence[ArmResult], seed: int = 0, subject: str | None 
     tables = [Table("seeds", "Each training seed", _SEEDS, each)]
     if spread:
         tables.append(Table("variance", "Spread between training seeds and scenarios", _VARIANCE, spread, note))
-    if apart := _difference_rows(several, subject, seed):
+    if apart := _difference_rows(several, subject, reference, seed):
         tables.append(Table("seed_differences", "Differences over training seeds", _DIFFERENCES, apart, _PAIRED))
     return tables
 
@@ -185,17 +190,16 @@ def _scenarios_of(runs: Sequence[ArmResult]) -> set[tuple[str, str]]:
 
 
 def _difference_rows(
-    several: dict[tuple[str, str], list[ArmResult]], subject: str | None, seed: int
+    several: dict[tuple[str, str], list[ArmResult]], subject: str | None, reference: str | None, seed: int
 ) -> list[dict[str, Any]]:
-    """The subject less every other arm, paired by training seed, scenario and seed of the episode.
+    """The pairs of `_pairs`, each by training seed, scenario and seed of the episode.
 
     A row over all domains, and one for each where there are several.
     """
     rows: list[dict[str, Any]] = []
-    for (arm, condition), runs in several.items():
-        subjects = several.get((str(subject), condition), [])
-        if arm == subject or not subjects:
-            continue
+    for (first, condition), (second, beside) in _pairs(several, subject, reference):
+        subjects, runs = several[first, condition], several[second, beside]
+        names = (first, second) if reference is None else (f"{first}, {condition}", f"{second}, {beside}")
         common = _scenarios_of([*runs, *subjects])
         own, other = ({run.training_seed: utilities(run.episodes) for run in found} for found in (subjects, runs))
         domains = sorted({domain for domain, _ in common})
@@ -212,11 +216,22 @@ def _difference_rows(
             for row in _components(apart):
                 each = ", ".join(f"{values.mean():+.3f}" for values in crossed(apart))
                 better = probability_of_improvement(_cells(subjects, shared), _cells(runs, shared), seed)
-                of_pair = {"against": arm, "domain": domain, "each": each, "better_interval": plain(better)}
+                of_pair = {"against": names[1], "domain": domain, "each": each, "better_interval": plain(better)}
                 verdict = {"verdict": verdict_of((row["low"], row["high"]))}
-                rows.append({"arm": subject, "condition": condition, **of_pair, **row, **verdict})
+                rows.append({"arm": names[0], "condition": condition, **of_pair, **row, **verdict})
     correct(rows)
     return rows
+
+
+def _pairs(
+    several: Collection[tuple[str, str]], subject: str | None, reference: str | None
+) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """The subject with every other arm of its condition, or every condition with the reference, arm by arm."""
+    if reference is not None:
+        pairs = [((arm, condition), (arm, reference)) for arm, condition in several if condition != reference]
+        return [(one, other) for one, other in pairs if other in several]
+    pairs = [((str(subject), condition), (arm, condition)) for arm, condition in several if arm != subject]
+    return [(one, other) for one, other in pairs if one in several]
 
 
 def _components(by_seed: dict[int, dict[Key, float]]) -> list[dict[str, Any]]:
@@ -271,16 +286,17 @@ def _last(curves: Sequence[Curve]) -> Table:
 
 def _verdicts(played: Sequence[ArmResult]) -> list[str]:
     lines = [f"{RULE} none; spread between training seeds is reported, not tested."]
-    for arm in arms_of(played):
+    for arm, condition in dict.fromkeys((one.arm, one.condition) for one in played):
         means = [
             float(np.mean([episode.utility for episode in one.episodes if episode.end != "invalid"]))
             for one in played
-            if one.arm == arm and one.episodes
+            if (one.arm, one.condition) == (arm, condition) and one.episodes
         ]
         if len(means) > 1:
             spread = float(np.std(means, ddof=1))
+            name = f"{arm}, {condition}" if condition else arm
             lines.append(
-                f"{arm}: mean utility {np.mean(means):.3f} over {len(means)} training seeds, from {min(means):.3f} to "
+                f"{name}: mean utility {np.mean(means):.3f} over {len(means)} training seeds, from {min(means):.3f} to "
                 f"{max(means):.3f} (standard deviation {spread:.3f})."
             )
     return lines

@@ -11,8 +11,9 @@ contexts), the same against middling ones, the rank correlation with the three l
 a histogram, what each kind of fault costs, and seconds and money per judgement. A missing score enters no number but
 the count of missing ones. docs/judges.md has the tables.
 
-`arithmetic` is rubric without its sense; `outcome` needs the fit of a corpus (--fit); `ensemble` is the mean of rubric
-and local; `lm` is a model behind an endpoint (--base-url, --lm-model, --api-key-env).
+`arithmetic` is rubric without its sense; `outcome` needs the fit of a corpus (--fit); `arguments` is that of the
+positive control; `ensemble` is the mean of rubric and local; `lm` is a model behind an endpoint (--base-url,
+--lm-model, --api-key-env).
 """
 
 import argparse
@@ -32,6 +33,7 @@ from sklearn.metrics import cohen_kappa_score
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.judges.arguments import ArgumentsJudge
 from emodistill.judges.ensemble import EnsembleJudge
 from emodistill.judges.examples import read
 from emodistill.judges.ledger import judgement_key
@@ -53,7 +55,7 @@ Scores = NDArray[np.float64]
 Levels = NDArray[np.int64]
 Level = Literal["good", "middling", "bad"]
 LEVELS: tuple[Level, ...] = ("bad", "middling", "good")
-NAMES = ("rubric", "arithmetic", "outcome", "local", "ensemble", "lm")
+NAMES = ("rubric", "arithmetic", "outcome", "arguments", "local", "ensemble", "lm")
 _RESAMPLES = 1000
 
 
@@ -270,9 +272,15 @@ class CachedJudge:
         return announced([self._known[key] for key in keys], on_judgement)
 
 
-def add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which judges, and how they are made."""
-    parser.add_argument("--judge", nargs="+", choices=NAMES, default=["rubric"], help="which judges to measure")
+def add_judge_options(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
+    """The options that say which judges, and how they are made.
+
+    Args:
+        more: names of judges that the caller makes itself.
+    """
+    parser.add_argument(
+        "--judge", nargs="+", choices=(*NAMES, *more), default=["rubric"], help="which judges to measure"
+    )
     parser.add_argument(
         "--model",
         default="embedded",
@@ -305,6 +313,8 @@ def judges(options: argparse.Namespace, defended: bool = True, sentinel: bool = 
     if "outcome" in wanted:
         outcome = OutcomeJudge(load_perceiver("judge"), fit=options.fit, sense=Sense(options.model))
         made["outcome"] = CachedJudge(outcome)
+    if "arguments" in wanted:
+        made["arguments"] = CachedJudge(ArgumentsJudge())
     if {"local", "ensemble"} & set(wanted):
         made["local"] = CachedJudge(LocalModelJudge(options.model, options.dtype, defended=defended))
     if "ensemble" in wanted:
