@@ -5,10 +5,10 @@ own, proven, and the one before is unloaded. A name is never used for other weig
 cache of a name's prefixes, and would answer with that of older weights.
 
 **Proof.** The server reads a fixed probe of T tokens as the adapter and as its base model; so does the policy here. Two
-engines never agree to the last digit, and a base in NF4 here may be one in bfloat16 there. What such a mismatch adds is
-nearly the same for two adapters of one base. So *changes* of log-probabilities are compared: of what an adapter changes
-here, the `share` that the server's log-probabilities show is 1 for the right adapter and 0 for a server that speaks as
-the base model, or as the adapter before. The mean difference itself has a bound besides.
+engines never agree to the last digit, and a base in NF4 here may be one in bfloat16 there. Most of what such a
+mismatch adds is the same for two adapters of one base. So *changes* of log-probabilities are compared: of what an
+adapter changes here, the `share` that the server's log-probabilities show is 1 for the right adapter and 0 for a server
+that speaks as the base model, or as the adapter before. The mean difference itself has a bound besides.
 
 A reply is drawn by one request with a seed of its own, a function of (seed, context, number of the reply).
 
