@@ -55,7 +55,7 @@ def chat(cfg: DictConfig) -> None:
     session = Session(console, talk, cfg.side, about, cfg.blind, cfg.explain)
     session.begin()
     try:
-        with console.status("loading the model") if console.is_terminal else nullcontext():
+        with console.status("loading the model") if console.is_terminal else nullcontext(), entry.loading():
             if cfg.threads:
                 import torch
 

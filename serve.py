@@ -38,7 +38,8 @@ def serve(cfg: DictConfig) -> None:
 
             torch.set_num_threads(cfg.threads)
         first = service.run.arms[0]
-        service.run.agents[first].ready()
+        with entry.loading():
+            service.run.agents[first].ready()
         shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
         print(f"{cfg.run_dir}: {', '.join(service.run.arms)}; guard={cfg.guard.level}, record={cfg.record}")
         print(f"http://{shown}:{opened.getsockname()[1]} (Ctrl-C ends it)", flush=True)

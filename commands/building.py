@@ -161,8 +161,9 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     from hydra.utils import instantiate
 
     from emodistill.data.provenance import check_unseen, training_episodes
+    from emodistill.evaluation.arms import is_local
     from emodistill.evaluation.runner import Runner, first_of_each_domain
-    from emodistill.evaluation.speakers import Speakers, is_local
+    from emodistill.evaluation.speakers import Speakers
     from emodistill.learners.selector import MeanReturnBaseline, load_selector
 
     corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")

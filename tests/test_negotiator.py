@@ -318,6 +318,39 @@ def test_scenarios_are_those_that_were_not_trained_on(run, iql):
         iql.scenarios("student")
 
 
+START = """
+import json, sys
+from emodistill import Negotiator
+talk = Negotiator.load(sys.argv[1], "sft").open("debt", target=30)
+said = [talk.reply().words, talk.reply("I need 100 days.").words]
+heavy = "bitsandbytes datasets lightning peft pyarrow scipy sklearn tensorboard torchmetrics transformers".split()
+print(json.dumps([said, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+def test_what_is_kept_says_the_same_and_needs_no_library_of_training(run, tmp_path, monkeypatch):
+    def said():
+        talk = Negotiator.load(run, "sft").open("debt", target=30)
+        return [talk.reply().words, talk.reply("I need 100 days.").words], talk.agent.agent.speaker.guarded.inner
+
+    (tmp_path / "speaking").touch()  # no place to keep anything: merged in this process, as in an evaluation
+    monkeypatch.setenv("EMODISTILL_CACHE", str(tmp_path))
+    words, merged = said()
+    (tmp_path / "speaking").unlink()
+    again, kept = said()
+    (folder,) = (file.parent for file in tmp_path.glob("speaking/*/speaker.json"))
+    assert again == words and [type(one.generator._decoder.model).__name__ for one in (merged, kept)] == [
+        "LlamaForCausalLM",
+        "BareModel",
+    ]
+    shown = subprocess.run([sys.executable, "-c", START, str(run)], capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout) == [words, []]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "model.safetensors").write_bytes(before["model.safetensors"][:-1] + b"!")
+    assert said()[0] == words
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_importing_it_loads_no_torch():
     code = "import sys; from emodistill import Negotiator; print({'torch', 'transformers', 'sklearn'} & {*sys.modules})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,20 +21,21 @@ import math
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 import yaml
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, parse_arm, selector_of
+from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_local, parse_arm, selector_of
 from emodistill.evaluation.stage_graph import is_trained, played_with
-from emodistill.files import file_hash
+from emodistill.files import file_hash, load_yaml
 from emodistill.negotiation.agents import Agent, FocalAgent, Move, Selector, Utterance, move_in_words
 from emodistill.negotiation.domains import domain_text, load_domain
 from emodistill.negotiation.engine import take_turn
@@ -42,11 +43,15 @@ from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import FOCAL, Act, End, Negotiation, Side
 from emodistill.negotiation.scenarios import Scenario
+from emodistill.runs import adapter_folder
 
 if TYPE_CHECKING:
     from emodistill.data.schema import Episode
     from emodistill.learners.selector import IQLSelector
     from emodistill.policy.chat_backends import ChatBackend
+    from emodistill.policy.expression_policy import ExpressionPolicy
+    from emodistill.policy.generation import RolloutSampler
+    from emodistill.policy.kept_policy import KeptPolicy
 
 LONGEST = 2000  # characters of what the other side may say in one turn
 AGENT, SUMS = "agent.json", "checksums.json"  # of a published folder: how it plays, and the hash of every file
@@ -476,7 +481,7 @@ class RunSettings:
                 f"{folder} is no run that was trained; give the folder that train.py wrote, checkpoints/<run>"
             )
         try:
-            loaded = yaml.load(self.file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            loaded = load_yaml(self.file.read_text(encoding="utf-8"))
             self.config: dict[str, Any] = dict(loaded)
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UserError(f"{self.file} is damaged; restore it, or run the command that wrote it again") from error
@@ -519,11 +524,24 @@ class RunSettings:
         endpoint: "Callable[[], ChatBackend] | None",
     ) -> FocalAgent:
         """The arm as `evaluation.runner` plays it."""
-        from emodistill.evaluation.speakers import Speakers, is_local, speaker_of
+        with ThreadPoolExecutor(1) as beside:  # files are read while modules are imported and the selector is loaded
+            looked = beside.submit(self._kept, arm, vocabulary, device)
+            return self._focal(arm, vocabulary, guard, device, endpoint, looked)
+
+    def _focal(
+        self,
+        arm: Arm,
+        vocabulary: Vocabulary,
+        guard: tuple[str, int],
+        device: str | None,
+        endpoint: "Callable[[], ChatBackend] | None",
+        looked: "Future[tuple[KeptPolicy, bool] | None]",
+    ) -> FocalAgent:
+        from emodistill.evaluation.speakers import Speakers, speaker_of
         from emodistill.learners.selector import MeanReturnBaseline
         from emodistill.safety.guard import load_guard
 
-        kept = load_guard(*guard)
+        over = load_guard(*guard)
         temperature, retries = self.config.get("temperature", 0.0), self.config.get("retries", 2)
         selector = selector_of(
             arm,
@@ -532,20 +550,58 @@ class RunSettings:
             lambda: MeanReturnBaseline(self._training_episodes(), vocabulary),
             self._best_constant(vocabulary),
         )
-        policy: dict[str, Any] = {}
-        sampler: Any = None  # whoever needs no model on this machine needs no sampler
-        if is_local(arm.generator):
-            if "sampler" not in self.config:
-                raise UserError(
-                    f"arm '{arm.name}' speaks with a language model, and {self.file} does not say how; train "
-                    "stage=sft or evaluate the run first"
-                )
-            where = {} if device is None else {"device": device}
-            policy = {key: self.config["policy"][key] for key in _POLICY} | where
-            sampler = _made(self.config["sampler"] | where, self.file)
+        policy, settings = self._speaking(arm, device)
+        sampler: Any = None  # whoever needs no model on this machine needs none
         speakers = Speakers(policy, self.folder, sampler, vocabulary, endpoint, retries)
-        speaker = kept.speaker(speaker_of(arm, speakers(arm.generator)))
-        return FocalAgent(kept.selector(selector, vocabulary), self._made("offers", "policy"), speaker)
+        if settings:
+            sampler = self._sampler(settings, lambda: speakers.policy_of(arm.generator), looked.result())
+        spoken = speakers.over(sampler, arm.generator) if settings else speakers(arm.generator)
+        speaker = over.speaker(speaker_of(arm, spoken))
+        return FocalAgent(over.selector(selector, vocabulary), self._made("offers", "policy"), speaker)
+
+    def _sampler(
+        self,
+        settings: Mapping[str, Any],
+        load: "Callable[[], ExpressionPolicy]",
+        looked: "tuple[KeptPolicy, bool] | None",
+    ) -> "RolloutSampler":
+        """A sampler that holds the merged weights: what is kept of them, or new ones, which are kept from then on."""
+        kept, there = looked or (None, False)
+        if kept is None or not there:
+            policy, sampler = load(), _made(settings, self.file)
+            if kept is None or not kept.keep(policy, sampler.dtype, sampler.chat_format):
+                sampler.refresh(policy)
+                return cast("RolloutSampler", sampler)
+        chat_format = settings["chat_format"] | {"tokenizer": kept.tokenizer}
+        sampler = _made({**settings, "chat_format": chat_format}, self.file)
+        sampler.take(kept.model)
+        return cast("RolloutSampler", sampler)
+
+    def _speaking(self, arm: Arm, device: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of `ExpressionPolicy` and of `RolloutSampler`; empty where no model on this machine speaks.
+
+        Raises:
+            UserError: if one does, and the run does not say how.
+        """
+        if not is_local(arm.generator):
+            return {}, {}
+        if "sampler" not in self.config:
+            raise UserError(
+                f"arm '{arm.name}' speaks with a language model, and {self.file} does not say how; train "
+                "stage=sft or evaluate the run first"
+            )
+        where = {} if device is None else {"device": device}
+        return {key: self.config["policy"][key] for key in _POLICY} | where, self.config["sampler"] | where
+
+    def _kept(self, arm: Arm, vocabulary: Vocabulary, device: str | None) -> "tuple[KeptPolicy, bool] | None":
+        """Where the merged weights of an arm are kept, and whether they are there; None where that is nowhere."""
+        policy, settings = self._speaking(arm, device)
+        if not policy:
+            return None
+        from emodistill.policy.kept_policy import find
+
+        adapter = None if arm.generator == BASE else adapter_folder(self.folder, arm.generator)
+        return find(policy, adapter, settings, vocabulary)
 
     def trained(self, vocabulary: Vocabulary, temperature: float) -> "IQLSelector":
         """The trained selector."""

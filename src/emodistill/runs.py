@@ -45,6 +45,11 @@ _DATASET = "data.dataset."
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
 
 
+def adapter_folder(run_dir: Path, stage: str) -> Path:
+    """Where the adapter of a stage lies; a published folder is itself the one adapter that there is."""
+    return run_dir if (run_dir / ADAPTER_NOTE).is_file() else run_dir / stage / "adapter"
+
+
 @dataclass(frozen=True)
 class StageFolder:
     """One stage's folder; `path` is `checkpoints/<run>/<stage>`."""

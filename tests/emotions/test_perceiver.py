@@ -1,12 +1,14 @@
 """The perceivers: what they read in negotiation lines, that they are two, and that their files are safe and honest."""
 
+import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from emodistill.emotions.perceiver import GOEMOTIONS, as_vocabulary, load_perceiver
+from emodistill.emotions.perceiver import GOEMOTIONS, NEUTRAL, as_vocabulary, load_perceiver, normalise
 from emodistill.emotions.perceiver_training import HALVES, dev_scores, read_goemotions, train
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
@@ -27,6 +29,29 @@ def lines():
 @pytest.fixture(params=NAMES)
 def perceiver(request):
     return load_perceiver(request.param)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("counterparty", {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w[\w']*\b|[!?]"}),
+        ("judge", {"analyzer": "char_wb", "ngram_range": (2, 5)}),
+    ],
+)
+def test_the_numbers_are_those_of_scikit_learn(name, settings, lines):
+    perceiver = load_perceiver(name)
+    places = {term: place for place, term in enumerate(perceiver.terms)}
+    theirs = TfidfVectorizer(vocabulary=places, preprocessor=normalise, sublinear_tf=True, dtype=np.float32, **settings)
+    theirs.idf_ = perceiver.idf
+    odd = ["", "a", "!?", " \t I  don\u2019t\u00a0know\n!!", "\u4e16\u754c", "30 30 30 days, no no no no", "[NAME] x"]
+    texts = [*lines.values(), *odd, " ".join(lines.values())]
+    counts = theirs.transform(texts)
+    expected, unread = counts @ perceiver.weights + perceiver.bias, np.diff(counts.indptr) == 0
+    expected[unread] = np.where(np.arange(28) == NEUTRAL, 0.0, -30.0)
+    assert unread.any()
+    if platform.machine() == "x86_64":  # elsewhere SciPy may multiply and add in one operation
+        np.testing.assert_array_equal(perceiver.logits(texts), expected)
+    np.testing.assert_allclose(perceiver.logits(texts), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_shares_are_a_distribution_in_float32(perceiver, lines):

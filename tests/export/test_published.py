@@ -132,7 +132,7 @@ def test_the_selector_comes_back_to_the_bit(run, tmp_path):
     write_selector(trained, tmp_path)
     again = read_selector(tmp_path, vocabulary)
     assert same_selector(trained, again)
-    assert dict(again.learner.hparams) == dict(trained.learner.hparams)
+    assert again.settings == trained.settings
     assert again.observer.variant == trained.observer.variant
     again.learner.q.q1[0].weight.data[0, 0] += 1e-6
     assert not same_selector(trained, again)

@@ -1,6 +1,7 @@
 """Our own forward pass and packed weights give what the library's forward pass over plain weights gives."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from transformers import (
 )
 
 from emodistill.language_models.packed_linear import PackedLinear, pack_linears, plain_weights
+from emodistill.policy.bare_model import BareModel, taken_apart
 from emodistill.policy.generation import Layout, RowCache
+from emodistill.policy.kept_policy import speaks_alike
 from emodistill.policy.row_forward import RowForward
 
 SIZES = {"vocab_size": 448, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -125,6 +128,22 @@ def test_in_bfloat16_the_error_is_that_of_the_librarys_own_pass(model, packed):
     if packed:
         pack_linears(model)
     assert errors(model, reference)[0] < 2 * theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_put_together_without_its_library_a_model_gives_the_same_logits(model, dtype):
+    model = model.to(dtype)
+    tensors, about = taken_apart(model)
+    bare = BareModel(tensors, json.loads(json.dumps(about)), "bare")
+    assert speaks_alike(model, bare)
+    for one in (model, bare):
+        pack_linears(one)
+    assert isinstance(bare.lm_head, PackedLinear)
+    with torch.inference_mode():
+        for (ours, _), (theirs, _) in zip(rounds(bare), rounds(model), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True) if pair[0] is not None)
+    other = {name: tensor * 1.01 if name == "model.norm.weight" else tensor for name, tensor in tensors.items()}
+    assert not speaks_alike(BareModel(tensors, about, "bare"), BareModel(other, about, "bare"))
 
 
 def test_other_models_are_left_to_the_library(model):

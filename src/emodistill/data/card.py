@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import emodistill
-from emodistill.data.schema import SCHEMA, Episode
+from emodistill.data.schema import Episode
 from emodistill.files import atomic_write
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 
@@ -18,6 +18,8 @@ def write_card(path: Path, head: str, episodes: Sequence[Episode], recipe: dict[
     Args:
         head: its front matter, title and description; what the episodes hold, their columns and the recipe follow.
     """
+    from emodistill.data.arrow_schema import SCHEMA
+
     columns = "\n".join(f"| `{field.name}` | `{field.type}` |" for field in SCHEMA)
     sections = [
         head,

@@ -12,11 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
+from emodistill.lazy import lazy_attributes
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, End, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -24,41 +22,7 @@ from emodistill.negotiation.splits import SPLITS
 
 SCHEMA_VERSION = 1
 ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
-TURN = pa.struct(
-    [
-        ("round", pa.int32()),
-        ("speaker", pa.string()),
-        ("text", pa.string()),
-        ("emotion", pa.string()),
-        ("emotion_prob", pa.float64()),
-        ("offer", pa.float64()),
-        ("act", pa.string()),
-        ("offer_appended", pa.bool_()),
-        ("slips", pa.list_(pa.string())),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("episode_id", pa.string()),
-        ("domain", pa.string()),
-        ("scenario_id", pa.string()),
-        ("split", pa.string()),
-        ("context", pa.string()),
-        ("focal_target", pa.float64()),
-        ("counterparty_target", pa.float64()),
-        ("unit", pa.string()),
-        ("behaviour", pa.string()),
-        ("focal_agent", pa.string()),
-        ("counterparty", pa.string()),
-        ("seed", pa.int64()),
-        ("turns", pa.list_(TURN)),
-        ("end", pa.string()),
-        ("deal_value", pa.float64()),
-        ("utility", pa.float64()),
-        ("fault", pa.string()),
-        ("schema_version", pa.int32()),
-    ]
-)
+__getattr__ = lazy_attributes("emodistill.data", {"arrow_schema": ("SCHEMA",)})  # Arrow, for who reads or writes files
 
 
 def _turn_row(turn: Turn) -> dict[str, Any]:
@@ -164,6 +128,11 @@ class Episode:
 
 def write_episodes(episodes: Iterable[Episode], path: Path) -> None:
     """Write a Parquet file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from emodistill.data.arrow_schema import SCHEMA
+
     table = pa.Table.from_pylist([episode.row() for episode in episodes], schema=SCHEMA)
     content = io.BytesIO()
     pq.write_table(table, content)
@@ -177,6 +146,11 @@ def read_episodes(path: Path) -> list[Episode]:
     Raises:
         UserError: if the file is missing, is no Parquet of this schema, is empty, or a row of it is malformed.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from emodistill.data.arrow_schema import SCHEMA
+
     remedy = "delete its folder to have it built again, or point data.corpus.path at a corpus"
     if not path.is_file():
         raise UserError(f"the corpus {path} does not exist; {remedy}")
@@ -200,6 +174,7 @@ def _rows(path: Path, remedy: str) -> Generator[dict[str, Any], None, None]:
     The copy is mapped, and only `ROWS` rows at a time are there as Python values.
     """
     import datasets  # two seconds, which nobody should pay who reads no corpus
+    import pyarrow as pa
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(prefix="emodistill-") as copy:

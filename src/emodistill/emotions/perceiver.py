@@ -7,18 +7,23 @@ A policy cannot win by fooling the reader that scores it, for the one that it pl
 Both are one-vs-rest logistic regressions over TF-IDF features, with classes weighted inversely to their frequency.
 That weighting matters: a third of GoEmotions is `neutral` and grief has 77 comments, so plain regressions call nearly
 every line of a negotiation neutral. The shares are the softmax of the 28 balanced logits.
+
+They are trained with scikit-learn (`perceiver_training`) and read without it: its import takes longer than to read a
+negotiation. The numbers are the same.
 """
 
 import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,20 +32,15 @@ import numpy.typing as npt
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 
-if TYPE_CHECKING:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
 FloatArray = npt.NDArray[np.float32]
 GOEMOTIONS = load_vocabulary("goemotions28").labels
 NEUTRAL = GOEMOTIONS.index("neutral")
-FEATURES: dict[str, dict[str, Any]] = {
-    "words": {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w[\w']*\b|[!?]"},
-    "characters": {"analyzer": "char_wb", "ngram_range": (2, 5)},
-}
 _FOLDER = files("emodistill") / "assets" / "perceivers"
 _PLACEHOLDER = re.compile(r"\[(?:name|religion)\]")
 _NUMBERS = ("idf", "weights", "bias", "thresholds")
 _DIGITS = re.compile(r"\d+")
+_WORD = re.compile(r"\b\w[\w']*\b|[!?]")
+_LONGEST = 5  # characters of a feature
 
 
 def normalise(text: str) -> str:
@@ -52,11 +52,24 @@ def normalise(text: str) -> str:
     return _DIGITS.sub("0", _PLACEHOLDER.sub(" ", text))
 
 
-def vectoriser(features: str, **more: Any) -> "TfidfVectorizer":
-    """The TF-IDF vectoriser of one kind of features: `words` or `characters`."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # here: its import takes seconds
+def words(text: str) -> list[str]:
+    """Every word of a text, and every two neighbours; `!` and `?` are words."""
+    found: list[str] = _WORD.findall(normalise(text))
+    return found + [f"{first} {second}" for first, second in pairwise(found)]
 
-    return TfidfVectorizer(preprocessor=normalise, sublinear_tf=True, dtype=np.float32, **FEATURES[features], **more)
+
+def characters(text: str) -> list[str]:
+    """Every two to five neighbouring characters of each word, with a space before and behind it."""
+    padded = [f" {word} " for word in normalise(text).split()]
+    return [
+        word[start : start + length]
+        for word in padded
+        for length in range(2, min(_LONGEST, len(word)) + 1)
+        for start in range(len(word) - length + 1)
+    ]
+
+
+FEATURES: dict[str, Callable[[str], list[str]]] = {"words": words, "characters": characters}
 
 
 @dataclass(frozen=True)
@@ -90,17 +103,26 @@ class Perceiver:
         for array in (self.idf, self.weights, self.bias):
             digest.update(array.tobytes())
         object.__setattr__(self, "version", digest.hexdigest()[:12])
-        reader = vectoriser(self.features, vocabulary={term: i for i, term in enumerate(self.terms)})
-        reader.idf_ = self.idf
-        object.__setattr__(self, "_reader", reader)
+        object.__setattr__(self, "_places", {term: place for place, term in enumerate(self.terms)})
 
     def logits(self, texts: Sequence[str]) -> FloatArray:
-        """(N, 28) balanced log-odds; a text without one known feature is neutral beyond doubt."""
-        counts = self._reader.transform(texts)  # type: ignore[attr-defined]  # set in __post_init__: frozen
-        logits = np.asarray(counts @ self.weights + self.bias, dtype=np.float32)
-        unread = np.diff(counts.indptr) == 0
-        logits[unread] = -30.0
-        logits[unread, NEUTRAL] = 0.0
+        """(N, 28) balanced log-odds; a text without one known feature is neutral beyond doubt.
+
+        The arithmetic is that of scikit-learn's TfidfVectorizer and SciPy's sparse product, in their order: frequencies
+        1 + ln(count) times idf, brought to unit length, times the weights.
+        """
+        logits = np.full((len(texts), len(GOEMOTIONS)), -30.0, dtype=np.float32)
+        logits[:, NEUTRAL] = 0.0
+        of, features = self._places, FEATURES[self.features]  # type: ignore[attr-defined]  # set in __post_init__
+        for row, text in enumerate(texts):
+            counts = Counter(of[term] for term in features(text) if term in of)
+            if counts:
+                places = sorted(counts)
+                values = np.log(np.array([counts[place] for place in places], dtype=np.float32)) + np.float32(1)
+                values *= self.idf[places]
+                length = np.sqrt(np.square(values).cumsum(dtype=np.float64)[-1])  # added one by one, not in pairs
+                values = (values / length).astype(np.float32)
+                logits[row] = (values[:, None] * self.weights[places]).sum(axis=0) + self.bias
         return logits
 
     def probabilities(self, texts: Sequence[str]) -> FloatArray:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import chi2
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from emodistill.emotions.perceiver import GOEMOTIONS, FloatArray, Perceiver, vectoriser
+from emodistill.emotions.perceiver import FEATURES, GOEMOTIONS, FloatArray, Perceiver
 from emodistill.errors import UserError
 
 Flags = npt.NDArray[np.bool_]
@@ -99,6 +100,11 @@ def dev_scores(perceiver: Perceiver, comments: Comments) -> dict[str, float]:
         "balanced_top1": np.mean([rows.mean() for rows in by_label if len(rows)]),
     }
     return {key: round(float(value), 4) for key, value in scores.items()}
+
+
+def vectoriser(features: str, **more: Any) -> TfidfVectorizer:
+    """The TF-IDF vectoriser of one kind of features: `words` or `characters`."""
+    return TfidfVectorizer(analyzer=FEATURES[features], sublinear_tf=True, dtype=np.float32, **more)
 
 
 def _telling_terms(features: str, half: Comments, least: int, count: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from emodistill.errors import UserError
+from emodistill.files import load_yaml
 
 DEFAULT = "goemotions28"
 _FOLDER = files("emodistill") / "assets" / "vocabularies"
@@ -96,7 +97,7 @@ def load_vocabulary(name: str = DEFAULT) -> Vocabulary:
 def _parse(text: str, source: str) -> Vocabulary:
     form = "a vocabulary file has 'name' and 'labels: {label: {directive: ..., perceived_as: [...]}}'"
     try:
-        raw = yaml.safe_load(text)
+        raw = load_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML ({' '.join(str(error).split())}); {form}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("labels"), dict) or not raw["labels"] or "name" not in raw:

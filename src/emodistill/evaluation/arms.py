@@ -190,6 +190,11 @@ def selector_of(
     return trained() if arm.emotion == "iql" else FixedEmotion(vocabulary, arm.emotion)
 
 
+def is_local(generator: str) -> bool:
+    """Whether it is a policy on this machine, whose expression can be measured in fixed contexts."""
+    return generator not in (PHRASEBOOK, ENDPOINT)
+
+
 def draw_anew(negotiation: Negotiation, repetition: int) -> None:
     """Give the focal side the random draws of a repetition; the first keeps its own, the counterparty always does."""
     if repetition > 1:

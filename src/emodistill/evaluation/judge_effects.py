@@ -169,7 +169,8 @@ def policy_replies(
         UserError: if the adapter chooses its emotions itself, or is told of none.
     """
     from emodistill.data.chat_datasets import ChatSource  # here: PyTorch and PEFT, which take seconds, serve this alone
-    from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, read_identity
+    from emodistill.policy.adapter_files import emotions_of, read_identity
+    from emodistill.policy.expression_policy import ExpressionPolicy
     from emodistill.policy.generation import RolloutSampler
 
     identity = read_identity(adapter)

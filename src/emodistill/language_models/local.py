@@ -13,23 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers import __version__ as transformers_version
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from emodistill.errors import UserError
 from emodistill.language_models.embedded import embedded_model
@@ -42,6 +29,9 @@ from emodistill.language_models.model_files import (
     refuse_silent,
 )
 from emodistill.language_models.packed_linear import pack_linears, widen_linears
+
+if TYPE_CHECKING:  # and imported where a model is loaded: these imports take seconds
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WEIGHTS = "*.safetensors"
@@ -157,6 +147,16 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
     Raises:
         UserError: if it is not to be had.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
     try:
         return Path(snapshot_download(hub_id, allow_patterns=files, ignore_patterns=TWICE))
     except GatedRepoError as error:
@@ -169,7 +169,7 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
         ) from error
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model.
 
     Raises:
@@ -177,8 +177,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """
     folder = model_folder(model, weights=False)
     refuse_silent(model, folder)
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"model={model}: no tokenizer can be read from {folder} ({_first_line(error)})") from error
     if not tokenizer.chat_template:
@@ -188,7 +190,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 def load_model(
     model: str, dtype: str | torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A causal language model in evaluation mode.
 
     Args:
@@ -202,7 +204,8 @@ def load_model(
     wanted = dtype_of(dtype, place) if isinstance(dtype, str) else dtype
     folder = model_folder(model)
     refuse_broken(model, folder)
-    return read_weights(model, folder, wanted).to(place).eval()
+    loaded: PreTrainedModel = read_weights(model, folder, wanted).to(place).eval()
+    return loaded
 
 
 def known_kind(model: str, folder: Path) -> None:
@@ -211,6 +214,9 @@ def known_kind(model: str, folder: Path) -> None:
     Raises:
         UserError: naming its kind.
     """
+    from transformers import __version__ as transformers_version
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     kind = read_config(model, folder).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
@@ -231,6 +237,8 @@ def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings:
         UserError: if its files are damaged, or the installed transformers does not know such models.
     """
     known_kind(model, folder)
+    from transformers import AutoModelForCausalLM
+
     try:
         with without_bars():
             return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
@@ -245,9 +253,9 @@ def shared_model(
     dtype: str | torch.dtype,
     device: str | torch.device,
     adapter: str = "",
-    load: Callable[[], PreTrainedModel] | None = None,
+    load: "Callable[[], PreTrainedModel] | None" = None,
     compact: bool = False,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """As `load_model`, but once in a process for equal files, dtype and device, as long as somebody uses the weights.
 
     They are frozen, packed (see `packed_linear`) and for reading only: whoever trains a model or writes into its
@@ -278,6 +286,8 @@ def shared_model(
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Reading weights from the disk takes a moment: no bar for that. Downloads keep theirs."""
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     try:
         yield

@@ -21,11 +21,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
-from emodistill.files import atomic_write, cache_dir, exclusive, file_hash, replacing
+from emodistill.files import cache_dir, exclusive, file_hash, is_whole, replacing, seal
 from emodistill.language_models.local import model_folder, read_weights, without_bars
 from emodistill.language_models.model_files import refuse_broken
 
-CHECKSUMS = "checksums.json"
 LIBRARIES = ("bitsandbytes", "torch", "transformers")
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def load_quantised(model: str, dtype: torch.dtype) -> Any:
         "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."),
     }
     folder = cache_dir() / "quantised" / _key(source, settings)
-    if _is_whole(folder):
+    if is_whole(folder):
         kept = read_weights(model, folder, dtype)
         kept.config.name_or_path = kept.name_or_path = str(source)
         return kept
@@ -59,7 +58,7 @@ def load_quantised(model: str, dtype: torch.dtype) -> Any:
     fresh = read_weights(model, source, dtype, quantization_config=BitsAndBytesConfig(**settings))
     try:
         with exclusive(folder.parent, wait=True):
-            if not _is_whole(folder):
+            if not is_whole(folder):
                 _store(fresh, folder)
     except (OSError, SafetensorError) as error:  # a full disk, or a cache that nobody may write to, costs only time
         logger.warning("the quantised model cannot be kept in %s (%s); it is made again every time", folder, error)
@@ -85,14 +84,4 @@ def _store(model: Any, folder: Path) -> None:
             model.save_pretrained(partial)
         for path in partial.iterdir():  # safetensors makes its files private, and a cache may be shared
             path.chmod((partial / "config.json").stat().st_mode)
-        checksums = {path.name: file_hash(path) for path in partial.iterdir()}
-        atomic_write(partial / CHECKSUMS, json.dumps(checksums, indent=2) + "\n")
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder is there, and holds every byte that was written to it."""
-    try:
-        noted: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return bool(noted) and all(file_hash(folder / name) == checksum for name, checksum in noted.items())
-    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
-        return False
+        seal(partial)

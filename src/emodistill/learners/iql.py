@@ -9,7 +9,6 @@ Estimates of the policy's value are in reward, so that runs with other scales ca
 Shapes: B turns, D numbers an observation, A emotions.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,86 +21,14 @@ from torch import Tensor, nn
 from emodistill.data.transitions import TransitionEpisodes, Transitions
 from emodistill.errors import UserError
 from emodistill.learners.ope import fitted_q_value, importance_sampled_value, mean_return
+from emodistill.learners.selector_networks import DatasetStats, SelectorNetworks
 from emodistill.losses import expectile_loss
-from emodistill.networks import TwinQ, mlp
 
 __all__ = ["DatasetStats", "IQLLearner", "Transitions"]
 
 Metrics = dict[str, Tensor | float]
 
 HEADS = ("q", "v", "policy")
-TENSORS = ("observation_mean", "observation_std", "reward_scale", "action_mask")
-NAMES = ("labels", "vocabulary", "fingerprint")
-
-
-class DatasetStats(nn.Module):
-    """What a selector must know of the corpus it learned from: standardises observations and masks unseen emotions.
-
-    The statistics are buffers, so a checkpoint is enough to play with; none is ever recomputed from other data. Until
-    `take` is called they change nothing.
-    """
-
-    observation_mean: Tensor  # (D,)
-    observation_std: Tensor  # (D,)
-    reward_scale: Tensor  # (), what rewards are divided by
-    action_mask: Tensor  # (A,) bool, the emotions that occur in the corpus
-
-    def __init__(self, observation_dim: int, num_emotions: int) -> None:
-        super().__init__()
-        self.register_buffer("observation_mean", torch.zeros(observation_dim))
-        self.register_buffer("observation_std", torch.ones(observation_dim))
-        self.register_buffer("reward_scale", torch.ones(()))
-        self.register_buffer("action_mask", torch.ones(num_emotions, dtype=torch.bool))
-
-    def take(self, stats: Mapping[str, Any]) -> None:
-        """Adopt these statistics: plain numbers and lists under the names of the buffers, and `labels`.
-
-        Raises:
-            UserError: naming the key that is missing, of the wrong length or out of range.
-        """
-        missing = [key for key in (*TENSORS, *NAMES) if key not in stats]
-        if missing:
-            raise UserError(
-                f"the dataset statistics lack '{missing[0]}'; they have the keys {', '.join((*NAMES, *TENSORS))}"
-            )
-        for key in TENSORS:
-            self._adopt(key, stats[key])
-        if len(stats["labels"]) != len(self.action_mask):
-            raise UserError(
-                f"the vocabulary '{stats['vocabulary']}' has {len(stats['labels'])} labels but the learner "
-                f"num_emotions={len(self.action_mask)}; set num_emotions to the size of the vocabulary"
-            )
-        self._check()
-
-    def standardise(self, observation: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
-        return (observation - self.observation_mean) / self.observation_std
-
-    def mask(self, logits: Tensor) -> Tensor:
-        """-inf where the corpus never showed the emotion: (B, A) -> (B, A)."""
-        return logits.masked_fill(~self.action_mask, -torch.inf)
-
-    def _adopt(self, key: str, value: Any) -> None:
-        buffer: Tensor = getattr(self, key)
-        tensor = torch.as_tensor(value, dtype=buffer.dtype)
-        if tensor.shape != buffer.shape:
-            raise UserError(
-                f"the dataset statistics have '{key}' of shape {tuple(tensor.shape)} but the learner needs "
-                f"{tuple(buffer.shape)}; set observation_dim and num_emotions to what the corpus has"
-            )
-        buffer.copy_(tensor)
-
-    def _check(self) -> None:
-        std, scale = self.observation_std, self.reward_scale
-        ranges = {
-            "observation_mean": (torch.isfinite(self.observation_mean).all(), "finite"),
-            "observation_std": ((torch.isfinite(std) & (std > 0)).all(), "above 0"),
-            "reward_scale": (torch.isfinite(scale) & (scale > 0), "a number above 0"),
-            "action_mask": (self.action_mask.any(), "true for at least one emotion"),
-        }
-        for key, (good, wanted) in ranges.items():
-            if not bool(good):
-                raise UserError(f"the dataset statistics have '{key}' that is not {wanted}; check the corpus")
 
 
 def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -152,7 +79,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"learner.{key}={settings[key]}: it must be {wanted}")
 
 
-class IQLLearner(L.LightningModule):
+class IQLLearner(SelectorNetworks, L.LightningModule):
     """Q, V and policy heads, trained together.
 
     The heads share no parameter and all three losses are taken at the same weights, so one Adam over three groups is
@@ -185,21 +112,10 @@ class IQLLearner(L.LightningModule):
         learning_rates: dict[str, float],
         dataset_stats: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        check_settings(locals())
+        super().__init__(observation_dim, num_emotions, hidden_dims, dataset_stats)
         self.save_hyperparameters()  # plain numbers, strings, lists and dicts: checkpoints load with weights_only=True
-        check_settings(self.hparams)
-        self.q = TwinQ(observation_dim, num_emotions, hidden_dims)
-        self.v = mlp(observation_dim, hidden_dims, 1)
-        self.policy = mlp(observation_dim, hidden_dims, num_emotions)
-        self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-        self.stats = DatasetStats(observation_dim, num_emotions)
         self.emotion_shares: dict[str, Tensor] = {}  # of the last validation, each (A,): corpus, policy, greedy
-        if dataset_stats is not None:
-            self.stats.take(dataset_stats)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Emotion logits of the policy, -inf for emotions the corpus never showed: (B, D) -> (B, A)."""
-        return self.stats.mask(self.policy(self.stats.standardise(observation)))
 
     def losses(self, batch: Transitions) -> dict[str, Tensor]:
         """The three scalar losses by head (eqs. 5, 6 and 7)."""
@@ -224,37 +140,6 @@ class IQLLearner(L.LightningModule):
         """How much each turn counts in the policy loss, (B,) -> (B,)."""
         weight: Tensor = (self.hparams["inverse_temperature"] * advantage).exp()
         return weight.clamp(max=self.hparams["max_advantage_weight"])
-
-    @torch.no_grad()
-    def advantages(self, observation: Tensor, action: Tensor) -> Tensor:
-        """min Q' - V of the given emotions, in scaled units: (B, D), (B,) -> (B,)."""
-        observation = self.stats.standardise(observation)
-        return torch.sub(self.target_q(observation, action), self.v(observation).squeeze(-1))
-
-    @torch.no_grad()
-    def q_values(self, observation: Tensor) -> Tensor:
-        """min(Q1, Q2) of every emotion, in scaled units: (B, D) -> (B, A)."""
-        return self.q.all_actions(self.stats.standardise(observation))
-
-    @torch.no_grad()
-    def act(
-        self, observation: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Emotions for these observations, and the distributions they were drawn from: (B, D) -> (B,), (B, A).
-
-        At temperature 0 the likeliest emotion, with probability 1. An observation that is not a number, or a negative
-        temperature, is a UserError.
-        """
-        if not bool(torch.isfinite(observation).all()):
-            raise UserError("an observation is not finite; check the offers of the dialogue it was made from")
-        if temperature < 0:
-            raise UserError(f"temperature={temperature}: use 0 for the likeliest emotion, or a number above 0")
-        logits = self(observation)
-        if temperature == 0:
-            action = logits.argmax(-1)
-            return action, F.one_hot(action, logits.shape[-1]).to(logits.dtype)
-        probabilities = (logits / temperature).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1), probabilities
 
     def setup(self, stage: str) -> None:
         stats = getattr(getattr(self.trainer, "datamodule", None), "dataset_stats", None)

@@ -44,8 +44,9 @@ from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
 from emodistill.learners.optimizer import adamw
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
+from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
-from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
+from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.token_batches import Chats, TokenLogprobs, mean_by_utterance, pack_replies, sum_by_utterance
 
 Scores = Sequence[float | None]  # None where the judge gave none

@@ -7,24 +7,27 @@ and `MeanReturnBaseline` is a table that knows the domain and nothing of the dia
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from emodistill.data.observations import DialoguePrefix, Observer
-from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.learners.iql import IQLLearner
+from emodistill.learners.selector_networks import SelectorNetworks
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 from emodistill.runs import read_checkpoint
 
+if TYPE_CHECKING:  # imports Arrow, which nobody needs who only plays
+    from emodistill.data.schema import Episode
+
+PERCEIVER = "judge"  # reads the other side's words for a selector
 TRAIN_IT = "train it with: python train.py stage=iql (and the same run=...)"
 
 
@@ -33,8 +36,19 @@ class IQLSelector:
 
     name = "iql"
 
-    def __init__(self, learner: IQLLearner, observer: Observer, temperature: float = 0.0) -> None:
+    def __init__(
+        self,
+        learner: SelectorNetworks,
+        observer: Observer,
+        temperature: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: what it was trained with, see `IQLLearner`; for who publishes it.
+        """
         self.learner, self.observer, self.temperature = learner.eval(), observer, temperature
+        self.settings = settings or {}
 
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
         return self.select_among(negotiations, [self.observer.vocabulary.labels] * len(negotiations))
@@ -111,7 +125,7 @@ class IQLAdvantages:
         self.checkpoint, self.vocabulary = checkpoint, vocabulary
 
     @torch.no_grad()
-    def __call__(self, episodes: Sequence[Episode]) -> list[np.ndarray]:
+    def __call__(self, episodes: "Sequence[Episode]") -> list[np.ndarray]:
         """One array for each episode, (focal turns,) float32; nan where a turn shows no emotion."""
         selector = load_selector(self.checkpoint, self.vocabulary)
         shown = [(k, i) for k, i in focal_turns(episodes) if episodes[k].turns[i].emotion is not None]
@@ -135,13 +149,13 @@ class IQLChoices:
     def __init__(self, checkpoint: str, vocabulary: Vocabulary) -> None:
         self.checkpoint, self.vocabulary = checkpoint, vocabulary
 
-    def __call__(self, episodes: Sequence[Episode]) -> list[list[str]]:
+    def __call__(self, episodes: "Sequence[Episode]") -> list[list[str]]:
         """One label for every focal turn of every episode."""
         return favourites(load_selector(self.checkpoint, self.vocabulary), episodes)
 
 
 @torch.no_grad()
-def favourites(selector: IQLSelector, episodes: Sequence[Episode]) -> list[list[str]]:
+def favourites(selector: IQLSelector, episodes: "Sequence[Episode]") -> list[list[str]]:
     """What the policy head likes best at every focal turn of every episode."""
     turns = focal_turns(episodes)
     found: list[list[str]] = [[] for _ in episodes]
@@ -151,12 +165,12 @@ def favourites(selector: IQLSelector, episodes: Sequence[Episode]) -> list[list[
     return found
 
 
-def focal_turns(episodes: Sequence[Episode]) -> list[tuple[int, int]]:
+def focal_turns(episodes: "Sequence[Episode]") -> list[tuple[int, int]]:
     """Places of all focal turns: episode, and turn within it."""
     return [(k, i) for k, e in enumerate(episodes) for i, turn in enumerate(e.turns) if turn.speaker == FOCAL]
 
 
-def observed(selector: IQLSelector, episodes: Sequence[Episode], places: Sequence[tuple[int, int]]) -> torch.Tensor:
+def observed(selector: IQLSelector, episodes: "Sequence[Episode]", places: Sequence[tuple[int, int]]) -> torch.Tensor:
     """(N, D) observations before the turns at these places."""
     prefixes = [DialoguePrefix(episodes[k].scenario, episodes[k].turns[:i]) for k, i in places]
     return torch.from_numpy(selector.observer(prefixes))
@@ -168,16 +182,25 @@ def load_selector(checkpoint: str, vocabulary: Vocabulary, temperature: float = 
     Raises:
         UserError: if the checkpoint is missing, damaged, of another stage, or of another vocabulary.
     """
-    read_checkpoint(Path(checkpoint), "iql", TRAIN_IT)
-    learner = IQLLearner.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    trained = learner.hparams["dataset_stats"]
+    saved = read_checkpoint(Path(checkpoint), "iql", TRAIN_IT)
+    trained = saved["hyper_parameters"]["dataset_stats"]
     if trained["fingerprint"] != vocabulary.fingerprint:
         raise UserError(
             f"{checkpoint} was trained with the vocabulary '{trained['vocabulary']}', not '{vocabulary.name}'; "
             f"use vocabulary={trained['vocabulary']}, or another run=..."
         )
-    observer = Observer(vocabulary, load_perceiver("judge"), trained["observation"])
-    return IQLSelector(learner, observer, temperature)
+    return made_selector(saved["hyper_parameters"], saved["state_dict"], vocabulary, temperature)
+
+
+def made_selector(
+    settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor], vocabulary: Vocabulary, temperature: float
+) -> IQLSelector:
+    """The selector with these settings of `IQLLearner`, and this state dict of it."""
+    trained = settings["dataset_stats"]
+    learner = SelectorNetworks(settings["observation_dim"], settings["num_emotions"], settings["hidden_dims"], trained)
+    learner.load_state_dict(weights)
+    observer = Observer(vocabulary, load_perceiver(PERCEIVER), trained["observation"])
+    return IQLSelector(learner.requires_grad_(False), observer, temperature, settings)
 
 
 _Turn = tuple[str, str, float]  # domain, emotion, return
@@ -203,7 +226,7 @@ class MeanReturnBaseline:
     name = "table"
 
     def __init__(
-        self, episodes: Sequence[Episode], vocabulary: Vocabulary, discount: float = 0.99, least: int = 20
+        self, episodes: "Sequence[Episode]", vocabulary: Vocabulary, discount: float = 0.99, least: int = 20
     ) -> None:
         """
         Args:
@@ -242,7 +265,7 @@ class MeanReturnBaseline:
         return found
 
 
-def _returns(episodes: Sequence[Episode], discount: float) -> Iterator[_Turn]:
+def _returns(episodes: "Sequence[Episode]", discount: float) -> Iterator[_Turn]:
     for episode in episodes:
         if episode.split == "train" and episode.end != "invalid":
             last = len(episode.focal_turns) - 1

@@ -11,15 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from emodistill.data.observations import Observer
-from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.learners.iql import IQLLearner
-from emodistill.learners.selector import IQLSelector
+from emodistill.learners.selector import IQLSelector, made_selector
 
 WEIGHTS, SETTINGS = "selector.safetensors", "selector.json"
-PERCEIVER = "judge"  # reads the other side's words for a selector, see `learners.selector.load_selector`
 
 
 def write_selector(selector: IQLSelector, folder: Path) -> None:
@@ -27,7 +23,7 @@ def write_selector(selector: IQLSelector, folder: Path) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in selector.learner.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)  # safetensors 0.8 makes its files private
-    about = {"settings": dict(selector.learner.hparams), "perceiver": selector.observer.perceiver.version}
+    about = {"settings": dict(selector.settings), "perceiver": selector.observer.perceiver.version}
     (folder / SETTINGS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -42,13 +38,11 @@ def read_selector(folder: Path, vocabulary: Vocabulary, temperature: float = 0.0
         raise UserError(f"{folder} holds no selector ({lacking[0]} is missing); export the arm again")
     try:
         about = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        learner = IQLLearner(**about["settings"])
-        learner.load_state_dict(load_file(folder / WEIGHTS))
-        trained, observed_by = about["settings"]["dataset_stats"], about["perceiver"]
-        variant, fingerprint = trained["observation"], trained["fingerprint"]
+        selector = made_selector(about["settings"], load_file(folder / WEIGHTS), vocabulary, temperature)
+        fingerprint, observed_by = about["settings"]["dataset_stats"]["fingerprint"], about["perceiver"]
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / SETTINGS} or {WEIGHTS} is damaged; export the arm again") from error
-    perceiver = load_perceiver(PERCEIVER)
+    perceiver = selector.observer.perceiver
     if fingerprint != vocabulary.fingerprint:
         raise UserError(f"{folder} holds a selector of another vocabulary than '{vocabulary.name}'; export it again")
     if observed_by != perceiver.version:
@@ -56,7 +50,7 @@ def read_selector(folder: Path, vocabulary: Vocabulary, temperature: float = 0.0
             f"{folder} was made with another version of the perceiver ({observed_by}, here {perceiver.version}); "
             "install the version of emodistill that it names, or export it again"
         )
-    return IQLSelector(learner.requires_grad_(False), Observer(vocabulary, perceiver, variant), temperature)
+    return selector
 
 
 def same_selector(one: IQLSelector, two: IQLSelector) -> bool:

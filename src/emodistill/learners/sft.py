@@ -8,7 +8,8 @@ from torchmetrics import MeanMetric
 
 from emodistill.data.chat_datasets import SFTBatch
 from emodistill.learners.optimizer import adamw
-from emodistill.policy.expression_policy import ExpressionPolicy, refuse_foreign
+from emodistill.policy.adapter_files import refuse_foreign
+from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.token_batches import Chats
 
 

@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from emodistill.errors import UserError
+from emodistill.files import load_yaml
 from emodistill.negotiation.scenarios import Scenario
 
 Side = Literal["focal", "counterparty"]
@@ -35,7 +35,7 @@ def read_limits(text: str) -> Limits:
         UserError: naming the key that is missing, unknown or out of range.
     """
     try:
-        return Limits.model_validate(yaml.safe_load(text))
+        return Limits.model_validate(load_yaml(text))
     except ValidationError as error:
         raise UserError.from_validation("assets/protocol.yaml", error) from error
 

@@ -25,8 +25,8 @@ from emodistill.language_models.local import (
 )
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
+from emodistill.policy.adapter_files import adapter_fingerprint
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.expression_policy import ExpressionPolicy, adapter_fingerprint
 from emodistill.policy.generation import ChatGenerator, Session
 
 FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
@@ -298,6 +298,8 @@ class LocalModel:
         return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
 
     def _merged(self) -> Any:
+        from emodistill.policy.expression_policy import ExpressionPolicy
+
         policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
         return policy.merged(self.dtype, self.device)
 

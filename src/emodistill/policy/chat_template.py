@@ -86,6 +86,9 @@ def find_form(tokenizer: Any, thinking: bool = False) -> ChatForm:
     Raises:
         UserError: if there is no template or no such form, or a turn does not end with one control token.
     """
+    kept: ChatForm | None = getattr(tokenizer, "form", None)
+    if kept is not None:  # found before, see `kept_policy`
+        return kept
     if not tokenizer.chat_template:
         raise UserError(f"the model '{tokenizer.name_or_path}' has no chat template; use an instruction-tuned model")
     template, notes = _Template(tokenizer, thinking), []

@@ -35,8 +35,9 @@ from torch import Tensor
 from emodistill.errors import UserError
 from emodistill.language_models.client import Endpoint
 from emodistill.language_models.completion import AdapterRequest, Failure, Reply, Request, TokenRequest
+from emodistill.policy.adapter_files import adapter_fingerprint
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.expression_policy import ExpressionPolicy, adapter_fingerprint
+from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.generation import ends_of
 from emodistill.policy.token_batches import Chats
 

@@ -11,14 +11,13 @@ LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, a
 """
 
 import copy
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -44,6 +43,7 @@ from emodistill.language_models.local import (
 from emodistill.language_models.logits import LogitRule, check_logits
 from emodistill.language_models.quantised import load_quantised
 from emodistill.negotiation.prompts import Emotions
+from emodistill.policy.adapter_files import adapter_fingerprint, read_identity, refuse_foreign
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
@@ -339,68 +339,6 @@ def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str])
         )
         config.save_pretrained(str(partial))
         (partial / ADAPTER_NOTE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-
-
-def read_identity(folder: Path) -> dict[str, str]:
-    """What an adapter was trained for.
-
-    Raises:
-        UserError: if the folder holds no adapter of this project, or a damaged one.
-    """
-    lacking = [name for name in (ADAPTER_NOTE, ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()]
-    if lacking:
-        raise UserError(f"{folder} holds no adapter ({lacking[0]} is missing); train the stage that writes it first")
-    try:
-        return dict(json.loads((folder / ADAPTER_NOTE).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder / ADAPTER_NOTE} is damaged ({error}); train the stage that writes it again"
-        ) from error
-
-
-def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
-    """Compare two identities by their fingerprints.
-
-    Raises:
-        UserError: naming the source, what it was trained for, and what is in use.
-    """
-    for what, key in (("base_model", "fingerprint"), ("vocabulary", "vocabulary_fingerprint")):
-        if theirs.get(key) != ours[key]:
-            label = what.replace("_", " ")
-            raise UserError(
-                f"{source} was trained for {label} '{theirs.get(what)}' ({theirs.get(key)}), not for '{ours[what]}' "
-                f"({ours[key]}); use that {label}, or train the stage again"
-            )
-    if theirs.get("chat_fingerprint", ours.get("chat_fingerprint")) != ours.get("chat_fingerprint"):
-        raise UserError(
-            f"{source} was trained with another chat template or tokenizer of '{ours['base_model']}'; use the files "
-            "that it was trained with, or train the stage again"
-        )
-    trained, wanted = emotions_of(theirs, source), emotions_of(ours, source)
-    if trained != wanted:
-        raise UserError(
-            f"{source} was trained with emotions {trained}, not {wanted}; train with the "
-            "variant that it belongs to, or start from an adapter of this one"
-        )
-
-
-def emotions_of(identity: dict[str, str], source: str) -> Emotions:
-    """How emotions entered the chats that an adapter was trained on; `source` is where its identity was read.
-
-    Raises:
-        UserError: if the identity names a way that does not exist.
-    """
-    found = identity.get("emotions", "prompted")
-    if found not in get_args(Emotions):
-        raise UserError(
-            f"{source}: emotions={found}: use one of {', '.join(get_args(Emotions))}, or train the stage again"
-        )
-    return cast(Emotions, found)
-
-
-def adapter_fingerprint(folder: Path) -> str:
-    """Sixteen hex digits of an adapter's weights."""
-    return hashlib.sha256((folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def read_lora_config(folder: Path) -> LoraConfig:

@@ -3,7 +3,8 @@
 From the bottom up: `RowCache` holds keys and values of chats of different lengths, `pick` draws a token, `Decoder` runs
 the token loop (by our own `RowForward` where it serves the model, else by the library's forward pass), `ChatGenerator`
 continues chats or samples several replies to one context, and `RolloutSampler` does so with a merged copy of the
-expression policy. Models whose layers keep something else than keys and values speak through `LibraryDecoder`.
+expression policy. Models whose layers keep something else than keys and values speak through `LibraryDecoder`. What
+needs the library is in `library_forward`, and imported for the models that need it.
 
 The noise of a reply is a function of its seed alone: one uniform number a token, turned into a token by the inverse of
 the cumulative distribution. So the same seed gives the same reply whatever else is in the batch, except where rounding
@@ -13,30 +14,30 @@ Shapes: R rows, N new tokens a row, W columns in use, H key-value heads, D their
 of the longest reply.
 """
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from emodistill.errors import UserError
-from emodistill.language_models.attention_masks import mask_for, takes_masks
 from emodistill.language_models.local import device_of, dtype_of
 from emodistill.language_models.packed_linear import pack_linears, plain_weights
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.row_forward import RowForward
 from emodistill.policy.token_batches import shared_beginnings
 
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
+    from emodistill.policy.expression_policy import ExpressionPolicy
+    from emodistill.policy.library_forward import LibraryDecoder
+
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
-PADDING = 0  # masked, so any id will do
-_SAME = 0.1  # of the spread of logits: far more than rounding in bfloat16, far less than a forgotten beginning
 UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
 
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     logger.warning("%s", line)
 
 
@@ -58,63 +59,23 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> "Layout | None":
-        """Found by running the model over one token; None if layers differ, or masks cannot tell rows apart."""
-        if not takes_masks(model):
-            return None
-        cache = DynamicCache(config=model.config)
-        with torch.no_grad():
-            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache)
-        states: list[Any] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-        if {getattr(state, "shape", None) for state in states} != {getattr(states[0], "shape", ())}:
-            return None
-        return cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(()))
+        """None if layers differ, or masks cannot tell rows apart."""
+        if RowForward.serves(model):
+            layers, like = model.model.layers, model.get_input_embeddings().weight.new_zeros(())
+            return cls(len(layers), model.config.num_key_value_heads, layers[0].self_attn.head_dim, like)
+        from emodistill.policy.library_forward import states_of
+
+        states = states_of(model)
+        return (
+            cls(len(states) // 2, states[0].shape[1], states[0].shape[3], states[0].new_zeros(())) if states else None
+        )
 
     def numbers(self, rows: int, columns: int) -> int:
         """How many numbers so many rows of so many tokens take."""
         return self.layers * 2 * rows * self.heads * columns * self.width
 
 
-class Step(NamedTuple):
-    """Where the new tokens of one forward pass are stored, and what they attend to."""
-
-    positions: Tensor  # (R, N) long, a token's place in its chat
-    columns: Tensor  # (R, N) long, the same, except that padding has the spare column
-    mask: Tensor  # (R, 1, N, W) bool, true where a new token sees a column
-    width: int  # W
-
-
-class _Layer(CacheLayerMixin):
-    """One layer of a `RowCache`, with the interface of transformers."""
-
-    is_sliding = False
-
-    def __init__(self, owner: "RowCache", index: int) -> None:
-        super().__init__()
-        self.owner, self.index = owner, index
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the buffer exists."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store (R, H, N, D) keys and values; returns those of all columns in use, (R, H, W, D)."""
-        data, step = self.owner.data[self.index], self.owner.step
-        rows = torch.arange(len(step.columns), device=data.device).unsqueeze(1)
-        for buffer, states in zip(data, (key_states, value_states), strict=True):
-            buffer[rows, :, step.columns] = states.transpose(1, 2)
-        keys, values = data[:, : len(step.columns), :, : step.width]
-        return keys, values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.step.width, 0
-
-    def get_seq_length(self) -> int:
-        return self.owner.step.width
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class RowCache(Cache):
+class RowCache:
     """Keys and values of up to `rows` chats of up to `capacity` tokens; column j of a row is token j of its chat.
 
     The usual batched cache pads every round to its longest row, so that gaps add up over a conversation, and copies
@@ -133,27 +94,11 @@ class RowCache(Cache):
         Args:
             memory: where `data` lies; whatever it holds has to be finite.
         """
-        super().__init__(layers=[_Layer(self, index) for index in range(layout.layers)])
         self.capacity = capacity
         self.data = memory[: layout.numbers(rows, capacity + 1)].view(
             layout.layers, 2, rows, layout.heads, capacity + 1, layout.width
         )
         self.lengths = [0] * rows
-        self.step: Step
-
-    def prepare(self, counts: Sequence[int]) -> Step:
-        """Plan a forward pass over the first rows, `counts` new tokens each, padded on the left; lengths grow by it."""
-        device, rows = self.data.device, len(counts)
-        ends = [held + new for held, new in zip(self.lengths, counts, strict=False)]
-        starts, self.lengths[:rows], width = torch.tensor(self.lengths[:rows], device=device), ends, max(ends)
-        offsets = torch.arange(max(counts), device=device) - (
-            max(counts) - torch.tensor(counts, device=device)
-        ).unsqueeze(1)
-        padding, positions = offsets < 0, (starts.unsqueeze(1) + offsets).clamp(min=0)
-        # padding sees column 0 at least, or else its softmax over nothing would be NaN
-        mask = torch.arange(width, device=device) <= positions.unsqueeze(2)
-        self.step = Step(positions, positions.masked_fill(padding, self.capacity), mask.unsqueeze(1), width)
-        return self.step
 
     def load(self, row: int, saved: Tensor | None, length: int) -> None:
         """Fill a row with the first `length` tokens of a saved one."""
@@ -231,7 +176,7 @@ class Decoder:
         self._layout = layout
         self._own_forward = RowForward(model) if RowForward.serves(model) else None
         if self._own_forward is None:
-            _say_once(f"{model.name_or_path} speaks by the library's own forward pass, which is slower than ours")
+            say_once(f"{model.name_or_path} speaks by the library's own forward pass, which is slower than ours")
         self._memory = self._layout.like.new_zeros(0)
 
     def rows(self, chats: list[Sequence[int]]) -> RowCache:
@@ -264,22 +209,9 @@ class Decoder:
             starts = cache.lengths[: len(ids)]
             cache.lengths[: len(ids)] = [start + len(new) for start, new in zip(starts, ids, strict=True)]
             return self._own_forward(cache.data, starts, ids).float()
-        step = cache.prepare([len(new) for new in ids])
-        longest = max(map(len, ids))
-        output = self.model(
-            input_ids=torch.tensor(
-                [[PADDING] * (longest - len(new)) + list(new) for new in ids], device=step.mask.device
-            ),
-            attention_mask=mask_for(
-                self.model, step.mask, step.positions, torch.arange(step.width, device=step.mask.device)[None]
-            ),
-            position_ids=step.positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        last: Tensor = output.logits[:, -1]
-        return last.float()
+        from emodistill.policy.library_forward import run_rows
+
+        return run_rows(self.model, cache, ids)
 
     def decode(
         self, cache: RowCache, logits: Tensor, noise: Tensor, finish: Callable[[int, int, list[int]], None]
@@ -327,7 +259,7 @@ class Session:
 
     tokens: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
-    keys_values: Tensor | Cache | None = None
+    keys_values: "Tensor | Cache | None" = None
 
     def reusable(self) -> int:
         """How many tokens need not be fed again: the common beginning, less the last, whose output is needed.
@@ -339,98 +271,8 @@ class Session:
             if said != held:
                 break
             common += 1
-        return 0 if isinstance(self.keys_values, Cache) and common < len(self.cached) else common
-
-
-class LibraryDecoder:
-    """The token loop over the library's own caches, for layers that keep something else than keys and values.
-
-    Short convolutions and linear attention keep a state of all that was read. It can be continued and copied, but not
-    shortened, and rows of different lengths cannot stand in one batch. So chats are answered one after the other; the
-    replies to one context, which grow together, are one batch. What a session keeps is the state before its reply: the
-    reply as it was really said is read with the next message.
-    """
-
-    def __init__(self, model: Any, sampling: Sampling) -> None:
-        self.model, self.sampling = model, sampling
-        self._continues = True
-        self._continues = self._goes_on()
-        _say_once(
-            f"{model.name_or_path} keeps states that cannot be told apart in a batch: chats are answered one after the "
-            "other, by the library's own forward pass, which is slower"
-        )
-
-    @torch.no_grad()
-    def _goes_on(self) -> bool:
-        """Whether the model reads several tokens after others as it reads all of them at once; found by trying."""
-        ids = torch.arange(1, 8).tolist()
-        whole, parts = self.new_cache(), self.new_cache()
-        expected = self._read(whole, ids)
-        self._read(parts, ids[:3])
-        found = self._read(parts, ids[3:])
-        return bool((found - expected).abs().max() < _SAME * expected.std())
-
-    def new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
-
-    def continue_(self, session: Session, seed: int) -> list[int]:
-        """Read what the session has not been read of, then write its reply, which is appended."""
-        known = session.reusable() if self._continues else 0
-        cache = session.keys_values if known else self.new_cache()
-        assert isinstance(cache, DynamicCache)
-        session.cached, session.keys_values = [], None  # the state moves on in place
-        logits = self._read(cache, session.tokens[known:])
-        session.cached, session.keys_values = list(session.tokens), copy.deepcopy(cache)
-        (reply,) = self._write(cache, logits, uniform_noise([seed], self.sampling.max_new_tokens))
-        session.tokens.extend(reply)
-        return reply
-
-    def branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
-        """Replies (i, j) to the contexts i, each of which is read once."""
-        replies: dict[tuple[int, int], list[int]] = {}
-        for context in sorted({i for i, _ in rows}):
-            own = [row for row in rows if row[0] == context]
-            cache = self.new_cache()
-            logits = self._read(cache, contexts[context])
-            cache.reorder_cache(torch.zeros(len(own), dtype=torch.long, device=self.model.device))
-            noise = uniform_noise([(seed, *row) for row in own], self.sampling.max_new_tokens)
-            replies |= zip(own, self._write(cache, logits.expand(len(own), -1), noise), strict=True)
-        return [replies[row] for row in rows]
-
-    def _read(self, cache: DynamicCache, ids: Sequence[int]) -> Tensor:
-        """Logits after the last of these tokens, (1, V) float32."""
-        logits, step = torch.empty(0), PREFILL_TOKENS if self._continues else len(ids)
-        for first in range(0, len(ids), step):
-            logits = self._forward(cache, [list(ids[first : first + step])])
-        return logits
-
-    def _forward(self, cache: DynamicCache, ids: list[list[int]]) -> Tensor:
-        """Logits after the last token of each row, (R, V) float32."""
-        output = self.model(
-            input_ids=torch.tensor(ids, device=self.model.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        last: Tensor = output.logits[:, -1]
-        return last.float()
-
-    def _write(self, cache: DynamicCache, logits: Tensor, noise: Tensor) -> list[list[int]]:
-        """Sample one token a row and step until every row has ended; see `Decoder.decode`."""
-        owners, noise = list(range(len(logits))), noise.to(logits.device)
-        replies: list[list[int]] = [[] for _ in owners]
-        for position in range(self.sampling.max_new_tokens):
-            drawn = pick(logits, noise[owners, position], self.sampling.temperature, self.sampling.top_k).tolist()
-            for row, owner in enumerate(owners):
-                replies[owner].append(drawn[row])
-            left = [row for row, token in enumerate(drawn) if token not in self.sampling.stop_ids]
-            if not left or position + 1 == self.sampling.max_new_tokens:
-                break
-            if len(left) < len(owners):
-                cache.reorder_cache(torch.tensor(left, device=logits.device))
-                owners = [owners[row] for row in left]
-            logits = self._forward(cache, [[drawn[row]] for row in left])
-        return replies
+        whole = self.keys_values is None or isinstance(self.keys_values, Tensor) or common == len(self.cached)
+        return common if whole else 0
 
 
 class ChatGenerator:
@@ -467,9 +309,13 @@ class ChatGenerator:
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
         self.name, self.context = str(model.name_or_path), context_limit(model)
         layout = Layout.of(model)
-        self._library = LibraryDecoder(model, self.sampling) if layout is None else None
+        self._library: LibraryDecoder | None = None
         if layout is not None:
             self._decoder = Decoder(model, self.sampling, layout)
+        else:
+            from emodistill.policy import library_forward
+
+            self._library = library_forward.LibraryDecoder(model, self.sampling)
         self.read = self.written = 0
 
     @torch.inference_mode()
@@ -527,7 +373,7 @@ class ChatGenerator:
             return [self._library.continue_(session, seed) for session, seed in zip(sessions, seeds, strict=True)]
         cache, known = self._decoder.rows([session.tokens for session in sessions]), [s.reusable() for s in sessions]
         for row, (session, length) in enumerate(zip(sessions, known, strict=True)):
-            assert not isinstance(session.keys_values, Cache)
+            assert session.keys_values is None or isinstance(session.keys_values, Tensor)
             cache.load(row, session.keys_values, length)
         logits = self._decoder.feed(
             cache, [session.tokens[length:] for session, length in zip(sessions, known, strict=True)]
@@ -624,14 +470,18 @@ class RolloutSampler:
         settings = (self.temperature, self.top_k, self.max_new_tokens, self.max_batch, str(self.device))
         return RolloutSampler(self.chat_format, str(self.dtype).removeprefix("torch."), *settings)
 
-    def refresh(self, policy: ExpressionPolicy) -> None:
+    def refresh(self, policy: "ExpressionPolicy") -> None:
         """Take over the policy's weights; the first call makes the copy."""
         if self._generator is not None:
             with plain_weights(self._model):
                 policy.merge_into(self._model)
             return
-        self._model = policy.merged(self.dtype, self.device)
-        pack_linears(self._model)
+        self.take(policy.merged(self.dtype, self.device))
+
+    def take(self, model: Any) -> None:
+        """Speak with this model, whose linear layers are packed where that is of use."""
+        self._model = model
+        pack_linears(model)
         self._generator = ChatGenerator(
             self._model,
             self.chat_format.tokenizer,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from emodistill.language_models.logits import LogitRule
 from emodistill.language_models.packed_linear import PackedLinear
+from emodistill.policy.bare_model import BareModel
 
 LLAMA_LIKE = (
     "GraniteForCausalLM",
@@ -63,6 +64,8 @@ class RowForward:
     @staticmethod
     def serves(model: Any) -> bool:
         """Whether a model is of such an architecture, its layers plain or packed, and attends to all earlier tokens."""
+        if isinstance(model, BareModel):
+            return True  # one that was kept because it is
         config = model.config
         if type(model).__name__ not in LLAMA_LIKE or not type(model).__module__.startswith("transformers."):
             return False

@@ -17,10 +17,10 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from emodistill.errors import UserError
+from emodistill.files import load_yaml
 
 Kind = Literal["threat", "guilt_tripping", "false_urgency", "insult", "unfit_for_minors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -63,7 +63,7 @@ def detect(texts: Sequence[str]) -> list[Flags]:
 def default_detector() -> "Detector":
     """The detector with the patterns that ship with the package, read once."""
     file = resources.files("emodistill") / PATTERNS
-    return Detector(yaml.safe_load(file.read_text(encoding="utf-8")), PATTERNS)
+    return Detector(load_yaml(file.read_text(encoding="utf-8")), PATTERNS)
 
 
 class _KindOfFile(BaseModel):

@@ -15,11 +15,11 @@ from importlib import resources
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
+from emodistill.files import load_yaml
 from emodistill.language_models.completion import Usage
 from emodistill.negotiation.agents import (
     Choice,
@@ -131,7 +131,7 @@ class _Level(BaseModel):
 def _levels() -> dict[str, _Level]:
     file = resources.files("emodistill") / LEVELS
     try:
-        return TypeAdapter(dict[str, _Level]).validate_python(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return TypeAdapter(dict[str, _Level]).validate_python(load_yaml(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise UserError.from_validation(LEVELS, error) from error
 

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emodistill.data.schema import SCHEMA, Episode
+from emodistill.data.arrow_schema import SCHEMA
+from emodistill.data.schema import Episode
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation

@@ -2,14 +2,13 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, parse_arm
-from emodistill.evaluation.speakers import is_local
+from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, is_local, parse_arm
 from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
 from emodistill.negotiation.scenarios import Scenario
@@ -89,18 +88,17 @@ class ServedRun:
 
     @cached_property
     def counters(self) -> Mapping[str, Callable[[], Callable[[str], int]]]:
-        """For each name what loads a counter of tokens: the run's tokenizer where a model speaks, else words."""
+        """For each name what makes a counter of tokens: the agent's tokenizer where a model speaks, else words."""
         named = {name: agent.arm for name, agent in self.agents.items()}
         return {
-            name: self._tokens if arm and is_local(arm.generator) else lambda: _words for name, arm in named.items()
+            name: partial(self._tokens, name) if arm and is_local(arm.generator) else lambda: _words
+            for name, arm in named.items()
         }
 
-    @cache  # noqa: B019 - one run a server
-    def _tokens(self) -> Callable[[str], int]:
-        from emodistill.language_models.local import load_tokenizer
-
-        tokenizer = load_tokenizer(self.settings.config["policy"]["base_model"])
-        return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+    def _tokens(self, name: str) -> Callable[[str], int]:
+        speaker: Any = self.agents[name].agent.speaker  # type: ignore[attr-defined]  # of a focal agent
+        backend = getattr(speaker.backend, "inner", speaker.backend)  # behind a guard
+        return lambda text: len(backend.chat.tokenizer.encode(text, add_special_tokens=False))
 
     def agent(self, model: str) -> Negotiator:
         """

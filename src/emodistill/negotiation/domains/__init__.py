@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from emodistill.errors import UserError
+from emodistill.files import load_yaml
 
 _FOLDER = files("emodistill.negotiation.domains")
 _IMPORTED = files("emodistill.negotiation") / "imported_domains"
@@ -94,7 +95,7 @@ def load_domain(name: str) -> Domain:
         UserError: if there is no such domain, or its file lacks a key or has one too many.
     """
     try:
-        raw = yaml.safe_load(domain_text(name))
+        raw = load_yaml(domain_text(name))
     except yaml.YAMLError as error:
         raise UserError(f"domains/{name}.yaml is not valid YAML: {' '.join(str(error).split())}") from error
     expected = set(Domain.__dataclass_fields__)
