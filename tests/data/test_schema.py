@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from episodes import make_episode
 
-from emodistill.data.schema import SCHEMA, Episode, read_episodes, write_episodes
+from emodistill.data.schema import SCHEMA, Episode, _parts, _sound_turns, read_episodes, write_episodes
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -27,6 +27,22 @@ def test_a_file_is_read_in_parts_in_its_order(tmp_path, monkeypatch, rows):
     episodes = [make_episode(number=number, seed=seed) for number in range(2) for seed in range(3)]
     write_episodes(episodes, tmp_path / "episodes.parquet")
     assert read_episodes(tmp_path / "episodes.parquet") == episodes
+
+
+def test_sound_columns_give_what_rows_one_by_one_give(tmp_path):
+    """A file as we write it is made column by column; one of other types of text, turn by turn."""
+    path, other, first = tmp_path / "c.parquet", tmp_path / "d.parquet", make_episode()
+    slipped = replace(first.turns[0], role_violations=("names a model", "no words"), offer_appended=True, emotion=None)
+    episodes = [first, replace(make_episode(seed=1), turns=(slipped, *first.turns[1:])), make_episode(seed=2)]
+    write_episodes(episodes, path)
+    (part,) = _parts(path, "")
+    assert _sound_turns(part) == [episode.turns for episode in episodes]
+    text = SCHEMA.get_field_index("focal_agent")
+    wide = SCHEMA.set(text, pa.field("focal_agent", pa.large_string()))
+    pq.write_table(pq.read_table(path).cast(wide), other)
+    (part,) = _parts(other, "")
+    assert _sound_turns(part) is None
+    assert repr(read_episodes(other)) == repr(read_episodes(path)) == repr(episodes)
 
 
 def test_an_episode_records_its_negotiation():

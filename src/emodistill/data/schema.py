@@ -7,18 +7,22 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 from emodistill.lazy import lazy_attributes
 from emodistill.negotiation.domains import load_domain
-from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, End, Negotiation, Turn
+from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, End, Negotiation, Side, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
@@ -116,10 +120,15 @@ class Episode:
         Raises:
             UserError: naming the field that is missing, of another type or out of its range.
         """
-        context = _checked_fields(row)
+        _check_fields(row)
+        return cls._of(row, tuple(map(_turn, row["turns"])))
+
+    @classmethod
+    def _of(cls, row: Mapping[str, Any], turns: tuple[Turn, ...]) -> "Episode":
+        """The episode of a row whose fields were checked one by one; checks how they go together."""
+        _check_together(row, turns)
         targets = (row["focal_target"], row["counterparty_target"])
-        scenario = Scenario(row["scenario_id"], row["domain"], *targets, context)
-        turns = tuple(map(_turn, row["turns"]))
+        scenario = Scenario(row["scenario_id"], row["domain"], *targets, _context(row["context"]))
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
         return cls(
             row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"]
@@ -164,14 +173,17 @@ def read_episodes(path: Path) -> list[Episode]:
         raise UserError(f"{path} is not an episode corpus: the columns {', '.join(missing)} are missing; {remedy}")
     if footer.num_rows == 0:
         raise UserError(f"the corpus {path} is empty; {remedy}")
-    with contextlib.closing(_rows(path, remedy)) as rows:  # a row that is refused leaves no copy behind
-        return [_checked(row, path, number) for number, row in enumerate(rows)]
+    try:
+        with contextlib.closing(_parts(path, remedy)) as parts:  # a row that is refused leaves no copy behind
+            return [episode for number, part in enumerate(parts) for episode in _episodes(part, path, number * ROWS)]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
 
 
-def _rows(path: Path, remedy: str) -> Generator[dict[str, Any], None, None]:
-    """The rows one by one, read through `datasets`, which keeps an Arrow copy of a file: ours is gone at the end.
+def _parts(path: Path, remedy: str) -> "Generator[pa.Table, None, None]":
+    """`ROWS` rows at a time, read through `datasets`, which keeps an Arrow copy of a file: ours is gone at the end.
 
-    The copy is mapped, and only `ROWS` rows at a time are there as Python values.
+    The copy is mapped, so no more than these rows are there as Python values at a time.
     """
     import datasets  # two seconds, which nobody should pay who reads no corpus
     import pyarrow as pa
@@ -181,18 +193,79 @@ def _rows(path: Path, remedy: str) -> Generator[dict[str, Any], None, None]:
         link = Path(copy, "episodes.parquet")  # the name is taken for a pattern, and for an address where it has "::"
         link.symlink_to(path.resolve())
         try:
-            table = datasets.Dataset.from_parquet(str(link), cache_dir=copy)
+            table = datasets.Dataset.from_parquet(str(link), cache_dir=copy).with_format("arrow")
         except datasets.exceptions.DatasetGenerationError as error:
             why = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{path} is not a readable Parquet file ({why}); {remedy}") from error
         try:
             for first in range(0, len(table), ROWS):
-                yield from table.select(range(first, min(first + ROWS, len(table)))).to_list()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
+                yield table[first : first + ROWS]
         finally:
             del table
             pa.default_memory_pool().release_unused()  # a quarter of what a corpus takes would stay with Arrow
+
+
+def _episodes(part: "pa.Table", path: Path, first: int) -> list[Episode]:
+    """The episodes of some rows, of which `first` is the number of the first.
+
+    Where every value of every column is as it should be, the rows are made column by column; else row by row, which
+    finds and names what is wrong.
+    """
+    turns = _sound_turns(part)
+    if turns is None:
+        return [_checked(row, path, first + i, Episode.from_row) for i, row in enumerate(part.to_pylist())]
+    rows = part.drop_columns(["turns"]).to_pylist()
+    return [
+        _checked(row, path, first + i, partial(Episode._of, turns=own))
+        for i, (row, own) in enumerate(zip(rows, turns, strict=True))
+    ]
+
+
+def _sound_turns(part: "pa.Table") -> list[tuple[Turn, ...]] | None:
+    """The turns of each row; None where a column is not of our types, or a value is not what its field must hold."""
+    import pyarrow as pa
+
+    from emodistill.data.arrow_schema import SCHEMA, TURN
+
+    if any(part.schema.field(name).type != SCHEMA.field(name).type for name in SCHEMA.names if name != "turns"):
+        return None
+    lists = part.column("turns").combine_chunks()
+    if not pa.types.is_list(lists.type) or not pa.types.is_struct(lists.type.value_type):
+        return None
+    if {field.name: field.type for field in lists.type.value_type} != {field.name: field.type for field in TURN}:
+        return None
+    try:
+        part.validate(full=True)
+    except pa.ArrowInvalid:  # words that are not UTF-8
+        return None
+    flat = lists.flatten()
+    if lists.null_count or flat.null_count:
+        return None
+    for name, check in _FIELDS.items():
+        if name != "turns" and not all(map(check.holds, part.column(name).unique().to_pylist())):
+            return None
+    columns = {name: _sound_values(flat.field(name), check) for name, check in _TURN_FIELDS.items()}
+    if any(values is None for values in columns.values()):
+        return None
+    columns["offer_appended"] = map(bool, columns["offer_appended"])
+    columns["slips"] = (tuple(slips or ()) for slips in columns["slips"])
+    names = ("slips" if field.name == "role_violations" else field.name for field in fields(Turn))
+    turns = map(Turn, *(columns[name] for name in names))
+    return [tuple(islice(turns, count)) for count in lists.value_lengths().to_pylist()]
+
+
+def _sound_values(column: "pa.Array", check: "_Check") -> Any:
+    """The values of a column, equal ones as one object; None where one of them is not what it must be."""
+    import pyarrow as pa
+
+    if pa.types.is_list(column.type):
+        values = column.to_pylist() if len(column.flatten()) else [None] * len(column)
+        return values if all(map(check.holds, values)) else None
+    encoded = column.dictionary_encode(null_encoding="encode")
+    distinct = [sys.intern(value) if isinstance(value, str) else value for value in encoded.dictionary.to_pylist()]
+    if not all(map(check.holds, distinct)):
+        return None
+    return [distinct[place] for place in encoded.indices.to_numpy().tolist()]
 
 
 class _Check(NamedTuple):
@@ -245,22 +318,25 @@ _TURN_FIELDS = {
 _NEEDED = ("round", "speaker", "text")  # of a turn; what else a file leaves out is as in `Turn`
 
 
-def _checked_fields(row: Mapping[str, Any]) -> dict[str, str]:
-    """Refuse a row whose fields do not say what they should; returns its context."""
+def _check_fields(row: Mapping[str, Any]) -> None:
+    """Refuse a row of which a field does not hold what it should."""
     for name, check in _FIELDS.items():
         if not check.holds(row[name]):
             raise UserError(f"{name} is {_shown(row[name])}, not {check.wanted}")
+    for place, turn in enumerate(row["turns"]):
+        _check_turn(turn, place)
+
+
+def _check_together(row: Mapping[str, Any], turns: Sequence[Turn]) -> None:
+    """Refuse a row whose fields do not go together."""
     unit = load_domain(row["domain"]).unit
     if row["unit"] != unit:
         raise UserError(f"unit is {_shown(row['unit'])}, but the domain {row['domain']} counts in {unit}")
     if (row["end"] == "deal") != (row["deal_value"] is not None):
         raise UserError(f"end is '{row['end']}', but deal_value is {_shown(row['deal_value'])}; only a deal has one")
-    if not row["turns"] and row["end"] != "invalid":
+    if not turns and row["end"] != "invalid":
         raise UserError(f"turns is empty, but end is '{row['end']}'")
-    for place, turn in enumerate(row["turns"]):
-        _check_turn(turn, place)
-    _check_order(row["turns"])
-    return _context(row["context"])
+    _check_order(turns)
 
 
 def _check_turn(turn: Any, place: int) -> None:
@@ -277,11 +353,11 @@ def _check_turn(turn: Any, place: int) -> None:
             raise UserError(f"{where} is {_shown(value)}, not {check.wanted}")
 
 
-def _check_order(turns: Sequence[Mapping[str, Any]]) -> None:
+def _check_order(turns: Sequence[Turn]) -> None:
     """A round is one turn of the focal side, then one of the counterparty, whose words before the first are round 0."""
-    before = (-1, COUNTERPARTY)
+    before: tuple[int, Side] = (-1, COUNTERPARTY)
     for place, turn in enumerate(turns):
-        speaker, number = turn["speaker"], turn["round"]
+        speaker, number = turn.speaker, turn.round
         if (number, speaker == COUNTERPARTY) <= (before[0], before[1] == COUNTERPARTY) or (
             speaker == FOCAL and number < 1
         ):
@@ -313,12 +389,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _checked(row: dict[str, Any], path: Path, number: int) -> Episode:
+def _checked(row: dict[str, Any], path: Path, number: int, make: Callable[[dict[str, Any]], Episode]) -> Episode:
+    """The episode that `make` gives for a row; what it refuses is named with file and row."""
     if row["schema_version"] != SCHEMA_VERSION:
         raise UserError(
             f"{path}, row {number}: schema version {row['schema_version']}, this code reads {SCHEMA_VERSION}"
         )
     try:
-        return Episode.from_row(row)
+        return make(row)
     except UserError as error:
         raise UserError(f"{path}, row {number} ({row['episode_id']}): {error}; remove the row or mend it") from error
