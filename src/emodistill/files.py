@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 
 from emodistill.errors import UserError
 
 CHECKSUMS = "checksums.json"
 PART_BYTES = 2**24  # of a file that is hashed
+_HELD: set[Path] = set()  # by this process; on some disks of the network, to look at a lock of one's own lets go of it
 
 
 def cache_dir() -> Path:
@@ -117,3 +118,43 @@ def _holder(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip() or "another process"
     except OSError:  # Windows does not let others read a locked file
         return "another process"
+
+
+@contextmanager
+def held(path: Path, way_out: str) -> Iterator[None]:
+    """Hold a file that is made for it, under a name of its own, and removed at the end: see `is_held`.
+
+    Args:
+        way_out: end of the sentence that a disk without locks ends in.
+
+    Raises:
+        UserError: if the file cannot be made or locked.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock_descriptor(descriptor)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror}), which processes that share a folder need; {way_out}"
+        ) from error
+    _HELD.add(path)
+    try:
+        yield
+    finally:
+        _HELD.discard(path)
+        os.close(descriptor)  # first: some systems do not remove what is open
+        path.unlink(missing_ok=True)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds this file, as `held` does; one that has died holds none."""
+    if path in _HELD:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not lock_descriptor(descriptor, blocking=False)
+    finally:
+        os.close(descriptor)

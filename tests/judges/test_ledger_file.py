@@ -11,7 +11,7 @@ import pytest
 from judge_cases import CountingJudge
 
 from emodistill.errors import UserError
-from emodistill.judges.ledger import FORMAT, Ledger, LedgerJudge, on_network_disk
+from emodistill.judges.ledger import FORMAT, Ledger, LedgerJudge, judgement_key, on_network_disk
 from emodistill.judges.request import Judgement, JudgeRequest
 
 
@@ -50,11 +50,13 @@ def test_a_file_that_another_process_makes_first_is_taken_as_it_is(ask, path):
         assert ledger.count() == 2
 
 
-def test_where_two_ask_at_once_both_report_the_score_that_was_first(ask, path):
+def test_of_two_scores_the_first_stays_and_is_reported(ask, path):
+    (request,) = ask("word")
     with Ledger(path) as mine, Ledger(path) as theirs:
-        slow, quick = CountingJudge(), CountingJudge()
-        slow._one = lambda text: LedgerJudge(quick, theirs).scores(ask(text)) and Judgement(9.5)
-        assert LedgerJudge(slow, mine).scores(ask("word")) == [5.0]
+        slow = CountingJudge()
+        key = judgement_key(slow, request)
+        slow._one = lambda text: theirs.put(slow, [(key, request, Judgement(5.0))]) or Judgement(9.5)
+        assert LedgerJudge(slow, mine).scores([request]) == [5.0]
 
 
 def test_a_full_disk_is_a_user_error_and_what_was_stored_stays(ask, path):

@@ -12,8 +12,9 @@ because waiting for the disk takes milliseconds and is done once a second and at
 mode, which needs memory that all its users share; on a disk of the network, where there is none, it keeps a rollback
 journal instead, with which every commit waits for the disk.
 
-Threads and processes share a file. Within a process, one thread waits for what another one is asking. Two processes
-that ask the same thing at the same time both pay; the first score stays, and both report it.
+Threads and processes share a file, and one alone asks for a judgement: whoever asks has claimed it before, the others
+wait for its score. A claim is a row of the table `claims`. It holds while a file beside the ledger, named after its
+owner, is locked; the system lets go of that lock when the owner dies, and whoever waits asks in its place.
 """
 
 import hashlib
@@ -24,8 +25,9 @@ import re
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from typing import Any, Self
 
 from emodistill.errors import UserError
 from emodistill.execution.pieces import Advance, Executor, Needs, Piece, digest
+from emodistill.files import held, is_held
 from emodistill.judges.request import (
     HIGHEST,
     LOWEST,
@@ -60,6 +63,7 @@ _TABLE = """CREATE TABLE judgements (
     attempts INTEGER NOT NULL, judged_at REAL NOT NULL,
     CHECK ((score IS NULL) <> (reason IS NULL))
 ) WITHOUT ROWID"""
+_CLAIMS = "CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID"
 COLUMNS = (
     *("key", "judge", "judge_version", "rubric_version", "domain", "scenario_id", "emotion", "utterance"),
     *("score", "parts", "reason", "raw", "held"),
@@ -85,6 +89,7 @@ PART = 256  # judgements, a multiple of those that share a probe
 LOCAL_S, ASKED_S = 1.0, 0.1  # about what one takes: with a model on this machine, and elsewhere
 _BUSY_TIMEOUT_S = 60.0  # how long another process may hold the file
 _PAUSE_S = 1.0  # how long a free judgement waits for others, and how often the disk is waited for
+_LOOK_S, _LOOK_MOST_S = 0.02, 0.5  # between looks at what other processes ask for, which become rarer
 
 
 class Ledger:
@@ -140,6 +145,42 @@ class Ledger:
         """Wait until the disk has all that is stored."""
         with self.explained():
             self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @contextmanager
+    def claimed(self, keys: Sequence[str]) -> Iterator[list[str]]:
+        """Those of the keys that no other process asks for, in order; none will until this ends, or this process does.
+
+        Threads of one process keep out of each other's way before (`InFlightKeys`).
+        """
+        if not keys:
+            yield []
+            return
+        self.open()
+        owner = uuid.uuid4().hex
+        with held(self._owner_file(owner), "put the ledger on another disk with judge.ledger.path=..."):
+            try:
+                yield self._claim(keys, owner)
+            finally:
+                with suppress(sqlite3.DatabaseError), self.transaction():  # a claim ends with its file in any case
+                    self.connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+
+    def _claim(self, keys: Sequence[str], owner: str) -> list[str]:
+        """Claim those of the keys that nobody alive has claimed, and return them."""
+        with self.explained(), self.transaction():
+            ask = self.connection.execute
+            ask(_CLAIMS)
+            others = [one for (one,) in ask("SELECT DISTINCT owner FROM claims").fetchall()]
+            gone = [one for one in others if not is_held(self._owner_file(one))]
+            for one in gone:
+                ask("DELETE FROM claims WHERE owner = ?", (one,))
+            mine = [key for key in keys if ask("SELECT 1 FROM claims WHERE key = ?", (key,)).fetchone() is None]
+            self.connection.executemany("INSERT INTO claims VALUES (?, ?)", ((key, owner) for key in mine))
+        for one in gone:
+            self._owner_file(one).unlink(missing_ok=True)
+        return mine
+
+    def _owner_file(self, owner: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-asking-{owner}")
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -386,35 +427,29 @@ def _storable(text: str | None) -> str | None:
 
 
 class InFlightKeys:
-    """Keys that threads of this process are asking a judge for, so that no two threads pay for the same judgement.
-
-    A thread may take again what it holds: a judge may itself ask the ledger.
-    """
+    """Keys that threads of this process are asking a judge for, so that no two threads pay for the same judgement."""
 
     def __init__(self) -> None:
-        self._holder: dict[str, int] = {}
+        self._held: set[str] = set()
         self._freed = threading.Condition()
 
     def take(self, keys: Collection[str]) -> list[str]:
-        """Hold those of the keys that no other thread holds, and return them; never waits."""
-        me = threading.get_ident()
+        """Hold those of the keys that no thread holds, and return them; never waits."""
         with self._freed:
-            free = [key for key in keys if self._holder.get(key, me) == me]
-            self._holder.update(dict.fromkeys(free, me))
+            free = [key for key in keys if key not in self._held]
+            self._held.update(free)
             return free
 
     def release(self, keys: Collection[str]) -> None:
         """Let go of keys and wake the threads that wait for them."""
         with self._freed:
-            for key in keys:
-                self._holder.pop(key, None)
+            self._held.difference_update(keys)
             self._freed.notify_all()
 
     def wait(self, keys: Collection[str]) -> None:
-        """Return once none of the keys is held by another thread."""
-        me = threading.get_ident()
+        """Return once no thread holds any of the keys."""
         with self._freed:
-            self._freed.wait_for(lambda: all(self._holder.get(key, me) == me for key in keys))
+            self._freed.wait_for(lambda: self._held.isdisjoint(keys))
 
 
 _IN_FLIGHT: dict[Path, InFlightKeys] = {}
@@ -469,42 +504,59 @@ class LedgerJudge:
             call.known = dict.fromkeys(missing, Judgement(None, reason)) | call.known
             call.tell(missing)
         else:
-            self._fill(call, set(missing))
+            self._fill(call, missing)
         found = [call.known[key] for key in keys]
         reasons = [judgement.reason for judgement in found if judgement.score is None]
         if reasons:
             logger.warning("%d of %d judgements are missing; the first: %s", len(reasons), len(found), reasons[0])
         return found
 
-    def _fill(self, call: "_Call", missing: set[str]) -> None:
-        """Ask for what no other thread is asking for, then wait for the others; again, where those failed."""
+    def _fill(self, call: "_Call", keys: list[str]) -> None:
+        """Ask for what is missing, in parts where there is an executor, they are many and independent."""
+        by_itself = getattr(self.judge, "by_itself", None)
+        if self.executor is None or by_itself is None or len(keys) < 2 * PART:
+            self._ask(call, keys)
+        else:
+            self._ask_in_parts(self.executor, call, keys, by_itself == "model")
+
+    def _ask(self, call: "_Call", missing: list[str]) -> None:
+        """Ask for what nobody else is asking for, then wait for the others; again, where those failed."""
+        pause = _LOOK_S
         while missing:
-            mine = self.in_flight.take([key for key in call.requests if key in missing])  # in the caller's order
-            try:
-                news = call.read(mine)  # what came in between the look into the ledger and `take`
-                self._ask(call, [key for key in mine if key not in news])
-            finally:
-                self.in_flight.release(mine)
-            others = missing - set(mine)
+            with self._claimed(missing) as mine:
+                news = call.read(mine)  # what came in between the look into the ledger and the claim
+                call.ask([key for key in mine if key not in news])
+            mine_too = set(mine)
+            others = [key for key in missing if key not in mine_too]
             self.in_flight.wait(others)
             news |= call.read(others)
             call.tell(news)
-            missing = others - news
+            missing = [key for key in others if key not in news]
+            if missing and not mine:  # another process is asking
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK_MOST_S)
 
-    def _ask(self, call: "_Call", keys: list[str]) -> None:
-        """Ask for these judgements and store them, in parts where there is an executor, they are many and independent.
+    @contextmanager
+    def _claimed(self, keys: Sequence[str]) -> Iterator[list[str]]:
+        """Those of the keys that no other thread and no other process asks for, in order; none will until the end."""
+        held_here = self.in_flight.take(keys)
+        try:
+            with self.ledger.claimed(held_here) as mine:
+                self.in_flight.release(set(held_here).difference(mine))
+                held_here = mine
+                yield mine
+        finally:
+            self.in_flight.release(held_here)
 
-        Every key is in one part, which alone asks for it, and stores each judgement as it arrives: the ledger says what
-        is left if a worker is lost, or the command is.
+    def _ask_in_parts(self, executor: Executor, call: "_Call", keys: Sequence[str], is_model: bool) -> None:
+        """Have these judged by whoever carries out pieces.
+
+        Every key is in one part, which claims it, asks for it, and stores each judgement as it arrives: the ledger says
+        what is left if a worker is lost, or the command is.
         """
-        waits_for = getattr(self.judge, "by_itself", None)
-        if self.executor is None or waits_for is None or len(keys) < 2 * PART:
-            call.ask(keys)
-            return
         who = [self.judge.name, self.judge.version, str(self.ledger.path)]
         open_part = partial(_Part, self.judge, self.ledger.path, self.batch_size)
-        local = waits_for == "model"
-        seconds = LOCAL_S if local else ASKED_S
+        seconds = LOCAL_S if is_model else ASKED_S
         pieces = []
         for first in range(0, len(keys), PART):
             part = keys[first : first + PART]
@@ -517,11 +569,11 @@ class LedgerJudge:
                     task=([call.requests[key] for key in part],),
                     done=partial(self._has, part),
                     size=len(part),
-                    needs=Needs(local, len(part) * seconds),
+                    needs=Needs(is_model, len(part) * seconds),
                 )
             )
         self.ledger.open()
-        self.executor.run(f"judging with {self.judge.name}", pieces)
+        executor.run(f"judging with {self.judge.name}", pieces)
         call.known |= self.ledger.get(keys)
         call.tell(keys)
 
@@ -591,7 +643,6 @@ class _Call:
         pending = [one if one is not None and one.pending_score is not None else None for one in earlier]
         self._pending = {key for key, one in zip(keys, pending, strict=True) if one is not None}
         requests = [replace(self.requests[key], pending=one) for key, one in zip(keys, pending, strict=True)]
-        self.ledger.open()
         self._stored_at = self._synced_at = time.monotonic()
         try:
             answers = self.judge.judge(requests, self.take)

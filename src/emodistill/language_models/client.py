@@ -703,7 +703,7 @@ class RequestScheduler:
         """One call within rates and budget."""
         likely, reserved = likely_tokens(state.request), self._reservation(state.request)
         await self.limiter.admit(likely)
-        while (room := self.spending.reserve(reserved)) is None:
+        while (room := self.spending.reserve(self.name, reserved)) is None:
             await asyncio.sleep(BUDGET_POLL_S)
         if not room:
             self.limiter.correct(likely, 0)
@@ -730,7 +730,7 @@ class RequestScheduler:
             cost = self.price.of(*outcome.tokens) if self.price else 0.0
             return UsageTotals(1, *outcome.tokens, cost)
         if outcome.charged:
-            return UsageTotals(1, unmetered_calls=1, unmetered_tokens=reserved.tokens, unmetered_cost=reserved.cost)
+            return reserved.unbilled()
         return UsageTotals(1)
 
 
