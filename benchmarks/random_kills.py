@@ -10,8 +10,8 @@ over as many runs as it takes, and every run is finished and checked:
 
 - its files (or the rows of its ledger) are those of one process that nobody disturbed;
 - the server was asked for an utterance twice at most as often as killed processes had calls under way;
-- every call that reached the server is in the file of the spending, with its bill or, where its process died before that
-  came, as a call without one.
+- every call that reached the server is in the file of the spending, with its bill or, where its process died before
+  that came, as a call without one.
 
 It asks a server on loopback, in this process, and takes about half an hour of one core with twenty kills of each.
 """
@@ -145,8 +145,9 @@ class Found:
         words = f"{self.kills} kills over {self.runs} runs of {self.starts} starts: the same in the end"
         if self.asked:
             words += (
-                f"; {self.asked} calls reached the server, {self.twice} of them for an utterance that it had been asked "
-                f"for (at most {self.most_twice}); spending: {self.metered} with a bill, {self.unmetered} without"
+                f"; {self.asked} calls reached the server, {self.twice} of them a second time (at most "
+                f"{self.most_twice} were under way at kills); spending: {self.metered} calls with a bill, "
+                f"{self.unmetered} without"
             )
         return words
 
