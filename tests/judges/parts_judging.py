@@ -6,6 +6,7 @@ The diary says which process asked what, line by line, and outlives the processe
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,12 +26,16 @@ OFFENDING = "the server refuses the key; set another"
 
 
 class DiaryJudge:
-    """One call at a time, each of a few milliseconds; one in nine brings no score."""
+    """One call at a time, each of a few milliseconds; one in nine brings no score.
+
+    Args:
+        dies_at: the utterance at which its process is killed, once, with the call under way.
+    """
 
     name, version, by_itself = "diary", "1", "server"
 
-    def __init__(self, diary, refused=False):
-        self.diary, self.refused = Path(diary), refused
+    def __init__(self, diary, refused=False, dies_at=None):
+        self.diary, self.refused, self.dies_at = Path(diary), refused, dies_at
 
     def judge(self, requests, on_judgement=None):
         found = []
@@ -40,6 +45,9 @@ class DiaryJudge:
             number = int(request.utterance.split()[-1].rstrip("."))
             self.note("asked", number)
             time.sleep(0.002)
+            if number == self.dies_at and not (died := self.diary.with_name("died")).exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
             score, reason = (None, f"no score for {number}") if number % 9 == 8 else (1.0 + number % 10, None)
             found.append(Judgement(score, reason, raw=str(score), usage=USAGE))
             on_judgement(place, found[-1])
