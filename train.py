@@ -3,7 +3,6 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,7 +32,7 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
 
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together, one owns the folder
+    first = owns_folder(cfg)
     folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
     check_earlier_stages(config)
     entry.check_files(cfg)
@@ -43,7 +42,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
         with exclusive(folder.path) if first else nullcontext():
             state = folder.state(config, cfg.resume)
             if state == "finished":
-                print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
+                if first:
+                    print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
                 return None
             if first:
                 steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
@@ -64,6 +64,14 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
             folder.discard_if_unused()
 
 
+def owns_folder(cfg: DictConfig) -> bool:
+    """Whether this is the process that writes: the first of those that train together, or one alone."""
+    from emodistill.runs import is_first_process
+
+    alone = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
+    return alone or is_first_process()
+
+
 def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) -> "L.Trainer":
     """Instantiate everything and call `Trainer.fit`, from `checkpoint` if there is one.
 
@@ -75,20 +83,24 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from emodistill.learners.devices import SharedSteps, strategy_of
     from emodistill.runs import read_checkpoint
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     if checkpoint:
-        print(f"continuing {checkpoint}")
+        if owns_folder(cfg):
+            print(f"continuing {checkpoint}")
         read_checkpoint(checkpoint, cfg.name, f"delete {checkpoint.parent} to start this stage again")
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
     start = LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg))
-    logger = instantiate(cfg.logger)
-    trainer: L.Trainer = instantiate(cfg.trainer, logger=logger, callbacks=[start, *callbacks], _convert_="all")
+    shares = SharedSteps()
+    given = {"logger": instantiate(cfg.logger), "strategy": strategy_of(cfg.trainer.strategy)}
+    trainer: L.Trainer = instantiate(cfg.trainer, **given, callbacks=[start, shares, *callbacks], _convert_="all")
+    shares.divide(trainer, data.dataset.loader, data.dataset.batch_size)
     try:
         trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means

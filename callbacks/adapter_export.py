@@ -40,7 +40,8 @@ class AdapterExport(L.Callback):
         step = trainer.global_step
         if not self.average_last or step == 0 or step % self.every_n_steps or step in self._latest:
             return
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
+        state = trainer.strategy.lightning_module_state_dict()  # of all processes together
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         self._latest = dict([*self._latest.items(), (step, weights)][-self.average_last :])
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,23 +51,23 @@ class AdapterExport(L.Callback):
         self._latest = dict(state.get("latest", {}))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.interrupted or not trainer.is_global_zero:
+        if trainer.interrupted:
             return
-        trained = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        weights = trainer.strategy.lightning_module_state_dict()  # of all processes together
+        if not trainer.is_global_zero:
+            return
         selected = SelectedCheckpoint(trainer.global_step)
         if self._latest:
             latest = self._latest.values()
-            mean = {name: torch.stack([weights[name] for weights in latest]).mean(0) for name in trained}
-            pl_module.load_state_dict(mean)
+            weights = {name: torch.stack([each[name] for each in latest]).mean(0) for name in weights}
             selected = SelectedCheckpoint(trainer.global_step, averaged=tuple(self._latest))
         elif self.best.is_file():
             saved = torch.load(self.best, map_location="cpu", weights_only=True)
-            pl_module.load_state_dict(saved["state_dict"])
-            selected = _selected(saved)
-        pl_module.policy.save_adapter(self.folder)
+            weights, selected = saved["state_dict"], _selected(saved)
+        learned = {name.removeprefix("policy."): tensor for name, tensor in weights.items()}
+        pl_module.policy.save_adapter(self.folder, learned)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, metrics, selected)
-        pl_module.load_state_dict(trained)  # the module is handed back as training left it
 
 
 def _selected(saved: dict[str, Any]) -> SelectedCheckpoint:

@@ -85,13 +85,13 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._enabled:
-            return
         loop = trainer.fit_loop
         self._loss = self._loss + outputs["loss"]  # Lightning has divided it by the accumulated batches
         if loop.epoch_loop._should_accumulate():
             return
-        self._step_loss, self._loss = self._loss, 0.0
+        self._step_loss, self._loss = trainer.strategy.reduce(self._loss, reduce_op="mean"), 0.0  # over all devices
+        if not self._enabled:
+            return
         due = trainer.global_step - self._shown_at >= max((self._steps or 0) // LINES, 1)
         if self._bar is not None:
             if trainer.global_step % self.refresh_every == 0:

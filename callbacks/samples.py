@@ -45,7 +45,10 @@ class SampleUtterances(L.Callback):
         contexts = trainer.datamodule.dataset.contexts
         if trainer.sanity_checking or not contexts or not trainer.is_global_zero:
             return
-        spoken = [Spoken(*reply) for reply in getattr(pl_module, "replies", [])] or self._speak(pl_module, contexts)
+        spoken = [Spoken(*reply) for reply in getattr(pl_module, "replies", [])]
+        if not spoken and pl_module.policy.sharded:
+            return  # a merged copy would be the whole base on one device
+        spoken = spoken or self._speak(pl_module, contexts)
         found = {
             f"val/{name}": value for name, value in expression_metrics(spoken, self.perceiver, self.vocabulary).items()
         }

@@ -13,7 +13,7 @@ class Throughput(L.Callback):
     """Logs steps, supervised turns and response tokens a second, and peak memory, every `log_every_n_steps` steps.
 
     Turns and tokens come from batches that know them (`Chats`), or from a learner that says what it made of a batch; a
-    batch of transitions counts its rows as turns.
+    batch of transitions counts its rows as turns. They are those of all devices together.
 
     Attributes:
         seconds: that the stage took up to now, validation included, in this process and those that it continues; what
@@ -32,6 +32,10 @@ class Throughput(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         turns, tokens = getattr(pl_module, "amounts", None) or amounts(batch)
+        if trainer.world_size > 1:
+            turns, tokens = trainer.strategy.reduce(
+                torch.tensor([turns, tokens], device=trainer.strategy.root_device), reduce_op="sum"
+            ).tolist()
         self._turns += turns
         self._tokens += tokens
         self.tokens += tokens
@@ -68,6 +72,8 @@ class Throughput(L.Callback):
 
 def amounts(batch: object) -> tuple[int, int]:
     """Supervised turns and response tokens of a batch; tokens are 0 where there is no text."""
+    if not getattr(batch, "counts", True):
+        return 0, 0
     utterance = getattr(getattr(batch, "chats", batch), "utterance", None)
     if utterance is None:
         action = getattr(batch, "action", None)

@@ -6,6 +6,7 @@ import weakref
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import begun
 
@@ -78,24 +79,24 @@ def test_sft_holds_a_merged_copy_only_while_it_is_validated(place, copies, monke
     assert len(copies) == 3 and Look.alive == [0] * 6
 
 
-class Adapter:
+class Adapter(torch.nn.Module):
     """Writes its only number where an adapter would go."""
 
     identity = {"base_model": "embedded", "fingerprint": "f00d", "vocabulary": "ekman7"}
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, value):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(value))
 
-    def save_adapter(self, folder):
+    def save_adapter(self, folder, state):
         folder.mkdir()
-        torch.save(self.module.weight.item(), folder / "number")
+        torch.save(state["weight"].item(), folder / "number")
 
 
 class Module(L.LightningModule):
     def __init__(self, value):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(value))
-        self.policy = Adapter(self)
+        self.policy = Adapter(value)
 
 
 class Ended:
@@ -104,15 +105,17 @@ class Ended:
     global_step = 12
     callback_metrics = {"val/loss": torch.tensor(1.5), "train/loss": torch.tensor(9.0)}
 
-    def __init__(self, interrupted=False, is_global_zero=True):
+    def __init__(self, module, interrupted=False, is_global_zero=True):
         self.interrupted, self.is_global_zero = interrupted, is_global_zero
+        self.strategy = SingleDeviceStrategy()
+        self.strategy.connect(module)
 
 
 @pytest.fixture
 def best(tmp_path):
     chosen = {"monitor": "val/loss", "best_model_score": torch.tensor(1.25)}
     callbacks = {"ModelCheckpoint{...}": chosen, "LastCheckpoint": {}}
-    saved = {"state_dict": {"weight": torch.tensor(7.0)}, "global_step": 8, "callbacks": callbacks}
+    saved = {"state_dict": {"policy.weight": torch.tensor(7.0)}, "global_step": 8, "callbacks": callbacks}
     torch.save(saved, tmp_path / "best.ckpt")
     return tmp_path / "best.ckpt"
 
@@ -121,25 +124,27 @@ def exported(folder):
     return torch.load(folder / "number", weights_only=True)
 
 
-def test_the_best_adapter_is_exported_and_the_module_handed_back(tmp_path, best):
+def test_the_best_adapter_is_exported_and_the_module_stays_as_it_is(tmp_path, best):
     module = Module(3.0)
-    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(), module)
+    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(module), module)
     assert exported(tmp_path / "adapter") == 7.0
-    assert module.weight.item() == 3.0
+    assert module.policy.weight.item() == 3.0
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "12 optimizer steps. The weights are those of step 8, the best validation (`val/loss` 1.25)." in card
     assert "After 12 steps" in card and "| val/loss | 1.5 |" in card and "train/loss" not in card
 
 
 def test_without_a_best_one_the_last_is_exported(tmp_path):
-    AdapterExport(str(tmp_path / "adapter"), str(tmp_path / "none.ckpt")).on_fit_end(Ended(), Module(3.0))
+    module = Module(3.0)
+    AdapterExport(str(tmp_path / "adapter"), str(tmp_path / "none.ckpt")).on_fit_end(Ended(module), module)
     assert exported(tmp_path / "adapter") == 3.0
     assert "The weights are those of the last step." in (tmp_path / "adapter" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("ended", [Ended(interrupted=True), Ended(is_global_zero=False)])
-def test_a_run_that_was_interrupted_exports_nothing(tmp_path, best, ended):
-    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(ended, Module(3.0))
+@pytest.mark.parametrize("end", [{"interrupted": True}, {"is_global_zero": False}])
+def test_a_run_that_was_interrupted_exports_nothing(tmp_path, best, end):
+    module = Module(3.0)
+    AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(module, **end), module)
     assert not (tmp_path / "adapter").exists()
 
 

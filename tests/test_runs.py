@@ -14,6 +14,7 @@ from emodistill.runs import (
     StageFolder,
     check_earlier_stages,
     flat,
+    is_first_process,
     read_checkpoint,
 )
 
@@ -80,7 +81,7 @@ def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
 
 
 def test_some_keys_may_change(begun):
-    trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2}
+    trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2, "num_nodes": 2, "strategy": "fsdp"}
     named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
     waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
@@ -221,3 +222,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage, monkeypatch):
     with pytest.raises(UserError, match=r"last\.ckpt is (damaged or no|a) checkpoint.*; start over"):
         read_checkpoint(path, "iql", "start over")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("started_by", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),  # Lightning, one machine
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),  # by hand, on the second machine
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),  # torchrun, on the second machine
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "0"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0", "SLURM_PROCID": "0"}, True),
+    ],
+)
+def test_one_of_several_processes_is_the_first(started_by, first):
+    assert is_first_process(started_by) == first

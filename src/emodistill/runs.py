@@ -9,6 +9,7 @@ A stage that is run again continues, says that it is done, or is refused with th
 
 import json
 import math
+import os
 import pickle
 import shutil
 import zipfile
@@ -33,7 +34,7 @@ MAY_CHANGE = (  # keys that change no result
     *(f"learner.sampler.{name}" for name in ("folder", "seen_as", "max_difference", "patience_s")),
     "trainer.max_time",
     "trainer.accelerator",
-    "trainer.devices",
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy"),  # a step has the same batches on all of them
     *("device", "policy.device", "sampler.device"),  # of an evaluation
 )
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
@@ -48,6 +49,14 @@ _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError,
 def adapter_folder(run_dir: Path, stage: str) -> Path:
     """Where the adapter of a stage lies; a published folder is itself the one adapter that there is."""
     return run_dir if (run_dir / ADAPTER_NOTE).is_file() else run_dir / stage / "adapter"
+
+
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # torchrun, SLURM; Lightning: machine, process on it
+
+
+def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the first of several processes that train together, as whoever started them has noted."""
+    return all(environment.get(name, "0") == "0" for name in RANKS)
 
 
 @dataclass(frozen=True)

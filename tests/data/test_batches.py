@@ -73,13 +73,13 @@ def test_a_cursor_of_another_epoch_skips_nothing():
 
 
 def test_ranks_share_the_rows_between_them():
-    """Six rows in three batches on each of two ranks: every row once, and as many batches everywhere."""
-    ranks = [make_loader(rows=6, batch_size=1, batches=3) for _ in range(2)]
+    """Six rows in three batches of two, one row of each for either rank: the batches of one device, cut in two."""
+    ranks = [make_loader(rows=6, batch_size=2, batches=3) for _ in range(2)]
     for number, loader in enumerate(ranks):
         loader.rank, loader.world_size = number, 2
     first, second = (served(loader) for loader in ranks)
-    assert len(first) == len(second) == 3
-    assert sorted(row for batch in first + second for row in batch) == list(range(6))
+    assert [one + two for one, two in zip(first, second, strict=True)] == served(make_loader(6, 2, 3))
+    assert ranks[0].state_dict() == {"epoch": 0, "served": 3}
 
 
 class Watcher(L.LightningModule):

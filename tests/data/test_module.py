@@ -109,7 +109,7 @@ def table(rows):
 
 def test_ranks_share_an_epoch_without_overlap():
     alone = TransitionBatches(table(12), 4, 3, seed=5)
-    ranks = [TransitionBatches(table(12), 2, 3, seed=5) for _ in range(2)]
+    ranks = [TransitionBatches(table(12), 4, 3, seed=5) for _ in range(2)]
     for rank, loader in enumerate(ranks):
         loader.rank, loader.world_size = rank, 2
     steps = list(zip(*ranks, strict=True))

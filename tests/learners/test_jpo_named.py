@@ -25,7 +25,7 @@ class Named:
     def refresh(self, policy):
         pass
 
-    def sample(self, contexts, count, seed):
+    def sample(self, contexts, count, seed, numbers=None):
         return [[self.chat_format.reply(self.said[i % len(self.said)]) for i in range(count)] for _ in contexts]
 
     def text(self, reply):

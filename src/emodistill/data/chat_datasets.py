@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
-from emodistill.data.batches import ResumableBatches
+from emodistill.data.batches import ResumableBatches, ResumableLoader
 from emodistill.data.chats import (
     ChatContext,
     ChatEncoder,
@@ -89,14 +89,17 @@ class SFTBatch:
         tokens_of: supervised tokens of the batches `first` to `last` (excluded) of this epoch, of all ranks together:
             the loss is a mean over the tokens of an optimizer step, which may take several batches.
         weights: how much each utterance counts, (U,) float32; their mean over the corpus is 1.
+        counts: False where it only keeps step with the other ranks, see `ResumableBatches`.
     """
 
-    def __init__(self, chats: Chats, tokens_of: Callable[[int, int], int], weights: torch.Tensor) -> None:
-        self.chats, self.tokens_of, self.weights = chats, tokens_of, weights
+    def __init__(
+        self, chats: Chats, tokens_of: Callable[[int, int], int], weights: torch.Tensor, counts: bool = True
+    ) -> None:
+        self.chats, self.tokens_of, self.weights, self.counts = chats, tokens_of, weights, counts
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SFTBatch":
         weights = self.weights.to(device, non_blocking=non_blocking)
-        return SFTBatch(self.chats.to(device, non_blocking), self.tokens_of, weights)
+        return SFTBatch(self.chats.to(device, non_blocking), self.tokens_of, weights, self.counts)
 
     def __len__(self) -> int:
         return len(self.chats.input_ids)
@@ -106,18 +109,22 @@ class SFTBatches(ResumableBatches[EncodedChat]):
     """Batches of chats that know how many tokens their optimizer step has."""
 
     def __init__(self, items: Sequence[EncodedChat], batch_size: int, seed: int, pad_id: int) -> None:
-        super().__init__(items, batch_size, seed, lambda chats: chats)
+        super().__init__(items, batch_size, seed, self._collated)
         self.pad_id = pad_id
+
+    def _collated(self, chats: list[EncodedChat]) -> SFTBatch:
+        weights = torch.tensor([weight for chat in chats for weight in chat.weights])
+        return SFTBatch(collate_encoded(chats, self.pad_id), lambda first, last: 0, weights)
 
     def _batch(self, order: list[int], number: int) -> SFTBatch:
         def tokens_of(first: int, last: int) -> int:
-            places = [(number, rank) for number in range(first, last) for rank in range(self.world_size)]
-            chats = [self.items[i] for place in places for i in self._rows(order, *place)]
+            places = range(first * self.world_size, last * self.world_size)
+            chats = [chat for place in places for chat in self._items(order, place)]
             return sum(owner >= 0 for chat in chats for owner in chat.utterance)
 
-        chats: list[EncodedChat] = super()._batch(order, number)
-        weights = torch.tensor([weight for chat in chats for weight in chat.weights])
-        return SFTBatch(collate_encoded(chats, self.pad_id), tokens_of, weights)
+        batch: SFTBatch = super()._batch(order, number)
+        batch.tokens_of = tokens_of
+        return batch
 
 
 class SFTDataset:
@@ -132,6 +139,8 @@ class SFTDataset:
         reply_tokens: room that is kept for a reply.
         weights: how much each focal turn of each episode counts; None counts all alike. Validation counts all alike.
     """
+
+    loader: type[ResumableLoader] = SFTBatches
 
     def __init__(
         self,
@@ -232,13 +241,17 @@ def judged_chats(
 
 
 class JudgedBatch:
-    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order."""
+    """Chats of the corpus; `items[i].places` are the group places of row i's utterances, in order.
 
-    def __init__(self, items: Sequence[JudgedChat], chats: Chats) -> None:
-        self.items, self.chats = list(items), chats
+    Attributes:
+        counts: False where it only keeps step with the other ranks, see `ResumableBatches`.
+    """
+
+    def __init__(self, items: Sequence[JudgedChat], chats: Chats, counts: bool = True) -> None:
+        self.items, self.chats, self.counts = list(items), chats, counts
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "JudgedBatch":
-        return JudgedBatch(self.items, self.chats.to(device, non_blocking))
+        return JudgedBatch(self.items, self.chats.to(device, non_blocking), self.counts)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -254,11 +267,16 @@ class ContextBatch:
 
     Attributes:
         following: makes the batches that come after this one in its epoch, where the loader knows them.
+        number: of this batch among those of its rank in the epoch.
+        before: how many contexts all ranks together have before it, from their batches of a given number on. It
+            numbers the contexts of a step, whichever rank speaks in them.
+        counts: False where it only keeps step with the other ranks, see `ResumableBatches`.
     """
 
     def __init__(self, contexts: Sequence[ChatContext]) -> None:
-        self.contexts = list(contexts)
+        self.contexts, self.number, self.counts = list(contexts), 0, True
         self.following: Callable[[], Iterator[ContextBatch]] = lambda: iter(())
+        self.before: Callable[[int], int] = lambda first: 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ContextBatch":
         return self
@@ -281,6 +299,12 @@ class ContextBatches(ResumableBatches[Sequence[ChatContext]]):
     def _batch(self, order: list[int], number: int) -> ContextBatch:
         batch: ContextBatch = super()._batch(order, number)
         batch.following = lambda: (self._batch(order, later) for later in range(number + 1, len(self)))
+
+        def before(first: int) -> int:
+            places = range(first * self.world_size, number * self.world_size + self.rank)
+            return sum(len(own) for place in places for own in self._items(order, place))
+
+        batch.number, batch.before = number, before
         return batch
 
 
@@ -302,6 +326,8 @@ class JPODataset:
         choices: the emotion that is asked for in each context in place of the corpus's own, as in play; None keeps the
             corpus's. It serves a policy that is told its emotions.
     """
+
+    loader: type[ResumableLoader] = ResumableBatches
 
     def __init__(
         self,

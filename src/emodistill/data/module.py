@@ -22,8 +22,14 @@ from emodistill.errors import UserError
 
 
 class StageDataset(Protocol):
-    """What one stage sees of the corpus."""
+    """What one stage sees of the corpus.
 
+    Attributes:
+        loader: kind of the loader of training batches.
+    """
+
+    loader: type[ResumableLoader]
+    batch_size: int
     dataset_stats: dict[str, Any]
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:

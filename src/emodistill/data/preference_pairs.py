@@ -26,13 +26,17 @@ class PreferencePair:
 
 
 class PairBatch:
-    """Pairs to learn from: one packed row a pair, utterance 2i the chosen reply of pair i, 2i + 1 the rejected one."""
+    """Pairs to learn from: one packed row a pair, utterance 2i the chosen reply of pair i, 2i + 1 the rejected one.
 
-    def __init__(self, pairs: Sequence[PreferencePair], chats: Chats) -> None:
-        self.pairs, self.chats = list(pairs), chats
+    Attributes:
+        counts: False where it only keeps step with the other ranks, see `ResumableBatches`.
+    """
+
+    def __init__(self, pairs: Sequence[PreferencePair], chats: Chats, counts: bool = True) -> None:
+        self.pairs, self.chats, self.counts = list(pairs), chats, counts
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
-        return PairBatch(self.pairs, self.chats.to(device, non_blocking))
+        return PairBatch(self.pairs, self.chats.to(device, non_blocking), self.counts)
 
     def __len__(self) -> int:
         return len(self.pairs)

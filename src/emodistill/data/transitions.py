@@ -200,9 +200,11 @@ class TransitionBatches(ResumableLoader):
     An epoch is a stretch between validations and not a pass: each pass within it is a permutation of the table, so
     every row is used equally often to within one, and every batch is full.
 
-    Under distributed training a batch is `batch_size` rows on every rank: the ranks share one order, and rank r takes
-    the rows r, r + world size, r + 2 world size ... of it, so that all of them together step through every row.
+    Under distributed training the ranks share out every batch: rank r takes its rows r, r + world size, r + 2 world
+    size ... So a step has the same rows on any number of devices.
     """
+
+    split_batches = True
 
     def __init__(self, table: Transitions, batch_size: int, batches_per_epoch: int, seed: int) -> None:
         super().__init__(batch_size, seed)
@@ -211,18 +213,19 @@ class TransitionBatches(ResumableLoader):
         check_finite(table)
         self.table, self.batches_per_epoch = table, batches_per_epoch
 
-    def __len__(self) -> int:
+    @property
+    def batches(self) -> int:
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[Transitions]:
-        order = self.order(self.epoch)[self.rank :: self.world_size]
-        for number in self._numbers(len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+        order = self.order(self.epoch)
+        for number in self._numbers():
+            index = order[number * self.batch_size : (number + 1) * self.batch_size][self.rank :: self.world_size]
             yield Transitions(*(column.index_select(0, index) for column in self.table))
 
     def order(self, epoch: int) -> Tensor:
-        """Rows of the table in the order of one epoch, (batches_per_epoch * batch_size * world_size,)."""
-        count, length = self.batches_per_epoch * self.batch_size * self.world_size, len(self.table.action)
+        """Rows of the table in the order of one epoch, (batches_per_epoch * batch_size,)."""
+        count, length = self.batches_per_epoch * self.batch_size, len(self.table.action)
         generator = np.random.default_rng((self.seed, epoch))
         passes = [generator.permutation(length) for _ in range(-(-count // length))]
         return torch.from_numpy(np.concatenate(passes)[:count])
@@ -261,6 +264,8 @@ class TransitionDataset:
     Raises:
         UserError: if vocabulary or observation are unknown.
     """
+
+    loader: type[ResumableLoader] = TransitionBatches
 
     def __init__(
         self,

@@ -16,6 +16,8 @@ server's own log-probabilities, which hold both differences, and it is clipped.
 On corpus turns the ratio is to the reference and clipped: a trust region and no importance weight, for they were
 written by the behaviour policy. It keeps one update from running far on one judgement, nothing more.
 
+The loss of an optimizer step is the mean over its batches, each of which counts alike, on whichever device it is.
+
 LoRA dropout is off in this stage. The first ratio is then exactly 1 and the first KL exactly 0, and a ratio measures
 what training did, not which mask was drawn.
 
@@ -42,6 +44,7 @@ from emodistill.data.chats import ChatContext
 from emodistill.data.preference_pairs import PairBatch
 from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
+from emodistill.learners.devices import build_policy, gather
 from emodistill.learners.optimizer import adamw
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.adapter_files import refuse_foreign
@@ -190,8 +193,15 @@ class Sampler(Protocol):
     def refresh(self, policy: ExpressionPolicy) -> None:
         """Take over the policy's weights."""
 
-    def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
-        """`count` replies to every context, as token ids with their end; fixed by weights, contexts and seed."""
+    def sample(
+        self, contexts: Sequence[Sequence[int]], count: int, seed: int, numbers: Sequence[int] | None = None
+    ) -> list[list[list[int]]]:
+        """`count` replies to every context, as token ids with their end; fixed by weights, contexts, seed and numbers.
+
+        Args:
+            numbers: of the contexts among all of the step; None counts from 0. However a step is shared out among
+                devices, a context has the same number and so the same replies.
+        """
 
     def text(self, reply: list[int]) -> str:
         """The words of a reply."""
@@ -323,7 +333,7 @@ class RolloutQueue:
         """
         if self._sampled_at != step:
             self.clear()  # of an epoch that was cut short there may be some left
-            step_batches = [batch, *islice(batch.following(), left)]
+            step_batches = [each for each in (batch, *islice(batch.following(), left)) if each.counts]
             spoken = self._drawn_before(step_batches, step)
             spoken = spoken or self.speak(policy, step_batches, count, self.training_seed(seed, step), step)
             self._spoken.extend(spoken)
@@ -351,7 +361,9 @@ class RolloutQueue:
         sampler = self.current_sampler(policy, step)
         if isinstance(sampler, EndpointSampler):
             return _by_batch(batches, *sampler.submit(_contexts(batches), count, seed).result(), step)
-        return _by_batch(batches, sampler.sample(_contexts(batches), count, seed), None, step)
+        before = [batch.before(batches[0].number) for batch in batches]
+        numbers = [first + i for first, batch in zip(before, batches, strict=True) for i in range(len(batch))]
+        return _by_batch(batches, sampler.sample(_contexts(batches), count, seed, numbers), None, step)
 
     def _drawn_before(self, batches: Sequence[ContextBatch], step: int) -> list[Spoken]:
         """What was drawn ahead for just these batches; nothing where others were announced, or none."""
@@ -432,14 +444,21 @@ class ReferenceCache:
         self.ref_logprobs: dict[str, Tensor] = {}
         self.group_scores: dict[str, list[float | None]] = {}
 
-    def reference(self, policy: ExpressionPolicy, batch: JudgedBatch) -> Tensor:
+    def lacks(self, batch: JudgedBatch) -> bool:
+        """Whether any chat of the batch is new."""
+        return any(item.key not in self.ref_logprobs for item in batch.items)
+
+    def reference(self, policy: ExpressionPolicy, batch: JudgedBatch, compute: bool | None = None) -> Tensor:
         """Log-probabilities of the batch's response tokens under the reference, (K,) float32.
 
         If any chat is new, the reference runs on the whole batch: the first step then compares the same arithmetic on
         the same tensors, and its ratio is exactly 1.
+
+        Args:
+            compute: whether it runs; None decides by this batch alone.
         """
         keys = [item.key for item in batch.items]
-        if any(key not in self.ref_logprobs for key in keys):
+        if self.lacks(batch) if compute is None else compute:
             sizes = [sum(owner >= 0 for owner in item.chat.utterance) for item in batch.items]
             parts = torch.split(reference(policy, batch.chats).cpu(), sizes)
             for key, logprobs in zip(keys, parts, strict=True):
@@ -458,6 +477,15 @@ class ReferenceCache:
             answers = iter(judge.scores([request for group in wanted.values() for request in group.requests]))
             self.group_scores.update({name: [next(answers) for _ in g.requests] for name, g in wanted.items()})
         return {group.name: self.group_scores[group.name] for group in groups}
+
+    def pool(self) -> None:
+        """Take over what other processes computed; of a chat that several have computed, all keep the same numbers."""
+        logprobs: dict[str, Tensor] = {}
+        scores: dict[str, list[float | None]] = {}
+        for theirs in gather(self.state()):
+            logprobs = theirs["ref_logprobs"] | logprobs
+            scores |= {name: own for name, own in theirs["group_scores"].items() if None in scores.get(name, [None])}
+        self.ref_logprobs, self.group_scores = logprobs, scores
 
     def state(self) -> dict[str, Any]:
         return {"ref_logprobs": dict(self.ref_logprobs), "group_scores": dict(self.group_scores)}
@@ -543,15 +571,22 @@ class JPOLearner(L.LightningModule):
 
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):  # Lightning calls this hook once a stage
-            self.policy = ExpressionPolicy(**self.hparams["policy"], reference=True)
+            self.policy = build_policy(self, **self.hparams["policy"], reference=True)
 
     def on_train_start(self) -> None:
+        if self.trainer.world_size > 1 and isinstance(self.queue.sampler, EndpointSampler):
+            raise UserError(
+                "sampler=endpoint draws for one device: each of several would push and prove adapters of its own, and "
+                "number its contexts anew; use trainer.devices=1 and trainer.num_nodes=1, or sampler=local"
+            )
         self.queue.clear()
 
     def on_train_end(self) -> None:
         self.queue.end()
 
     def training_step(self, batch: JudgedBatch | ContextBatch | PairBatch, batch_idx: int) -> Tensor:
+        if not batch.counts:
+            return self._keep_step(batch)
         if isinstance(batch, PairBatch):
             metrics = self.preferred(batch)
             self.amounts = (2 * len(batch), int((batch.chats.utterance >= 0).sum()))
@@ -578,6 +613,28 @@ class JPOLearner(L.LightningModule):
         self.log_dict(logged | {"train/learning_rate": rate}, batch_size=len(batch))
         return metrics["loss"]
 
+    def _keep_step(self, batch: JudgedBatch | ContextBatch | PairBatch) -> Tensor:
+        """A loss of 0 for a batch that only keeps step: the process computes as often as others, and asks nobody."""
+        self.amounts = (0, 0)
+        if isinstance(batch, ContextBatch):
+            self.queue.current_sampler(self.policy, self.global_step)
+            context = batch.contexts[0].input_ids
+            chats = pack_replies([context], [[context[-1:]]], pad_id=0).to(self.policy.device)
+        else:
+            chats = batch.chats
+        if isinstance(batch, JudgedBatch):
+            self._corpus_reference(batch)
+        else:
+            reference(self.policy, chats)
+        return 0.0 * self.policy(chats).logprobs.sum()
+
+    def _corpus_reference(self, batch: JudgedBatch) -> Tensor:
+        """As the cache gives it; with sharded weights the reference runs on all devices or on none."""
+        if not self.policy.sharded:
+            return self.cache.reference(self.policy, batch)
+        lacks = self.trainer.strategy.reduce_boolean_decision(self.cache.lacks(batch), all=False)
+        return self.cache.reference(self.policy, batch, lacks)
+
     def preferred(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss and figures of a batch of preferences; all scalars."""
         if self.hparams["preference"] is None:
@@ -601,7 +658,7 @@ class JPOLearner(L.LightningModule):
         self._end_if_silent(own)
         return Rollout(
             batch.chats,
-            self.cache.reference(self.policy, batch),
+            self._corpus_reference(batch),
             own,
             [advantages[group.name][place] for group, place in turns],
             compared.degenerate,
@@ -731,14 +788,20 @@ class JPOLearner(L.LightningModule):
             metrics = self.objective(self.from_corpus(batch))
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
         else:
-            seed = self.queue.validation_seed(self.hparams["seed"], batch_idx)
-            drawn = self.queue.draw(self.policy, batch, 1, seed, self.global_step)
-            scores = self._scores(drawn)
-            self.replies = [(*said, score) for said, score in zip(drawn.replies, scores, strict=True)]
-            metrics = self._validated(drawn, scores)
+            self.queue.current_sampler(self.policy, self.global_step)  # sharded weights are gathered by all processes
+            spoken = self._speak(batch, batch_idx) if self.trainer.is_global_zero else {}
+            metrics = self.trainer.strategy.broadcast(spoken)  # no judge is asked, or paid, twice for the same
         for name, mean in self._val_means():
             if name in metrics:
                 mean.update(metrics[name], len(batch))
+
+    def _speak(self, batch: ContextBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One reply to each context, scored."""
+        seed = self.queue.validation_seed(self.hparams["seed"], batch_idx)
+        drawn = self.queue.draw(self.policy, batch, 1, seed, self.global_step)
+        scores = self._scores(drawn)
+        self.replies = [(*said, score) for said, score in zip(drawn.replies, scores, strict=True)]
+        return self._validated(drawn, scores)
 
     def _validated(self, drawn: RolloutBatch, scores: Scores) -> dict[str, Tensor]:
         given = _given(scores)
@@ -766,6 +829,7 @@ class JPOLearner(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = "jpo"  # a checkpoint of another stage is refused by name
         checkpoint["expression_policy"] = self.policy.identity
+        self.cache.pool()
         checkpoint["jpo"] = {"start": self.policy.start, "cache": self.cache.state(), "ahead": self.queue.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

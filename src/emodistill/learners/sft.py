@@ -3,10 +3,12 @@
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from emodistill.data.chat_datasets import SFTBatch
+from emodistill.learners.devices import build_policy
 from emodistill.learners.optimizer import adamw
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.expression_policy import ExpressionPolicy
@@ -16,7 +18,8 @@ from emodistill.policy.token_batches import Chats
 class SFTLearner(L.LightningModule):
     """Cross-entropy on the tokens of the chosen replies: the mean over all supervised tokens of an optimizer step.
 
-    Replies may have weights; `train/loss` is then the weighted mean, `val/loss` never is.
+    The mean is over all batches of the step, on all devices; `train/loss` shows it, and `train/response_tokens` is the
+    number of those tokens. Replies may have weights; `train/loss` is then the weighted mean, `val/loss` never is.
 
     Every chosen turn of an episode is learnt from in one forward pass. Whatever else is in the chat, the
     counterparty's words and replies that were not chosen, is read and never learnt.
@@ -33,10 +36,11 @@ class SFTLearner(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.val_loss = MeanMetric()
+        self._summed = torch.zeros(2, dtype=torch.float64)  # of the step so far: loss times tokens, and tokens
 
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):  # Lightning calls this hook once a stage
-            self.policy = ExpressionPolicy(**self.hparams["policy"])
+            self.policy = build_policy(self, **self.hparams["policy"])
 
     def loss(self, chats: Chats, weights: Tensor | None = None) -> tuple[Tensor, int]:
         """Mean negative log-likelihood of a response token, natural log, and the number of such tokens.
@@ -50,25 +54,32 @@ class SFTLearner(L.LightningModule):
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
         loss, tokens = self.loss(batch.chats, batch.weights)
-        metrics: dict[str, Tensor | float] = {
-            "loss": loss.detach(),
-            "perplexity": loss.detach().exp(),
-            "response_tokens": float(tokens),
-            "learning_rate": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
-        }
+        counted = tokens if batch.counts else 0
+        first, last = self._step_of(batch_idx)
+        metrics = self._of_the_step(loss.detach(), counted, first=batch_idx == first, last=batch_idx + 1 == last)
+        metrics["learning_rate"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(batch))
-        return loss * (tokens / self._tokens_per_batch(batch, batch_idx))
+        # Lightning averages the losses of accumulated batches, and devices average their gradients; weighted by its
+        # tokens over their mean, each batch counts by its tokens: the step's loss is the mean over all of them
+        places = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss * (counted / (batch.tokens_of(first, last) / places))
 
-    def _tokens_per_batch(self, batch: SFTBatch, batch_idx: int) -> float:
-        """Supervised tokens of the optimizer step, divided by its batches and ranks.
-
-        Lightning averages the losses of accumulated batches, and ranks average their gradients. With its mean weighted
-        by its tokens over this number, each batch counts by its tokens: the step's loss is the mean over all of them.
-        """
+    def _step_of(self, batch_idx: int) -> tuple[int, int]:
+        """The first batch of the optimizer step that this one belongs to, and the first one after it."""
         accumulated = self.trainer.accumulate_grad_batches
         first = batch_idx - batch_idx % accumulated
-        last = min(first + accumulated, int(self.trainer.num_training_batches))  # an epoch's last step may be shorter
-        return batch.tokens_of(first, last) / (accumulated * self.trainer.world_size)
+        return first, min(first + accumulated, int(self.trainer.num_training_batches))  # an epoch may end with fewer
+
+    def _of_the_step(self, loss: Tensor, tokens: int, first: bool, last: bool) -> dict[str, Tensor | float]:
+        """Loss and tokens of the step up to this batch; with its last one, of all devices."""
+        own = torch.tensor([0.0, tokens], dtype=torch.float64, device=loss.device)
+        own[0] = loss.double() * tokens
+        self._summed = own if first else self._summed + own
+        summed = self._summed
+        if last:
+            summed = self.trainer.strategy.reduce(summed.clone(), reduce_op="sum")
+        mean = (summed[0] / summed[1]).float()
+        return {"loss": mean, "perplexity": mean.exp(), "response_tokens": summed[1].float()}
 
     def validation_step(self, batch: Chats, batch_idx: int) -> None:
         loss, tokens = self.loss(batch)

@@ -13,7 +13,7 @@ LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, a
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,7 @@ from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
 from emodistill.policy.lora_linear import fuse_lora_layers
+from emodistill.policy.sharding import quant_state_of, shard, whole
 from emodistill.policy.token_batches import (
     Chats,
     TokenLogprobs,
@@ -70,6 +71,7 @@ class ExpressionPolicy(nn.Module):
     Attributes:
         identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
         start: fingerprint of the adapter that training starts from, `base` without one.
+        sharded: whether its weights are spread over several devices.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class ExpressionPolicy(nn.Module):
                 "policy.lora.target_modules"
             ) from error
         self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
+        self.sharded = False
         self.has_reference_adapter = reference and init_adapter is not None
         if init_adapter:
             self._start_from(Path(init_adapter), config)
@@ -158,6 +161,25 @@ class ExpressionPolicy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def shard(self, mesh: Any) -> None:
+        """Spread all weights over the devices of a mesh, see `policy.sharding`.
+
+        From then on every device has to call `forward`, `merged` and `merge_into` as often as all others.
+
+        Raises:
+            UserError: if the model cannot be spread.
+        """
+        if not self.takes_masks:
+            raise UserError(
+                f"model={self.base_model}: replies to one context cannot share a row with this model, so the devices "
+                "would not compute equally often; use trainer.strategy=ddp"
+            )
+        for module in self.modules():
+            if hasattr(module, "keeps_unpacked"):
+                module.keeps_unpacked = False  # a whole layer would stay in memory
+        shard(self, self.model.get_base_model(), mesh)
+        self.sharded = True
+
     def forward(self, batch: Chats) -> TokenLogprobs:
         """Log-probability of every response token, given all tokens that it attends to."""
         if batch.packing is not None and not self.takes_masks:
@@ -184,6 +206,8 @@ class ExpressionPolicy(nn.Module):
             ).last_hidden_state[rows, before]
         head, targets = causal.get_output_embeddings(), batch.input_ids[rows, columns]
         logprobs = frozen_head_logprobs(hidden, head, targets, self.logit_rule)
+        if self.sharded:
+            logprobs = logprobs.clone()  # FSDP2 puts a hook on what is returned, and warns of a view
         return TokenLogprobs(logprobs, batch.utterance[rows, columns])
 
     def _unpacked(self, batch: Chats) -> TokenLogprobs:
@@ -213,13 +237,18 @@ class ExpressionPolicy(nn.Module):
                 self.model.set_adapter(POLICY)
             self.train(was_training)
 
-    def save_adapter(self, folder: str | Path) -> None:
+    def save_adapter(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the adapter in PEFT's own format with `emodistill.json` beside it, whole or not at all.
 
         The note also says in which form of the model's chats the adapter was trained, see `find_form`.
+
+        Args:
+            state: a state dict of this policy to write in place of its own; of a sharded one, a whole one.
         """
         form = find_form(load_tokenizer(self.base_model)).note or "as the model's own template writes it"
-        write_adapter(self.model, POLICY, Path(folder), self.identity | {"chat": form})
+        learned = {name.removeprefix("model."): tensor for name, tensor in (state or {}).items()}
+        tensors = self.model.state_dict() | learned
+        write_adapter(self.model, POLICY, Path(folder), self.identity | {"chat": form}, tensors)
 
     def load_adapter(self, folder: str | Path) -> None:
         """Take over the weights of a saved adapter.
@@ -251,13 +280,14 @@ class ExpressionPolicy(nn.Module):
         for name, parameter in model.named_parameters():
             place, _, leaf = name.rpartition(".")
             module = base.get_submodule(place)
-            value = getattr(getattr(module, "base_layer", module), leaf)
-            if isinstance(value, bnb.nn.Params4bit):
-                value = unpacked_weight(module, value)
+            linear = getattr(module, "base_layer", module)
+            value = whole(getattr(linear, leaf))
+            if leaf == "weight" and (state := quant_state_of(linear)) is not None:
+                value = unpacked_weight(module, value, state)
             if leaf == "weight" and hasattr(module, "base_layer"):
                 if scratch.numel() < value.numel():  # one block for all: new memory costs more than the sums
                     scratch = value.new_empty(value.numel(), dtype=torch.float32)
-                down, up = module.lora_A[POLICY].weight, module.lora_B[POLICY].weight
+                down, up = whole(module.lora_A[POLICY].weight), whole(module.lora_B[POLICY].weight)
                 merged = scratch[: value.numel()].view(value.shape)
                 value = torch.mm(up, down, out=merged).mul_(module.scaling[POLICY]).add_(value)
             parameter.copy_(value)
@@ -270,12 +300,12 @@ def _say_once(model: str) -> None:
     )
 
 
-def unpacked_weight(module: nn.Module, weight: Any) -> Tensor:
+def unpacked_weight(module: nn.Module, weight: Tensor, state: Any) -> Tensor:
     """A weight in NF4 dequantised, (O, I); what the module keeps of it for training, where that is the same."""
     kept: Tensor | None = getattr(module, "unpacked", None)
-    if kept is not None and kept.dtype == weight.quant_state.dtype and kept.device == weight.device:
+    if kept is not None and kept.dtype == state.dtype and kept.device == weight.device:
         return kept
-    plain: Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    plain: Tensor = bnb.functional.dequantize_4bit(weight.data, state)
     return plain
 
 
@@ -323,12 +353,15 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
     return base
 
 
-def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str]) -> None:
+def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str], state: Mapping[str, Tensor]) -> None:
     """Save one adapter of a PEFT model, whole or not at all; an older one in this place is replaced.
 
     PEFT's configuration names the base model as it is known elsewhere, not the folder where it lies on this machine.
+
+    Args:
+        state: a state dict of the model.
     """
-    tensors = get_peft_model_state_dict(model, adapter_name=name)
+    tensors = get_peft_model_state_dict(model, state, adapter_name=name)
     config = copy.copy(model.peft_config[name])
     config.inference_mode = True
     config.base_model_name_or_path = public_name(identity["base_model"])

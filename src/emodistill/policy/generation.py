@@ -349,18 +349,25 @@ class ChatGenerator:
         return replies
 
     @torch.inference_mode()
-    def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
+    def sample(
+        self, contexts: Sequence[Sequence[int]], count: int, seed: int, numbers: Sequence[int] | None = None
+    ) -> list[list[list[int]]]:
         """`count` independent replies to each context, which is fed once for all of them in a batch.
 
-        Reply j to context i depends on (seed, i, j) alone. See `extend_and_sample` for what a reply holds.
+        Reply j to context number i depends on (seed, i, j) alone. See `extend_and_sample` for what a reply holds.
+
+        Args:
+            numbers: of the contexts, where they are some of many; None counts from 0.
         """
         for context in contexts:
             self._check_length(len(context))
-        numbered = [(i, j) for i in range(len(contexts)) for j in range(count)]
+        names = range(len(contexts)) if numbers is None else numbers
+        rows = [(i, j) for i in range(len(contexts)) for j in range(count)]
         replies: list[list[list[int]]] = [[] for _ in contexts]
-        for first in range(0, len(numbered), self.max_batch):
-            chunk = numbered[first : first + self.max_batch]
-            for (i, _), reply in zip(chunk, self._branch(contexts, chunk, seed), strict=True):
+        for first in range(0, len(rows), self.max_batch):
+            chunk = rows[first : first + self.max_batch]
+            seeds = [(seed, names[i], j) for i, j in chunk]
+            for (i, _), reply in zip(chunk, self._branch(contexts, chunk, seeds), strict=True):
                 replies[i].append(reply)
         return replies
 
@@ -386,10 +393,12 @@ class ChatGenerator:
 
         return self._decoder.decode(cache, logits, uniform_noise(seeds, self.sampling.max_new_tokens), keep)
 
-    def _branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
+    def _branch(
+        self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seeds: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
         """Replies (i, j) to the contexts i; what contexts share at their beginning is read once."""
         if self._library:
-            return self._library.branch(contexts, rows, seed)
+            return self._library.branch(contexts, rows, seeds)
         distinct = sorted({i for i, _ in rows})
         own = [list(contexts[i]) for i in distinct]
         groups = shared_beginnings(own)
@@ -409,7 +418,7 @@ class ChatGenerator:
         by_source = sorted(range(len(rows)), key=source.__getitem__)
         for row in reversed(range(len(rows))):
             cache.move(source[by_source[row]], row)
-        noise = uniform_noise([(seed, *rows[k]) for k in by_source], self.sampling.max_new_tokens)
+        noise = uniform_noise([seeds[k] for k in by_source], self.sampling.max_new_tokens)
         found = self._decoder.decode(cache, logits[sorted(source)], noise, lambda i, row, reply: None)
         return [found[by_source.index(k)] for k in range(len(rows))]
 
@@ -496,9 +505,15 @@ class RolloutSampler:
         """Free the copy's memory; the next `refresh` makes another."""
         self._model = self._generator = None
 
-    def sample(self, contexts: Sequence[Sequence[int]], count: int, seed: int) -> list[list[list[int]]]:
-        """`count` replies to every context, as token ids with their end, from the weights of the last `refresh`."""
-        return self.generator.sample(contexts, count, seed)
+    def sample(
+        self, contexts: Sequence[Sequence[int]], count: int, seed: int, numbers: Sequence[int] | None = None
+    ) -> list[list[list[int]]]:
+        """`count` replies to every context, as token ids with their end, from the weights of the last `refresh`.
+
+        Args:
+            numbers: see `ChatGenerator.sample`.
+        """
+        return self.generator.sample(contexts, count, seed, numbers)
 
     @property
     def generator(self) -> ChatGenerator:

@@ -154,15 +154,18 @@ class LibraryDecoder:
         session.tokens.extend(reply)
         return reply
 
-    def branch(self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seed: int) -> list[list[int]]:
-        """Replies (i, j) to the contexts i, each of which is read once."""
+    def branch(
+        self, contexts: Sequence[Sequence[int]], rows: list[tuple[int, int]], seeds: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """Replies (i, j) to the contexts i, each of which is read once; `seeds` are by reply."""
         replies: dict[tuple[int, int], list[int]] = {}
         for context in sorted({i for i, _ in rows}):
             own = [row for row in rows if row[0] == context]
+            own_seeds = [seed for seed, row in zip(seeds, rows, strict=True) if row[0] == context]
             cache = self.new_cache()
             logits = self._read(cache, contexts[context])
             cache.reorder_cache(torch.zeros(len(own), dtype=torch.long, device=self.model.device))
-            noise = uniform_noise([(seed, *row) for row in own], self.sampling.max_new_tokens)
+            noise = uniform_noise(own_seeds, self.sampling.max_new_tokens)
             replies |= zip(own, self._write(cache, logits.expand(len(own), -1), noise), strict=True)
         return [replies[row] for row in rows]
 

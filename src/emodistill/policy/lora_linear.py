@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from emodistill.policy.sharding import quant_state_of
+
 UNPACKED_LIMIT = 2**30  # bytes of base weights that are kept unpacked beside their 4 bits: 0.2 GiB for 135M parameters
 
 
@@ -56,12 +58,13 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def base_weight(layer: Any, dtype: torch.dtype) -> Tensor:
     """W of a LoRA layer, (O, I), unpacked where it is held in 4 bits."""
-    weight = layer.get_base_layer().weight
-    if not isinstance(weight, bnb.nn.Params4bit):
+    linear = layer.get_base_layer()
+    weight, state = linear.weight, quant_state_of(linear)
+    if state is None:
         return weight.to(dtype)  # type: ignore[no-any-return]
     if layer.unpacked is not None and layer.unpacked.dtype == dtype and layer.unpacked.device == weight.device:
         return layer.unpacked  # type: ignore[no-any-return]
-    unpacked: Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+    unpacked: Tensor = bnb.functional.dequantize_4bit(weight.data, state).to(dtype)
     if layer.keeps_unpacked and weight.device.type == "cpu":
         layer.unpacked = unpacked
     return unpacked
