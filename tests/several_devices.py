@@ -86,9 +86,11 @@ def overrides(place, stage, run):
     sizes = [f"size.{name}_steps={steps}" for name, steps in STEPS.items()]
     sizes += ["size.accumulate=2", "size.jpo_accumulate=2", "size.sft_val_every=8", "size.jpo_val_every=8"]
     own = ["data.dataset.batch_size=16"] if stage == "iql" else [*few, *exact]
+    if stage != "iql" and run != "fsdp":
+        own.append("callbacks.samples=null")
     log = ["+callbacks.log._target_=several_devices.StepLog", f"+callbacks.log.file={place.folder / run / stage}.jsonl"]
     ledger = f"judge.ledger.path={place.folder / 'ledger.sqlite'}"
-    return [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *own, *log, *place.overrides(run), *sizes]
+    return [f"stage={stage}", "monitor.save_every=3", *QUIET, ledger, *own, *log, *place.overrides(run), *sizes]
 
 
 def learn(place, stage, run, *more, cut=False):

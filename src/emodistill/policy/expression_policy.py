@@ -164,7 +164,7 @@ class ExpressionPolicy(nn.Module):
     def shard(self, mesh: Any) -> None:
         """Spread all weights over the devices of a mesh, see `policy.sharding`.
 
-        From then on every device has to call `forward`, `merged` and `merge_into` as often as all others.
+        From then on every device has to call `forward`, `merged`, `merge_into` and `save_adapter` as often as others.
 
         Raises:
             UserError: if the model cannot be spread.
@@ -243,10 +243,11 @@ class ExpressionPolicy(nn.Module):
         The note also says in which form of the model's chats the adapter was trained, see `find_form`.
 
         Args:
-            state: a state dict of this policy to write in place of its own; of a sharded one, a whole one.
+            state: a state dict of this policy to write in place of its own, with whole tensors.
         """
         form = find_form(load_tokenizer(self.base_model)).note or "as the model's own template writes it"
-        learned = {name.removeprefix("model."): tensor for name, tensor in (state or {}).items()}
+        own = self.state_dict() if state is None else state
+        learned = {name.removeprefix("model."): whole(tensor) for name, tensor in own.items()}
         tensors = self.model.state_dict() | learned
         write_adapter(self.model, POLICY, Path(folder), self.identity | {"chat": form}, tensors)
 
