@@ -34,7 +34,7 @@ PLAIN = ("policy.four_bit=false",)
 NODES = ("trainer.num_nodes=2",)
 FSDP = (*NODES, "trainer.strategy=fsdp")
 GOOD = ("learner.negative_weight=0.0",)  # or else the loss of JPO is 0 whatever it learns
-STEPS = {"iql": 4, "sft": 6, "jpo": 5}
+STEPS = {"iql": 4, "sft": 6, "jpo": 6}  # checkpoints after every third, and at validations
 
 
 class StepLog(L.Callback):

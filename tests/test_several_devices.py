@@ -1,6 +1,6 @@
 """Training on two devices against one, on the CPU here: the same rows in every step, and the same losses.
 
-Bounds: losses to 1e-4, and what an adapter learned (lora_B begins at zero) to 1 % of its size. The differences are
+Bounds: losses to 1e-5, and what an adapter learned (lora_B begins at zero) to 1 % of its size. The differences are
 those of rounding: sums in another order.
 """
 
@@ -48,7 +48,7 @@ def assert_learned_alike(one, other):
     assert one.keys() == other.keys()
     grown = [name for name in one if "lora_B" in name]
     first, second = (torch.cat([state[name].flatten() for name in grown]) for state in (one, other))
-    assert 0 < (first - second).norm() < 0.01 * first.norm() or torch.equal(first, second)
+    assert (first - second).norm() < 0.01 * first.norm()
 
 
 SAME = [
@@ -68,7 +68,7 @@ def test_every_step_has_the_same_rows_and_the_same_loss(runs, alone, together, s
     assert [step["rows"] for step in found] == [step["rows"] for step in expected]
     assert len({len(step["rows"]) for step in expected}) == (1 if stage == "iql" else 2)  # a short one ends an epoch
     losses = [torch.tensor([step["loss"] for step in own]) for own in (expected, found)]
-    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
     assert losses[0].std() > 1e-3
 
 
