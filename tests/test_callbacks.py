@@ -153,11 +153,10 @@ class Falling(L.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(3.0))
-        self.policy = Adapter(self)
+        self.policy = Adapter(3.0)
 
     def training_step(self, batch, _):
-        return self.weight * batch.mean()
+        return self.policy.weight * batch.mean()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -186,7 +185,7 @@ def fall(folder, steps, resumed=None, accumulate=1, **averaging):
 def test_the_mean_of_the_last_weights_can_be_exported(tmp_path, accumulate):
     _, module = fall(tmp_path, 7, accumulate=accumulate, average_last=3, every_n_steps=2)
     assert exported(tmp_path / "adapter") == pytest.approx(3.0 - 0.4)  # after 2, 4 and 6 steps
-    assert module.weight.item() == pytest.approx(3.0 - 0.7)  # handed back as training left it
+    assert module.policy.weight.item() == pytest.approx(3.0 - 0.7)  # as training left it
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "The weights are the mean of those after steps 2, 4, 6." in card
 

@@ -626,7 +626,8 @@ class JPOLearner(L.LightningModule):
             self._corpus_reference(batch)
         else:
             reference(self.policy, chats)
-        return 0.0 * self.policy(chats).logprobs.sum()
+        nothing: Tensor = 0.0 * self.policy(chats).logprobs.sum()
+        return nothing
 
     def _corpus_reference(self, batch: JudgedBatch) -> Tensor:
         """As the cache gives it; with sharded weights the reference runs on all devices or on none."""
@@ -788,7 +789,8 @@ class JPOLearner(L.LightningModule):
             metrics = self.objective(self.from_corpus(batch))
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
         else:
-            self.queue.current_sampler(self.policy, self.global_step)  # sharded weights are gathered by all processes
+            if self.queue.sampler is not None:  # sharded weights are gathered by all processes
+                self.queue.current_sampler(self.policy, self.global_step)
             spoken = self._speak(batch, batch_idx) if self.trainer.is_global_zero else {}
             metrics = self.trainer.strategy.broadcast(spoken)  # no judge is asked, or paid, twice for the same
         for name, mean in self._val_means():

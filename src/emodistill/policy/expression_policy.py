@@ -174,9 +174,9 @@ class ExpressionPolicy(nn.Module):
                 f"model={self.base_model}: replies to one context cannot share a row with this model, so the devices "
                 "would not compute equally often; use trainer.strategy=ddp"
             )
-        for module in self.modules():
-            if hasattr(module, "keeps_unpacked"):
-                module.keeps_unpacked = False  # a whole layer would stay in memory
+        layers: Any = [module for module in self.modules() if hasattr(module, "keeps_unpacked")]
+        for layer in layers:
+            layer.keeps_unpacked = False  # a whole layer would stay in memory
         shard(self, self.model.get_base_model(), mesh)
         self.sharded = True
 
