@@ -85,6 +85,7 @@ def test_some_keys_may_change(begun):
     named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
     waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
+    waiting |= {f"learner.sampler.{key}" for key in ("folder", "seen_as", "max_difference", "patience_s")}
     places = {"device", "policy.device", "sampler.device"}
     assert named | waiting | places | {"shard", "data.corpus.shard"} == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
