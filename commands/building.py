@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from emodistill.evaluation.expression import ExpressionTest
     from emodistill.evaluation.runner import Runner
     from emodistill.evaluation.speakers import Speakers
+    from emodistill.learners.selector import IQLSelector, MeanReturnBaseline
     from emodistill.studies.study import Analysis, Setup, Study, StudyRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,27 +165,35 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
     from emodistill.evaluation.arms import is_local
     from emodistill.evaluation.runner import Runner, first_of_each_domain
     from emodistill.evaluation.speakers import Speakers
-    from emodistill.learners.selector import MeanReturnBaseline, load_selector
 
-    corpus, sampler = instantiate(cfg.data.corpus, _convert_="all"), instantiate(cfg.sampler, _convert_="all")
+    corpus = instantiate(cfg.data.corpus, _convert_="all")
     policy: dict[str, Any] = OmegaConf.to_container(cfg.policy, resolve=True)  # type: ignore[assignment]  # a DictConfig
     scenarios = first_of_each_domain(corpus.scenarios("test"), cfg.scenarios_per_domain)
     check_unseen(Path(cfg.run_dir), scenarios)
-    selector = partial(load_selector, f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
+
+    def selector() -> "IQLSelector":  # imported here: a worker that says set phrases needs no PyTorch
+        from emodistill.learners.selector import load_selector
+
+        return load_selector(f"{cfg.run_dir}/iql/best.ckpt", vocabulary, cfg.temperature)
+
+    def mean_return() -> "MeanReturnBaseline":
+        from emodistill.learners.selector import MeanReturnBaseline
+
+        return MeanReturnBaseline(training_episodes(Path(cfg.run_dir), cfg.domains, corpus), vocabulary)
+
     if Path(f"{cfg.run_dir}/iql/best.ckpt").is_file():
         selector()  # a run of another vocabulary is refused by its name, before its dialogues are read with this one
     expression = build_expression_test(cfg, corpus, vocabulary) if cfg.study.expression else None
-    speakers = Speakers(policy, cfg.run_dir, sampler, vocabulary, partial(open_endpoint, cfg), cfg.retries)
+    open_sampler = cache(partial(instantiate, cfg.sampler, _convert_="all"))
+    speakers = Speakers(policy, cfg.run_dir, open_sampler, vocabulary, partial(open_endpoint, cfg), cfg.retries)
 
     def measure(generator: str) -> None:
         if expression and is_local(generator):
-            expression.measure(generator, sampler, speakers.emotions(generator))
+            expression.measure(generator, open_sampler(), speakers.emotions(generator))
 
     selectors = {
         "trained": selector,
-        "mean_return": lambda: MeanReturnBaseline(
-            training_episodes(Path(cfg.run_dir), cfg.domains, corpus), vocabulary
-        ),
+        "mean_return": mean_return,
         "best_constant": constant_selector(cfg, corpus, vocabulary),
     }
 
@@ -201,8 +210,8 @@ def build_runner(cfg: DictConfig, vocabulary: "Vocabulary") -> "tuple[Runner, Ex
         on_speaker=measure,
         measured=measured,
         guard=instantiate(cfg.guard),
-        selector=selectors["trained"],
-        mean_return=selectors["mean_return"],
+        selector=selector,
+        mean_return=mean_return,
         best_constant=selectors["best_constant"],
     )
     return runner, expression

@@ -1,5 +1,10 @@
 """Speakers of arms whose model is elsewhere, and an arm that nobody could play."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from schedules import concession_schedule
 from scripted_backends import ScriptedBackend, ScriptedCompleter
@@ -67,3 +72,27 @@ def test_a_fault_is_invalid_and_an_arm_of_nothing_else_is_not_kept(make, tmp_pat
 def test_a_backend_may_fail_for_one_negotiation_alone():
     backend = ScriptedBackend(lambda dialogue, prompt, seed: Fault("line dead"))
     assert Speakers({}, "run", None, VOCABULARY, lambda: backend)("endpoint").backend is backend
+
+
+WORKER = """
+import sys
+from hydra import compose, initialize_config_dir
+from commands.building import build_runner
+from emodistill.emotions.vocabulary import load_vocabulary
+
+place, configs = sys.argv[1:]
+words = [f"run_dir={place}", "study=prompting", "arms=[none+phrasebook,joy+phrasebook]", "scenarios_per_domain=1"]
+with initialize_config_dir(configs, version_base="1.3"):
+    cfg = compose("evaluate", overrides=[*words, f"data.corpus.folder={place}"])
+runner, _ = build_runner(cfg, load_vocabulary(cfg.vocabulary))
+runner.speaker("phrasebook")
+print(sorted({"torch", "transformers", "sklearn", "pyarrow"}.intersection(sys.modules)))
+"""
+
+
+def test_a_process_that_plays_the_phrasebook_imports_no_library_of_language_models(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", WORKER, str(tmp_path), str(root / "configs")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ran.stdout == "[]\n", ran.stderr

@@ -32,7 +32,8 @@ class Speakers:
         policy: arguments of `ExpressionPolicy`.
         run_dir: folder of the run; the generator `jpo` is the base model with the adapter `<run_dir>/jpo/adapter`. Or a
             published folder, which is itself the one adapter that there is.
-        sampler: how replies are sampled; it holds one merged copy, so only the latest speaker can be used.
+        sampler: gives what samples replies; that holds one merged copy, so only the latest speaker can be used. None
+            where no language model on this machine speaks.
         endpoint: opens the model that the arms `endpoint_*` speak with.
         retries: how often a reply that breaks the role is asked for again.
     """
@@ -41,7 +42,7 @@ class Speakers:
         self,
         policy: dict[str, Any],
         run_dir: Path | str,
-        sampler: "RolloutSampler",
+        sampler: "Callable[[], RolloutSampler] | None",
         vocabulary: Vocabulary,
         endpoint: Callable[[], ChatBackend] | None = None,
         retries: int = RETRIES,
@@ -92,8 +93,10 @@ class Speakers:
             if self.endpoint is None:
                 raise UserError("the arms endpoint_* need a model behind an endpoint; give one, or leave them out")
             return ChatSpeaker(self.endpoint(), self.vocabulary, retries=self.retries, side=side)
-        sampler = self.sampler.another() if fresh else self.sampler
-        sampler.refresh(self.policy_of(generator))
+        policy = self.policy_of(generator)
+        assert self.sampler is not None  # whoever gave none asks for no such speaker
+        sampler = self.sampler().another() if fresh else self.sampler()
+        sampler.refresh(policy)
         return self.over(sampler, generator, side)
 
     def over(self, sampler: "RolloutSampler", generator: str, side: Side = FOCAL) -> ChatSpeaker:

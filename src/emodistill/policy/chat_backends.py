@@ -10,24 +10,18 @@ is read without a model in memory.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
-from emodistill.language_models.local import (
-    chat_fingerprint,
-    device_of,
-    dtype_of,
-    fingerprint,
-    load_tokenizer,
-    shared_model,
-)
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
 from emodistill.policy.adapter_files import adapter_fingerprint
 from emodistill.policy.chat_format import ChatFormat
-from emodistill.policy.generation import ChatGenerator, Session
+
+if TYPE_CHECKING:  # and imported where a model on this machine is to speak
+    from emodistill.policy.generation import ChatGenerator, Session
 
 FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
 
@@ -97,9 +91,9 @@ class _EncodedDialogue:
 
     dialogue: Dialogue  # kept, so that no other dialogue gets its id
     opening: list[int]
+    session: "Session"
     rounds: list[list[int]] = field(default_factory=list)
     dropped: int = 0
-    session: Session = field(default_factory=Session)
 
 
 class LocalChatBackend:
@@ -113,10 +107,10 @@ class LocalChatBackend:
 
     def __init__(
         self,
-        generator: ChatGenerator,
+        generator: "ChatGenerator",
         chat: ChatFormat,
         name: str | None = None,
-        thinker: ChatGenerator | None = None,
+        thinker: "ChatGenerator | None" = None,
     ) -> None:
         """
         Args:
@@ -160,8 +154,8 @@ class LocalChatBackend:
 
     def _think(
         self,
-        thinker: ChatGenerator,
-        sessions: Sequence[Session],
+        thinker: "ChatGenerator",
+        sessions: "Sequence[Session]",
         messages: Sequence[Sequence[int]],
         seeds: Sequence[int],
     ) -> list[list[int]]:
@@ -180,7 +174,9 @@ class LocalChatBackend:
 
     def _encode(self, dialogue: Dialogue) -> _EncodedDialogue:
         if id(dialogue) not in self._encoded:
-            self._encoded[id(dialogue)] = _EncodedDialogue(dialogue, self.chat.system(dialogue.system))
+            from emodistill.policy.generation import Session
+
+            self._encoded[id(dialogue)] = _EncodedDialogue(dialogue, self.chat.system(dialogue.system), Session())
         encoded = self._encoded[id(dialogue)]
         for prompt, said in dialogue.exchanges[len(encoded.rounds) :]:
             encoded.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
@@ -251,6 +247,8 @@ class LocalModel:
             raise UserError(f"thought_tokens={thought_tokens}: adapters are trained without thoughts; give null")
         self.thought_tokens = thought_tokens
         self.model, self.adapter, self.vocabulary = model, adapter, vocabulary
+        from emodistill.language_models.local import device_of, dtype_of
+
         self.device = device_of(device)
         self.dtype = dtype_of(dtype, self.device)
         self.temperature, self.top_k = temperature, top_k
@@ -264,6 +262,8 @@ class LocalModel:
     def recipe(self) -> dict[str, Any]:
         if self.adapter and not Path(self.adapter).is_dir():
             raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
+        from emodistill.language_models.local import chat_fingerprint, fingerprint
+
         return {
             "model": fingerprint(self.model),
             "template": chat_fingerprint(self.model),
@@ -278,11 +278,14 @@ class LocalModel:
         return f"{self.model} with the adapter {self.adapter}" if self.adapter else self.model
 
     def open(self) -> ChatBackend:
+        from emodistill.language_models.local import load_tokenizer
+        from emodistill.policy.generation import ChatGenerator
+
         tokenizer = load_tokenizer(self.model)
         chat = ChatFormat(tokenizer, load_vocabulary(self.vocabulary), thinking=bool(self.thought_tokens))
         weights = self._weights()
 
-        def generator(tokens: int, stop_ids: list[int]) -> ChatGenerator:
+        def generator(tokens: int, stop_ids: list[int]) -> "ChatGenerator":
             settings = (self.temperature, self.top_k, tokens, self.max_batch)
             return ChatGenerator(weights, tokenizer, *settings, stop_ids=stop_ids)
 
@@ -293,6 +296,8 @@ class LocalModel:
         return LocalChatBackend(speaker, chat, Path(self.model).name, thinker)
 
     def _weights(self) -> Any:
+        from emodistill.language_models.local import shared_model
+
         if not self.adapter:
             return shared_model(self.model, self.dtype, self.device)
         return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
