@@ -42,7 +42,8 @@ WORDS += ["episodes_per_scenario=20"]
 
 def script():
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (found,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", page, re.DOTALL)
+    section = page.split("\n## With SLURM\n")[1].split("\n## ")[0]
+    (found,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", section, re.DOTALL)
     return found
 
 
