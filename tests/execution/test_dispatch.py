@@ -52,13 +52,22 @@ class Rule:
     """The rule word for word: a look at every piece for each choice."""
 
     def __init__(self, pieces):
-        self.todo, self.unfinished = list(pieces), {one.name for one in pieces}
+        self.todo, self.unfinished, self.lost = list(pieces), {one.name for one in pieces}, set()
 
     def take(self, kits, worker):
         possible = [one for one in self.todo if not self.unfinished.intersection(one.after)]
-        held = {kit for other, kit in kits.items() if other != worker}
-        best = min(possible, key=lambda one: (one.kit != kits[worker], one.kit in held), default=None)
+        held = Counter(kit for other, kit in kits.items() if other != worker)
+        own = [one for one in possible if one.kit == kits[worker]]
+        free = [one for one in possible if one.kit not in held]
+        left = Counter(one.kit for one in possible)
+
+        def rank(one):
+            return (True, 0) if one in self.lost else (False, left[one.kit] / (held[one.kit] + 1))
+
+        fullest = max(possible, key=rank, default=None)
+        best = (own or free or [fullest])[0]
         if best:
+            self.lost.discard(best)
             self.todo.remove(best)
         return best
 
@@ -99,6 +108,7 @@ def test_every_choice_is_that_of_the_rule(seed):
             if lost:
                 assert dispatch.lost(lost)
                 rule.todo.insert(0, lost)
+                rule.lost.add(lost)
     assert not rule.unfinished and not rule.todo and dispatch.ready == 0
 
 

@@ -1,8 +1,9 @@
 """Which piece goes to which worker next: the same for every engine, and without processes or a clock.
 
 A worker is given a piece with the kit that it has; else one whose kit no other worker has, so that few workers open the
-same; else the first. What was lost with its worker comes before everything else. A choice looks at a few pieces only,
-however many there are: those that can be done now are kept in heaps, one a kit, and so are the kits.
+same; else one of the kit with most pieces a worker, so that workers seldom change. What was lost with its worker comes
+before everything else. A choice looks at no more than one piece of each kit, however many there are: those that can be
+done now are kept in heaps, one a kit, and so are the kits.
 """
 
 from collections import Counter, defaultdict
@@ -52,7 +53,7 @@ class Dispatch:
             None where nothing can be done now.
         """
         chosen = kit if kit is not None and self._of_kit.get(kit) else self._first(self._unheld, only_unheld=True)
-        chosen = chosen if chosen is not None else self._first(self._kits)
+        chosen = chosen if chosen is not None else self._fullest()
         if chosen is None:
             return None
         if chosen != kit:
@@ -109,6 +110,18 @@ class Dispatch:
         heappush(self._kits, entry)
         if not self._holders[kit]:
             heappush(self._unheld, entry)
+
+    def _fullest(self) -> str | None:
+        """The kit with most pieces for each worker that has it, one more counted; that of a loss comes first."""
+        first = self._first(self._kits)
+        if first is None or self._of_kit[first][0][0] < 0:
+            return first
+
+        def by_worker(kit: str) -> tuple[float, int]:
+            ready = self._of_kit[kit]
+            return len(ready) / (self._holders[kit] + 1), -ready[0][0]
+
+        return max(self._of_kit, key=by_worker)
 
     def _first(self, kits: list[tuple[int, str]], only_unheld: bool = False) -> str | None:
         """The kit whose first piece comes first; entries that are out of date are dropped on the way."""
