@@ -2,7 +2,7 @@
 
 from judge_cases import CountingJudge
 
-from emodistill.judges.ledger import Ledger, LedgerJudge
+from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
 from emodistill.judges.request import Judgement
 from emodistill.language_models.completion import Usage
 
@@ -20,13 +20,13 @@ def test_the_bills_of_all_tries_add_up_and_the_first_score_stays(ask, path):
 
 
 def test_a_second_payer_changes_the_bill_and_not_the_score(ask, path):
+    """One whose claim was taken over while it was held up, say, and which stores its answer all the same."""
+    (request,) = ask("word")
     with Ledger(path) as mine, Ledger(path) as theirs:
-        slow, quick = CountingJudge(), CountingJudge()
-        quick._one = lambda text: Judgement(4.0, usage=Usage(10, 1, 0.25, 1.0, 1))
-        slow._one = lambda text: (
-            LedgerJudge(quick, theirs).scores(ask(text)) and Judgement(9.5, usage=Usage(20, 2, 0.5, 1.0, 1))
-        )
-        assert LedgerJudge(slow, mine).judgements(ask("word")) == [Judgement(4.0, usage=Usage(30, 3, 0.75, 2.0, 2))]
+        judge = CountingJudge()
+        quick = judgement_key(judge, request), request, Judgement(4.0, usage=Usage(10, 1, 0.25, 1.0, 1))
+        judge._one = lambda text: theirs.put(judge, [quick]) or Judgement(9.5, usage=Usage(20, 2, 0.5, 1.0, 1))
+        assert LedgerJudge(judge, mine).judgements([request]) == [Judgement(4.0, usage=Usage(30, 3, 0.75, 2.0, 2))]
 
 
 def test_raw_replies_and_reasons_may_be_any_text(ask, path):
