@@ -112,6 +112,7 @@ def explained() -> Iterator[None]:
     The body of a Hydra main function stands in it too, or else Hydra prints its own words before ours.
     HYDRA_FULL_ERROR=1 in the environment shows the traceback all the same.
     """
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or else Hydra prints its own words and exits
     logging.getLogger().addHandler(
         _buffer
@@ -127,6 +128,11 @@ def explained() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:  # a command that is begun from here, or a second one in this process, has the user's own setting
+        if before is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 @contextmanager

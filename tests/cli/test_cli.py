@@ -185,6 +185,16 @@ def test_words_of_the_error_of_a_full_disk():
     assert "disk is full" in entry.explain(wrapped)
 
 
+@pytest.mark.parametrize("own", [None, "0", "1"])
+def test_a_command_in_this_process_leaves_the_environment_as_it_was(monkeypatch, own):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if own is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", own)
+    with entry.explained():
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+    assert os.environ.get("HYDRA_FULL_ERROR") == own
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     assert entry.explain(ValueError("ours")) is None

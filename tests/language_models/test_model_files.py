@@ -1,6 +1,7 @@
 """What a model's files say against it: one sentence each, before PyTorch is loaded and anything is trained."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -158,7 +159,9 @@ def test_train_refuses_a_model_before_it_loads_pytorch(copy, tmp_path):
         f"sys.path.insert(0, {str(root)!r}); sys.argv[1:] = ['stage=sft', 'model.base_model={copy}', "
         f"'run_dir={tmp_path / 'run'}']; runpy.run_path({str(root / 'train.py')!r}, run_name='__main__')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
+    clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert ended.returncode == 2 and ended.stdout.split() == ["False"]
     assert f"error: model={copy}: its weights are quantised already" in ended.stderr
     assert not (tmp_path / "run").exists()
