@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from judge_cases import GOOD
@@ -61,6 +62,15 @@ def test_a_score_does_not_depend_on_the_batch(with_sense, ask):
     together = with_sense.judge(requests)
     assert together == [with_sense.judge([request])[0] for request in requests]
     assert together[::-1] == with_sense.judge(requests[::-1]) and together[-1].score == 1.0
+
+
+@embedded
+def test_the_batch_moves_a_sense_far_less_than_what_is_measured_again_for(sense):
+    requests = [case.request for case in senseless("debt")[::4]]
+    together = np.array(sense._measured(requests))
+    alone = np.array([sense._measured([request])[0] for request in requests])
+    assert np.abs(together - alone).max() < sense_module.NOISE / 5
+    assert sense.of(requests) == sense.of(requests[::-1])[::-1]
 
 
 @embedded

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from emodistill.errors import UserError
 from emodistill.judges.examples import Example, example_domains, examples
 from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sanitize, says_nothing
-from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement, announced
+from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement, announced, settled
 from emodistill.language_models.local import device_of, fingerprint, load_tokenizer, shared_model
 from emodistill.language_models.prefix_scoring import Prefix, next_logits, read_prefix
 from emodistill.negotiation.domains import Domain, domain_names, load_domain
@@ -38,6 +38,7 @@ from emodistill.negotiation.protocol import FOCAL
 logger = logging.getLogger(__name__)
 
 LOGIC = 1  # raise it when what a model is shown changes: part of the judge's version
+NOISE = 0.005  # the rest of a batch moves a score by less, in float32
 DIGITS = "123456789"
 _EDGE = 1.5  # low anchors come to lie this much above the lowest score on average, high ones below the highest
 _LEAST_PAIRS = 0.75  # share of pairs of a high and a low anchor that a model must put in order
@@ -94,7 +95,7 @@ class LocalModelJudge:
         self.version = f"{fingerprint(model)} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        """One score per request, in order, rounded to tenths, so that batching does not change it (in float32)."""
+        """One score per request, in order, in tenths that no batch changes (in float32)."""
         judged: dict[int, Judgement] = {}
         for place, request in enumerate(requests):
             if self.defended and says_nothing(request.utterance):
@@ -132,6 +133,13 @@ class LocalModelJudge:
         return batches
 
     def _scores(self, requests: Sequence[JudgeRequest]) -> list[float]:
+        raw = self._raw_scores(requests)
+        scores = settled(raw, 1, NOISE, lambda place: self._raw_scores([requests[place]])[0])
+        if self.defended:
+            scores = [capped(request.utterance, score) for request, score in zip(requests, scores, strict=True)]
+        return scores
+
+    def _raw_scores(self, requests: Sequence[JudgeRequest]) -> list[float]:
         values, span = self.expected_digits(requests), HIGHEST - LOWEST
         if self.scaled:
             low, high = self._scale(requests[0])
@@ -139,10 +147,7 @@ class LocalModelJudge:
             curve = 1 / (1 + np.exp(-steepness * ((values - low) / (high - low) - 0.5)))
         else:
             curve = (values - 1) / (len(DIGITS) - 1)
-        scores = [round(LOWEST + span * float(share), 1) for share in curve]
-        if self.defended:
-            scores = [capped(request.utterance, score) for request, score in zip(requests, scores, strict=True)]
-        return scores
+        return [LOWEST + span * float(share) for share in curve]
 
     def _scale(self, request: JudgeRequest) -> tuple[float, float]:
         """The mean expected digit of the low and of the high anchors in the request's domain."""

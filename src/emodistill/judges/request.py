@@ -113,6 +113,24 @@ def announced(judgements: list[Judgement], on_judgement: OnJudgement | None, fir
     return judgements
 
 
+def settled(values: Sequence[float], digits: int, noise: float, again: Callable[[int], float]) -> list[float]:
+    """Values rounded to some digits after the point, the same whatever else was measured together with them.
+
+    Measured in another batch, a value differs by a little. Rounding hides that, except next to the middle between two
+    steps, where it makes a whole step of it. A value that near is measured again by itself.
+
+    Args:
+        noise: no batch moves a value by as much.
+        again: gives the value at a place, measured by itself.
+    """
+    step = 10.0**-digits
+
+    def unsure(value: float) -> bool:
+        return abs(value / step % 1 - 0.5) * step < noise
+
+    return [round(again(place) if unsure(value) else value, digits) for place, value in enumerate(values)]
+
+
 def add_usage(*usages: Usage) -> Usage:
     """What calls that ran side by side took: sums, and the longest latency.
 

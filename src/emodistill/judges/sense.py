@@ -16,8 +16,9 @@ A sign is 0 or more where all is well, and the score falls by a factor of e with
 - *unrepeated*: word pairs that the reply says again.
 - *own*: the share of word 4-grams that one earlier turn of either side had already.
 
-The model sees each reply by itself, what it gives is rounded, and so a score does not depend on what else is in the
-batch. docs/judges.md has the constants, where they come from and what the signs catch.
+The model sees each reply by itself, but its arithmetic differs in the last digits with what else is in the batch. So a
+sense that could be rounded either way is measured again without the others, and no score depends on its batch.
+docs/judges.md has the constants, where they come from and what the signs catch.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from emodistill.errors import UserError
 from emodistill.judges.examples import example_domains, examples
-from emodistill.judges.request import JudgeRequest
+from emodistill.judges.request import JudgeRequest, settled
 from emodistill.judges.rubric import grams, words
 from emodistill.language_models.likelihood import Values, token_logprobs
 from emodistill.language_models.local import device_of, fingerprint, load_tokenizer, shared_model
@@ -47,8 +48,9 @@ from emodistill.negotiation.protocol import FOCAL
 
 logger = logging.getLogger(__name__)
 
-LOGIC = 1  # raise it when what a sign is made of changes: part of the judge's version
-DIGITS = 3  # what the model gives is rounded to so many decimals; other rows of a batch move it by about 1e-6
+LOGIC = 2  # raise it when what a sign is made of changes: part of the judge's version
+DIGITS = 2  # of a sense, after the point
+NOISE = 0.001  # the rest of a batch moves a sense by less; docs/judges.md has what was measured
 LOW = 0.1  # of a reply's tokens, the quantile that stands for its worst
 LONGEST = 256  # tokens of a reply that the model reads
 FIRST_PLACES = 20  # tokens this far up in the vocabulary are about equally common
@@ -107,9 +109,9 @@ class Scale(NamedTuple):
         unit = self.plain - self.shuffled
         mean, low = max(found.mean, self.shuffled - 2 * unit), max(found.low, self.plain_low - 9 * unit)
         return {
-            "mean": round((mean - self.shuffled) / unit, DIGITS),
-            "low": round((low - self.plain_low) / unit, DIGITS),
-            "rarity": round(found.rarity - self.plain_rarity, DIGITS),
+            "mean": (mean - self.shuffled) / unit,
+            "low": (low - self.plain_low) / unit,
+            "rarity": found.rarity - self.plain_rarity,
         }
 
 
@@ -144,8 +146,9 @@ class Sense:
         signs = [getattr(self.signs, one.name) for one in fields(self.signs)]
         shown = [[example.text for example in chosen] for chosen in _anchors().values()]
         which = self._of_model(fingerprint)
-        recipe = json.dumps([LOGIC, DIGITS, GAINING, LOW, which, self.dtype, signs, shown, sorted(generic_words())])
-        return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+        rounding = [DIGITS, NOISE]
+        recipe = [LOGIC, rounding, GAINING, LOW, which, self.dtype, signs, shown, sorted(generic_words())]
+        return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -159,7 +162,10 @@ class Sense:
             raise UserError(f"{error} ({way_out})") from error
 
     def of(self, requests: Sequence[JudgeRequest]) -> list[float]:
-        """The sense of each reply, 0 to 1, in order; 0 for one without words."""
+        """The sense of each reply, 0 to 1 in hundredths, in order; 0 for one without words."""
+        return settled(self._measured(requests), DIGITS, NOISE, lambda place: self._measured([requests[place]])[0])
+
+    def _measured(self, requests: Sequence[JudgeRequest]) -> list[float]:
         return [
             min(1.0, math.exp(min(signs.values()))) if words(request.utterance) else 0.0
             for request, signs in zip(requests, self.signs_of(requests), strict=True)
@@ -194,7 +200,7 @@ class Sense:
         after = self._read([(_context(requests[place]), requests[place].utterance) for place in doubted])
         for place, (logprobs, _) in zip(doubted, after, strict=True):
             gains = np.sort(logprobs - alone[place][0])[-GAINING:]
-            found[place]["gain"] = round(float(gains.mean()), DIGITS) if len(gains) else 0.0
+            found[place]["gain"] = float(gains.mean()) if len(gains) else 0.0
         return found
 
     def _relevant(self, one: Mapping[str, float]) -> float:
@@ -231,7 +237,7 @@ class Sense:
                     f"model={self.model_name}: to it, shuffled words are as likely as sentences, so it cannot tell "
                     "sense; choose another model, or set judge.judge.sense=null to judge without"
                 )
-            self._scale = Scale(*(round(float(value), DIGITS) for value in (mixed[0], plain[0], plain[1], plain[2])))
+            self._scale = Scale(*(float(value) for value in (mixed[0], plain[0], plain[1], plain[2])))
         return self._scale
 
     def _model(self) -> Any:
