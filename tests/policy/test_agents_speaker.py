@@ -12,10 +12,11 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
 from emodistill.negotiation.agents import Decision, FocalAgent, LeftToSpeaker, Move, NoEmotion, UniformEmotion
-from emodistill.negotiation.engine import play
+from emodistill.negotiation.engine import play, take_turn
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.role_checks import first_paragraph
 from emodistill.negotiation.scenarios import Scenario
+from emodistill.policy import chat_backends
 from emodistill.policy.agents import ChatSpeaker
 from emodistill.policy.chat_backends import LocalChatBackend
 from emodistill.policy.chat_format import ChatFormat
@@ -183,6 +184,26 @@ def test_chats_that_are_over_are_forgotten(make, vocabulary):
     speaker.begin(games)
     speaker.speak(games, [Decision("propose", 45.0, "open")] * 2, [None] * 2)
     assert len(speaker.backend._encoded) == 2
+
+
+@pytest.mark.parametrize(("caches", "holding"), [(0, 1), (1, 2), (2, 3), (9, 4)])
+def test_of_chats_that_wait_the_latest_keep_their_caches_and_no_word_changes(make, monkeypatch, caches, holding):
+    def replies(speaker):
+        agent, games, held = FocalAgent(NoEmotion(), concession_schedule(), speaker), negotiations(count=4), []
+        agent.begin(games)
+        for _ in range(2):
+            for game in games:  # one after the other, each in a call of its own
+                take_turn(game, FOCAL, agent.act([game])[0])
+                take_turn(game, COUNTERPARTY, Stubborn().act([game])[0])
+            held.append([each.session.held_bytes for each in speaker.backend._encoded.values()])
+        return [[turn.text for turn in game.turns] for game in games], held[0]
+
+    unlimited, sizes = replies(make())
+    assert min(sizes) > 0
+    monkeypatch.setattr(chat_backends, "KEPT_BYTES", caches * max(sizes))
+    said, held = replies(make())
+    assert said == unlimited
+    assert held == [0] * (4 - holding) + sizes[4 - holding :]
 
 
 def test_a_context_too_short_for_one_round_is_said_plainly(make):

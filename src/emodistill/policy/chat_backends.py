@@ -23,6 +23,7 @@ from emodistill.policy.chat_format import ChatFormat
 if TYPE_CHECKING:  # and imported where a model on this machine is to speak
     from emodistill.policy.generation import ChatGenerator, Session
 
+KEPT_BYTES = 2 * 2**30  # of attention caches of dialogues that wait
 FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
 
 
@@ -99,7 +100,9 @@ class _EncodedDialogue:
 class LocalChatBackend:
     """A model on this machine; the attention cache of every dialogue is kept between rounds.
 
-    A chat that outgrows the context loses whole early rounds, as in training; its opening stays.
+    A chat that outgrows the context loses whole early rounds, as in training; its opening stays. Caches of dialogues
+    that wait while others are spoken in, as those of many people do, take `KEPT_BYTES` at most: what has waited longest
+    is forgotten.
 
     Attributes:
         dropped_rounds: early rounds left out so far because a chat outgrew the context.
@@ -150,7 +153,19 @@ class LocalChatBackend:
         if self.thinker:
             messages = self._think(self.thinker, sessions, messages, seeds)
         replies = self.generator.extend_and_sample(sessions, messages, seeds)
+        self._forget_longest_waiting(dialogues)
         return [self.chat.text(reply) for reply in replies]
+
+    def _forget_longest_waiting(self, spoken: Sequence[Dialogue]) -> None:
+        """Keep the caches of what was spoken just now, and of the others as many of the latest as may be kept."""
+        now = {id(dialogue): self._encoded[id(dialogue)] for dialogue in spoken}
+        others = {key: each for key, each in self._encoded.items() if key not in now}
+        kept = 0
+        for each in reversed(others.values()):
+            kept += each.session.held_bytes
+            if kept > KEPT_BYTES:
+                each.session.forget()
+        self._encoded = others | now
 
     def _think(
         self,

@@ -107,8 +107,12 @@ class RowCache:
         self.lengths[row] = length
 
     def save(self, row: int) -> Tensor:
-        """A copy of a row: (layers, 2, H, length, D)."""
-        return self.data[:, :, row, :, : self.lengths[row]].clone()
+        """A copy of a row: (layers, 2, H, L, D), with whatever is there behind its last token.
+
+        L is a multiple of `COLUMNS`: copies of every length, one after the other, would tear memory into pieces.
+        """
+        columns = min(-(-self.lengths[row] // COLUMNS) * COLUMNS, self.capacity + 1)
+        return self.data[:, :, row, :, :columns].clone()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Fill a row with the first `length` tokens of another."""
@@ -254,7 +258,7 @@ class Session:
     Attributes:
         tokens: everything said so far. The owner may edit it freely between two calls.
         cached: the tokens whose keys and values `keys_values` holds.
-        keys_values: (layers, 2, H, len(cached), D), the library's own cache, or None.
+        keys_values: (layers, 2, H, len(cached) or more, D), the library's own cache, or None.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -273,6 +277,18 @@ class Session:
             common += 1
         whole = self.keys_values is None or isinstance(self.keys_values, Tensor) or common == len(self.cached)
         return common if whole else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the attention cache."""
+        if self.keys_values is None or isinstance(self.keys_values, Tensor):
+            return 0 if self.keys_values is None else self.keys_values.nbytes
+        parts = [part for layer in self.keys_values.layers for part in vars(layer).values()]
+        return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+
+    def forget(self) -> None:
+        """Give the attention cache back; all tokens are fed again before the next reply."""
+        self.cached, self.keys_values = [], None
 
 
 class ChatGenerator:
