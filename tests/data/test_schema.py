@@ -8,7 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 from episodes import make_episode
 
-from emodistill.data.schema import SCHEMA, Episode, _parts, _sound_turns, read_episodes, write_episodes
+from emodistill.data.schema import (
+    SCHEMA,
+    Episode,
+    _parts,
+    _sound_turns,
+    join_rows,
+    read_episodes,
+    write_episodes,
+    write_rows,
+)
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -27,6 +36,23 @@ def test_a_file_is_read_in_parts_in_its_order(tmp_path, monkeypatch, rows):
     episodes = [make_episode(number=number, seed=seed) for number in range(2) for seed in range(3)]
     write_episodes(episodes, tmp_path / "episodes.parquet")
     assert read_episodes(tmp_path / "episodes.parquet") == episodes
+
+
+def test_rows_of_several_files_are_joined_into_the_bytes_of_one(tmp_path):
+    slipped = replace(make_episode(seed=5), fault="names a model", deal_value=None, end="invalid")
+    episodes = [*(make_episode(number=number, seed=seed) for number in range(3) for seed in range(4)), slipped]
+    for name, own in (("a", [12, 7, 1]), ("b", [0, 2, 11, 3, 5]), ("c", [4, 6, 8, 9, 10])):
+        write_episodes([episodes[place] for place in own], tmp_path / name)
+    write_episodes(episodes, tmp_path / "whole")
+    parts = [(tmp_path / "a", 0, 3), (tmp_path / "b", 0, 5), (tmp_path / "c", 0, 5)]
+    write_rows(join_rows(parts, [12, 7, 1, 0, 2, 11, 3, 5, 4, 6, 8, 9, 10]), tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == (tmp_path / "whole").read_bytes()
+    write_episodes([episodes[place] for place in (2, 3, 8)], tmp_path / "some")
+    write_rows(
+        join_rows([(tmp_path / "c", 2, 1), (tmp_path / "b", 1, 1), (tmp_path / "b", 3, 1)], [8, 2, 3]),
+        tmp_path / "joined",
+    )
+    assert (tmp_path / "joined").read_bytes() == (tmp_path / "some").read_bytes()
 
 
 def test_sound_columns_give_what_rows_one_by_one_give(tmp_path):

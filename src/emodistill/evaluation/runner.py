@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from emodistill.data.corpus import over
-from emodistill.data.schema import Episode, read_episodes, write_episodes
+from emodistill.data.schema import Episode, join_rows, read_episodes, write_episodes, write_rows
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import SELF_SELECTED, Arm, draw_anew, is_local, selector_of
@@ -184,18 +184,17 @@ class Runner:
         Returns:
             why the first episode failed, where none could be played and nothing is written.
         """
-        episodes: dict[int, Episode] = {}
-        cost = Cost()
+        parts, order, cost = [], [], Cost()
         for _, group, places, part in (piece.task for piece in pieces):
-            first = group.index(arm) * len(places)
-            episodes |= zip(places, read_episodes(part)[first : first + len(places)], strict=True)
+            parts.append((part, group.index(arm) * len(places), len(places)))
+            order += places
             cost += Cost(**json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))[arm.name])
-        in_order = [episodes[place] for place in sorted(episodes)]
-        if all(episode.end == "invalid" for episode in in_order):
-            return in_order[0].fault or "invalid"
+        rows = join_rows(parts, order)
+        if rows.column("end").unique().to_pylist() == ["invalid"]:
+            return rows.column("fault")[0].as_py() or "invalid"
         self.file(arm).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self.file(arm).with_suffix(".json"), json.dumps(asdict(cost)) + "\n")
-        write_episodes(in_order, self.file(arm))
+        write_rows(rows, self.file(arm))
         return None
 
     def _groups_to_play(self, arms: Sequence[Arm]) -> list[list[Arm]]:
