@@ -1,6 +1,6 @@
 """What workers are worth: a study and a judging run by one process and by several, an empty piece, a worker's memory.
 
-    python benchmarks/executor_scaling.py [--workers 2] [--episodes 4000] [--judgements 4096] [--latency-ms 200]
+    python benchmarks/executor_scaling.py [--workers 2] [--episodes 8000] [--judgements 4096] [--latency-ms 200]
 
 The study is `study=prompting` of the phrasebook against the simulation, its play alone (no report). The judging run
 asks a server on loopback, in a process of its own, that takes a fixed time for every reply, 16 calls at a time of each
@@ -128,7 +128,7 @@ def compare(what: str, unit: str, count: int, took: Sequence[float], workers: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--episodes", type=int, default=4000, help="of the study, all arms together")
+    parser.add_argument("--episodes", type=int, default=8000, help="of the study, all arms together")
     parser.add_argument("--judgements", type=int, default=4096)
     parser.add_argument("--latency-ms", type=float, default=200.0)
     parser.add_argument("--parts", nargs="+", default=["pieces", "study", "judging"], help="which of these")
