@@ -87,17 +87,17 @@ def test_a_real_model_says_the_same_to_arms_together_as_to_each_alone(make, tmp_
 def test_a_stop_between_two_files_ends_in_the_same_bytes(make, monkeypatch, written):
     whole = make(by_the_batch([]), "whole")
     whole.play(ARMS)
-    stopped, write = make(by_the_batch([]), "stopped"), runners.write_episodes
+    stopped, write = make(by_the_batch([]), "stopped"), runners.write_rows
 
-    def power_cut(episodes, path):
+    def power_cut(rows, path):
         if len(files(stopped)) == written:
             raise KeyboardInterrupt
-        write(episodes, path)
+        write(rows, path)
 
-    monkeypatch.setattr(runners, "write_episodes", power_cut)
+    monkeypatch.setattr(runners, "write_rows", power_cut)
     with pytest.raises(KeyboardInterrupt):
         stopped.play(ARMS)
-    monkeypatch.setattr(runners, "write_episodes", write)
+    monkeypatch.setattr(runners, "write_rows", write)
     assert len(files(stopped)) == written
     stopped.play(ARMS)
     assert files(stopped) == files(whole) and len(files(whole)) == 6
