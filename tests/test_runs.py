@@ -87,7 +87,7 @@ def test_some_keys_may_change(begun):
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
     waiting |= {f"learner.sampler.{key}" for key in ("folder", "seen_as", "max_difference", "patience_s")}
     places = {"device", "policy.device", "sampler.device"}
-    assert named | waiting | places | {"shard", "data.corpus.shard"} == set(MAY_CHANGE)
+    assert named | waiting | places | {"shard", "data.corpus.shard", "arms"} == set(MAY_CHANGE)
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")

@@ -36,6 +36,7 @@ MAY_CHANGE = (  # keys that change no result
     "trainer.accelerator",
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy"),  # a step has the same batches on all of them
     *("device", "policy.device", "sampler.device"),  # of an evaluation
+    "arms",  # each has files of its own
 )
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
 MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
@@ -109,9 +110,10 @@ class StageFolder:
         return loaded
 
     def record(self, config: dict[str, Any]) -> None:
-        """Keep the configuration that the stage begins with; one that is there already stays."""
+        """Keep the configuration that the stage begins with; one that is there stays, but for the arms it names."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.is_file():
+        before = yaml.safe_load(self.config_file.read_text(encoding="utf-8")) if self.config_file.is_file() else None
+        if before is None or before.get("arms") != config.get("arms"):
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def discard_if_unused(self) -> None:

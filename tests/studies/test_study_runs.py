@@ -207,3 +207,21 @@ def test_a_condition_that_changed_is_refused_by_name(place):
             *("study=counterparties", "arms=[phrasebook_random]", "~study.conditions.unseen_model", "name=changed"),
             "episodes_per_scenario=2",
         )
+
+
+def test_an_arm_may_be_added_to_what_was_played(place, capsys):
+    def played(*arms):
+        study(place, "study=guard", 'conditions=["guard strict"]', "name=grown", f"arms=[{','.join(arms)}]")
+        (folder,) = {path.parent.parent for path in (place.folder / "run" / "grown").glob("**/episodes/*.parquet")}
+        kept = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["arms"]
+        rows = {row["arm"] for row in report(place, "grown")["tables"]["costs"][:-1]}
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("episodes/*.parquet")}, kept, rows
+
+    first, _, _ = played("phrasebook_random")
+    both, kept, rows = played("phrasebook_random", "phrasebook_iql")
+    assert both.keys() == {"phrasebook_random.parquet", "phrasebook_iql.parquet"} and both.items() >= first.items()
+    assert kept == ["phrasebook_random", "phrasebook_iql"] and rows == set(kept)
+    assert "nothing to play" not in capsys.readouterr().out
+    again, _, rows = played("phrasebook_iql")
+    assert again == both and rows == {"phrasebook_iql"}
+    assert "is finished; nothing to play" in capsys.readouterr().out

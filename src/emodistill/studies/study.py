@@ -329,13 +329,13 @@ class Study:
             if len(self.runs) > 1:
                 title = run.condition.label or run.stage_dir.name
                 print(f"{self.name} {number}/{len(self.runs)}: {title}, training seed {run.training_seed}")
-            if folder.state(setup.config, "auto") == "finished":
-                print(f"{folder.path} is finished; nothing to play")
+            state, own = folder.state(setup.config, "auto"), self._arms_of(number - 1)
             runner, expression = setup.open_runner()
+            if state == "finished" and all(runner.file(arm).is_file() for arm in own):
+                print(f"{folder.path} is finished; nothing to play")
             with exclusive(self.folder, wait=True) if self.share else nullcontext():  # several shares may begin at once
                 folder.record(setup.config)
             tables.append((runner, expression))
-            own = self._arms_of(number - 1)
             pieces += runner.pieces(own, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
             names = [arm.name for arm in self.arms]
