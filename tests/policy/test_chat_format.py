@@ -105,6 +105,19 @@ def test_every_domain_has_a_system_message_that_hides_the_counterpartys_target(n
         assert (f"value{i}" in words) == (field["seen_by"] in {"both", "focal"})
 
 
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        ("harvest failed", "Cause: harvest failed."),
+        ("a strike..", "Cause: a strike."),
+        ("Who knows?", "Cause: Who knows?"),
+    ],
+)
+def test_what_a_column_says_ends_as_a_sentence(cause, sentence):
+    words = system_words(Scenario("x", "debt", 20.0, 100.0, {"Reason for Overdue": cause}))
+    assert f"{sentence} " in words
+
+
 @cache
 def one_chat_format():
     return ChatFormat(build_tokenizer(), load_vocabulary())

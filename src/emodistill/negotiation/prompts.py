@@ -46,7 +46,7 @@ def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answ
     slots = {f"{each}_role": rules.roles[each] for each in (side, other(side))}
     slots |= {"quantity": rules.quantity, f"{side}_target": rules.say(own)}
     facts = [
-        f"{rules.fields[column]['label']}: {value.strip().rstrip('.')}."
+        f"{rules.fields[column]['label']}: {_sentence(value)}"
         for column, value in scenario.context.items()
         if rules.fields.get(column, {}).get("seen_by") in {"both", side} and value.strip()
     ]
@@ -59,6 +59,11 @@ def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answ
         ) from error
     parts = [situation, *facts, goal, persona.strip(), answer.format(role=rules.roles[side])]
     return " ".join(part for part in parts if part)
+
+
+def _sentence(words: str) -> str:
+    kept = words.strip().rstrip(".")
+    return kept if kept.endswith(("?", "!")) else f"{kept}."
 
 
 def opening_words(
