@@ -114,7 +114,15 @@ def driver(tmp_path):
     script.write_text(DRIVER)
     places = [str(Path(__file__).parent), str(Path(local.__file__).parents[2])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    return lambda: subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], env=environment)
+
+    def start():
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and
+        try:  # what they start would too
+            return subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], env=environment)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    return start
 
 
 def children(process):
