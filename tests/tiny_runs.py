@@ -59,6 +59,7 @@ class Workplace:
         rubric = not any(override.startswith("judge=") for override in more)
         return [
             f"run_dir={self.folder / run}",
+            f"judge.ledger.path={self.folder / 'ledger.sqlite'}",  # and not the one of whoever runs the tests
             f"model.base_model={self.model}",
             *["judge.judge.sense=null"] * rubric,  # to a model of random weights all words are alike
             f"data.corpus.folder={self.corpora}",
@@ -69,11 +70,10 @@ class Workplace:
         ]
 
     def config(self, stage, run="run", *overrides):
-        ledger = f"judge.ledger.path={self.folder / 'ledger.sqlite'}"
         batches = ["data.dataset.batch_size=16"]
         if stage != "iql":
             batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
-        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, ledger, *batches, *self.overrides(run, *overrides)]
+        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, *batches, *self.overrides(run, *overrides)]
         return composed("train", *own, *overrides)
 
     def train(self, stage, run="run", *overrides):
