@@ -6,7 +6,7 @@ from itertools import count as counting
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -239,3 +239,18 @@ def test_a_rounding_error_that_swaps_two_likely_tokens_changes_hardly_any_draw()
     draws = [pick(each.expand(1000, -1), uniforms, temperature=1.0, top_k=10) for each in (logits, swapped)]
     assert (draws[0] != draws[1]).sum() <= 2
     assert {3, 7} <= set(draws[0].tolist())
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_a_session_counts_the_memory_of_its_cache_and_can_give_it_back(library):
+    session, keys = Session([1, 2, 3]), torch.zeros(1, 2, 5, 4)
+    assert session.held_bytes == 0
+    session.cached = [1, 2]
+    if library:
+        session.keys_values = DynamicCache()
+        session.keys_values.update(keys, keys, 0)
+    else:
+        session.keys_values = torch.stack((keys, keys))
+    assert session.held_bytes == 2 * keys.nbytes
+    session.forget()
+    assert session.held_bytes == session.reusable() == 0

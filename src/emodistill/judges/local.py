@@ -91,7 +91,7 @@ class LocalModelJudge:
         self._scales: dict[str, tuple[float, float]] = {}
         of_domains = [examples(name) for name in domain_names()]
         texts = [repr(of_domains)] if scaled else [repr(listed[:num_examples]) for listed in of_domains]
-        recipe = [LOGIC, FILTER_LOGIC, LONGEST, texts, dtype, num_examples, scaled, defended]
+        recipe = [LOGIC, NOISE, FILTER_LOGIC, LONGEST, texts, dtype, num_examples, scaled, defended]
         self.version = f"{fingerprint(model)} {hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
