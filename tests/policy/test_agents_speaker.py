@@ -206,6 +206,21 @@ def test_of_chats_that_wait_the_latest_keep_their_caches_and_no_word_changes(mak
     assert held == [0] * (4 - holding) + sizes[4 - holding :]
 
 
+def test_the_cache_of_the_chat_that_was_spoken_in_last_stays(make, monkeypatch):
+    agent, games = FocalAgent(NoEmotion(), concession_schedule(), make()), negotiations(count=4)
+    agent.begin(games)
+
+    def speak(game):
+        take_turn(game, FOCAL, agent.act([game])[0])
+        take_turn(game, COUNTERPARTY, Stubborn().act([game])[0])
+        sessions = {e.dialogue.negotiation.scenario.id: e.session for e in agent.speaker.backend._encoded.values()}
+        return {name: session.held_bytes for name, session in sessions.items() if session.held_bytes}
+
+    held = [speak(game) for game in (*games, games[0])][-1]
+    monkeypatch.setattr(chat_backends, "KEPT_BYTES", max(held.values()))
+    assert speak(games[1]).keys() == {games[0].scenario.id, games[1].scenario.id}
+
+
 def test_a_context_too_short_for_one_round_is_said_plainly(make):
     speaker, games = make(context=60), negotiations(1)
     speaker.begin(games)
