@@ -110,7 +110,7 @@ class StageFolder:
         return loaded
 
     def record(self, config: dict[str, Any]) -> None:
-        """Keep the configuration that the stage begins with; one that is there stays, but for the arms it names."""
+        """Keep the configuration that the stage begins with; one that is there stays unless its arms differ."""
         self.path.mkdir(parents=True, exist_ok=True)
         before = yaml.safe_load(self.config_file.read_text(encoding="utf-8")) if self.config_file.is_file() else None
         if before is None or before.get("arms") != config.get("arms"):

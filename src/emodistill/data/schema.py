@@ -147,11 +147,11 @@ def write_episodes(episodes: Iterable[Episode], path: Path) -> None:
 
 
 def join_rows(parts: Sequence[tuple[Path, int, int]], order: Sequence[int]) -> "pa.Table":
-    """Rows of files that `write_episodes` wrote, as they are: much quicker than making episodes of them.
+    """Rows of files that `write_episodes` wrote, sorted; much quicker than decoding and encoding episodes.
 
     Args:
         parts: file, first row and number of rows.
-        order: of each of these rows a number; the result has them from the smallest on.
+        order: a sort key for each of these rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -38,7 +38,7 @@ from emodistill.negotiation.protocol import FOCAL
 logger = logging.getLogger(__name__)
 
 LOGIC = 1  # raise it when what a model is shown changes: part of the judge's version
-NOISE = 0.005  # the rest of a batch moves a score by less, in float32
+NOISE = 0.005  # upper bound of what the batch changes in a score, in float32
 DIGITS = "123456789"
 _EDGE = 1.5  # low anchors come to lie this much above the lowest score on average, high ones below the highest
 _LEAST_PAIRS = 0.75  # share of pairs of a high and a low anchor that a model must put in order

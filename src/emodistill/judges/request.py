@@ -114,13 +114,13 @@ def announced(judgements: list[Judgement], on_judgement: OnJudgement | None, fir
 
 
 def settled(values: Sequence[float], digits: int, noise: float, again: Callable[[int], float]) -> list[float]:
-    """Values rounded to some digits after the point, the same whatever else was measured together with them.
+    """Values rounded to `digits` decimals, so that the batch in which they were measured changes none.
 
-    Measured in another batch, a value differs by a little. Rounding hides that, except next to the middle between two
-    steps, where it makes a whole step of it. A value that near is measured again by itself.
+    A model gives slightly different values in another batch. Rounding hides that, except next to a rounding boundary,
+    where it becomes a whole step. Such a value is measured again by itself.
 
     Args:
-        noise: no batch moves a value by as much.
+        noise: upper bound of what the batch changes.
         again: gives the value at a place, measured by itself.
     """
     step = 10.0**-digits

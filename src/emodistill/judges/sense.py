@@ -16,9 +16,9 @@ A sign is 0 or more where all is well, and the score falls by a factor of e with
 - *unrepeated*: word pairs that the reply says again.
 - *own*: the share of word 4-grams that one earlier turn of either side had already.
 
-The model sees each reply by itself, but its arithmetic differs in the last digits with what else is in the batch. So a
-sense that could be rounded either way is measured again without the others, and no score depends on its batch.
-docs/judges.md has the constants, where they come from and what the signs catch.
+The model sees each reply by itself, but its last digits differ with the rest of the batch. So a sense next to a
+rounding boundary is measured again by itself, and no score depends on its batch. docs/judges.md has the constants,
+where they come from and what the signs catch.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 LOGIC = 2  # raise it when what a sign is made of changes: part of the judge's version
 DIGITS = 2  # of a sense, after the point
-NOISE = 0.001  # the rest of a batch moves a sense by less; docs/judges.md has what was measured
+NOISE = 0.001  # upper bound of what the batch changes in a sense; docs/judges.md has what was measured
 LOW = 0.1  # of a reply's tokens, the quantile that stands for its worst
 LONGEST = 256  # tokens of a reply that the model reads
 FIRST_PLACES = 20  # tokens this far up in the vocabulary are about equally common

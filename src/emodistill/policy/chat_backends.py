@@ -23,7 +23,7 @@ from emodistill.policy.chat_format import ChatFormat
 if TYPE_CHECKING:  # and imported where a model on this machine is to speak
     from emodistill.policy.generation import ChatGenerator, Session
 
-KEPT_BYTES = 2 * 2**30  # of attention caches of dialogues that wait
+KEPT_BYTES = 2 * 2**30  # of attention caches of dialogues that are not in the current call
 FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
 
 
@@ -100,9 +100,8 @@ class _EncodedDialogue:
 class LocalChatBackend:
     """A model on this machine; the attention cache of every dialogue is kept between rounds.
 
-    A chat that outgrows the context loses whole early rounds, as in training; its opening stays. Caches of dialogues
-    that wait while others are spoken in, as those of many people do, take `KEPT_BYTES` at most: what has waited longest
-    is forgotten.
+    A chat that outgrows the context loses whole early rounds, as in training; its opening stays. Attention caches
+    of dialogues that are not in the current call take at most `KEPT_BYTES`; the least recently used are dropped.
 
     Attributes:
         dropped_rounds: early rounds left out so far because a chat outgrew the context.
@@ -153,11 +152,11 @@ class LocalChatBackend:
         if self.thinker:
             messages = self._think(self.thinker, sessions, messages, seeds)
         replies = self.generator.extend_and_sample(sessions, messages, seeds)
-        self._forget_longest_waiting(dialogues)
+        self._drop_least_recent(dialogues)
         return [self.chat.text(reply) for reply in replies]
 
-    def _forget_longest_waiting(self, spoken: Sequence[Dialogue]) -> None:
-        """Keep the caches of what was spoken just now, and of the others as many of the latest as may be kept."""
+    def _drop_least_recent(self, spoken: Sequence[Dialogue]) -> None:
+        """Drop attention caches beyond `KEPT_BYTES`, the least recently used first; those of this call stay."""
         now = {id(dialogue): self._encoded[id(dialogue)] for dialogue in spoken}
         others = {key: each for key, each in self._encoded.items() if key not in now}
         kept = 0
