@@ -14,6 +14,7 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
 from emodistill.studies.main_table import (
+    ArmsTable,
     by_arm,
     exclusions,
     main_values,
@@ -215,6 +216,25 @@ def test_conditions_are_compared_with_one_of_them_over_training_seeds():
     means = [line for line in found.verdicts if "mean utility" in line]
     assert [line.split(":")[0] for line in means] == ["sft, all", "sft, few"]
     assert all("2 training seeds" in line for line in means)
+
+
+def test_stability_compares_the_whole_method_or_else_the_last_arm():
+    def compared(*arms):
+        utilities_of = {"emodistill": 0.5, "vanilla": 0.3, "iql": 0.4}
+        runs = [ArmResult(name, arm([utilities_of[name]] * 4), "", seed) for name in arms for seed in (0, 1)]
+        rows = tables(Stability(curves=[])(runs))["seed_differences"].rows
+        return {(row["arm"], row["against"]) for row in rows}
+
+    assert compared("emodistill", "vanilla", "iql") == {("emodistill", "vanilla"), ("emodistill", "iql")}
+    assert compared("vanilla", "iql") == {("iql", "vanilla")}
+
+
+def test_the_table_of_arms_has_the_episodes_of_all_training_seeds():
+    runs = [ArmResult("sft", arm([value] * 3), "", seed) for seed, value in ((0, 0.2), (1, 0.4))]
+    (table,) = ArmsTable(load_vocabulary())(runs).tables
+    (row,) = table.rows
+    assert (row["arm"], row["episodes"], row["scenarios"]) == ("sft", 6, 3)
+    assert row["utility"] == pytest.approx(0.3)
 
 
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():

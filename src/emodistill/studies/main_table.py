@@ -63,6 +63,18 @@ class MainTable:
         return result_of(values, results, self.subject, self.rivals, self.seed)
 
 
+@dataclass(frozen=True)
+class ArmsTable:
+    """Table `arms` alone; the episodes of all training seeds of an arm together."""
+
+    vocabulary: Vocabulary
+    seed: int = 0
+
+    def __call__(self, results: Sequence[ArmResult]) -> AnalysisResult:
+        values = arm_values(results, load_perceiver("counterparty"), self.vocabulary, self.seed)
+        return AnalysisResult([_arms(plain(values))])
+
+
 def result_of(
     values: Mapping[str, Any],
     results: Sequence[ArmResult],
@@ -99,24 +111,34 @@ def main_values(
     tests that they are corrected for, the `verdict` for each domain, and its rule.
     """
     arms, domains = by_arm(results), domains_of(results)
+    comparisons = compare(arms, domains, seed, subject) if arms else []
+    values: dict[str, Any] = plain(
+        {
+            "comparisons": comparisons,
+            "family": family(comparisons),
+            "verdict": verdicts(comparisons, domains, rivals) if subject in arms else {},
+            "verdict_rule": verdict_rule(subject, rivals),
+            **arm_values(results, perceiver, vocabulary, seed),
+        }
+    )
+    return values
+
+
+def arm_values(
+    results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary, seed: int = 0
+) -> dict[str, Any]:
+    """Rows of arms: `cells` by domain, and `overall` over all domains where there are several."""
+    arms, domains = by_arm(results), domains_of(results)
     cells = [
         cell(arm, domain, [e for e in episodes if e.scenario.domain == domain], perceiver, vocabulary, seed)
         for arm, episodes in arms.items()
         for domain in domains
     ]
     wide = len(domains) > 1
-    comparisons = compare(arms, domains, seed, subject) if arms else []
-    values: dict[str, Any] = plain(
-        {
-            "cells": cells,
-            "comparisons": comparisons,
-            "family": family(comparisons),
-            "verdict": verdicts(comparisons, domains, rivals) if subject in arms else {},
-            "verdict_rule": verdict_rule(subject, rivals),
-            "overall": [cell(arm, ALL, of, perceiver, vocabulary, seed) for arm, of in arms.items() if wide],
-        }
-    )
-    return values
+    return {
+        "cells": cells,
+        "overall": [cell(arm, ALL, of, perceiver, vocabulary, seed) for arm, of in arms.items() if wide],
+    }
 
 
 def by_arm(results: Sequence[ArmResult]) -> dict[str, list[Episode]]:

@@ -47,17 +47,19 @@ class Stability:
 
     Attributes:
         curves: names of scalars in TensorBoard.
-        subject: the arm whose differences to the others are shown; None takes the last.
+        subject: the arm whose differences to the others are shown; where it was not played, the last.
         reference: a condition; the differences are then those of each other condition to it, arm by arm.
     """
 
     curves: Sequence[str] = CURVES
-    subject: str | None = None
+    subject: str = "emodistill"
     reference: str | None = None
     seed: int = 0
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        tables = seed_tables(played, self.seed, self.subject or arms_of(played)[-1], self.reference)
+        arms = arms_of(played)
+        subject = self.subject if self.subject in arms else arms[-1]
+        tables = seed_tables(played, self.seed, subject, self.reference)
         if not tables:
             return AnalysisResult(
                 verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
