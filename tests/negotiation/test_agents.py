@@ -95,10 +95,21 @@ def test_an_acceptance_makes_no_offer_and_is_left_as_it_was_said(text: str) -> N
     assert (move.text, move.offer_appended) == (text, False)
 
 
-@pytest.mark.parametrize("text", ["", "I hear you.", "I'll move to 95 days.", "I can accept it in 75 days", "No:"])
-def test_an_acceptance_that_nobody_would_hear_is_appended_and_counted(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "I accept 60 days."),
+        ("I hear you.", "I hear you. I accept 60 days."),
+        ("No:", "No. I accept 60 days."),
+        ("I'll move to 95 days.", "I accept 60 days."),
+        ("Thank you! I can accept it in 75 days", "Thank you! I accept 60 days."),
+        ("I am so glad. Let's say full payment in 60 days!", "I am so glad. I accept 60 days."),
+        ("You want 130 days? Let's say 40 days. It hurts.", "You want 130 days? It hurts. I accept 60 days."),
+    ],
+)
+def test_an_acceptance_that_nobody_would_hear_is_appended_and_no_other_offer_left(text: str, said: str) -> None:
     move = accepting_move(text)
-    assert move.text.endswith("I accept 60 days.") and move.text.startswith(text.rstrip(":")) and move.offer_appended
+    assert (move.text, move.offer_appended) == (said, True)
 
 
 @pytest.mark.parametrize("scenario", [LESS, MORE], ids=["less", "more"])

@@ -5,6 +5,7 @@ parts of the focal agent vary independently: a selector chooses the emotion, an 
 words. The selectors here need no training: none, one constant emotion, a random one, or the speaker's own choice.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiatio
 
 DialogueAct = Literal["open", "press", "hold", "concede", "close"]
 CONCEDES = 0.02  # smallest change of position that reads as a concession
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class FocalAgent:
     """Emotion, offer and words from three parts, checked by the neutral offer parser.
 
     Where a decided offer or acceptance is not what the parsers read in the speaker's words, a sentence that states it
-    is appended, and the move says so: `evaluate.py` reports how often.
+    is appended, and the move says so: `evaluate.py` reports how often. Words that should accept and offer something
+    instead lose that sentence first, or the other side would hear two numbers.
     """
 
     def __init__(self, selector: Selector, offers: OfferPolicy, speaker: Speaker) -> None:
@@ -168,7 +171,7 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
         if decision.offer is not None and offer != decision.offer:
             missing, offer = offer_sentence(negotiation, decision.offer), decision.offer
     elif decision.act == "accept" and parse_act(text, domain, _offered(negotiation)) != "accept":
-        missing = acceptance_sentence(negotiation)  # or else the other side would hear another offer
+        text, missing = _without_offers(text, domain), acceptance_sentence(negotiation)
     appended = bool(missing)
     text = f"{_finished(text)} {missing}".strip() if appended else text
     emotion = choice.emotion if spoken.emotion is None else spoken.emotion
@@ -189,6 +192,11 @@ def move_in_words(negotiation: Negotiation, side: Side, text: str) -> Move:
     domain = negotiation.scenario.domain
     act = parse_act(text, domain, negotiation.standing[other(side)])
     return Move(text, act, parse_offer(text, domain) if act == "propose" else None)
+
+
+def _without_offers(text: str, domain: str) -> str:
+    """The sentences that put no number on the table."""
+    return " ".join(sentence for sentence in _SENTENCE_END.split(text) if parse_offer(sentence, domain) is None)
 
 
 def _finished(text: str) -> str:
