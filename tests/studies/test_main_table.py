@@ -229,6 +229,17 @@ def test_stability_compares_the_whole_method_or_else_the_last_arm():
     assert compared("vanilla", "iql") == {("iql", "vanilla")}
 
 
+def test_differences_over_training_seeds_are_drawn_too():
+    runs = [
+        ArmResult(name, arm([0.1 * i + lead + 0.01 * seed * i for i in range(6)]), "", seed)
+        for seed in (0, 1, 2)
+        for name, lead in (("emodistill", 0.3), ("vanilla", 0.0))
+    ]
+    (figure,) = Stability(curves=[])(runs).figures
+    assert figure.title == "Utility of emodistill less that of each other arm, over training seeds and scenarios"
+    assert "all, vanilla: 0.30 [" in figure.alternative
+
+
 def test_the_table_of_arms_has_the_episodes_of_all_training_seeds():
     runs = [ArmResult("sft", arm([value] * 3), "", seed) for seed, value in ((0, 0.2), (1, 0.4))]
     (table,) = ArmsTable(load_vocabulary())(runs).tables

@@ -26,8 +26,9 @@ from emodistill.evaluation.statistics import (
     verdict_of,
 )
 from emodistill.reporting.figures.curves import Curve, learning_curves
+from emodistill.reporting.figures.intervals import differences
 from emodistill.reporting.results import RULE, AnalysisResult, plain
-from emodistill.reporting.tables import Column, Table
+from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.studies.comparisons import POOLED, arms_of
 
 CURVES = ("val/fqe_value", "val/loss", "val/reward")  # of iql, sft and jpo
@@ -69,7 +70,10 @@ class Stability:
             for run_dir, seed in dict.fromkeys((one.run_dir, one.training_seed) for one in played)
             for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
         ]
-        figures = [learning_curves("training", "Training with other seeds", found)] if found else []
+        figures = [
+            *_differences_drawn(tables, self.reference),
+            *([learning_curves("training", "Training with other seeds", found)] if found else []),
+        ]
         verdicts = [*_verdicts(played), *_apart(tables)]
         last = [_last(found)] if found else []
         return AnalysisResult([*tables, *last], figures, verdicts, summary=tables[0])
@@ -286,8 +290,32 @@ def _last(curves: Sequence[Curve]) -> Table:
     return Table("training_ends", "Where training ends", _FINAL, rows, note)
 
 
+def _differences_drawn(tables: Sequence[Table], reference: str | None) -> list[Figure]:
+    """The table of differences as a picture: a row for each rival, or for each arm beside the reference."""
+    rows = [row for table in tables if table.name == "seed_differences" for row in table.rows]
+    label = "against" if reference is None else "arm"
+    named = {(row[label], row["condition"]) for row in rows}
+    several = len({name for name, _ in named}) < len(named)  # of one arm, in several conditions
+    drawn = [
+        {
+            "domain": row["domain"],
+            "against": f"{row[label]}, {row['condition']}" if several else row[label],
+            "difference_interval": row["mean_interval"],
+            "p_holm": row["p_holm"],
+        }
+        for row in rows
+    ]
+    rest = "each other arm" if reference is None else reference
+    arms = " and ".join(dict.fromkeys(row["arm"] for row in rows)) if reference is None else "each condition"
+    figure = differences(drawn, f"Utility of {arms} less that of {rest}, over training seeds and scenarios")
+    return [figure] if figure else []
+
+
 def _verdicts(played: Sequence[ArmResult]) -> list[str]:
-    lines = [f"{RULE} none; spread between training seeds is reported, not tested."]
+    lines = [
+        f"{RULE} a difference counts where its interval over training seeds and scenarios leaves out 0 and p (Holm) is "
+        "below 0.05; the spread between training seeds is reported, not tested."
+    ]
     for arm, condition in dict.fromkeys((one.arm, one.condition) for one in played):
         means = [
             float(np.mean([episode.utility for episode in one.episodes if episode.end != "invalid"]))
