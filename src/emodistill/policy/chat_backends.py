@@ -23,7 +23,7 @@ from emodistill.policy.chat_format import ChatFormat
 if TYPE_CHECKING:  # and imported where a model on this machine is to speak
     from emodistill.policy.generation import ChatGenerator, Session
 
-KEPT_BYTES = 5 * 2**28  # of attention caches of dialogues that are not in the current call
+KEPT_BYTES = 2 * 2**30  # of attention caches of dialogues that are not in the current call
 FATAL = {"authentication", "quota", "budget"}  # failures that the next request would meet as well
 
 
