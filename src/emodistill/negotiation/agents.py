@@ -5,18 +5,17 @@ parts of the focal agent vary independently: a selector chooses the emotion, an 
 words. The selectors here need no training: none, one constant emotion, a random one, or the speaker's own choice.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.plain_text import SENTENCE_END
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation, Side, other
 
 DialogueAct = Literal["open", "press", "hold", "concede", "close"]
 CONCEDES = 0.02  # smallest change of position that reads as a concession
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +123,8 @@ class FocalAgent:
     """Emotion, offer and words from three parts, checked by the neutral offer parser.
 
     Where a decided offer or acceptance is not what the parsers read in the speaker's words, a sentence that states it
-    is appended, and the move says so: `evaluate.py` reports how often. Words that should accept and offer something
-    instead lose that sentence first, or the other side would hear two numbers.
+    is appended, and the move says so: `evaluate.py` reports how often. Before an acceptance is appended, sentences
+    that offer a number are left out, or the other side would hear two numbers.
     """
 
     def __init__(self, selector: Selector, offers: OfferPolicy, speaker: Speaker) -> None:
@@ -196,7 +195,7 @@ def move_in_words(negotiation: Negotiation, side: Side, text: str) -> Move:
 
 def _without_offers(text: str, domain: str) -> str:
     """The sentences that put no number on the table."""
-    return " ".join(sentence for sentence in _SENTENCE_END.split(text) if parse_offer(sentence, domain) is None)
+    return " ".join(sentence for sentence in SENTENCE_END.split(text) if parse_offer(sentence, domain) is None)
 
 
 def _finished(text: str) -> str:

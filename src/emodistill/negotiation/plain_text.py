@@ -89,6 +89,7 @@ _LOOK = {
 }
 _LOOK |= dict.fromkeys("’‘´ʼ", "'") | dict.fromkeys("‐‑", "-") | {"⟶": " to ", "➔": " to ", "➜": " to "}
 _LOOKS = re.compile(f"[{''.join(_LOOK)}]")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")  # what lies between two sentences
 AM_PM_BEFORE_SENTENCE = re.compile(r"(?<![A-Za-z])([APap])\. ?[Mm]\.\s+(?=[A-Z])")  # its last point ends the sentence
 
 

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Literal
 
 from emodistill.negotiation.domains import load_domain
+from emodistill.negotiation.plain_text import SENTENCE_END
 from emodistill.negotiation.protocol import Side, other
 
 Violation = Literal["empty", "label", "other_side", "copied"]
@@ -27,7 +28,6 @@ _CLAIM = (
     r"|\bas (?:the|an?|your) (?:{names}),? (?:I|my|we)\b"
 )
 _BRACKETS = re.compile(r"\[[^\]\n]*(?:\]|$)", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _LONG_CLAUSE, _OPENING_CLAUSE = 4, 3  # words of a directive's clause that are no coincidence; at the very start
 
 
@@ -68,7 +68,7 @@ def without_role_violations(text: str, domain: str, side: Side, directive: str =
     clauses = _clauses(directive)
     kept = [
         sentence
-        for sentence in _SENTENCE_END.split(said.strip())
+        for sentence in SENTENCE_END.split(said.strip())
         if not marks.claim.search(sentence) and not any(_copied(sentence, clause) for clause in clauses)
     ]
     rest = " ".join(" ".join(kept).split()).lstrip(":;,.-) ")

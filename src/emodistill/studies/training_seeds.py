@@ -293,20 +293,17 @@ def _last(curves: Sequence[Curve]) -> Table:
 def _differences_drawn(tables: Sequence[Table], reference: str | None) -> list[Figure]:
     """The table of differences as a picture: a row for each rival, or for each arm beside the reference."""
     rows = [row for table in tables if table.name == "seed_differences" for row in table.rows]
-    label = "against" if reference is None else "arm"
-    named = {(row[label], row["condition"]) for row in rows}
-    several = len({name for name, _ in named}) < len(named)  # of one arm, in several conditions
     drawn = [
         {
             "domain": row["domain"],
-            "against": f"{row[label]}, {row['condition']}" if several else row[label],
+            "against": row["arm"] if reference else ", ".join(filter(None, (row["against"], row["condition"]))),
             "difference_interval": row["mean_interval"],
             "p_holm": row["p_holm"],
         }
         for row in rows
     ]
-    rest = "each other arm" if reference is None else reference
-    arms = " and ".join(dict.fromkeys(row["arm"] for row in rows)) if reference is None else "each condition"
+    arms = "each condition" if reference else " and ".join(dict.fromkeys(row["arm"] for row in rows))
+    rest = reference or "each other arm"
     figure = differences(drawn, f"Utility of {arms} less that of {rest}, over training seeds and scenarios")
     return [figure] if figure else []
 
