@@ -6,6 +6,7 @@ import pytest
 
 from emodistill.negotiation.agents import Choice, Decision, Fault, FocalAgent, Move, Utterance, dialogue_act
 from emodistill.negotiation.offers import parse_act, parse_offer
+from emodistill.negotiation.plain_text import SENTENCE_END
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -110,6 +111,11 @@ def test_an_acceptance_makes_no_offer_and_is_left_as_it_was_said(text: str) -> N
 def test_an_acceptance_that_nobody_would_hear_is_appended_and_no_other_offer_left(text: str, said: str) -> None:
     move = accepting_move(text)
     assert (move.text, move.offer_appended) == (said, True)
+
+
+def test_a_time_in_the_middle_of_a_sentence_does_not_end_it() -> None:
+    split = SENTENCE_END.split("Sleep matters. Let's say 9 p.m. tonight! Or 10 P.M. Good night.")
+    assert split == ["Sleep matters.", "Let's say 9 p.m. tonight!", "Or 10 P.M.", "Good night."]
 
 
 @pytest.mark.parametrize("scenario", [LESS, MORE], ids=["less", "more"])

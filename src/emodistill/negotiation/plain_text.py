@@ -89,7 +89,8 @@ _LOOK = {
 }
 _LOOK |= dict.fromkeys("’‘´ʼ", "'") | dict.fromkeys("‐‑", "-") | {"⟶": " to ", "➔": " to ", "➜": " to "}
 _LOOKS = re.compile(f"[{''.join(_LOOK)}]")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")  # what lies between two sentences
+# What lies between two sentences; "9 p.m." ends one only where the next begins with a capital.
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<![APap]\.[Mm]\.)\s+|(?<=[APap]\.[Mm]\.)\s+(?=[A-Z])")
 AM_PM_BEFORE_SENTENCE = re.compile(r"(?<![A-Za-z])([APap])\. ?[Mm]\.\s+(?=[A-Z])")  # its last point ends the sentence
 
 
