@@ -86,11 +86,21 @@ def accepting_move(text: str) -> Move:
     parts = Says(text, Decision("accept", None, "close"))
     [move] = FocalAgent(parts, parts, parts).act([negotiation])
     assert isinstance(move, Move) and (move.act, move.offer) == ("accept", None)
-    assert parse_act(move.text, "debt", 60.0) == "accept"  # the other side hears what was decided
+    # the other side hears what was decided: words of acceptance, or its own number
+    assert parse_act(move.text, "debt", 60.0) == "accept" or parse_offer(move.text, "debt") == 60.0
     return move
 
 
-@pytest.mark.parametrize("text", ["Agreed, 60 days it is!", "I accept.", "Fine, deal."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Agreed, 60 days it is!",
+        "I accept.",
+        "Fine, deal.",
+        "I am so glad. Let's say full payment in 60 days!",
+        "You want 60? My offer is 60 days.",
+    ],
+)
 def test_an_acceptance_makes_no_offer_and_is_left_as_it_was_said(text: str) -> None:
     move = accepting_move(text)
     assert (move.text, move.offer_appended) == (text, False)
@@ -104,7 +114,8 @@ def test_an_acceptance_makes_no_offer_and_is_left_as_it_was_said(text: str) -> N
         ("No:", "No. I accept 60 days."),
         ("I'll move to 95 days.", "I accept 60 days."),
         ("Thank you! I can accept it in 75 days", "Thank you! I accept 60 days."),
-        ("I am so glad. Let's say full payment in 60 days!", "I am so glad. I accept 60 days."),
+        ("I wonder. What if we say 60 days?", "I wonder. I accept 60 days."),
+        ("Let's say 60 days. No, let's say 70 days.", "I accept 60 days."),
         ("You want 130 days? Let's say 40 days. It hurts.", "You want 130 days? It hurts. I accept 60 days."),
     ],
 )

@@ -169,7 +169,7 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
         offer = parse_offer(text, domain)
         if decision.offer is not None and offer != decision.offer:
             missing, offer = offer_sentence(negotiation, decision.offer), decision.offer
-    elif decision.act == "accept" and parse_act(text, domain, _offered(negotiation)) != "accept":
+    elif decision.act == "accept" and not _takes(text, domain, _offered(negotiation)):
         text, missing = _without_offers(text, domain), acceptance_sentence(negotiation)
     appended = bool(missing)
     text = f"{_finished(text)} {missing}".strip() if appended else text
@@ -191,6 +191,14 @@ def move_in_words(negotiation: Negotiation, side: Side, text: str) -> Move:
     domain = negotiation.scenario.domain
     act = parse_act(text, domain, negotiation.standing[other(side)])
     return Move(text, act, parse_offer(text, domain) if act == "propose" else None)
+
+
+def _takes(text: str, domain: str, standing: float | None) -> bool:
+    """Whether the words take the standing offer: they accept it, or put its very number forward and do not ask."""
+    if parse_act(text, domain, standing) == "accept":
+        return True
+    told = " ".join(sentence for sentence in SENTENCE_END.split(text) if not sentence.endswith("?"))
+    return standing is not None and parse_offer(text, domain) == parse_offer(told, domain) == standing
 
 
 def _without_offers(text: str, domain: str) -> str:
