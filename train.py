@@ -38,8 +38,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     entry.check_files(cfg)
     if cfg.name != "iql":
         quick_check(cfg.model.base_model)
-    try:
-        with exclusive(folder.path) if first else nullcontext():
+    with exclusive(folder.path) if first else nullcontext():
+        try:
             state = folder.state(config, cfg.resume)
             if state == "finished":
                 if first:
@@ -59,9 +59,9 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 folder.finish({"steps": trainer.global_step, "best": best_of(trainer), **metrics})
                 print(f"{folder.path} is finished after {trainer.global_step} steps")
             return trainer
-    finally:
-        if first:
-            folder.discard_if_unused()
+        finally:  # while the folder is held: it may be in use by somebody else later
+            if first:
+                folder.discard_if_unused()
 
 
 def owns_folder(cfg: DictConfig) -> bool:
@@ -77,12 +77,17 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
 
     Args:
         on_start: called before the first step: a configuration that never gets there must not claim the folder.
+
+    Raises:
+        UserError: if `trainer.max_time` was over before the last step.
     """
     import lightning as L
     import torch
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from callbacks.adapter_export import is_out_of_time
+    from emodistill.errors import UserError
     from emodistill.learners.devices import SharedSteps, strategy_of
     from emodistill.runs import read_checkpoint
 
@@ -106,6 +111,11 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
         if not trainer.interrupted:
             raise
+    if is_out_of_time(trainer):
+        raise UserError(
+            f"{cfg.stage_dir} stopped after {trainer.global_step} steps, when trainer.max_time was over; run it again "
+            "with more of it, or without it, to continue"
+        )
     return trainer
 
 

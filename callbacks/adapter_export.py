@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 from emodistill.errors import UserError
@@ -51,7 +52,7 @@ class AdapterExport(L.Callback):
         self._latest = dict(state.get("latest", {}))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.interrupted:
+        if trainer.interrupted or is_out_of_time(trainer):
             return
         weights = trainer.strategy.lightning_module_state_dict()  # of all processes together
         if not trainer.is_global_zero:
@@ -68,6 +69,12 @@ class AdapterExport(L.Callback):
         pl_module.policy.save_adapter(self.folder, learned)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         write_model_card(self.folder, pl_module.policy.identity, trainer.global_step, metrics, selected)
+
+
+def is_out_of_time(trainer: L.Trainer) -> bool:
+    """Whether `trainer.max_time` ended training before its last step; Lightning ends then as if all were done."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))
 
 
 def _selected(saved: dict[str, Any]) -> SelectedCheckpoint:

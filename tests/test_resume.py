@@ -12,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import begun, composed, cut_and_resume
 
+from emodistill.errors import UserError
 from train import train
 
 pytestmark = pytest.mark.slow
@@ -125,6 +126,18 @@ def test_the_curves_go_on_in_one_folder(place):
     curves = EventAccumulator(str(stage / "tensorboard")).Reload()
     steps = [event.step for event in curves.Scalars("train/loss")]
     assert steps == [0, 1, 3, 4, 5]  # the power went before step 2 could be shown; nothing comes twice
+
+
+@pytest.mark.parametrize("stage", ["iql", "sft"])
+def test_a_stage_that_runs_out_of_time_is_not_finished_and_goes_on_with_more(place, stage):
+    before(place, "timed", stage)
+    with pytest.raises(UserError, match=rf"timed/{stage} stopped after \d steps, when trainer.max_time was over"):
+        place.train(stage, "timed", "+trainer.max_time=00:00:00:00")
+    folder = place.folder / "timed" / stage
+    assert not (folder / "finished.json").exists() and not (folder / "adapter").exists()
+    place.train(stage, "timed", "+trainer.max_time=01:00:00:00")
+    assert (folder / "finished.json").is_file()
+    assert_same_end(place, "run", "timed", stage)
 
 
 def test_another_seed_is_another_run(place):

@@ -142,6 +142,12 @@ def test_a_missing_earlier_stage_is_named_with_its_command(tmp_path):
     jpo = {"data": {"corpus": {"focal": {"trained": {"checkpoint": str(iql)}}}}}  # of self-play, which may not use it
     with pytest.raises(UserError, match=r"sft_joint.adapter is missing; .* stage=sft variant=joint "):
         check_earlier_stages(jpo | {"learner": {"policy": {"init_adapter": str(adapter)}}})
+    iql.parent.mkdir(parents=True)
+    for name in (iql.name, "last.ckpt"):  # the best checkpoint is written while the selector learns
+        (iql.parent / name).touch()
+    with pytest.raises(UserError, match="iql is not trained to its end; run its command again"):
+        check_earlier_stages(sft)
+    (iql.parent / "finished.json").touch()
     adapter.mkdir(parents=True)
     check_earlier_stages(jpo | {"learner": {"policy": {"init_adapter": str(adapter)}}})
     check_earlier_stages({"data": None, "learner": {}})

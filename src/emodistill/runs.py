@@ -78,6 +78,11 @@ class StageFolder:
     def finished_file(self) -> Path:
         return self.path / "finished.json"
 
+    @property
+    def is_half_trained(self) -> bool:
+        """Whether training began here and has not ended; a selector's best checkpoint is there all the same."""
+        return self.last.is_file() and not self.finished_file.is_file()
+
     def state(self, config: dict[str, Any], resume: str) -> State:
         """What running this stage with this configuration means now.
 
@@ -117,9 +122,12 @@ class StageFolder:
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def discard_if_unused(self) -> None:
-        """Remove the folder, and that of its run, where no stage ever began: it has a lock, and curves of nothing."""
+        """Remove the folder, and that of its run, where no stage ever began: it has a lock, and curves of nothing.
+
+        Only for who holds the folder: while another process builds its corpus, it has no more than that.
+        """
         if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock", "tensorboard"}:
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)  # Windows keeps the lock, which is open
             if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
                 self.path.parent.rmdir()
 
@@ -166,7 +174,7 @@ def _is_or_is_below(key: str, names: Collection[str]) -> bool:
 
 
 def check_earlier_stages(config: Mapping[str, Any]) -> None:
-    """Refuse a stage whose earlier stages are not trained, from file names alone.
+    """Refuse a stage whose earlier stages are not trained to their end, from file names alone.
 
     Args:
         config: a training configuration in plain values; it starts from `learner.policy.init_adapter` (a folder)
@@ -182,6 +190,8 @@ def check_earlier_stages(config: Mapping[str, Any]) -> None:
     ]
     needed += [Path(adapter)] if adapter else []
     for path in needed:
+        if path.suffix == ".ckpt" and StageFolder(path.parent).is_half_trained:
+            raise UserError(f"{path.parent} is not trained to its end; run its command again, which continues it")
         if not path.exists():
             stage = path.parent.name if path.suffix == ".ckpt" or path.name == "adapter" else path.name
             kind, _, variant = stage.partition("_")

@@ -8,6 +8,7 @@ import torch
 from chat_training import Gradients, RoundJudge, VowelJudge, batch_of, fit, make_jpo_learner
 
 from emodistill.data.chat_datasets import ContextBatch
+from emodistill.errors import UserError
 from emodistill.policy.token_batches import sum_by_utterance
 
 
@@ -134,15 +135,28 @@ def test_the_loss_is_the_formula_of_the_method(make_learner, items):
     assert metrics["clip_fraction"] > 0
 
 
-def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, items):
-    """Of equal length, for means of means; the group is the scenario in both cases."""
+@pytest.mark.parametrize("accumulated", [4, 8], ids=["whole", "shorter"])
+def test_four_accumulated_batches_of_one_are_one_batch_of_four(make_learner, items, accumulated):
+    """Of equal length, for means of means; the group is the scenario in both cases. An epoch may end too early."""
     found = {}
     length = items[0].chat.utterance.count(0) + items[0].chat.utterance.count(1)
     same = [item for item in items for _ in range(4) if sum(o >= 0 for o in item.chat.utterance) == length][:4]
-    for size, accumulate in ((4, 1), (1, 4)):
+    for size, accumulate in ((4, 1), (1, accumulated)):
         gradients = Gradients()
         batches = [batch_of(same[i : i + size]) for i in range(0, 4, size)]
         fit(make_learner(RoundJudge()), batches, accumulate_grad_batches=accumulate, callbacks=[gradients])
         found[size] = gradients.latest
     for name, gradient in found[4].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("clip_range", 0.0), ("kl_coef", -0.04), ("negative_weight", -1.0)])
+def test_settings_that_mean_nothing_are_refused(make_learner, key, value):
+    with pytest.raises(UserError, match=rf"learner\.{key}={value}: it must be "):
+        make_learner(**{key: value})
+
+
+def test_a_loss_that_is_no_number_ends_training(make_learner, items):
+    batches = [batch_of(items[:2]), batch_of(items[2:])] * 2
+    with pytest.raises(UserError, match=r"the loss is nan at step [12]; lower learner\.optimizer\.learning_rate"):
+        fit(make_learner(RoundJudge(), learning_rate=1e30), batches)

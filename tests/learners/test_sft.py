@@ -184,6 +184,16 @@ def test_the_logged_rate_follows_warmup_and_cosine(make_learner, chats):
     assert [row["train/learning_rate"] for row in rows] == pytest.approx([1e-2] * len(rows))
 
 
-def test_an_unknown_schedule_is_refused(make_learner, chats):
-    with pytest.raises(UserError, match="optimizer.schedule=linear"):
-        fit(make_learner(schedule="linear"), batches(chats, 1))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("schedule", "linear"), ("learning_rate", -1.0), ("learning_rate", "1e-3"), ("weight_decay", -0.1)]
+    + [("warmup_steps", 1.5), ("warmup_steps", -1)],
+)
+def test_settings_of_the_optimizer_that_mean_nothing_are_refused(make_learner, key, value):
+    with pytest.raises(UserError, match=rf"learner\.optimizer\.{key}={value}: it must be "):
+        make_learner(**{key: value})
+
+
+def test_a_loss_that_is_no_number_ends_training(make_learner, chats):
+    with pytest.raises(UserError, match=r"the loss is nan at step [12]; lower learner\.optimizer\.learning_rate"):
+        fit(make_learner(learning_rate=1e30, schedule="constant"), batches(chats, 1))

@@ -12,7 +12,7 @@ from typing import Any
 
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import UNTRAINED, Arm
-from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
+from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS, StageFolder
 
 PIPELINE = ("iql", "sft", "jpo")  # each starts from the one before
 Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]  # variant -> stage of the pipeline -> what it changes there
@@ -51,8 +51,7 @@ def is_trained(name: str, run_dir: Path) -> bool:
     """The same for the stage in the folder `name`, which may be an adapter that no stage writes."""
     folder = run_dir / name
     if name.split("_")[0] == "iql":  # its best checkpoint is written while it learns
-        finished = (folder / "finished.json").is_file() or not (folder / "last.ckpt").is_file()
-        return finished and (folder / "best.ckpt").is_file()
+        return (folder / "best.ckpt").is_file() and not StageFolder(folder).is_half_trained
     return all((folder / "adapter" / part).is_file() for part in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE))
 
 

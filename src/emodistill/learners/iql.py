@@ -10,7 +10,7 @@ Shapes: B turns, D numbers an observation, A emotions.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -22,6 +22,7 @@ from emodistill.data.transitions import TransitionEpisodes, Transitions
 from emodistill.errors import UserError
 from emodistill.learners.ope import fitted_q_value, importance_sampled_value, mean_return
 from emodistill.learners.selector_networks import DatasetStats, SelectorNetworks
+from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings, is_count, is_number
 from emodistill.losses import expectile_loss
 
 __all__ = ["DatasetStats", "IQLLearner", "Transitions"]
@@ -44,39 +45,20 @@ def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> Non
         )
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "observation_dim": (_count, "a whole number of at least 1"),
-    "num_emotions": (_count, "a whole number of at least 1"),
-    "hidden_dims": (lambda v: isinstance(v, (list, tuple)) and all(map(_count, v)), "a list of widths, [] for linear"),
-    "discount": (lambda v: _number(v) and 0 <= v <= 1, "between 0 and 1"),
-    "expectile": (lambda v: _number(v) and 0 < v < 1, "above 0 and below 1"),
-    "inverse_temperature": (lambda v: _number(v) and v >= 0, "0 or above"),
-    "max_advantage_weight": (lambda v: _number(v) and v > 0, "above 0"),
-    "polyak": (lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1"),
+_ALLOWED: Allowed = {
+    "observation_dim": (is_count, "a whole number of at least 1"),
+    "num_emotions": (is_count, "a whole number of at least 1"),
+    "hidden_dims": (lambda v: isinstance(v, (list, tuple)) and all(map(is_count, v)), "a list of widths, [] for linear"),
+    "discount": (lambda v: is_number(v) and 0 <= v <= 1, "between 0 and 1"),
+    "expectile": (lambda v: is_number(v) and 0 < v < 1, "above 0 and below 1"),
+    "inverse_temperature": FROM_0,
+    "max_advantage_weight": ABOVE_0,
+    "polyak": (lambda v: is_number(v) and 0 < v <= 1, "above 0 and at most 1"),
     "learning_rates": (
-        lambda v: isinstance(v, Mapping) and set(v) == set(HEADS) and all(_number(r) and r > 0 for r in v.values()),
+        lambda v: isinstance(v, Mapping) and set(v) == set(HEADS) and all(is_number(r) and r > 0 for r in v.values()),
         "{q: ..., v: ..., policy: ...}, each above 0",
     ),
 }
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse hyperparameters that have no meaning.
-
-    Raises:
-        UserError: naming the key, its value and what is allowed.
-    """
-    for key, (allowed, wanted) in _ALLOWED.items():
-        if not allowed(settings[key]):
-            raise UserError(f"learner.{key}={settings[key]}: it must be {wanted}")
 
 
 class IQLLearner(SelectorNetworks, L.LightningModule):
@@ -112,7 +94,7 @@ class IQLLearner(SelectorNetworks, L.LightningModule):
         learning_rates: dict[str, float],
         dataset_stats: dict[str, Any] | None = None,
     ) -> None:
-        check_settings(locals())
+        check_settings(locals(), _ALLOWED)
         super().__init__(observation_dim, num_emotions, hidden_dims, dataset_stats)
         self.save_hyperparameters()  # plain numbers, strings, lists and dicts: checkpoints load with weights_only=True
         self.emotion_shares: dict[str, Tensor] = {}  # of the last validation, each (A,): corpus, policy, greedy

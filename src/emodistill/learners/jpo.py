@@ -39,13 +39,15 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from emodistill.data.batches import ResumableBatches
 from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
 from emodistill.data.chats import ChatContext
 from emodistill.data.preference_pairs import PairBatch
 from emodistill.errors import UserError
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
 from emodistill.learners.devices import build_policy, gather
-from emodistill.learners.optimizer import adamw
+from emodistill.learners.optimizer import adamw, check_optimizer, finite
+from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
@@ -56,6 +58,7 @@ Scores = Sequence[float | None]  # None where the judge gave none
 
 LIMIT = 10.0  # of an advantage, in standard deviations
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
+_ALLOWED: Allowed = {"clip_range": ABOVE_0, "kl_coef": FROM_0, "negative_weight": FROM_0}
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 Reply = tuple[ChatContext, str, float | None]  # context, words, score
 
@@ -549,9 +552,12 @@ class JPOLearner(L.LightningModule):
             preference: `scale` and `nll_weight` of `losses.preference_loss`; only a `PairBatch` needs them.
 
         Raises:
-            UserError: if `samples` is below 2, which makes no group, or below the smallest group of `judging`.
+            UserError: if `samples` is below 2, which makes no group, or below the smallest group of `judging`; if
+                another setting has no meaning.
         """
         super().__init__()
+        check_settings(locals(), _ALLOWED)
+        check_optimizer(optimizer)
         if samples < 2:
             raise UserError(f"samples={samples}: an utterance is compared with others, so at least 2 are needed")
         if judging["min_group"] > samples:
@@ -611,7 +617,17 @@ class JPOLearner(L.LightningModule):
         logged = {f"train/{name}": value.detach() for name, value in metrics.items()}
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(logged | {"train/learning_rate": rate}, batch_size=len(batch))
-        return metrics["loss"]
+        return finite(self, metrics["loss"]) * self._share_of_step(batch_idx)
+
+    def _share_of_step(self, batch_idx: int) -> float:
+        """Lightning divides by the batches of a whole step on every device; an epoch's last step may have fewer."""
+        loader, whole = self.trainer.train_dataloader, self.trainer.accumulate_grad_batches
+        first = batch_idx - batch_idx % whole
+        last = min(first + whole, int(self.trainer.num_training_batches))
+        if not isinstance(loader, ResumableBatches):
+            return whole / (last - first)
+        devices = loader.at_once  # some of which may only keep step
+        return whole * devices / (min(last * devices, loader.batches) - first * devices)
 
     def _keep_step(self, batch: JudgedBatch | ContextBatch | PairBatch) -> Tensor:
         """A loss of 0 for a batch that only keeps step: the process computes as often as others, and asks nobody."""

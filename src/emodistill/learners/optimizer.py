@@ -4,12 +4,48 @@ The schedules of transformers are not used: their warm-up begins at a rate of 0,
 """
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from emodistill.errors import UserError
+from emodistill.learners.settings import FROM_0, Allowed, check_settings, is_count
+
+
+SCHEDULES = ("constant", "cosine")
+ALLOWED: Allowed = {
+    "learning_rate": FROM_0,
+    "weight_decay": FROM_0,
+    "warmup_steps": (partial(is_count, least=0), "a whole number of steps"),
+    "schedule": (SCHEDULES.__contains__, "constant or cosine"),
+}
+
+
+def check_optimizer(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of the optimizer that have no meaning.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    check_settings(settings, ALLOWED, "learner.optimizer.")
+
+
+def finite(learner: L.LightningModule, loss: Tensor) -> Tensor:
+    """The loss as it is.
+
+    Raises:
+        UserError: if it is no finite number: the weights that it moved would be none either.
+    """
+    if not bool(loss.isfinite()):
+        raise UserError(
+            f"the loss is {loss.item()} at step {learner.global_step}; lower learner.optimizer.learning_rate, and use "
+            "another run=... or delete the folder of the stage"
+        )
+    return loss
 
 
 def adamw(learner: L.LightningModule, settings: dict[str, Any]) -> dict[str, Any]:
@@ -20,10 +56,9 @@ def adamw(learner: L.LightningModule, settings: dict[str, Any]) -> dict[str, Any
             `constant` or `cosine` (down to a tenth of the rate at the last step).
 
     Raises:
-        UserError: if the schedule is unknown.
+        UserError: see `check_optimizer`.
     """
-    if settings["schedule"] not in {"constant", "cosine"}:
-        raise UserError(f"optimizer.schedule={settings['schedule']}: choose constant or cosine")
+    check_optimizer(settings)
     trainable = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
     warmup, total = int(settings["warmup_steps"]), float(learner.trainer.estimated_stepping_batches)

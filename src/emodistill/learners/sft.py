@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from emodistill.data.chat_datasets import SFTBatch
 from emodistill.learners.devices import build_policy
-from emodistill.learners.optimizer import adamw
+from emodistill.learners.optimizer import adamw, check_optimizer, finite
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.token_batches import Chats
@@ -32,8 +32,12 @@ class SFTLearner(L.LightningModule):
         Args:
             policy: arguments of `ExpressionPolicy`.
             optimizer: see `learners.optimizer.adamw`.
+
+        Raises:
+            UserError: if a setting of the optimizer has no meaning.
         """
         super().__init__()
+        check_optimizer(optimizer)
         self.save_hyperparameters()
         self.val_loss = MeanMetric()
         self._summed = torch.zeros(2, dtype=torch.float64)  # of the step so far: loss times tokens, and tokens
@@ -62,7 +66,7 @@ class SFTLearner(L.LightningModule):
         # Lightning averages the losses of accumulated batches, and devices average their gradients; weighted by its
         # tokens over their mean, each batch counts by its tokens: the step's loss is the mean over all of them
         places = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return loss * (counted / (batch.tokens_of(first, last) / places))
+        return finite(self, loss) * (counted / (batch.tokens_of(first, last) / places))
 
     def _step_of(self, batch_idx: int) -> tuple[int, int]:
         """The first batch of the optimizer step that this one belongs to, and the first one after it."""

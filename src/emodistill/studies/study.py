@@ -209,16 +209,16 @@ class Study:
             UserError: if another process holds the folder, or episodes in it were begun with another configuration.
         """
         held = self.folder / "shares" / self.share.slug if self.share else self.folder
-        try:
-            with exclusive(held):
+        with exclusive(held):
+            try:
                 for run, setup in self._runs():
                     StageFolder(run.stage_dir).state(setup.config, resume)
                 for run, setup in self._runs():
                     self._link_shared_stages(run, setup)
                 yield
-        finally:
-            if not self.share:
-                StageFolder(self.folder).discard_if_unused()
+            finally:
+                if not self.share:
+                    StageFolder(self.folder).discard_if_unused()
 
     def missing(self) -> list[MissingStage]:
         """What the arms play with and nobody has trained: every stage once, after those that it learns from."""
