@@ -44,22 +44,21 @@ def chat(cfg: DictConfig) -> None:
 
     from emodistill.errors import UserError
     from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
+    from emodistill.runs import check_seed
 
     if cfg.side not in (COUNTERPARTY, FOCAL):
         raise UserError(f"side={cfg.side}: use counterparty or focal")
     if cfg.blind and cfg.side == FOCAL:
         raise UserError("blind=true hides which arm is opposite, and with side=focal no arm is; leave one of them out")
     console = Console(highlight=False)
+    check_seed(cfg.seed)
     agent, about = opposite(cfg)
     talk = agent.open(choose(agent, cfg), seed=cfg.seed)
     session = Session(console, talk, cfg.side, about, cfg.blind, cfg.explain)
     session.begin()
     try:
         with console.status("loading the model") if console.is_terminal else nullcontext(), entry.loading():
-            if cfg.threads:
-                import torch
-
-                torch.set_num_threads(cfg.threads)
+            entry.use_threads(cfg)
             agent.ready()
         session.hold(lines(console, session.you))
     except KeyboardInterrupt:
@@ -100,13 +99,6 @@ def choose(agent: "Negotiator", cfg: DictConfig) -> "Scenario":
         if scenario.id == cfg.scenario:
             return scenario
     raise UserError(f"scenario={cfg.scenario}: unseen ones are {', '.join(scenario.id for scenario in scenarios)}")
-
-
-def brief(scenario: "Scenario", side: "Side") -> str:
-    """What one side is told of a scenario: the columns that it may see, and its own target."""
-    from emodistill.negotiation.prompts import system_words
-
-    return system_words(scenario, side, answer="")
 
 
 def lines(console: "Console", prompt: str) -> Iterator[str]:
@@ -158,6 +150,8 @@ class Session:
 
     def begin(self) -> None:
         """Say who speaks, and what the person is told."""
+        from emodistill.negotiation.prompts import brief
+
         self.console.print(MACHINE, style="yellow")
         if not self.blind:
             self.console.print(f"It is {self.about}.", markup=False)
@@ -241,6 +235,8 @@ class Session:
         """The result against both targets, what the other side knew, and who it was."""
         from rich.table import Table
 
+        from emodistill.negotiation.prompts import brief
+
         scenario, last = self.talk.scenario, self.replies[-1] if self.replies else None
         roles, say_value = self.rules.roles, self.rules.say
         self.console.print(f"\n{outcome(last, self.talk)}", style="bold", markup=False)
@@ -257,7 +253,11 @@ class Session:
         if self.mine == "counterparty" and shown:
             self.console.print(f"Emotions that it showed: {', '.join(shown)}.", markup=False)
         if self.blind:
-            self.console.print(f"It was {self.about}.", markup=False)
+            self.console.print(f"It was {self.about}. What it thought, turn by turn:", markup=False)
+            for number, reply in enumerate(self.replies, 1):
+                self.console.print(f"{number}. {reply.words}", markup=False)
+                for line in reasons(reply, self.talk, self.they):
+                    self.console.print(f"   {line}", style="dim", markup=False)
         self.console.print(f"It was told: {brief(scenario, self.theirs)}", style="dim", markup=False)
 
 

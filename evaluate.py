@@ -46,6 +46,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
         study.prepare()
+        entry.use_threads(cfg)
         waiting = study.train(missing)
         if study.share:
             return play_share(study, waiting)

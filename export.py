@@ -26,10 +26,7 @@ def export(cfg: DictConfig) -> None:
         check_repo(cfg.repo)
     if not (cfg.folder or to_hub or cfg.dry_run):
         raise UserError("folder= says where it is written; give the name of a new folder")
-    if cfg.threads:
-        import torch
-
-        torch.set_num_threads(cfg.threads)
+    entry.use_threads(cfg)
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
         passing = cfg.dry_run or not cfg.folder
         name = Path(cfg.folder).name if cfg.folder else f"{cfg.run}-{cfg.to if cfg.what == 'agent' else 'corpus'}"

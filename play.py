@@ -19,11 +19,9 @@ def main(cfg: DictConfig) -> None:
 def play(cfg: DictConfig) -> None:
     """Build what `cfg` describes and say where it is."""
     entry.check_files(cfg)
-    import torch
     from hydra.utils import instantiate
 
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    entry.use_threads(cfg)
     print(instantiate(cfg.data.corpus, _convert_="all").build())
 
 

@@ -33,10 +33,7 @@ def serve(cfg: DictConfig) -> None:
     service = service_of(cfg, token)
     server = Server(service.app(), service.lockstep.stop)
     with listening(cfg.host, cfg.port) as opened:
-        if cfg.threads:
-            import torch
-
-            torch.set_num_threads(cfg.threads)
+        entry.use_threads(cfg)
         first = service.run.arms[0]
         with entry.loading():
             service.run.agents[first].ready()
@@ -62,7 +59,8 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     run = ServedRun(Path(cfg.run_dir), arms, *how)
     lockstep = Lockstep(run.agents, run.counters, cfg.batch, cfg.queue, cfg.gather_s)
     usual = None if token else LOOPBACK
-    gate = Gate(token, usual if cfg.hosts is None else set(cfg.hosts), cfg.per_minute)
+    hosts = usual if cfg.hosts is None else {host.lower() for host in list(cfg.hosts)}
+    gate = Gate(token, hosts, cfg.per_minute)
     records = Records(Path(cfg.record_file)) if cfg.record else None
     return Service(run, lockstep, gate, instantiate(cfg.limits), records)
 

@@ -82,7 +82,6 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
         UserError: if `trainer.max_time` was over before the last step.
     """
     import lightning as L
-    import torch
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -91,8 +90,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     from emodistill.learners.devices import SharedSteps, strategy_of
     from emodistill.runs import read_checkpoint
 
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    entry.use_threads(cfg)
     if checkpoint:
         if owns_folder(cfg):
             print(f"continuing {checkpoint}")

@@ -17,7 +17,7 @@ class EmotionUsage(L.Callback):
         self.samples = samples  # a histogram of shares needs counts; shares are exact to one in this many
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shares: dict[str, Tensor] = getattr(pl_module, "emotion_shares", {})
+        shares: dict[str, Tensor] = {n: share.cpu() for n, share in getattr(pl_module, "emotion_shares", {}).items()}
         stats = pl_module.hparams.get("dataset_stats") or {}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and shares:

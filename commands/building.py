@@ -70,7 +70,8 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
 
     vocabulary = load_vocabulary(cfg.vocabulary)
     node: Any = OmegaConf.to_container(cfg.study, resolve=True)
-    seeds = cfg.seeds if isinstance(cfg.seeds, int) else list(cfg.seeds)
+    arms = parse_arms(list(cfg.arms), vocabulary)
+    seeds: Any = list(cfg.seeds) if OmegaConf.is_list(cfg.seeds) else cfg.seeds
     about = {
         "command": shlex.join(["python", "evaluate.py", *map(as_typed, overrides)]),
         "run": cfg.run,
@@ -79,8 +80,10 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
     return Study(
         name=cfg.study.name,
         vocabulary=vocabulary,
-        arms=parse_arms(cfg.arms, vocabulary),
-        conditions=conditions_of(node, list(cfg.arms), None if cfg.conditions is None else list(cfg.conditions)),
+        arms=arms,
+        conditions=conditions_of(
+            node, [arm.name for arm in arms], None if cfg.conditions is None else list(cfg.conditions)
+        ),
         seeds=training_seeds(seeds, cfg.seed),
         run_dir=Path(cfg.run_dir),
         folder=Path(cfg.stage_dir),

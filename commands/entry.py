@@ -1,4 +1,4 @@
-"""What `train.py` and `evaluate.py` share: mistakes of the user end in one sentence, everything else in a traceback."""
+"""What all commands share: mistakes of the user end in one sentence, everything else in a traceback."""
 
 import difflib
 import errno
@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands.words import for_hydra
@@ -156,6 +156,21 @@ def paid(cfg: DictConfig) -> Iterator[None]:
         yield
 
 
+def use_threads(cfg: DictConfig) -> None:
+    """Compute with `threads` CPU threads from here on; null leaves torch its own choice.
+
+    Raises:
+        UserError: if it is no number of threads.
+    """
+    if cfg.threads is None:
+        return
+    if not isinstance(cfg.threads, int) or cfg.threads < 1:
+        raise UserError(f"threads={cfg.threads}: a whole number of at least 1, or null to leave the choice to torch")
+    import torch  # here: most refusals come first, and need no PyTorch
+
+    torch.set_num_threads(cfg.threads)
+
+
 def check_files(cfg: DictConfig) -> None:
     """Refuse a vocabulary or a corpus that is not there, and a key without a value, before the imports of seconds.
 
@@ -168,7 +183,9 @@ def check_files(cfg: DictConfig) -> None:
     load_vocabulary(cfg.vocabulary)
     if "path" in cfg.data.corpus.keys():  # noqa: SIM118 - `in` alone is false of a key without a value
         given = cfg.data.corpus.path
-        for path in [given] if isinstance(given, str) else given:
+        for path in given if isinstance(given, ListConfig) else [given]:
+            if not isinstance(path, str):
+                raise UserError(f"data.corpus.path={path}: give the path of a corpus")
             if not Path(path).expanduser().exists():
                 raise UserError(f"data.corpus.path={path} does not exist; give the path of a corpus")
 
@@ -198,6 +215,8 @@ def explain(error: BaseException) -> str | None:
             return str(link)
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"the disk is full ({link.filename or link.strerror}); make room and run the same command again"
+    if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename}: {error.strerror}; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
     composing = isinstance(error, HydraException | OmegaConfBaseException)
     if not composing or (isinstance(error, InstantiationException) and not _wrong_key(chain)):
         return None  # our own code failed: the place matters

@@ -1,7 +1,7 @@
 """The words of a command line as Hydra reads them: a value that its grammar cannot read is quoted, `~` is the home.
 
-A user types `run=lr=0.1`, `run=müller` or `data.corpus.path=~/episodes.parquet`, and a command that we print says the
-same; Hydra is given `run='lr=0.1'`, `run='müller'` and the path in full.
+A user types `run=lr=0.1`, `run=müller`, `domains=debt` or `data.corpus.path=~/episodes.parquet`, and a command that we
+print says the same; Hydra is given `run='lr=0.1'`, `run='müller'`, `domains=[debt]` and the path in full.
 """
 
 import os
@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 LITERAL = ("run", "run_dir", "stage_dir")  # whatever stands there is a name: no number, no list, no null
+LISTS = ("arms", "conditions", "domains", "hosts")  # one name may stand there without brackets
 _WORD = re.compile(r"(\+{0,2}[A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 _HOME = re.compile(r"(?<![^\[,])~(?=/|$|[\],])")  # at the start of a value, or of an element of a list
 
@@ -27,6 +28,8 @@ def for_hydra(word: str, sweeping: bool = False) -> str:
     key, value = match[1], match[2]
     if key != "run":  # a name beneath `checkpoints`, and no path of its own
         value = _HOME.sub(os.path.expanduser("~").replace("\\", "\\\\"), value)
+    if key in LISTS and not sweeping and value not in ("", "null") and value[0] not in "[{('\"$":
+        value = f"[{value}]"
     word = f"{key}={value}"
     if value[:1] in ("'", '"') or "${" in value:
         return word

@@ -60,6 +60,15 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     return all(environment.get(name, "0") == "0" for name in RANKS)
 
 
+def check_seed(seed: Any) -> None:
+    """
+    Raises:
+        UserError: if it is no seed.
+    """
+    if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
+        raise UserError(f"seed={seed}: use a whole number from 0 to {LARGEST_SEED}")
+
+
 @dataclass(frozen=True)
 class StageFolder:
     """One stage's folder; `path` is `checkpoints/<run>/<stage>`."""
@@ -90,8 +99,8 @@ class StageFolder:
             UserError: if the folder was begun with another configuration, or is used and `resume` is `never`; or if the
                 configuration's seed is none.
         """
-        if "seed" in config and not (isinstance(config["seed"], int) and 0 <= config["seed"] <= LARGEST_SEED):
-            raise UserError(f"seed={config['seed']}: use a whole number from 0 to {LARGEST_SEED}")
+        if "seed" in config:
+            check_seed(config["seed"])
         if resume not in ("auto", "never"):
             raise UserError(f"resume={resume}: use auto (continue an unfinished stage) or never (refuse a used folder)")
         if not self.config_file.is_file():

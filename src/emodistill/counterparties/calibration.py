@@ -8,6 +8,7 @@ simulation. The answers for fresh draws of the prior are in `docs/counterparty.m
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import numpy as np
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
+from emodistill.errors import UserError
 from emodistill.negotiation.agents import Choice, FixedEmotion, FocalAgent, NoEmotion, Selector, UniformEmotion
 from emodistill.negotiation.domains import domain_names
 from emodistill.negotiation.engine import play
@@ -234,4 +236,7 @@ def interval(played: Sequence[Negotiation], seed: int = 0) -> tuple[float, float
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

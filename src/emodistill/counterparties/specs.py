@@ -57,10 +57,11 @@ class LanguageModelCounterpartySpec:
         backend: ChatBackendSpec,
         bargains: Literal["schedule", "model"],
         schedule: CounterpartySchedule,
-        personas: Sequence[str],
+        personas: str | Sequence[str],
         sentences: Mapping[str, str],
         retries: int,
     ) -> None:
+        personas = [personas] if isinstance(personas, str) else personas
         unknown = [persona for persona in personas if persona not in sentences]
         if unknown:
             raise UserError(f"counterparty: no persona '{unknown[0]}'; there are {', '.join(sentences) or 'none'}")

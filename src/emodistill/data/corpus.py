@@ -62,9 +62,13 @@ class CorpusFile:
     """
 
     def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
+        if not isinstance(path, str):
+            raise UserError(f"data.corpus.path={path}: one file, an episodes.parquet")
         self.path, self.domains = Path(os.path.expanduser(path)), domains
 
     def build(self) -> Path:
+        if self.path.is_dir():
+            raise UserError(f"data.corpus.path={self.path} is a folder; give the episodes.parquet in it")
         if not self.path.is_file():
             raise UserError(f"data.corpus.path={self.path} does not exist; point it at an episodes.parquet")
         return self.path
@@ -90,11 +94,13 @@ class CorpusFile:
 
 def check_splits(episodes: Sequence[Episode], path: Path) -> None:
     """A scenario, or one and the same context, in two splits is a UserError that names file and scenario."""
-    splits: dict[str, dict[str, Scenario]] = {}
+    splits: dict[str, dict[str, list[Scenario]]] = {}
     for episode in episodes:
-        splits.setdefault(episode.split, {})[episode.scenario.id] = episode.scenario
+        of_id = splits.setdefault(episode.split, {}).setdefault(episode.scenario.id, [])
+        if episode.scenario not in of_id:  # one id may have several contents
+            of_id.append(episode.scenario)
     try:
-        check_no_leak({split: scenarios.values() for split, scenarios in splits.items()})
+        check_no_leak({split: [s for of_id in found.values() for s in of_id] for split, found in splits.items()})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -252,7 +252,7 @@ class TransitionDataset:
 
     Args:
         vocabulary: name of the emotion vocabulary.
-        observation: `full` or `compact`, see `Observer`.
+        observation: `full`, `compact` or `effects`, see `Observer`.
         reward: what a turn earned.
         batch_size: transitions an update.
         batches_per_epoch: updates between validations.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
 from emodistill.negotiation.agents import Agent, Choice, FixedEmotion, FocalAgent, OfferPolicy
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
@@ -43,7 +44,13 @@ class BestConstant:
 def best_constant(
     scenarios: Sequence[Scenario], repeats: int, counterparty: Agent, offers: OfferPolicy, vocabulary: Vocabulary
 ) -> BestConstant:
-    """Play every emotion as a constant on the scenarios, `repeats` times each with other personas and draws."""
+    """Play every emotion as a constant on the scenarios, `repeats` times each with other personas and draws.
+
+    Raises:
+        UserError: if that is not once.
+    """
+    if repeats < 1:
+        raise UserError(f"constant_repeats={repeats}: at least 1")
     values: dict[str, dict[str, float]] = {scenario.domain: {} for scenario in scenarios}
     for label in vocabulary.labels:
         negotiations = [Negotiation(s, i + repeat) for i, s in enumerate(scenarios) for repeat in range(repeats)]

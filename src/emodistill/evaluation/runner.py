@@ -361,7 +361,13 @@ def read_cost(episodes: Path) -> Cost:
 
 
 def first_of_each_domain(scenarios: Sequence[Scenario], count: int | None) -> list[Scenario]:
-    """The first `count` scenarios of every domain, or all for None."""
+    """The first `count` scenarios of every domain, or all for None.
+
+    Raises:
+        UserError: if `count` is below 1.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"scenarios_per_domain={count}: at least 1, or null for all")
     by_domain: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
         by_domain.setdefault(scenario.domain, []).append(scenario)

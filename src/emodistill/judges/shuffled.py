@@ -21,6 +21,8 @@ class ShuffledJudge:
         judge: the judge whose scores are shuffled; it costs nothing to ask.
     """
 
+    by_call = True
+
     def __init__(self, judge: Judge) -> None:
         self.judged_by = judge
         self.name = f"shuffled {judge.name}"

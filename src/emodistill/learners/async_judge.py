@@ -102,6 +102,7 @@ class AsyncJudge:
 
     def __init__(self, judge: Scorer, timeout_s: float | None) -> None:
         self.judge, self.timeout_s = judge, timeout_s
+        self._by_call: bool = getattr(judge, "by_call", False)  # how requests are joined must not depend on timing
         self._queue: list[ScoreFuture] = []
         self._lock = threading.Lock()
         self._working = False
@@ -154,7 +155,8 @@ class AsyncJudge:
         """The thread: one call after the other until the queue is empty."""
         while True:
             with self._lock:
-                batch, self._queue = self._queue, []
+                count = 1 if self._by_call else len(self._queue)
+                batch, self._queue = self._queue[:count], self._queue[count:]
                 if not batch:
                     self._working = False
                     return

@@ -48,7 +48,10 @@ def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> Non
 _ALLOWED: Allowed = {
     "observation_dim": (is_count, "a whole number of at least 1"),
     "num_emotions": (is_count, "a whole number of at least 1"),
-    "hidden_dims": (lambda v: isinstance(v, (list, tuple)) and all(map(is_count, v)), "a list of widths, [] for linear"),
+    "hidden_dims": (
+        lambda v: isinstance(v, (list, tuple)) and all(map(is_count, v)),
+        "a list of widths, [] for linear",
+    ),
     "discount": (lambda v: is_number(v) and 0 <= v <= 1, "between 0 and 1"),
     "expectile": (lambda v: is_number(v) and 0 < v < 1, "above 0 and below 1"),
     "inverse_temperature": FROM_0,

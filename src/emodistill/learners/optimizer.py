@@ -15,7 +15,6 @@ from torch import Tensor
 from emodistill.errors import UserError
 from emodistill.learners.settings import FROM_0, Allowed, check_settings, is_count
 
-
 SCHEDULES = ("constant", "cosine")
 ALLOWED: Allowed = {
     "learning_rate": FROM_0,

@@ -19,7 +19,7 @@ from emodistill.data.observations import DialoguePrefix, Observer
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.learners.selector_networks import SelectorNetworks
+from emodistill.learners.selector_networks import SelectorNetworks, check_temperature
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 from emodistill.runs import read_checkpoint
@@ -46,7 +46,11 @@ class IQLSelector:
         """
         Args:
             settings: what it was trained with, see `IQLLearner`; for who publishes it.
+
+        Raises:
+            UserError: if the temperature is negative.
         """
+        check_temperature(temperature)
         self.learner, self.observer, self.temperature = learner.eval(), observer, temperature
         self.settings = settings or {}
 
@@ -223,7 +227,7 @@ class MeanReturnBaseline:
         pooled: emotion -> value over all domains; used as it is in a domain that the corpus does not have.
     """
 
-    name = "table"
+    name = "mean_return"
 
     def __init__(
         self, episodes: "Sequence[Episode]", vocabulary: Vocabulary, discount: float = 0.99, least: int = 20

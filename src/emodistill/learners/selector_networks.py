@@ -88,6 +88,16 @@ class DatasetStats(nn.Module):
                 raise UserError(f"the dataset statistics have '{key}' that is not {wanted}; check the corpus")
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a negative temperature, which would prefer what a policy likes least.
+
+    Raises:
+        UserError: if it is negative.
+    """
+    if temperature < 0:
+        raise UserError(f"temperature={temperature}: use 0 for the likeliest emotion, or a number above 0")
+
+
 class SelectorNetworks(nn.Module):
     """Q, its target, V and policy, and the statistics of the corpus that they learned from.
 
@@ -140,8 +150,7 @@ class SelectorNetworks(nn.Module):
         """
         if not bool(torch.isfinite(observation).all()):
             raise UserError("an observation is not finite; check the offers of the dialogue it was made from")
-        if temperature < 0:
-            raise UserError(f"temperature={temperature}: use 0 for the likeliest emotion, or a number above 0")
+        check_temperature(temperature)
         logits = self(observation)
         if temperature == 0:
             action = logits.argmax(-1)

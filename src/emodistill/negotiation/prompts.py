@@ -61,6 +61,11 @@ def system_words(scenario: Scenario, side: Side = FOCAL, persona: str = "", answ
     return " ".join(part for part in parts if part)
 
 
+def brief(scenario: Scenario, side: Side) -> str:
+    """What one side is told of a scenario: the columns that it may see, and its own target."""
+    return system_words(scenario, side, answer="")
+
+
 def _sentence(words: str) -> str:
     kept = words.strip().rstrip(".")
     return kept if kept.endswith(("?", "!")) else f"{kept}."

@@ -194,7 +194,8 @@ class ChatSpeaker:
 
     def naming(self) -> "ChatSpeaker":
         """The same speaker, but it selects and names its emotions itself."""
-        return ChatSpeaker(self.backend, self.vocabulary, self.name, self.retries, self.side, "self_selected")
+        settings = (self.backend, self.vocabulary, self.name, self.retries, self.side)
+        return ChatSpeaker(*settings, "self_selected", self.drafts, self.perceiver)
 
     def drafting(self, drafts: int, perceiver: Perceiver) -> "ChatSpeaker":
         """The same speaker, but it drafts several replies a turn and says the best."""

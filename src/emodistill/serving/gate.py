@@ -32,6 +32,10 @@ class Gate:
     per_minute: float | None
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
+    def __post_init__(self) -> None:
+        if self.per_minute is not None and self.per_minute < 1:
+            raise UserError(f"per_minute={self.per_minute}: at least 1, or null for no limit")
+
     def check(self, request: Request) -> None:
         """
         Raises:

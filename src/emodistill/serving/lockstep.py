@@ -43,6 +43,9 @@ class Lockstep:
         queue: most requests that wait.
         gather_s: how long a step that is not full waits for others. Whoever was answered together comes back nearly
             together; without this the first of them would be answered alone.
+
+    Raises:
+        UserError: if `batch` or `queue` is below 1.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Lockstep:
         queue: int,
         gather_s: float,
     ) -> None:
+        for name, most in (("batch", batch), ("queue", queue)):
+            if most < 1:
+                raise UserError(f"{name}={most}: at least 1")
         self.agents, self.counters, self.batch, self.queue, self.gather_s = agents, counters, batch, queue, gather_s
         self.metrics = Metrics(lambda: len(self.waiting))
         self.waiting: list[Waiting] = []

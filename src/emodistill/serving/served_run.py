@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, is_local, parse_arm
-from emodistill.negotiation.prompts import system_words
+from emodistill.negotiation.prompts import brief
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiator import LONGEST, Conversation, Negotiator, RunSettings, own_scenario
@@ -200,11 +200,6 @@ class ServedRun:
             "target": target,
             "target_words": scenario.rules.say(target),
         }
-
-
-def brief(scenario: Scenario, side: Side) -> str:
-    """What one side is told of a scenario: the columns that it may see, and its own target."""
-    return system_words(scenario, side, answer="")
 
 
 def title(scenario: Scenario) -> str:

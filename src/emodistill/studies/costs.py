@@ -50,7 +50,7 @@ class Costs:
             for one in played
         ]
         total = sum((one.cost for one in played), Cost())
-        episodes = sum(len(one.episodes) for one in played)
+        episodes = sum(map(len, {id(one.episodes): one.episodes for one in played}.values()))  # seeds may share them
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
         folders = dict.fromkeys(Path(one.run_dir) / stage for one in played for stage in one.stages)
         trained = trained_stages(folders)

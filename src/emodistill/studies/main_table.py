@@ -142,11 +142,15 @@ def arm_values(
 
 
 def by_arm(results: Sequence[ArmResult]) -> dict[str, list[Episode]]:
-    """Episodes of each arm, those of its training seeds together; a condition, where there is one, is in the name."""
-    found: dict[str, list[Episode]] = {}
+    """Episodes of each arm, those of its training seeds together; a condition, where there is one, is in the name.
+
+    Those of an arm in which nothing is trained are the same for all seeds, and come once.
+    """
+    found: dict[str, dict[int, Sequence[Episode]]] = {}
     for one in results:
-        found.setdefault(f"{one.arm}, {one.condition}" if one.condition else one.arm, []).extend(one.episodes)
-    return found
+        name = f"{one.arm}, {one.condition}" if one.condition else one.arm
+        found.setdefault(name, {})[id(one.episodes)] = one.episodes
+    return {name: [episode for episodes in lists.values() for episode in episodes] for name, lists in found.items()}
 
 
 def cell(

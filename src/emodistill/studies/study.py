@@ -482,8 +482,11 @@ def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     """`seeds=3` is three seeds from `seed` on, a list is itself; the first one is the run's own.
 
     Raises:
-        UserError: if there is none, one comes twice, or a list does not begin with the run's seed.
+        UserError: if there is none, one comes twice, or a list does not begin with the run's seed; if they are no
+            whole numbers.
     """
+    if not all(isinstance(one, int) for one in ([seeds] if isinstance(seeds, int | float | None) else seeds)):
+        raise UserError(f"seeds={seeds}: give a whole number of training seeds, or a list of them")
     found = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
     if not found or len(set(found)) < len(found):
         raise UserError(f"seeds={seeds}: give at least one training seed, each once")
