@@ -99,6 +99,7 @@ def test_a_blind_chat_tells_its_arm_at_the_end(chat):
     assert not re.search("vanilla|phrasebook", before) and re.search(
         r"It was the arm (vanilla|phrasebook_random)", after
     )
+    assert "1. " in after and "emotion: " in after and "read in your words: an offer of 110 days" in after
 
 
 def test_the_other_side_of_the_table(chat):
@@ -136,6 +137,8 @@ def test_an_interrupt_ends_it_with_the_result_so_far(run):
         (["arm=fixed:anger"], "guard=strict bars 'anger' in 'debt'"),
         (["arm=phrasebook_iql", "guard=loos"], "Could not find 'guard/loos'"),
         (["arm=[]"], "arm="),
+        (["arm=vanilla", "seed=-1"], "seed=-1: use a whole number from 0"),
+        (["arm=vanilla", "threads=-1"], "threads=-1: a whole number of at least 1"),
         (["armm=vanilla"], "did you mean"),
     ],
 )

@@ -59,6 +59,13 @@ def test_two_runs_in_one_folder(place, refused):
     assert "run/iql is in use by process" in said and "another run=" in said
 
 
+def test_a_refused_command_leaves_the_folder_of_one_that_has_just_begun(place, refused):
+    with exclusive(place.folder / "begun" / "iql"):  # no more than its lock is there yet
+        assert "begun/iql is in use by process" in refused(lambda: place.train("iql", "begun"))
+        assert (place.folder / "begun" / "iql" / ".lock").is_file()
+        assert "begun/iql is in use by process" in refused(lambda: place.train("iql", "begun"))
+
+
 def test_a_changed_configuration(place, refused):
     before = files(place.folder / "run")
     said = refused(lambda: place.train("iql", "run", "seed=5", "learner.discount=0.5"))

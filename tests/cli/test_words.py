@@ -104,7 +104,18 @@ def test_what_hydra_reads_or_should_refuse_stays_as_it_is(word):
     assert for_hydra(word) == as_typed(for_hydra(word)) == word
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("domains=debt", "domains=[debt]"), ("arms=fixed:joy", "arms=[fixed:joy]"), ("arms=iql,sft", "arms=[iql,sft]")]
+    + [("conditions=null", "conditions=null"), ("hosts=box.example.org", "hosts=[box.example.org]")]
+    + [("domains='debt'", "domains='debt'"), ("arms=${x}", "arms=${x}")],
+)
+def test_one_name_is_a_list_of_one(typed, read):
+    assert for_hydra(typed) == for_hydra(read) == read
+
+
 def test_a_sweep_over_runs_stays_a_sweep():
+    assert for_hydra("domains=debt,student", sweeping=True) == "domains=debt,student"
     assert for_hydra("run=a,b", sweeping=True) == "run=a,b"
     assert for_hydra("run=lr=1", sweeping=True) == "run='lr=1'"
 

@@ -69,6 +69,24 @@ def test_a_corpus_of_yours_gives_the_scenarios_of_a_split_each_once_and_in_order
     assert corpus.scenarios("train") == [scenario(0)]
 
 
+def test_a_content_in_two_splits_is_found_behind_another_one_of_the_same_id(tmp_path):
+    one, other = scenario(1), replace(scenario(2), id=scenario(1).id)
+    rows = [(one, "train"), (other, "train"), (replace(one, id="debt-009"), "test")]
+    episodes = [
+        replace(make_episode(number=i), scenario=s, split=split, episode_id=str(i)) for i, (s, split) in enumerate(rows)
+    ]
+    write_episodes(episodes, tmp_path / "leaky.parquet")
+    with pytest.raises(UserError, match="debt-009 is in the split 'test' and has the same context as"):
+        CorpusFile(str(tmp_path / "leaky.parquet")).episodes()
+
+
+def test_a_path_that_is_no_corpus_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; give the episodes\.parquet in it"):
+        CorpusFile(str(tmp_path)).build()
+    with pytest.raises(UserError, match=r"data\.corpus\.path=.*: one file, an episodes\.parquet"):
+        CorpusFile(["a", "b"])
+
+
 def test_a_split_without_episodes_is_named(corpus):
     with pytest.raises(UserError, match="mine.parquet has no episode in the split 'dev'"):
         corpus.scenarios("dev")

@@ -136,3 +136,6 @@ def test_the_first_of_each_domain():
     assert first_of_each_domain(scenarios[::-1], 1) == [scenarios[5], scenarios[2]]
     assert first_of_each_domain(scenarios, None) == scenarios
     assert first_of_each_domain(scenarios, 9) == scenarios
+    for wrong in (0, -1):
+        with pytest.raises(UserError, match=f"scenarios_per_domain={wrong}: at least 1, or null for all"):
+            first_of_each_domain(scenarios, wrong)

@@ -125,6 +125,9 @@ def test_who_cannot_name_an_emotion_is_not_asked_to():
     backend = ChatSpeaker(ScriptedBackend(obedient), VOCABULARY)
     assert speaker_of(prompted, backend) is backend and speaker_of(selecting, backend).emotions == "self_selected"
     assert speaker_of(selecting, backend).backend is backend.backend
+    perceiver = load_perceiver("judge")
+    drafting = speaker_of(selecting, backend.drafting(4, perceiver))
+    assert (drafting.drafts, drafting.perceiver, drafting.emotions) == (4, perceiver, "self_selected")
     with pytest.raises(UserError, match="no language model that could name an emotion"):
         speaker_of(selecting, PhrasebookSpeaker(VOCABULARY))
     with pytest.raises(UserError, match="chooses its emotions itself; play self_selected.jpo_joint"):

@@ -56,6 +56,17 @@ def test_asking_does_not_wait_and_what_comes_meanwhile_is_asked_together(gated):
     assert gated.calls == [["a", "bb"], ["ccc", "dddd", "e"]]
 
 
+def test_a_judge_that_scores_by_the_call_is_asked_as_it_was_asked(gated):
+    gated.by_call = True
+    live = AsyncJudge(gated, WAIT_S)
+    asked = [live.ask(ask("a", "bb"))]
+    assert gated.entered.wait(WAIT_S)
+    asked += [live.ask(ask("ccc")), live.ask(ask("dddd", "e"))]
+    gated.opened.set()
+    assert [live.collect(one) for one in asked] == [[1.0, 2.0], [3.0], [4.0, 1.0]]
+    assert gated.calls == [["a", "bb"], ["ccc"], ["dddd", "e"]]
+
+
 def test_a_batch_is_there_when_its_own_scores_are():
     """It does not wait for others that the judge is asked about in the same call."""
     judge = Gated(before=2)

@@ -43,7 +43,7 @@ def test_the_planted_emotion_is_found_in_each_domain():
     table = MeanReturnBaseline(corpus, VOCABULARY)
     tables = [Negotiation(SCENARIOS[domain], 0) for domain in ("debt", "student")]
     assert [choice.emotion for choice in table.select(tables)] == [VOCABULARY.labels[3], VOCABULARY.labels[1]]
-    assert all(choice.probability == 1.0 for choice in table.select(tables)) and table.name == "table"
+    assert all(choice.probability == 1.0 for choice in table.select(tables)) and table.name == "mean_return"
 
 
 def test_the_state_changes_nothing():

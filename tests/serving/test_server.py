@@ -9,7 +9,8 @@ from serving_cases import serving, wait_for
 
 from emodistill import Negotiator
 from emodistill.errors import UserError
-from emodistill.serving.gate import check_exposed
+from emodistill.serving.gate import Gate, check_exposed
+from emodistill.serving.lockstep import Lockstep
 
 ARM = "phrasebook_random"
 HELLO = [{"role": "user", "content": "I want it in 20 days."}]
@@ -96,6 +97,20 @@ def test_nobody_else_is_served_without_a_token():
             check_exposed(host, None)
         check_exposed(host, TOKEN)
     check_exposed("127.0.0.1", None)
+
+
+def test_limits_below_one_are_refused():
+    with pytest.raises(UserError, match="per_minute=0: at least 1"):
+        Gate(None, None, 0)
+    for batch, queue, named in ((0, 2, "batch=0"), (2, 0, "queue=0")):
+        with pytest.raises(UserError, match=f"{named}: at least 1"):
+            Lockstep({}, {}, batch, queue, 0.0)
+
+
+def test_names_of_hosts_are_compared_without_case(run):
+    with serving(run, "hosts=[Box.Example.org]") as served:
+        for host, status in (("box.example.org", 200), ("BOX.example.org:8000", 200), ("elsewhere.org", 403)):
+            assert served.client.get("/v1/models", headers={"host": host}).status_code == status
 
 
 def test_too_many_requests(run):

@@ -2,6 +2,8 @@
 
 import json
 
+from episodes import make_episode
+
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.studies.costs import Costs
 
@@ -21,6 +23,12 @@ def test_playing_is_added_up_and_an_unknown_price_stays_unknown():
     together = costs(parts)[0][-1]
     assert together["seconds"] == 3.0 and together["prompt_tokens"] == 15 and together["money"] == 0.75
     assert costs([*parts, ArmResult("random", [], cost=Cost(1.0, money=None))])[0][-1]["money"] is None
+
+
+def test_episodes_that_all_training_seeds_share_are_counted_once():
+    shared, own = [make_episode(number=i) for i in range(3)], [make_episode()]
+    parts = [ArmResult("vanilla", shared, training_seed=seed) for seed in range(4)] + [ArmResult("iql", own)]
+    assert costs(parts)[0][-1]["episodes"] == 4
 
 
 def test_training_is_that_of_the_arms_and_a_shared_stage_comes_once(tmp_path):

@@ -248,6 +248,11 @@ def test_the_table_of_arms_has_the_episodes_of_all_training_seeds():
     assert row["utility"] == pytest.approx(0.3)
 
 
+def test_episodes_that_training_seeds_share_come_once():
+    shared = arm([0.2, 0.4, 0.6])
+    assert by_arm([ArmResult("vanilla", shared, "", seed) for seed in range(3)]) == {"vanilla": shared}
+
+
 def test_differences_over_training_seeds_need_shared_seeds_and_scenarios():
     lone = [ArmResult("emodistill", arm([0.5, 0.6]), "", seed) for seed in (0, 1)]
     assert "seed_differences" not in tables(analyse_main(lone, *WORDS))

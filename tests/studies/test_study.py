@@ -85,6 +85,9 @@ def test_training_seeds():
     for wrong in (0, [], [4, 4], [5]):
         with pytest.raises(UserError, match="seeds="):
             training_seeds(wrong, 4)
+    for wrong in (None, 2.5, ["4", 5], "4"):
+        with pytest.raises(UserError, match="seeds=.*: give a whole number of training seeds, or a list of them"):
+            training_seeds(wrong, 4)
 
 
 def test_two_labels_for_one_folder_are_refused():
