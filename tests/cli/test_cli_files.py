@@ -1,5 +1,6 @@
 """Files that are missing, damaged, in use or of another run are named with the way out; nothing made is lost."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -147,3 +148,12 @@ def test_a_reward_without_a_judge_makes_no_ledger(place, refused, tmp_path):
     assert not list(tmp_path.iterdir())
     place.train("iql", "judged", ledger, "data.dataset.reward.judge=1")
     assert (tmp_path / "ledger.sqlite").is_file()
+
+
+def test_a_folder_that_may_not_be_written_is_named(refused):
+    def write():
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/checkpoints")
+
+    assert refused(write) == (
+        "error: /somewhere/checkpoints: Permission denied; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
+    )
