@@ -155,5 +155,6 @@ def test_a_folder_that_may_not_be_written_is_named(refused):
         raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/checkpoints")
 
     assert refused(write) == (
-        "error: /somewhere/checkpoints: Permission denied; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
+        "error: /somewhere/checkpoints: Permission denied; choose another folder with run_dir=..., or by "
+        "EMODISTILL_CACHE"
     )
