@@ -130,14 +130,15 @@ def test_the_curves_go_on_in_one_folder(place):
 
 @pytest.mark.parametrize("stage", ["iql", "sft"])
 def test_a_stage_that_runs_out_of_time_is_not_finished_and_goes_on_with_more(place, stage):
-    before(place, "timed", stage)
-    with pytest.raises(UserError, match=rf"timed/{stage} stopped after \d steps, when trainer.max_time was over"):
-        place.train(stage, "timed", "+trainer.max_time=00:00:00:00")
-    folder = place.folder / "timed" / stage
+    run = f"timed_{stage}"
+    before(place, run, stage)
+    with pytest.raises(UserError, match=rf"{run}/{stage} stopped after \d steps, when trainer.max_time was over"):
+        place.train(stage, run, "+trainer.max_time=00:00:00:00")
+    folder = place.folder / run / stage
     assert not (folder / "finished.json").exists() and not (folder / "adapter").exists()
-    place.train(stage, "timed", "+trainer.max_time=01:00:00:00")
+    place.train(stage, run, "+trainer.max_time=01:00:00:00")
     assert (folder / "finished.json").is_file()
-    assert_same_end(place, "run", "timed", stage)
+    assert_same_end(place, "run", run, stage)
 
 
 def test_another_seed_is_another_run(place):
