@@ -2,10 +2,12 @@
 
 import gc
 import weakref
+from datetime import timedelta
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import begun
@@ -105,8 +107,9 @@ class Ended:
     global_step = 12
     callback_metrics = {"val/loss": torch.tensor(1.5), "train/loss": torch.tensor(9.0)}
 
-    def __init__(self, module, interrupted=False, is_global_zero=True):
+    def __init__(self, module, interrupted=False, is_global_zero=True, timers=()):
         self.interrupted, self.is_global_zero = interrupted, is_global_zero
+        self.callbacks = [HParamsTab("val/loss"), *timers]
         self.strategy = SingleDeviceStrategy()
         self.strategy.connect(module)
 
@@ -141,7 +144,9 @@ def test_without_a_best_one_the_last_is_exported(tmp_path):
     assert "The weights are those of the last step." in (tmp_path / "adapter" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("end", [{"interrupted": True}, {"is_global_zero": False}])
+@pytest.mark.parametrize(
+    "end", [{"interrupted": True}, {"is_global_zero": False}, {"timers": [Timer(timedelta(seconds=0))]}]
+)
 def test_a_run_that_was_interrupted_exports_nothing(tmp_path, best, end):
     module = Module(3.0)
     AdapterExport(str(tmp_path / "adapter"), str(best)).on_fit_end(Ended(module, **end), module)
