@@ -218,15 +218,15 @@ def test_the_conditions_of_sft_train_it_alone_and_differ_in_what_they_say(tmp_pa
     assert {one.stage.name for one in study.missing()} == {"iql", "sft"} and len(found) == 5
 
 
-def test_the_control_trains_only_jpo_from_one_start_and_its_arms_differ_by_their_objective(tmp_path):
+def test_the_control_trains_from_one_short_start_and_its_arms_differ_by_their_objective(tmp_path):
     study = built("study=control", f"run_dir={tmp_path}", "run=here")
     found = {one.stage.name: one for one in study.missing()}
     assert list(found) == ["iql", "sft", "jpo", "jpo_shuffled", "jpo_best_of_n", "jpo_preference_pairs"]
-    same = ["counterparty=persuadable", "judge=arguments", "learner.parts=null"]
+    same = ["counterparty=persuadable", "judge=arguments", "learner.parts=null", "size.jpo_steps=16"]
     for name, one in found.items():
-        assert (one.overrides[-3:] == same) == name.startswith("jpo") and (one.run_dir == tmp_path) != name.startswith(
-            "jpo"
-        )
+        assert (one.overrides[-5:-1] == same) == name.startswith("jpo")
+        assert (one.run_dir == tmp_path) == (name == "iql")  # the selector is the run's own
+    assert found["sft"].overrides[-2:] == ["size.sft_steps=12", "size.sft_val_every=24"]
     configs = {
         name: composed("train", *(word for word in one.overrides if not word.startswith("run_dir=")))
         for name, one in found.items()

@@ -94,15 +94,19 @@ def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_sta
     arms = "arms=[sft,emodistill,iql+jpo_shuffled]"
     ledger = place.folder / "control.sqlite"
     run = place.folder / "run"
-    if not (run / "sft").exists():
-        place.train("sft")
     of_rubric = [word for word in place.overrides("run") if word.startswith("judge.judge.")]  # and of no other judge
     given = [word for word in place.overrides("run") if word not in of_rubric]
     given += ["study=control", arms, "scenarios_per_domain=1", "sampler.max_new_tokens=6", "train=missing"]
     given += [f"judge.ledger.path={ledger}", "executor.workers=1"]
+    condition = "study.conditions.persuadable.train"
+    jpo = "[counterparty=persuadable,judge=arguments,learner.parts=null,size.jpo_steps=2]"
+    given += [
+        for_hydra(f"{condition}.sft=[size.sft_steps=2,size.sft_val_every=2,callbacks.samples=null]"),
+        for_hydra(f"{condition}.jpo={jpo}"),
+    ]
     evaluate(composed("evaluate", *given), given)
     own = run / "studies" / "control" / "persuadable"
-    assert (own / "sft").resolve() == (run / "sft").resolve()
+    assert (own / "iql").resolve() == (run / "iql").resolve() and not (own / "sft").is_symlink()
     begun = {
         name: yaml.safe_load((own / name / "config.yaml").read_text(encoding="utf-8"))
         for name in ("jpo", "jpo_shuffled")
