@@ -69,9 +69,10 @@ def test_a_corpus_of_yours_gives_the_scenarios_of_a_split_each_once_and_in_order
     assert corpus.scenarios("train") == [scenario(0)]
 
 
-def test_a_content_in_two_splits_is_found_behind_another_one_of_the_same_id(tmp_path):
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_content_in_two_splits_is_found_beside_another_one_of_the_same_id(tmp_path, first):
     one, other = scenario(1), replace(scenario(2), id=scenario(1).id)
-    rows = [(one, "train"), (other, "train"), (replace(one, id="debt-009"), "test")]
+    rows = [((one, other)[first], "train"), ((other, one)[first], "train"), (replace(one, id="debt-009"), "test")]
     episodes = [
         replace(make_episode(number=i), scenario=s, split=split, episode_id=str(i)) for i, (s, split) in enumerate(rows)
     ]
