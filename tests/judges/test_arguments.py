@@ -64,6 +64,15 @@ def test_heaps_speeches_and_silence_score_low(score):
     assert score(heap) < 3 and score("") == 1.0 and score("I can drop the late fees. " * 30) < 3
 
 
+def test_a_reply_that_breaks_off_within_a_sentence_has_half(parts):
+    whole, broken = (
+        "I can drop the late fees, because our suppliers are waiting too.",
+        "I can drop the late fees, because our",
+    )
+    assert parts(whole)["sense"] == 1.0 and parts(broken)["sense"] == 0.5
+    assert parts(f'You said: "{whole}"')["sense"] == parts("I can move to 45 days!  ")["sense"] == 1.0
+
+
 def test_emotions_mean_nothing_to_it(scenario, history):
     requests = [JudgeRequest(scenario, history, emotion, GOOD) for emotion in ("anger", "joy", None)]
     assert len({judgement.score for judgement in JUDGE.judge(requests)}) == 1
@@ -71,4 +80,4 @@ def test_emotions_mean_nothing_to_it(scenario, history):
 
 def test_its_shares_are_of_a_whole_and_its_version_is_stable():
     assert sum(SHARES.values()) == pytest.approx(1.0)
-    assert JUDGE.version == ArgumentsJudge().version and JUDGE.version.startswith("1 ")
+    assert JUDGE.version == ArgumentsJudge().version and JUDGE.version.startswith("2 ")

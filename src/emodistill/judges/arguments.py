@@ -31,7 +31,7 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.negotiation.scenarios import Scenario
 
-LOGIC = 1  # raise it when the arithmetic in this file changes: part of the judge's version
+LOGIC = 2  # raise it when the arithmetic in this file changes: part of the judge's version
 SHARES = {"reason": 0.25, "answer": 0.25, "number": 0.15, "freshness": 0.35}
 _GROUND = re.compile(
     r"\b(?:because|since|thanks to|due to|after all|that'?s why|that is why|the reason|only that|otherwise|until)\b"
@@ -43,6 +43,7 @@ _SOFT = re.compile(
 )
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPLIT = re.compile(r"(?<=[.!?;])\s+")
+_ENDS = (".", "!", "?", "\u2026", '"', "'", ")")
 # Jaccard index of letter trigrams from which two words count as one: plan and plans do, pay and payment do not
 _ALIKE = 0.5
 _LONG = 4  # shortest word that carries matter
@@ -129,12 +130,17 @@ def freshness(text: str, earlier: Sequence[str]) -> float:
 
 
 def sense(text: str) -> float:
-    """0 to 1: language has its small words. Below a quarter of them a text is a heap; 60 words and more lose too."""
+    """0 to 1: language has its small words. Below a quarter of them a text is a heap; 60 words and more lose too.
+
+    A text that breaks off within a sentence has half, or else a policy learns not to end: longer replies hold more that
+    is paid for.
+    """
     said = _LETTERS.findall(text.lower())
     if not said:
         return 0.0
     small = sum(word in ENGLISH_STOP_WORDS or len(word) < 3 for word in said) / len(said)
-    return min(max((small - 0.15) / 0.1, 0.0), 1.0) * min(max((120 - len(said)) / 60, 0.0), 1.0)
+    ended = 1.0 if text.rstrip().endswith(_ENDS) else 0.5
+    return ended * min(max((small - 0.15) / 0.1, 0.0), 1.0) * min(max((120 - len(said)) / 60, 0.0), 1.0)
 
 
 def matter(scenario: Scenario, text: str) -> set[str]:
