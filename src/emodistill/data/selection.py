@@ -17,7 +17,7 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.judges.request import JudgeRequest, Origin
+from emodistill.judges.request import JudgeRequest, Origin, Scorer
 from emodistill.negotiation.protocol import FOCAL, Turn
 
 Mask = list[bool]
@@ -146,10 +146,6 @@ class TopJudged:
             for episode in episodes
         ]
         return top_within_scenario(episodes, values, self.fraction)
-
-
-class Scorer(Protocol):
-    def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]: ...
 
 
 def judge_scores(episodes: Sequence[Episode], judge: Scorer) -> list[Values]:

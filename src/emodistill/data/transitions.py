@@ -20,11 +20,11 @@ from torch import Tensor
 from emodistill.data.batches import ResumableLoader
 from emodistill.data.observations import DialoguePrefix, Observer, Variant, check_variant
 from emodistill.data.schema import Episode
-from emodistill.data.selection import Scorer, judge_scores
+from emodistill.data.selection import judge_scores
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.judges.request import HIGHEST, LOWEST
+from emodistill.judges.request import HIGHEST, LOWEST, Scorer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from emodistill.data.chats import ChatContext
-from emodistill.data.selection import Scorer
 from emodistill.emotions.perceiver import Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import recognised
 from emodistill.files import atomic_write
+from emodistill.judges.request import Scorer
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.prompts import Emotions, Named
 

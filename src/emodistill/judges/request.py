@@ -77,6 +77,19 @@ class Judgement:
 OnJudgement = Callable[[int, Judgement], None]  # index of the request, and its judgement
 
 
+class Scorer(Protocol):
+    """A judge behind its ledger."""
+
+    def scores(
+        self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
+    ) -> list[float | None]:
+        """One score a request, 1 to 10, None where the judge gave none.
+
+        Args:
+            on_score: called with place and score as soon as each is there, on the calling thread.
+        """
+
+
 class Judge(Protocol):
     """Scores utterances.
 
@@ -85,6 +98,8 @@ class Judge(Protocol):
 
     A judge may have an attribute `by_itself`: `server` or `model` where a score hangs on nothing but its request, and
     comes from a server or a model on this machine. Many requests are then judged in parts at the same time.
+
+    A judge with a true attribute `by_call` scores the requests of a call together, so that calls are never joined.
 
     A judge with a true attribute `plays_on` also looks at `JudgeRequest.origin`, which is then part of the key.
     """

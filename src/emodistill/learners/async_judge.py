@@ -13,25 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from emodistill.errors import UserError
-from emodistill.judges.request import JudgeRequest
+from emodistill.judges.request import JudgeRequest, Scorer
 
 logger = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """A judge behind its ledger."""
-
-    def scores(
-        self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
-    ) -> list[float | None]:
-        """One score a request, 1 to 10, None where the judge gave none.
-
-        Args:
-            on_score: called with place and score as soon as each is there, on the calling thread.
-        """
 
 
 @dataclass(frozen=True)

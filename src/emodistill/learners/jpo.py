@@ -44,7 +44,8 @@ from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
 from emodistill.data.chats import ChatContext
 from emodistill.data.preference_pairs import PairBatch
 from emodistill.errors import UserError
-from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture, Scorer
+from emodistill.judges.request import Scorer
+from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture
 from emodistill.learners.devices import build_policy, gather
 from emodistill.learners.optimizer import adamw, check_optimizer, finite
 from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings

@@ -251,15 +251,6 @@ class ExpressionPolicy(nn.Module):
         tensors = self.model.state_dict() | learned
         write_adapter(self.model, POLICY, Path(folder), self.identity | {"chat": form}, tensors)
 
-    def load_adapter(self, folder: str | Path) -> None:
-        """Take over the weights of a saved adapter.
-
-        Raises:
-            UserError: if it is damaged, of another shape, or belongs to another base model or vocabulary.
-        """
-        refuse_foreign(read_identity(Path(folder)), self.identity, str(folder))
-        read_adapter(self.model, POLICY, Path(folder))
-
     def merged(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
         """A plain transformers model that speaks as this policy: for rollouts, without LoRA or 4-bit arithmetic.
 
