@@ -54,12 +54,12 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     from emodistill.serving.records import Records
     from emodistill.serving.served_run import ServedRun
 
-    arms = [cfg.arms] if isinstance(cfg.arms, str) else None if cfg.arms is None else list(cfg.arms)
+    arms = None if cfg.arms is None else list(cfg.arms)
     how = (cfg.guard.level, cfg.guard.redraws, cfg.device, partial(open_endpoint, cfg), cfg.remembered)
     run = ServedRun(Path(cfg.run_dir), arms, *how)
     lockstep = Lockstep(run.agents, run.counters, cfg.batch, cfg.queue, cfg.gather_s)
     usual = None if token else LOOPBACK
-    hosts = usual if cfg.hosts is None else {host.lower() for host in list(cfg.hosts)}
+    hosts = usual if cfg.hosts is None else {host.lower() for host in cfg.hosts}
     gate = Gate(token, hosts, cfg.per_minute)
     records = Records(Path(cfg.record_file)) if cfg.record else None
     return Service(run, lockstep, gate, instantiate(cfg.limits), records)

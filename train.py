@@ -59,7 +59,7 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 folder.finish({"steps": trainer.global_step, "best": best_of(trainer), **metrics})
                 print(f"{folder.path} is finished after {trainer.global_step} steps")
             return trainer
-        finally:  # while the folder is held: it may be in use by somebody else later
+        finally:  # while the folder is still held
             if first:
                 folder.discard_if_unused()
 

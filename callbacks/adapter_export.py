@@ -73,8 +73,10 @@ class AdapterExport(L.Callback):
 
 def is_out_of_time(trainer: L.Trainer) -> bool:
     """Whether `trainer.max_time` ended training before its last step; Lightning ends then as if all were done."""
-    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
-    return any(left is not None and left <= 0 for left in (timer.time_remaining() for timer in timers))
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return False
+    left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def _selected(saved: dict[str, Any]) -> SelectedCheckpoint:

@@ -70,7 +70,7 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
 
     vocabulary = load_vocabulary(cfg.vocabulary)
     node: Any = OmegaConf.to_container(cfg.study, resolve=True)
-    arms = parse_arms(list(cfg.arms), vocabulary)
+    arms = parse_arms(cfg.arms, vocabulary)
     seeds: Any = list(cfg.seeds) if OmegaConf.is_list(cfg.seeds) else cfg.seeds
     about = {
         "command": shlex.join(["python", "evaluate.py", *map(as_typed, overrides)]),

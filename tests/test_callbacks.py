@@ -104,7 +104,7 @@ class Module(L.LightningModule):
 class Ended:
     """What an export asks of a trainer."""
 
-    global_step = 12
+    global_step, max_steps = 12, 20
     callback_metrics = {"val/loss": torch.tensor(1.5), "train/loss": torch.tensor(9.0)}
 
     def __init__(self, module, interrupted=False, is_global_zero=True, timers=()):

@@ -61,9 +61,10 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def check_seed(seed: Any) -> None:
-    """
+    """Refuse what cannot seed the generators.
+
     Raises:
-        UserError: if it is no seed.
+        UserError: if it is no whole number from 0 to `LARGEST_SEED`.
     """
     if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
         raise UserError(f"seed={seed}: use a whole number from 0 to {LARGEST_SEED}")
@@ -133,7 +134,7 @@ class StageFolder:
     def discard_if_unused(self) -> None:
         """Remove the folder, and that of its run, where no stage ever began: it has a lock, and curves of nothing.
 
-        Only for who holds the folder: while another process builds its corpus, it has no more than that.
+        Call it while this process holds the folder: that of another process that is still starting looks the same.
         """
         if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock", "tensorboard"}:
             shutil.rmtree(self.path, ignore_errors=True)  # Windows keeps the lock, which is open

@@ -80,6 +80,11 @@ def test_what_a_condition_shares_with_its_run():
         Condition("a", play=["arms=[iql]"])
 
 
+def test_each_arm_of_a_tournament_has_one_name(tmp_path):
+    study = built("study=tournament", "arms=[vanilla,fixed]", f"run_dir={tmp_path}", "run=here")
+    assert [run.condition.label for run in study.runs] == [arm.name for arm in study.arms]
+
+
 def test_training_seeds():
     assert training_seeds(3, 4) == [4, 5, 6] and training_seeds([4, 9], 4) == [4, 9]
     for wrong in (0, [], [4, 4], [5]):

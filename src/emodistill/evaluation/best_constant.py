@@ -47,7 +47,7 @@ def best_constant(
     """Play every emotion as a constant on the scenarios, `repeats` times each with other personas and draws.
 
     Raises:
-        UserError: if that is not once.
+        UserError: if `repeats` is below 1.
     """
     if repeats < 1:
         raise UserError(f"constant_repeats={repeats}: at least 1")

@@ -132,8 +132,8 @@ def freshness(text: str, earlier: Sequence[str]) -> float:
 def sense(text: str) -> float:
     """0 to 1: language has its small words. Below a quarter of them a text is a heap; 60 words and more lose too.
 
-    A text that breaks off within a sentence has half, or else a policy learns not to end: longer replies hold more that
-    is paid for.
+    A text that breaks off within a sentence has half of it: otherwise a policy learns never to finish, because longer
+    replies score more.
     """
     said = _LETTERS.findall(text.lower())
     if not said:

@@ -99,7 +99,8 @@ class Judge(Protocol):
     A judge may have an attribute `by_itself`: `server` or `model` where a score hangs on nothing but its request, and
     comes from a server or a model on this machine. Many requests are then judged in parts at the same time.
 
-    A judge with a true attribute `by_call` scores the requests of a call together, so that calls are never joined.
+    A judge with a true attribute `by_call` gives scores that depend on the other requests of the call: calls are never
+    joined.
 
     A judge with a true attribute `plays_on` also looks at `JudgeRequest.origin`, which is then part of the key.
     """

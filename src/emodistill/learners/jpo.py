@@ -618,17 +618,18 @@ class JPOLearner(L.LightningModule):
         logged = {f"train/{name}": value.detach() for name, value in metrics.items()}
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(logged | {"train/learning_rate": rate}, batch_size=len(batch))
-        return finite(self, metrics["loss"]) * self._share_of_step(batch_idx)
+        return finite(self, metrics["loss"]) * self._step_factor(batch_idx)
 
-    def _share_of_step(self, batch_idx: int) -> float:
-        """Lightning divides by the batches of a whole step on every device; an epoch's last step may have fewer."""
+    def _step_factor(self, batch_idx: int) -> float:
+        """What makes the gradient of a step the mean over its batches, where an epoch's last step has fewer.
+
+        Lightning divides by the batches of a whole step, and averages over devices, some of which may only keep step.
+        """
         loader, whole = self.trainer.train_dataloader, self.trainer.accumulate_grad_batches
         first = batch_idx - batch_idx % whole
         last = min(first + whole, int(self.trainer.num_training_batches))
-        if not isinstance(loader, ResumableBatches):
-            return whole / (last - first)
-        devices = loader.at_once  # some of which may only keep step
-        return whole * devices / (min(last * devices, loader.batches) - first * devices)
+        devices, batches = (loader.at_once, loader.batches) if isinstance(loader, ResumableBatches) else (1, last)
+        return whole * devices / (min(last * devices, batches) - first * devices)
 
     def _keep_step(self, batch: JudgedBatch | ContextBatch | PairBatch) -> Tensor:
         """A loss of 0 for a batch that only keeps step: the process computes as often as others, and asks nobody."""

@@ -37,7 +37,7 @@ def finite(learner: L.LightningModule, loss: Tensor) -> Tensor:
     """The loss as it is.
 
     Raises:
-        UserError: if it is no finite number: the weights that it moved would be none either.
+        UserError: if it is not a finite number, for then the weights would not be either.
     """
     if not bool(loss.isfinite()):
         raise UserError(
@@ -53,11 +53,7 @@ def adamw(learner: L.LightningModule, settings: dict[str, Any]) -> dict[str, Any
     Args:
         settings: `learning_rate`; `weight_decay`; `warmup_steps`, over which the rate rises to it; `schedule`,
             `constant` or `cosine` (down to a tenth of the rate at the last step).
-
-    Raises:
-        UserError: see `check_optimizer`.
     """
-    check_optimizer(settings)
     trainable = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
     warmup, total = int(settings["warmup_steps"]), float(learner.trainer.estimated_stepping_batches)

@@ -194,7 +194,7 @@ def move_in_words(negotiation: Negotiation, side: Side, text: str) -> Move:
 
 
 def _takes(text: str, domain: str, standing: float | None) -> bool:
-    """Whether the words take the standing offer: they accept it, or put its very number forward and do not ask."""
+    """Whether the words take the standing offer: they accept it, or offer the same number outside of questions."""
     if parse_act(text, domain, standing) == "accept":
         return True
     told = " ".join(sentence for sentence in SENTENCE_END.split(text) if not sentence.endswith("?"))

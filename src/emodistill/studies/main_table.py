@@ -144,7 +144,7 @@ def arm_values(
 def by_arm(results: Sequence[ArmResult]) -> dict[str, list[Episode]]:
     """Episodes of each arm, those of its training seeds together; a condition, where there is one, is in the name.
 
-    Those of an arm in which nothing is trained are the same for all seeds, and come once.
+    Those of an arm in which nothing is trained are the same for all seeds, and are counted once.
     """
     found: dict[str, dict[int, Sequence[Episode]]] = {}
     for one in results:

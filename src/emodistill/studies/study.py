@@ -485,9 +485,10 @@ def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
         UserError: if there is none, one comes twice, or a list does not begin with the run's seed; if they are no
             whole numbers.
     """
-    if not all(isinstance(one, int) for one in ([seeds] if isinstance(seeds, int | float | None) else seeds)):
+    given: list[Any] = list(seeds) if isinstance(seeds, list | tuple) else [seeds]
+    if not all(isinstance(one, int) for one in given):
         raise UserError(f"seeds={seeds}: give a whole number of training seeds, or a list of them")
-    found = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
+    found = list(range(first, first + seeds)) if isinstance(seeds, int) else given
     if not found or len(set(found)) < len(found):
         raise UserError(f"seeds={seeds}: give at least one training seed, each once")
     if found[0] != first:
