@@ -209,7 +209,7 @@ def test_half_a_request_keeps_nobody_waiting(served):
 
 def test_what_runs_is_finished_when_the_server_stops(run):
     with FaultyServer(lambda body: "I could pay in full within 30 days.", latency_s=0.5) as model:
-        endpoint = [f"endpoint.base_url={model.base_url}", "endpoint.model=slow", "arms=endpoint_vanilla"]
+        endpoint = [f"endpoint.base_url={model.base_url}", "endpoint.model=slow", "arms=[endpoint_vanilla]"]
         with serving(run, *endpoint) as served, ThreadPoolExecutor(2) as clients:
             running = clients.submit(served.chat, model="endpoint_vanilla")
             wait_for(lambda: model.running)
