@@ -4,7 +4,7 @@ import numpy as np
 from judge_cases import CountingJudge
 
 from emodistill.judges.ledger import Ledger, LedgerJudge
-from emodistill.judges.shuffled import ShuffledJudge
+from emodistill.judges.shuffled import ShuffledJudge, ShuffledScorer
 
 TEXTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg", "hhhhhhhh"]
 
@@ -55,3 +55,24 @@ def test_its_judgements_are_its_own_in_the_ledger(ask, path):
     assert honest != shuffled == LedgerJudge(ShuffledJudge(judge), ledger).scores(ask(*TEXTS))
     other = ShuffledJudge(CountingJudge(version="2"))
     assert (other.name, other.version) != (ShuffledJudge(judge).name, ShuffledJudge(judge).version)
+
+
+class Lengths:
+    """A part of a reward: how long the words are; nothing of silence."""
+
+    def scores(self, requests, on_score=None):
+        return [None if one.utterance == "silence" else float(len(one.utterance)) for one in requests]
+
+
+def test_a_part_of_the_reward_is_shuffled_the_same_way(ask):
+    part, requests = ShuffledScorer(Lengths()), ask("silence", *TEXTS)
+    found = part.scores(requests)
+    assert sorted(map(str, found)) == sorted(map(str, Lengths().scores(requests))) and found != Lengths().scores(requests)
+    assert part.scores(requests[::-1]) == found[::-1]
+    assert part.scores(ask("alone")) == [None]
+    kept = [
+        np.mean([given == own for given, own in zip(part.scores(these), Lengths().scores(these), strict=True)])
+        for i in range(300)
+        if (these := ask(*(f"{i:03} {'x' * j}" for j in range(8))))
+    ]
+    assert abs(np.mean(kept) - 1 / 8) < 0.03  # as often its own as any other's: three standard errors

@@ -532,7 +532,7 @@ class JPOLearner(L.LightningModule):
         seed: int,
         judge: Scorer | None = None,
         sampler: Sampler | EndpointSampler | None = None,
-        parts: Mapping[str, Part] | None = None,
+        parts: Mapping[str, Part | None] | None = None,
         learn_from: Literal["all", "best"] = "all",
         preference: dict[str, float] | None = None,
     ) -> None:
@@ -548,7 +548,7 @@ class JPOLearner(L.LightningModule):
             seed: fixes all sampling, together with the step.
             judge: scores utterances; None takes the values that corpus turns came with.
             sampler: draws replies; only a `ContextBatch` needs one.
-            parts: of the reward of sampled replies, beside the judge's score, by name.
+            parts: of the reward of sampled replies, beside the judge's score, by name; None leaves one out.
             learn_from: `all` replies by their advantages, or the `best` of each group alone (see `best_only`).
             preference: `scale` and `nll_weight` of `losses.preference_loss`; only a `PairBatch` needs them.
 
@@ -570,7 +570,7 @@ class JPOLearner(L.LightningModule):
         self.judge = None if judge is None else AsyncJudge(judge, self.judging.timeout_s)
         self.queue = RolloutQueue(self.judge, sampler, self.judging.look_ahead)
         self.cache = ReferenceCache()
-        self.parts = dict(parts or {})
+        self.parts = {name: part for name, part in (parts or {}).items() if part is not None}
         self.replies: list[Reply] = []
         self.amounts = (0, 0)
         self.val_means = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in VALIDATED})
