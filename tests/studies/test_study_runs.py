@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tiny_runs import begun, composed, files
 
 from commands import building
@@ -99,12 +100,12 @@ def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_sta
     given += ["study=control", arms, "scenarios_per_domain=1", "sampler.max_new_tokens=6", "train=missing"]
     given += [f"judge.ledger.path={ledger}", "executor.workers=1"]
     condition = "study.conditions.persuadable.train"
-    jpo = "[counterparty=persuadable,judge=arguments,learner.parts=null,size.jpo_steps=2]"
-    given += [
-        for_hydra(f"{condition}.sft=[size.sft_steps=2,size.sft_val_every=2,callbacks.samples=null]"),
-        for_hydra(f"{condition}.jpo={jpo}"),
-    ]
-    evaluate(composed("evaluate", *given), given)
+    given += [for_hydra(f"{condition}.sft=[size.sft_steps=2,size.sft_val_every=2,callbacks.samples=null]")]
+    cfg = composed("evaluate", *given)
+    jpo = OmegaConf.to_container(cfg.study.conditions, resolve=False)["persuadable"]["train"]["jpo"]
+    jpo += ["size.jpo_steps=2", "data.corpus.episodes_per_scenario=1", "speaker.max_new_tokens=6"]
+    cfg.study.conditions.persuadable.train.jpo = [*jpo, f"data.corpus.folder={place.folder / 'own'}"]
+    evaluate(cfg, given)
     own = run / "studies" / "control" / "persuadable"
     assert (own / "iql").resolve() == (run / "iql").resolve() and not (own / "sft").is_symlink()
     begun = {
@@ -114,7 +115,12 @@ def test_the_control_plays_the_persuadable_counterparty_with_adapters_of_one_sta
     assert {config["learner"]["policy"]["init_adapter"] for config in begun.values()} == {str(own / "sft" / "adapter")}
     with sqlite3.connect(ledger) as stored:
         judges = {name for (name,) in stored.execute("select distinct judge from judgements")}
-    assert judges == {"arguments", "shuffled arguments"}
+    assert judges == {"arguments"}
+    assert "ShuffledScores" in str(begun["jpo_shuffled"]["learner"]) and "Shuffled" not in str(begun["jpo"]["learner"])
+    (contexts,) = (place.folder / "own").glob("selfplay-*")  # of both: spoken by the short SFT adapter
+    recipe = json.loads((contexts / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["focal"]["emotions"] == "selector" and "persuadable" in str(recipe["counterparty"])
+    assert recipe["focal"]["voice"]["adapter"]
     found = report(place, "control")
     assert "plain numbers" in found["about"]["counterparty"]
     of_subject, of_shuffled = found["tables"]["comparisons"], found["tables"]["comparisons_2"]

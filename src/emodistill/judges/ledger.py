@@ -481,7 +481,6 @@ class LedgerJudge:
     ) -> None:
         self.judge, self.ledger, self.batch_size, self.offline = judge, ledger, batch_size, offline
         self.executor = executor
-        self.by_call: bool = getattr(judge, "by_call", False)
         self.in_flight = in_flight_keys(ledger.path)
 
     def scores(self, requests: Sequence[JudgeRequest], on_score: OnScore | None = None) -> list[float | None]:

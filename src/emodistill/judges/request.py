@@ -78,7 +78,11 @@ OnJudgement = Callable[[int, Judgement], None]  # index of the request, and its 
 
 
 class Scorer(Protocol):
-    """A judge behind its ledger."""
+    """A judge behind its ledger, or a part of the reward.
+
+    One with a true attribute `by_call` gives scores that depend on the other requests of the call: calls are never
+    joined.
+    """
 
     def scores(
         self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
@@ -98,9 +102,6 @@ class Judge(Protocol):
 
     A judge may have an attribute `by_itself`: `server` or `model` where a score hangs on nothing but its request, and
     comes from a server or a model on this machine. Many requests are then judged in parts at the same time.
-
-    A judge with a true attribute `by_call` gives scores that depend on the other requests of the call: calls are never
-    joined.
 
     A judge with a true attribute `plays_on` also looks at `JudgeRequest.origin`, which is then part of the key.
     """

@@ -6,65 +6,40 @@ correlation with what they are scores of. What still changes under them is drift
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-from emodistill.judges.ledger import judgement_key
-from emodistill.judges.request import Judge, Judgement, JudgeRequest, OnJudgement, Scorer, announced
-
-Given = TypeVar("Given")
+from emodistill.judges.request import JudgeRequest, Scorer
 
 
-def shuffled(given: Sequence[Given], requests: Sequence[JudgeRequest], key: Callable[[JudgeRequest], str]) -> list[Given]:
-    """What each request was given, dealt out anew by a permutation that the requests' keys alone decide.
+class ShuffledScores:
+    """Gives each request the score of one of its call, by a permutation that the requests alone decide.
 
-    A permutation may leave a request with its own. That is meant: one that never did would give good replies less than
-    others, which is information too.
-    """
-
-    def draw(role: str, place: int) -> bytes:
-        return hashlib.sha256(f"{role} {key(requests[place])}".encode()).digest()
-
-    takers = sorted(range(len(requests)), key=lambda place: draw("taker", place))
-    givers = sorted(range(len(requests)), key=lambda place: draw("giver", place))
-    dealt = dict(zip(takers, (given[place] for place in givers), strict=True))
-    return [dealt[place] for place in range(len(requests))]
-
-
-class ShuffledJudge:
-    """Gives each request the score that a judge gave to one of its call; at least two requests are needed.
+    A permutation may leave a request with its own score. That is meant: one that never did would give good replies less
+    than others, which is information too. A request that comes alone gets no score.
 
     Args:
-        judge: the judge whose scores are shuffled; it costs nothing to ask.
+        scorer: gives the scores: a judge behind its ledger, which keeps them as they are, or a part of the reward.
     """
 
     by_call = True
 
-    def __init__(self, judge: Judge) -> None:
-        self.judged_by = judge
-        self.name = f"shuffled {judge.name}"
-        self.version = f"1 of {judge.version}"
-        self.plays_on = getattr(judge, "plays_on", False)
-
-    def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:
-        """One judgement per request, in order; none for a single request."""
-        if len(requests) < 2:
-            alone = [Judgement(None, "a single score cannot be shuffled") for _ in requests]
-            return announced(alone, on_judgement)
-        given = self.judged_by.judge(requests)
-        return announced(shuffled(given, requests, lambda request: judgement_key(self, request)), on_judgement)
-
-
-class ShuffledScorer:
-    """The same of a part of the reward, which no ledger keeps; at least two requests are needed."""
-
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
 
-    def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]:
-        if len(requests) < 2:
-            return [None] * len(requests)
-        return shuffled(self.scorer.scores(requests), requests, _asked)
+    def scores(
+        self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
+    ) -> list[float | None]:
+        """One score a request, in order; `on_score` hears of them once all are there."""
+        places = range(len(requests))
+        takers = sorted(places, key=lambda place: _draw("taker", requests[place]))
+        givers = sorted(places, key=lambda place: _draw("giver", requests[place]))
+        given = self.scorer.scores(requests) if len(requests) > 1 else [None] * len(requests)
+        dealt = dict(zip(takers, (given[place] for place in givers), strict=True))
+        if on_score is not None:
+            for place in places:
+                on_score(place, dealt[place])
+        return [dealt[place] for place in places]
 
 
-def _asked(request: JudgeRequest) -> str:
-    return repr((request.scenario.id, len(request.history), request.emotion, request.utterance))
+def _draw(role: str, request: JudgeRequest) -> bytes:
+    said = [turn.text for turn in request.history]
+    return hashlib.sha256(repr((role, request.scenario.id, said, request.emotion, request.utterance)).encode()).digest()
