@@ -154,7 +154,7 @@ class StageFolder:
             shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
             raise UserError(
                 f"{self.path} was begun with another configuration ({shown}); use the configuration it began with, "
-                "or choose another run=..."
+                "or choose another run=... or, beside it in this run, another stage_dir=..."
             )
 
 
