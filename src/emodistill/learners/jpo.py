@@ -101,9 +101,11 @@ def group_advantages(
 
     Args:
         parts: weights, and scores of the same utterances. Each part is standardised apart, and the advantage is the
-            weighted mean with the judge's weight 1. An utterance that the judge did not score has none.
+            weighted mean with the judge's weight 1. An utterance that the judge did not score has none, and its parts
+            do not count either: it moves none of its neighbours.
     """
-    total = [standardised(scores), *(standardised(own) for _, own in parts)]
+    judged = [[None if score is None else one for score, one in zip(scores, own, strict=True)] for _, own in parts]
+    total = [standardised(scores), *map(standardised, judged)]
     weights = [1.0, *(weight for weight, _ in parts)]
 
     def advantage(values: Scores) -> float:
