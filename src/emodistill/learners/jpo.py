@@ -27,7 +27,7 @@ Shapes: U utterances of a batch, K response tokens of all of them.
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -344,12 +344,12 @@ class RolloutQueue:
             spoken = spoken or self.speak(policy, step_batches, count, self.training_seed(seed, step), step)
             self._spoken.extend(spoken)
             self._sampled_at = step
-            coming = [] if last else list(islice(batch.following(), left, 2 * left + 1))
+            coming = () if last else islice(batch.following(), left, 2 * left + 1)
             self._draw_ahead(policy, coming, count, self.training_seed(seed, step + 1), step)
         while self._spoken and len(self._asked) <= self.look_ahead:
             self._asked.append(self.ask(policy, self._spoken.popleft()))
         drawn = self._asked.popleft()
-        if [id(context) for context in drawn.batch.contexts] != [id(context) for context in batch.contexts]:
+        if drawn.batch.contexts != batch.contexts:  # by value: what is encoded again is another object
             raise ValueError("the batch is not the one that the loader announced")
         return drawn
 
@@ -379,12 +379,13 @@ class RolloutQueue:
         return _by_batch(batches, *ahead.drawn.result(), ahead.weights)
 
     def _draw_ahead(
-        self, policy: ExpressionPolicy, batches: Sequence[ContextBatch], count: int, seed: int, step: int
+        self, policy: ExpressionPolicy, batches: Iterable[ContextBatch], count: int, seed: int, step: int
     ) -> None:
-        """Begin to draw for the step after this one, by the weights of this one."""
-        if isinstance(self.sampler, EndpointSampler) and self.sampler.ahead and batches:
+        """Begin to draw for the step after this one, by the weights of this one; its contexts are encoded only then."""
+        if not isinstance(self.sampler, EndpointSampler) or not self.sampler.ahead:
+            return
+        if contexts := _contexts(batches):
             self.current_sampler(policy, step)
-            contexts = _contexts(batches)
             self._ahead = Ahead(step + 1, contexts, step, self.sampler.submit(contexts, count, seed))
 
     def ask(self, policy: ExpressionPolicy, spoken: Spoken) -> RolloutBatch:
@@ -417,7 +418,7 @@ class RolloutQueue:
         return self.sampler
 
 
-def _contexts(batches: Sequence[ContextBatch]) -> list[list[int]]:
+def _contexts(batches: Iterable[ContextBatch]) -> list[list[int]]:
     return [context.input_ids for batch in batches for context in batch.contexts]
 
 
