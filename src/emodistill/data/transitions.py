@@ -122,9 +122,10 @@ def build_transitions(
     An invalid episode gives none. A focal turn without an emotion is no transition, but what it earned is not lost: it
     counts for the turn with an emotion before it, undiscounted, so the end of an episode always counts. Where the
     reward has a judge part, a turn without a score is left out (its neighbours stay: a missing score is not a zero).
+    Where that is the last one, so is its episode: what the others led to would be cut off.
 
     Raises:
-        UserError: if no episode has a turn with an emotion.
+        UserError: if no episode has a turn with an emotion, or the judge scored the last one of none.
     """
     valid = [episode for episode in episodes if episode.end != "invalid" and _acting(episode)]
     if not valid:
@@ -158,7 +159,7 @@ def _earned(episode: Episode, reward: Reward, scores: npt.NDArray[np.floating] |
 def _table(
     acting: Sequence[Sequence[Turn]], observer: Observer, observation: np.ndarray, rewards: np.ndarray
 ) -> TransitionEpisodes:
-    """The columns, without the rows whose reward is missing.
+    """The columns, without the rows whose reward is missing and the episodes whose last one is.
 
     Args:
         acting: of each episode the turns that show an emotion; (N,) in all.
@@ -175,7 +176,16 @@ def _table(
     following[last] = 0.0
     actions = [observer.vocabulary.index(turn.emotion) for turn in turns if turn.emotion is not None]
     probabilities = [np.nan if turn.emotion_prob is None else turn.emotion_prob for turn in turns]
-    keep = torch.from_numpy(np.isfinite(rewards))
+    ended = np.isfinite(rewards[last])
+    if not ended.any():
+        raise UserError(
+            f"the judge scored the last turn of none of {len(ended)} episodes; see to it and run the same command again, "
+            "or set data.dataset.reward.judge=0"
+        )
+    if not ended.all():
+        text = "%d of %d episodes are left out: the judge gave no score to the last turn that shows an emotion"
+        logger.warning(text, len(ended) - ended.sum(), len(ended))
+    keep = torch.from_numpy(np.isfinite(rewards) & np.repeat(ended, lengths))
     transitions = Transitions(
         torch.from_numpy(observation),
         torch.tensor(actions),
