@@ -1,9 +1,12 @@
 """The reward of a turn: signs, weights and ends, by hand and by symmetry."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rewards import default_reward
 
+from emodistill.data.observations import DialoguePrefix, situation_of
 from emodistill.data.schema import Episode
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -48,6 +51,14 @@ def test_moves_are_clipped_at_two():
 def test_a_round_without_an_offer_moves_nothing_and_the_next_counts_from_the_last_offer():
     found = default_reward().of(episode(LESS, [(20, 120), (None, None), (None, 100)]))
     assert found == pytest.approx([0.0, 0.0, 0.2 * (1 - 2 / 15) - 2.0])
+
+
+def test_an_offer_that_opens_the_dialogue_stands_before_the_first_round():
+    """The observation shows it, so what the first turn brings is a move from there; see `situation_of`."""
+    played = episode(LESS, [(20, 100), (20, 100)])
+    opened = replace(played, turns=(Turn(0, COUNTERPARTY, "they", offer=120), *played.turns))
+    assert default_reward().of(opened) - default_reward().of(played) == pytest.approx([0.2, 0.0])
+    assert situation_of(DialoguePrefix(LESS, opened.turns[:3]))[0] == pytest.approx(0.2)
 
 
 def test_early_concessions_are_worth_more_than_late_ones():

@@ -84,9 +84,13 @@ class Reward:
 
 
 def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> npt.NDArray[np.floating]:
-    """Change of position of one side's standing offer over each round, (rounds,); 0 where it has none before."""
+    """Change of position of one side's standing offer over each round, (rounds,); 0 where it has none before.
+
+    An offer before the first of these rounds, in words that open the dialogue, stands already.
+    """
     stated = {turn.round: turn.offer for turn in episode.turns if turn.speaker == side and turn.offer is not None}
-    moves, standing = np.zeros(len(rounds)), None
+    opening = [episode.scenario.position(offer) for number, offer in stated.items() if number < rounds[0]]
+    moves, standing = np.zeros(len(rounds)), opening[-1] if opening else None
     for i, number in enumerate(rounds):
         if number in stated:
             position = episode.scenario.position(stated[number])
