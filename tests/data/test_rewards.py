@@ -8,6 +8,7 @@ from rewards import default_reward
 
 from emodistill.data.observations import DialoguePrefix, situation_of
 from emodistill.data.schema import Episode
+from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -99,3 +100,12 @@ def test_after_the_last_round_of_the_method_moves_count_nothing():
     """People may talk longer than 15 rounds; a concession must not turn into a loss."""
     offers = [(20, 120)] * 16 + [(20, 60)]
     assert default_reward().of(episode(LESS, offers))[-1] == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"move_limit": -1}, {"move_limit": 0}, {"concession": float("nan")}, {"judge": None}, {"deal_bonus": "2"}]
+)
+def test_numbers_without_a_meaning_are_refused_by_name(wrong):
+    ((key, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^data.dataset.reward.{key}={value}: it must be "):
+        default_reward(**wrong)

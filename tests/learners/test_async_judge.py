@@ -149,10 +149,22 @@ def test_many_askers_get_their_own_scores():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"look_ahead": -1}, {"timeout_s": 0}, {"timeout_s": -1.0}, {"min_group": 1}, {"max_unscored_batches": 0}]
+    "wrong",
+    [
+        {"look_ahead": -1},
+        {"look_ahead": None},
+        {"look_ahead": 1.5},
+        {"timeout_s": 0},
+        {"timeout_s": -1.0},
+        {"timeout_s": "long"},
+        {"min_group": 1},
+        {"min_group": None},
+        {"max_unscored_batches": 0},
+        {"max_unscored_batches": 1.5},
+    ],
 )
 def test_settings_without_a_sense_are_refused_by_name(wrong):
     right = {"look_ahead": 0, "timeout_s": None, "min_group": 2, "max_unscored_batches": None}
     Judging(**right)
-    with pytest.raises(UserError, match=f"judging.{next(iter(wrong))}="):
+    with pytest.raises(UserError, match=f"^learner.judging.{next(iter(wrong))}="):
         Judging(**(right | wrong))

@@ -25,6 +25,7 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import HIGHEST, LOWEST, Scorer
+from emodistill.learners.settings import ABOVE_0, check_settings, is_number
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ class Reward:
         judge: weight of the turn's judge score, from 0 (lowest) to 1 (highest).
         deal_bonus, no_deal_penalty: see `concession`.
         move_limit: `limit` above, in position.
+
+    Raises:
+        UserError: if one of them is no finite number, or `move_limit` is not above 0.
     """
 
     concession: float
@@ -56,6 +60,10 @@ class Reward:
     deal_bonus: float
     no_deal_penalty: float
     move_limit: float
+
+    def __post_init__(self) -> None:
+        finite = (is_number, "a finite number")
+        check_settings(vars(self), dict.fromkeys(vars(self), finite) | {"move_limit": ABOVE_0}, "data.dataset.reward.")
 
     def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
         """Rewards of the episode's focal turns, (turns,) float64.

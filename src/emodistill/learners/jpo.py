@@ -30,6 +30,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -48,7 +49,7 @@ from emodistill.judges.request import Scorer
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture
 from emodistill.learners.devices import build_policy, gather
 from emodistill.learners.optimizer import adamw, check_optimizer, finite
-from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings
+from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings, is_count
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
@@ -59,7 +60,12 @@ Scores = Sequence[float | None]  # None where the judge gave none
 
 LIMIT = 10.0  # of an advantage, in standard deviations
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
-_ALLOWED: Allowed = {"clip_range": ABOVE_0, "kl_coef": FROM_0, "negative_weight": FROM_0}
+_ALLOWED: Allowed = {
+    "clip_range": ABOVE_0,
+    "kl_coef": FROM_0,
+    "negative_weight": FROM_0,
+    "samples": (partial(is_count, least=2), "a whole number of at least 2, for an utterance is compared with others"),
+}
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 Reply = tuple[ChatContext, str, float | None]  # context, words, score
 
@@ -562,14 +568,12 @@ class JPOLearner(L.LightningModule):
         super().__init__()
         check_settings(locals(), _ALLOWED)
         check_optimizer(optimizer)
-        if samples < 2:
-            raise UserError(f"samples={samples}: an utterance is compared with others, so at least 2 are needed")
-        if judging["min_group"] > samples:
-            raise UserError(f"samples={samples}: judging.min_group={judging['min_group']} would skip every group")
+        self.judging = Judging(**judging)
+        if self.judging.min_group > samples:
+            raise UserError(f"samples={samples}: judging.min_group={self.judging.min_group} would skip every group")
         if learn_from not in ("all", "best"):
             raise UserError(f"learn_from={learn_from}: use all (by advantages) or best (the best of each group)")
         self.save_hyperparameters(ignore=["judge", "sampler", "parts"])  # objects would not load with weights_only=True
-        self.judging = Judging(**judging)
         self.judge = None if judge is None else AsyncJudge(judge, self.judging.timeout_s)
         self.queue = RolloutQueue(self.judge, sampler, self.judging.look_ahead)
         self.cache = ReferenceCache()
