@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from emodistill.errors import UserError
 from emodistill.judges.ledger import Ledger, LedgerJudge
@@ -146,6 +147,21 @@ def test_many_askers_get_their_own_scores():
     for thread in threads:
         thread.join(WAIT_S)
     assert len(found) == 200 and all(found.values())
+
+
+def test_the_judge_works_on_the_gpu_of_whoever_asks(monkeypatch):
+    """A device is current for a thread alone, and a new one begins with the first GPU."""
+    current = threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(current, "device", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "device", device))
+    torch.cuda.set_device(3)
+
+    class Placed:
+        def scores(self, requests, on_score=None):
+            return [float(torch.cuda.current_device()) for _ in requests]
+
+    assert AsyncJudge(Placed(), WAIT_S).scores(ask("x", "y")) == [3.0, 3.0]
 
 
 @pytest.mark.parametrize(

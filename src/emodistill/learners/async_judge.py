@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from emodistill.judges.request import JudgeRequest, Scorer
 from emodistill.learners.settings import Allowed, check_settings, is_count, is_number
 
@@ -94,13 +96,18 @@ class AsyncJudge:
         self._working = False
 
     def ask(self, requests: Sequence[JudgeRequest]) -> ScoreFuture:
-        """Hand requests over; returns at once."""
+        """Hand requests over; returns at once.
+
+        The thread takes over the caller's GPU: of its own it would put every process's judge on the first one.
+        """
         future = ScoreFuture(requests)
+        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         with self._lock:
             self._queue.append(future)
             if not self._working:
                 self._working = True
-                threading.Thread(target=self._work, name="judge", daemon=True).start()  # no exit waits for a dead judge
+                worker = threading.Thread(target=self._work, args=(device,), name="judge", daemon=True)
+                worker.start()  # a daemon: no exit waits for a dead judge
         return future
 
     def collect(self, future: ScoreFuture) -> list[float | None]:
@@ -137,8 +144,10 @@ class AsyncJudge:
         text = "%d of %d scores did not come within %g s and are missing; those under way are stored when they come"
         logger.warning(text, late, count, self.timeout_s)
 
-    def _work(self) -> None:
+    def _work(self, device: int | None = None) -> None:
         """The thread: one call after the other until the queue is empty."""
+        if device is not None:
+            torch.cuda.set_device(device)
         while True:
             with self._lock:
                 count = 1 if self._by_call else len(self._queue)
