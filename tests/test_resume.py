@@ -127,7 +127,7 @@ def test_a_stage_is_not_continued_on_data_that_has_changed(place):
     forget_cut(stage)
     note = json.loads((stage / "corpus.json").read_text(encoding="utf-8"))
     (stage / "corpus.json").write_text(json.dumps(note | {"sha256": "0" * 64}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"^data: .*episodes\.parquet is not the corpus that .* was begun with"):
+    with pytest.raises(UserError, match=r"^data: .*episodes\.parquet is not what .* was begun with"):
         place.train("iql", "moved")
     (stage / "corpus.json").write_text(json.dumps({**note, "sha256": None}), encoding="utf-8")
     place.train("iql", "moved")

@@ -53,7 +53,7 @@ def test_a_stage_goes_on_with_the_episodes_it_was_begun_with_and_no_others(run, 
     same = read_episodes(file)
     Provenance.of(file.rename(tmp_path / "moved.parquet"), same).check_continues(stage)
     write_episodes([replace(same[0], seed=9), *same[1:]], file)
-    with pytest.raises(UserError, match=r"^data: .*episodes.parquet is not the corpus that .*iql was begun with"):
+    with pytest.raises(UserError, match=r"^data: .*episodes.parquet is not what .*iql was begun with"):
         Provenance.of(file, same).check_continues(stage)
 
 

@@ -86,7 +86,9 @@ def encoded_once(encoder, monkeypatch):
     episodes, places = make_episodes(4), []
     items = contexts_by_episode(episodes, [[False, True]] * 4, encoder, reserve=8)
     encode = encoder.contexts
-    monkeypatch.setattr(encoder, "contexts", lambda one, *rest: places.append(episodes.index(one)) or encode(one, *rest))
+    monkeypatch.setattr(
+        encoder, "contexts", lambda one, *rest: places.append(episodes.index(one)) or encode(one, *rest)
+    )
     return items, places
 
 

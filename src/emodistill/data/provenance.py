@@ -64,11 +64,11 @@ class Provenance:
             UserError: naming both files.
         """
         path = stage_dir / NAME
-        before = Provenance.read(path).sha256 if path.is_file() else None
-        if before not in (None, self.sha256):
+        before = Provenance.read(path) if path.is_file() else self
+        if before.sha256 not in (None, self.sha256):
             raise UserError(
-                f"data: {self.episodes} is not the corpus that {stage_dir} was begun with (its SHA-256 began with "
-                f"{before[:16]}, now with {self.sha256[:16]}); put back what it learnt from, or choose another run=..."
+                f"data: {self.episodes} is not what {stage_dir} was begun with ({before.episodes} as it was then); put "
+                "that back, or choose another run=..."
             )
 
 

@@ -8,6 +8,7 @@ Notation for shapes: N transitions, B rows of a table or batch, D observation.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +26,6 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import HIGHEST, LOWEST, Scorer
-from emodistill.learners.settings import ABOVE_0, check_settings, is_number
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side, Turn
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,11 @@ class Reward:
     move_limit: float
 
     def __post_init__(self) -> None:
-        finite = (is_number, "a finite number")
-        check_settings(vars(self), dict.fromkeys(vars(self), finite) | {"move_limit": ABOVE_0}, "data.dataset.reward.")
+        for key, value in vars(self).items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or (key == "move_limit" and value <= 0):
+                wanted = "above 0" if key == "move_limit" else "a finite number"
+                raise UserError(f"data.dataset.reward.{key}={value}: it must be {wanted}")
 
     def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
         """Rewards of the episode's focal turns, (turns,) float64.
@@ -191,8 +194,8 @@ def _table(
     ended = np.isfinite(rewards[last])
     if not ended.any():
         raise UserError(
-            f"the judge scored the last turn of none of {len(ended)} episodes; see to it and run the same command again, "
-            "or set data.dataset.reward.judge=0"
+            f"the judge scored the last turn of none of {len(ended)} episodes; see to it and run the same command "
+            "again, or set data.dataset.reward.judge=0"
         )
     if not ended.all():
         text = "%d of %d episodes are left out: the judge gave no score to the last turn that shows an emotion"

@@ -101,7 +101,8 @@ class AsyncJudge:
         The thread takes over the caller's GPU: of its own it would put every process's judge on the first one.
         """
         future = ScoreFuture(requests)
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch 2.13
+        device = torch.cuda.current_device() if begun else None
         with self._lock:
             self._queue.append(future)
             if not self._working:

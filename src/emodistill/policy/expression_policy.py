@@ -105,7 +105,8 @@ class ExpressionPolicy(nn.Module):
             device: where it will compute, see `device_of`. It decides the dtype `auto`; the trainer moves the policy.
 
         Raises:
-            UserError: if the model is unfit, or the adapter is damaged or belongs to another model, vocabulary or precision.
+            UserError: if the model is unfit, or the adapter is damaged or belongs to another model, vocabulary or
+                precision.
         """
         super().__init__()
         words = load_vocabulary(vocabulary)
