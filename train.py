@@ -99,7 +99,10 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     data = instantiate(cfg.data, _convert_="all")
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
-    start = LambdaCallback(on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg))
+    start = LambdaCallback(
+        setup=lambda *_, **__: checkpoint and data.provenance.check_continues(Path(cfg.stage_dir)),  # data is read then
+        on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg),
+    )
     shares = SharedSteps()
     given = {"logger": instantiate(cfg.logger), "strategy": strategy_of(cfg.trainer.strategy)}
     trainer: L.Trainer = instantiate(cfg.trainer, **given, callbacks=[start, shares, *callbacks], _convert_="all")

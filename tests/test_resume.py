@@ -1,5 +1,6 @@
 """A run that stops and goes on must end where the unbroken run ends, to the last bit, whenever it stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import begun, composed, cut_and_resume
+from tiny_runs import begun, composed, cut_and_resume, forget_cut
 
 from emodistill.errors import UserError
 from train import train
@@ -116,6 +117,22 @@ def test_a_validation_in_the_middle_of_a_step_leaves_nothing_half_learnt_behind(
     place.train("sft", "odd", *odd)
     cut_and_resume(place, "sft", "odd-cut", 4, "validation", odd)  # after nine batches
     assert_same_end(place, "odd", "odd-cut", "sft")
+
+
+def test_a_stage_is_not_continued_on_data_that_has_changed(place):
+    """Changed is what the note says: to the stage it is the same. And a note of an earlier version says nothing."""
+    with pytest.raises(RuntimeError, match="power cut"):
+        place.train("iql", "moved", "+callbacks.cut._target_=tiny_runs.PowerCut", "+callbacks.cut.step=3")
+    stage = place.folder / "moved" / "iql"
+    forget_cut(stage)
+    note = json.loads((stage / "corpus.json").read_text(encoding="utf-8"))
+    (stage / "corpus.json").write_text(json.dumps(note | {"sha256": "0" * 64}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^data: .*episodes\.parquet is not what .* was begun with"):
+        place.train("iql", "moved")
+    (stage / "corpus.json").write_text(json.dumps({**note, "sha256": None}), encoding="utf-8")
+    place.train("iql", "moved")
+    assert_same_end(place, "run", "moved", "iql")
+    assert json.loads((stage / "corpus.json").read_text(encoding="utf-8")) == note
 
 
 def test_the_curves_go_on_in_one_folder(place):

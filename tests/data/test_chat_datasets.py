@@ -27,6 +27,15 @@ def test_what_did_not_fit_is_told_of_each_split_by_itself(tmp_path, caplog, stag
     assert validation.startswith("validation: ") and ": 0 early rounds" not in validation
 
 
+def test_a_chat_is_never_longer_than_the_files_of_the_model_say(tmp_path):
+    """Whoever names a folder or ORG/NAME says nothing of its context; without this, drawing replies would fail."""
+    settings = ChatSource(build_tiny_model(tmp_path / "model"), "goemotions28", 4096), AllTurns(), "sampled", 1, 4, 48
+    view = JPODataset(*settings, turns_per_chat=30)
+    view.prepare([make_episode(30)], [make_episode(30, number=5)])
+    (contexts,) = view.items
+    assert 1900 < max(len(context.input_ids) for context in [*contexts, *view.contexts]) <= 2048 - 48
+
+
 def test_training_chats_are_encoded_as_they_are_served(tmp_path):
     """A run reads a part of a large corpus: to encode all of it first would take longer than the run."""
     source = ChatSource(build_tiny_model(tmp_path / "model"), "goemotions28", 4096)

@@ -7,14 +7,15 @@ from episodes import make_episode, make_scenario
 
 from emodistill.data.corpus import CorpusFile
 from emodistill.data.provenance import Provenance, check_unseen, of_run
-from emodistill.data.schema import write_episodes
+from emodistill.data.schema import read_episodes, write_episodes
 from emodistill.errors import UserError
 
 
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "run" / "iql").mkdir(parents=True)
-    episodes = [replace(make_episode(number=i), scenario=scenario(i)) for i in (0, 1, 1)]
+    episodes = [replace(make_episode(number=i, seed=k), scenario=scenario(i)) for k, i in enumerate((0, 1, 1))]
+    write_episodes(episodes, tmp_path / "episodes.parquet")
     Provenance.of(tmp_path / "episodes.parquet", episodes).write(tmp_path / "run" / "iql")
     return tmp_path / "run"
 
@@ -44,6 +45,26 @@ def test_the_situation_counts_and_not_its_name(run):
     check_unseen(run, [scenario(7, "debt-001")])
     with pytest.raises(UserError, match=r"debt-009 was trained on \(there called debt-000\)"):
         check_unseen(run, [scenario(0, "debt-009")])
+
+
+def test_a_stage_goes_on_with_the_episodes_it_was_begun_with_and_no_others(run, tmp_path):
+    """The scenarios are the same; only the words of one episode are not."""
+    file, stage = tmp_path / "episodes.parquet", run / "iql"
+    same = read_episodes(file)
+    Provenance.of(file.rename(tmp_path / "moved.parquet"), same).check_continues(stage)
+    write_episodes([replace(same[0], seed=9), *same[1:]], file)
+    with pytest.raises(UserError, match=r"^data: .*episodes.parquet is not what .*iql was begun with"):
+        Provenance.of(file, same).check_continues(stage)
+
+
+@pytest.mark.parametrize("kept", ['{"episodes": "a", "scenarios": {}}', None])
+def test_a_stage_begun_before_the_hash_was_kept_goes_on(run, tmp_path, kept):
+    note = run / "iql" / "corpus.json"
+    if kept:
+        note.write_text(kept)
+    else:
+        note.unlink()
+    Provenance("another", {}, "hash").check_continues(run / "iql")
 
 
 def test_a_damaged_note_is_named(run):

@@ -1,10 +1,14 @@
 """The reward of a turn: signs, weights and ends, by hand and by symmetry."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rewards import default_reward
 
+from emodistill.data.observations import DialoguePrefix, situation_of
 from emodistill.data.schema import Episode
+from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Turn
 from emodistill.negotiation.scenarios import Scenario
 
@@ -50,6 +54,14 @@ def test_a_round_without_an_offer_moves_nothing_and_the_next_counts_from_the_las
     assert found == pytest.approx([0.0, 0.0, 0.2 * (1 - 2 / 15) - 2.0])
 
 
+def test_an_offer_that_opens_the_dialogue_stands_before_the_first_round():
+    """The observation shows it, so what the first turn brings is a move from there; see `situation_of`."""
+    played = episode(LESS, [(20, 100), (20, 100)])
+    opened = replace(played, turns=(Turn(0, COUNTERPARTY, "they", offer=120), *played.turns))
+    assert default_reward().of(opened) - default_reward().of(played) == pytest.approx([0.2, 0.0])
+    assert situation_of(DialoguePrefix(LESS, opened.turns[:3]))[0] == pytest.approx(0.2)
+
+
 def test_early_concessions_are_worth_more_than_late_ones():
     early = default_reward().of(episode(LESS, [(20, 120), (20, 100), (20, 100)])).sum()
     late = default_reward().of(episode(LESS, [(20, 120), (20, 120), (20, 100)])).sum()
@@ -88,3 +100,12 @@ def test_after_the_last_round_of_the_method_moves_count_nothing():
     """People may talk longer than 15 rounds; a concession must not turn into a loss."""
     offers = [(20, 120)] * 16 + [(20, 60)]
     assert default_reward().of(episode(LESS, offers))[-1] == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"move_limit": -1}, {"move_limit": 0}, {"concession": float("nan")}, {"judge": None}, {"deal_bonus": "2"}]
+)
+def test_numbers_without_a_meaning_are_refused_by_name(wrong):
+    ((key, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^data.dataset.reward.{key}={value}: it must be "):
+        default_reward(**wrong)

@@ -70,6 +70,18 @@ def test_a_silent_turn_is_not_judged_and_a_missing_score_drops_its_own_turn_only
     assert found == pytest.approx([3.0, 6.0])
 
 
+def test_an_episode_whose_last_turn_has_no_score_is_left_out_and_that_is_said(observer, caplog):
+    judged = default_reward(judge=1)
+    episodes = [muted(make_episode(rounds=2, number=i, seed=i)) for i in range(3)]
+    given = [np.array(scores) for scores in ([5.0, 5.0], [5.0, np.nan], [np.nan, 5.0])]
+    with caplog.at_level(logging.WARNING):
+        table = build_transitions(episodes, observer, judged, lambda chosen: given)
+    assert table.episode.tolist() == [0, 0, 2] and table.transitions.terminal.tolist() == [0.0, 1.0, 1.0]
+    assert "1 of 3 episodes are left out" in caplog.text
+    with pytest.raises(UserError, match=r"the last turn of none of 3 episodes; .* data\.dataset\.reward\.judge=0"):
+        build_transitions(episodes, observer, judged, lambda chosen: [np.array([5.0, np.nan])] * 3)
+
+
 def test_an_episode_that_shows_nothing_is_no_transition(observer):
     with pytest.raises(UserError, match="no valid episode with an emotion"):
         build_transitions([muted(WHOLE, 1, 2, 3, 4)], observer, default_reward())

@@ -74,6 +74,7 @@ class Data(L.LightningDataModule):
 
     def val_dataloader(self):
         count = torch.arange(30)
-        split = TransitionEpisodes(make_batch(30), count // 3, count % 3, torch.full((30,), 0.2))
+        rows = make_batch(30)._replace(terminal=(count % 3 == 2).float())
+        split = TransitionEpisodes(rows, count // 3, count % 3, torch.full((30,), 0.2))
         own = torch.Generator()  # or else each pass draws a seed from the global one
         return DataLoader([split], batch_size=None, generator=own)

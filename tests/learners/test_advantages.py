@@ -53,6 +53,12 @@ def test_a_part_that_says_nothing_halves_and_a_missing_score_still_drops_out():
     assert group_advantages([2.0, None, 9.0], 1.0, [(1.0, [None, 1.0, None])]) == [-0.5, None, 0.5]
 
 
+def test_an_utterance_without_a_score_moves_no_neighbour_by_its_parts():
+    """Two replies alike in the part: a third one, which the judge did not score, says nothing about them."""
+    alone = group_advantages([2.0, 8.0, 9.0], 1.0, [(1.0, [0.2, 0.2, 0.4])])
+    assert group_advantages([2.0, 8.0, None, 9.0], 1.0, [(1.0, [0.2, 0.2, 0.9, 0.4])]) == [*alone[:2], None, alone[2]]
+
+
 def test_parts_belong_to_their_group():
     found = Comparison.of([[2.0, 9.0], [9.0, 2.0]], 2, 1.0, [(1.0, [[0.0, 1.0], [0.0, 1.0]])])
     assert found.advantages == [[-1.0, 1.0], [0.0, 0.0]]

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from emodistill.errors import UserError
 from emodistill.judges.ledger import Ledger, LedgerJudge
@@ -148,11 +149,38 @@ def test_many_askers_get_their_own_scores():
     assert len(found) == 200 and all(found.values())
 
 
+def test_the_judge_works_on_the_gpu_of_whoever_asks(monkeypatch):
+    """A device is current for a thread alone, and a new one begins with the first GPU."""
+    current = threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(current, "device", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "device", device))
+    torch.cuda.set_device(3)
+
+    class Placed:
+        def scores(self, requests, on_score=None):
+            return [float(torch.cuda.current_device()) for _ in requests]
+
+    assert AsyncJudge(Placed(), WAIT_S).scores(ask("x", "y")) == [3.0, 3.0]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"look_ahead": -1}, {"timeout_s": 0}, {"timeout_s": -1.0}, {"min_group": 1}, {"max_unscored_batches": 0}]
+    "wrong",
+    [
+        {"look_ahead": -1},
+        {"look_ahead": None},
+        {"look_ahead": 1.5},
+        {"timeout_s": 0},
+        {"timeout_s": -1.0},
+        {"timeout_s": "long"},
+        {"min_group": 1},
+        {"min_group": None},
+        {"max_unscored_batches": 0},
+        {"max_unscored_batches": 1.5},
+    ],
 )
 def test_settings_without_a_sense_are_refused_by_name(wrong):
     right = {"look_ahead": 0, "timeout_s": None, "min_group": 2, "max_unscored_batches": None}
     Judging(**right)
-    with pytest.raises(UserError, match=f"judging.{next(iter(wrong))}="):
+    with pytest.raises(UserError, match=f"^learner.judging.{next(iter(wrong))}="):
         Judging(**(right | wrong))

@@ -122,7 +122,10 @@ def test_foreign_checkpoints_and_settings_are_refused_by_name(make_learner, item
     foreign = JPOLearner(policy_settings(tiny_model, init_adapter=str(other)), OPTIMIZER, **JPO, judge=RoundJudge())
     with pytest.raises(UserError, match=f"another adapter than {other}"):
         fit(foreign, [batch_of(items)], ckpt_path=tmp_path / "jpo.ckpt")
-    with pytest.raises(UserError, match="samples=1"):
-        make_learner(RoundJudge(), samples=1)
+    for samples in (1, 4.5, "four", None):
+        with pytest.raises(UserError, match=f"^learner.samples={samples}: "):
+            make_learner(RoundJudge(), samples=samples)
+    with pytest.raises(UserError, match="^learner.judging.min_group=None: "):
+        make_learner(RoundJudge(), judging=JPO["judging"] | {"min_group": None})
     with pytest.raises(UserError, match="needs a judge and a sampler"):
         fit(make_learner(RoundJudge()), [ContextBatch(contexts)])

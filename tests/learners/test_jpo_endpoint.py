@@ -1,8 +1,10 @@
 """JPO with replies from a server that loads adapters: a real model with real adapters on loopback (`lora_server`)."""
 
 import copy
+import json
 import logging
 import math
+import shutil
 import threading
 
 import pytest
@@ -63,10 +65,20 @@ def make_sampler(server, encoder, tmp_path):
 
 
 @pytest.fixture
-def make_learner(tiny_model, sft_adapter):
+def plain_adapter(sft_adapter, tmp_path):
+    """As if it had been trained on the base in float32."""
+    folder = shutil.copytree(sft_adapter, tmp_path / "plain")
+    note = folder / "emodistill.json"
+    note.write_text(json.dumps(json.loads(note.read_text(encoding="utf-8")) | {"four_bit": False}), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture
+def make_learner(tiny_model, sft_adapter, plain_adapter):
     """The base is float32 here as there."""
 
-    def make(sampler, learning_rate=1e-2, four_bit=False, start=sft_adapter, **changes):
+    def make(sampler, learning_rate=1e-2, four_bit=False, start="", **changes):
+        start = (sft_adapter if four_bit else plain_adapter) if start == "" else start
         settings = policy_settings(tiny_model, init_adapter=start, four_bit=four_bit)
         optimizer = OPTIMIZER | {"learning_rate": learning_rate}
         given = JPO | {"judging": JUDGING | {"timeout_s": None}} | changes

@@ -13,13 +13,16 @@ from chat_training import (
     adapter,
     batch_of,
     fit,
+    make_episodes,
     make_jpo_learner,
     same_weights,
 )
 from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks.throughput import Throughput
+from emodistill.data import chats
 from emodistill.data.chat_datasets import ContextBatch, ContextBatches
+from emodistill.data.chats import contexts_by_episode
 from emodistill.errors import UserError
 from emodistill.policy.generation import RolloutSampler
 
@@ -74,6 +77,33 @@ def test_replies_come_from_the_weights_of_their_step(make, batches, sampler):
     watched = Watched(sampler)
     fit(make(sampler=watched, look_ahead=9), batches, epochs=2, accumulate_grad_batches=2)
     assert watched.notes == ["refresh", "sample"] * 4
+
+
+@pytest.fixture
+def encoded_once(encoder, monkeypatch):
+    """Four episodes of one context each, of which the loader keeps only one; and which were encoded, in order."""
+    monkeypatch.setattr(chats, "KEPT", 1)
+    episodes, places = make_episodes(4), []
+    items = contexts_by_episode(episodes, [[False, True]] * 4, encoder, reserve=8)
+    encode = encoder.contexts
+    monkeypatch.setattr(
+        encoder, "contexts", lambda one, *rest: places.append(episodes.index(one)) or encode(one, *rest)
+    )
+    return items, places
+
+
+def test_a_step_with_more_episodes_than_are_kept_encoded_trains(make, encoded_once):
+    items, _ = encoded_once
+    fit(make(), list(ContextBatches(items, 1, seed=0)), accumulate_grad_batches=4)
+
+
+def test_nothing_of_the_next_step_is_encoded_for_a_sampler_that_does_not_draw_ahead(make, encoded_once):
+    items, places = encoded_once
+    learner = make()
+    learner.configure_model()
+    batch = next(iter(ContextBatches(items, 1, seed=0)))
+    learner.queue.next_batch(learner.policy, batch, 2, 0, 0, left=1)
+    assert len(set(places)) == 2
 
 
 def test_a_step_has_the_same_replies_however_it_is_cut_into_batches(make, contexts):

@@ -111,8 +111,9 @@ def test_the_logged_policy_weighs_all_alike(process, episodes):
 
 def two_episodes(**changes):
     """One of two turns (rewards 1, 2), one of one turn (reward 5), each action with probability one half."""
+    terminal = changes.pop("terminal", torch.tensor([0.0, 1.0, 1.0]))
     rows = Transitions(
-        torch.zeros(3, 1), torch.zeros(3).long(), torch.tensor([1.0, 2.0, 5.0]), torch.zeros(3, 1), torch.ones(3)
+        torch.zeros(3, 1), torch.zeros(3).long(), torch.tensor([1.0, 2.0, 5.0]), torch.zeros(3, 1), terminal
     )
     columns = {
         "episode": torch.tensor([7, 7, 9]),
@@ -149,6 +150,7 @@ def test_the_order_of_the_rows_does_not_matter(process):
         {"behaviour_prob": torch.tensor([0.5, math.nan, 0.5])},  # nobody knows how the emotion was drawn
         {"step": torch.tensor([0, 2, 0])},  # a turn in between was left out
         {"step": torch.tensor([1, 2, 0])},  # the first turn was left out
+        {"terminal": torch.tensor([0.0, 0.0, 1.0])},  # the last turn was left out
         {"step": torch.tensor([0, 0, 0])},  # two turns in one place
     ],
 )

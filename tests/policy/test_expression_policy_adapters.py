@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_model import build_tiny_model
 
 from emodistill.errors import UserError
+from emodistill.policy.chat_backends import LocalModel
 
 
 def test_the_merged_model_speaks_as_the_policy(make_policy, batch):
@@ -73,10 +74,12 @@ def test_an_adapter_comes_back_as_it_was_saved(make_policy, batch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_an_adapter_in_pefts_own_format_is_read_by_peft(make_policy, saved_adapter, tiny_model, batch):
+def test_an_adapter_in_pefts_own_format_is_read_by_peft(make_policy, tiny_model, batch, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    saved_adapter = tmp_path / "adapter"
+    make_policy(four_bit=False).save_adapter(saved_adapter)
     settings = json.loads((saved_adapter / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == Path(tiny_model).name
     assert not any(isinstance(value, str) and Path(value).is_absolute() for value in settings.values())
@@ -92,6 +95,31 @@ def test_an_adapter_for_another_base_or_vocabulary_is_refused_by_name(make_polic
         make_policy(base_model=other, init_adapter=str(saved_adapter))
     with pytest.raises(UserError, match="was trained for vocabulary 'goemotions28'.*'ekman7'"):
         make_policy(vocabulary="ekman7", init_adapter=str(saved_adapter))
+
+
+def test_an_adapter_for_a_base_in_another_precision_is_refused_and_an_older_one_is_not(make_policy, tmp_path):
+    make_policy(four_bit=False).save_adapter(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"adapter was trained with policy\.four_bit=false; use the same here"):
+        make_policy(four_bit=True, init_adapter=str(tmp_path / "adapter"))
+    file = tmp_path / "adapter" / "emodistill.json"
+    note = json.loads(file.read_text())
+    assert note.pop("four_bit") is False
+    file.write_text(json.dumps(note))
+    make_policy(four_bit=True, init_adapter=str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("four_bit", [True, False])
+def test_a_speaker_has_the_base_that_its_adapter_was_trained_on(make_policy, tiny_model, batch, tmp_path, four_bit):
+    trained = make_policy(four_bit=four_bit)
+    trained.save_adapter(tmp_path / "adapter")
+    speaks = LocalModel(tiny_model, "float32", str(tmp_path / "adapter"), device="cpu")._merged()
+    expected = trained.merged(torch.float32)
+    assert all(torch.equal(one, two) for one, two in zip(speaks.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_speaker_in_float16_is_refused_by_its_own_key():
+    with pytest.raises(UserError, match=r"^speaker\.dtype=float16: with an adapter, choose auto, float32 or bfloat16"):
+        LocalModel("embedded", "float16", adapter="somewhere", device="cpu")
 
 
 def test_an_adapter_remembers_the_form_of_its_chats_and_refuses_another_template(make_policy, saved_adapter, tmp_path):

@@ -35,7 +35,7 @@ from emodistill.data.selection import Selection, judge_requests
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
-from emodistill.language_models.local import load_tokenizer
+from emodistill.language_models.local import context_of, load_tokenizer
 from emodistill.negotiation.prompts import Emotions
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.token_batches import Chats
@@ -51,12 +51,12 @@ class ChatSource:
     """Turns episodes into tokens for one base model.
 
     Args:
-        base_model: name, folder or hub id; only its tokenizer is used here.
+        base_model: name, folder or hub id; only its tokenizer and its configuration are used here.
         vocabulary: name of the emotion vocabulary.
-        max_tokens: a longer chat loses whole early rounds.
+        max_tokens: a longer chat loses whole early rounds, and so does one that the model could not take.
         offers_told: see `ChatEncoder`.
         emotions: how emotions enter the chat, see `ChatFormat`.
-        context: most tokens that the model takes, where that is known; a longer chat loses early rounds too.
+        context: most tokens of a chat, where fewer than the model's configuration says are wanted.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class ChatSource:
         tokenizer = load_tokenizer(self.base_model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         chat_format = ChatFormat(tokenizer, self.vocabulary, self.emotions)
-        return ChatEncoder(chat_format, self.max_tokens, self.offers_told), int(pad)
+        max_tokens = min(self.max_tokens, context_of(self.base_model))
+        return ChatEncoder(chat_format, max_tokens, self.offers_told), int(pad)
 
 
 class SFTBatch:

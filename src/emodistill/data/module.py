@@ -6,7 +6,6 @@ epoch.
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -56,7 +55,6 @@ class NegotiationData(L.LightningDataModule):
         super().__init__()
         self.corpus, self.dataset, self.seed = corpus, dataset, seed
         self.provenance: Provenance | None = None
-        self._file: Path | None = None
         self._ready = False
         self._batches: ResumableLoader | None = None
         self._restored: dict[str, Any] | None = None
@@ -67,7 +65,7 @@ class NegotiationData(L.LightningDataModule):
         return self.dataset.dataset_stats
 
     def prepare_data(self) -> None:
-        self._file = self.corpus.build()
+        self.corpus.build()
 
     def setup(self, stage: str) -> None:
         if self._ready:  # Lightning calls this hook once for each of fit and validate
@@ -77,7 +75,7 @@ class NegotiationData(L.LightningDataModule):
         for split, members in splits.items():
             if not any(episode.end != "invalid" for episode in members):
                 raise UserError(f"the corpus has no valid episode in the split '{split}'; both train and val need some")
-        self.provenance = Provenance.of(self._file, [*splits["train"], *splits["val"]])
+        self.provenance = Provenance.of(self.corpus.build(), [*splits["train"], *splits["val"]])
         self.dataset.prepare(splits["train"], splits["val"])
         self._ready = True
 

@@ -1,6 +1,9 @@
 """What a stage was trained on, kept beside its checkpoints, so that nobody tests on it by mistake.
 
-    checkpoints/<run>/<stage>/corpus.json    {"episodes": file, "scenarios": {fingerprint of the content: id}}
+    checkpoints/<run>/<stage>/corpus.json    {"episodes": file, "sha256": its hash,
+                                              "scenarios": {fingerprint of the content: id}}
+
+A stage that is continued has to learn from the same file, by its hash.
 
 Scenarios are compared by content: another generator may give the same id to something else, and two files may call one
 situation by different names.
@@ -14,7 +17,7 @@ from pathlib import Path
 from emodistill.data.corpus import Corpus
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
-from emodistill.files import atomic_write
+from emodistill.files import atomic_write, file_hash
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.splits import content_of
 
@@ -23,30 +26,55 @@ NAME = "corpus.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """A corpus file, and the content and id of each scenario that was trained or validated on."""
+    """A corpus file with its hash, and the content and id of each scenario that was trained or validated on.
+
+    The hash is None where a stage was begun before it was kept.
+    """
 
     episodes: str
     scenarios: dict[str, str]
+    sha256: str | None = None
 
     @classmethod
-    def of(cls, file: Path | None, episodes: Sequence[Episode]) -> "Provenance":
-        return cls(str(file), {content_of(episode.scenario): episode.scenario.id for episode in episodes})
+    def of(cls, file: Path, episodes: Sequence[Episode]) -> "Provenance":
+        scenarios = {content_of(episode.scenario): episode.scenario.id for episode in episodes}
+        return cls(str(file), scenarios, file_hash(file))
+
+    @classmethod
+    def read(cls, path: Path) -> "Provenance":
+        """What `write` kept.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(content["episodes"], content["scenarios"], content.get("sha256"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged; train {path.parent.name} again in another run=...") from error
 
     def write(self, stage_dir: Path) -> None:
-        content = {"episodes": self.episodes, "scenarios": self.scenarios}
+        content = {"episodes": self.episodes, "sha256": self.sha256, "scenarios": self.scenarios}
         atomic_write(stage_dir / NAME, json.dumps(content, indent=1) + "\n")
+
+    def check_continues(self, stage_dir: Path) -> None:
+        """Refuse to go on with a stage on other data than it was begun with.
+
+        Raises:
+            UserError: naming both files.
+        """
+        path = stage_dir / NAME
+        before = Provenance.read(path) if path.is_file() else self
+        if before.sha256 not in (None, self.sha256):
+            raise UserError(
+                f"data: {self.episodes} is not what {stage_dir} was begun with ({before.episodes} as it was then); put "
+                "that back, or choose another run=..."
+            )
 
 
 def of_run(run_dir: Path) -> dict[str, Provenance]:
     """Stage -> what it was trained on; stages from before this was kept are left out."""
-    found: dict[str, Provenance] = {}
-    for path in sorted(run_dir.glob(f"*/{NAME}")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[path.parent.name] = Provenance(content["episodes"], content["scenarios"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged; train {path.parent.name} again in another run=...") from error
-    return found
+    return {path.parent.name: Provenance.read(path) for path in sorted(run_dir.glob(f"*/{NAME}"))}
 
 
 def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:

@@ -8,6 +8,7 @@ Notation for shapes: N transitions, B rows of a table or batch, D observation.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ class Reward:
         judge: weight of the turn's judge score, from 0 (lowest) to 1 (highest).
         deal_bonus, no_deal_penalty: see `concession`.
         move_limit: `limit` above, in position.
+
+    Raises:
+        UserError: if one of them is no finite number, or `move_limit` is not above 0.
     """
 
     concession: float
@@ -56,6 +60,13 @@ class Reward:
     deal_bonus: float
     no_deal_penalty: float
     move_limit: float
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or (key == "move_limit" and value <= 0):
+                wanted = "above 0" if key == "move_limit" else "a finite number"
+                raise UserError(f"data.dataset.reward.{key}={value}: it must be {wanted}")
 
     def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
         """Rewards of the episode's focal turns, (turns,) float64.
@@ -84,9 +95,13 @@ class Reward:
 
 
 def _moves(episode: Episode, side: Side, rounds: Sequence[int]) -> npt.NDArray[np.floating]:
-    """Change of position of one side's standing offer over each round, (rounds,); 0 where it has none before."""
+    """Change of position of one side's standing offer over each round, (rounds,); 0 where it has none before.
+
+    An offer before the first of these rounds, in words that open the dialogue, stands already.
+    """
     stated = {turn.round: turn.offer for turn in episode.turns if turn.speaker == side and turn.offer is not None}
-    moves, standing = np.zeros(len(rounds)), None
+    opening = [episode.scenario.position(offer) for number, offer in stated.items() if number < rounds[0]]
+    moves, standing = np.zeros(len(rounds)), opening[-1] if opening else None
     for i, number in enumerate(rounds):
         if number in stated:
             position = episode.scenario.position(stated[number])
@@ -122,9 +137,10 @@ def build_transitions(
     An invalid episode gives none. A focal turn without an emotion is no transition, but what it earned is not lost: it
     counts for the turn with an emotion before it, undiscounted, so the end of an episode always counts. Where the
     reward has a judge part, a turn without a score is left out (its neighbours stay: a missing score is not a zero).
+    Where that is the last one, so is its episode: what the others led to would be cut off.
 
     Raises:
-        UserError: if no episode has a turn with an emotion.
+        UserError: if no episode has a turn with an emotion, or the judge scored the last one of none.
     """
     valid = [episode for episode in episodes if episode.end != "invalid" and _acting(episode)]
     if not valid:
@@ -158,7 +174,7 @@ def _earned(episode: Episode, reward: Reward, scores: npt.NDArray[np.floating] |
 def _table(
     acting: Sequence[Sequence[Turn]], observer: Observer, observation: np.ndarray, rewards: np.ndarray
 ) -> TransitionEpisodes:
-    """The columns, without the rows whose reward is missing.
+    """The columns, without the rows whose reward is missing and the episodes whose last one is.
 
     Args:
         acting: of each episode the turns that show an emotion; (N,) in all.
@@ -175,7 +191,16 @@ def _table(
     following[last] = 0.0
     actions = [observer.vocabulary.index(turn.emotion) for turn in turns if turn.emotion is not None]
     probabilities = [np.nan if turn.emotion_prob is None else turn.emotion_prob for turn in turns]
-    keep = torch.from_numpy(np.isfinite(rewards))
+    ended = np.isfinite(rewards[last])
+    if not ended.any():
+        raise UserError(
+            f"the judge scored the last turn of none of {len(ended)} episodes; see to it and run the same command "
+            "again, or set data.dataset.reward.judge=0"
+        )
+    if not ended.all():
+        text = "%d of %d episodes are left out: the judge gave no score to the last turn that shows an emotion"
+        logger.warning(text, len(ended) - ended.sum(), len(ended))
+    keep = torch.from_numpy(np.isfinite(rewards) & np.repeat(ended, lengths))
     transitions = Transitions(
         torch.from_numpy(observation),
         torch.tensor(actions),

@@ -178,7 +178,8 @@ def policy_replies(
         raise UserError(f"{adapter} is not told which emotion to show; give an adapter of stage sft or jpo")
     source = ChatSource(identity["base_model"], identity["vocabulary"], MAX_TOKENS)
     encoder, _ = source.open()
-    policy = ExpressionPolicy(identity["base_model"], {}, True, "auto", identity["vocabulary"], str(adapter))
+    four_bit = identity.get("four_bit", True)
+    policy = ExpressionPolicy(identity["base_model"], {}, four_bit, "auto", identity["vocabulary"], str(adapter))
     sampler = RolloutSampler(encoder.chat_format, "auto", TEMPERATURE, TOP_K, REPLY_TOKENS, ROWS)
     sampler.refresh(policy)
     masks = [[number == turn for number in range(len(episode.focal_turns))] for episode, turn in places]

@@ -77,7 +77,7 @@ class TrainedAgent:
         return self.run / self.arm.generator / "adapter"
 
     @cached_property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What the adapter was trained for, without any path of this machine."""
         noted = read_identity(self.adapter)
         return noted | {"base_model": self.base_name}

@@ -40,6 +40,7 @@ TWICE = ["original/*", "metal/*", "consolidated*"]  # weights that a repository 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions, as torch calls them; the last is ARM's
 SAMPLES, SAMPLE_BYTES = 64, 4096
+UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 _SHARED: "weakref.WeakValueDictionary[tuple[str, ...], PreTrainedModel]" = weakref.WeakValueDictionary()
 _SHARING = threading.Lock()
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -186,6 +187,33 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     if not tokenizer.chat_template:
         raise UserError(f"model={model}: has no chat template; use an instruction-tuned model")
     return tokenizer
+
+
+def context_of(model: str) -> int:
+    """The most tokens that a chat may have with a model, from its configuration alone.
+
+    Raises:
+        UserError: if the model is not to be had, or the installed transformers does not know such models.
+    """
+    folder = model_folder(model, weights=False)
+    known_kind(model, folder)
+    from transformers import AutoConfig
+
+    return context_limit(AutoConfig.from_pretrained(folder))
+
+
+def context_limit(settings: Any) -> int:
+    """The most tokens that a chat may have with a model of this configuration of transformers.
+
+    With rotations of two lengths (Phi-3's `longrope`) it is the shorter one: beyond it the library would turn the keys
+    of all earlier tokens anew, and what is kept of them would be wrong.
+    """
+    config = settings.get_text_config()
+    rotation = getattr(config, "rope_parameters", None) or {}
+    longest = int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
+    if rotation.get("rope_type") == "longrope":
+        longest = min(longest, int(rotation["original_max_position_embeddings"]))
+    return longest
 
 
 def load_model(

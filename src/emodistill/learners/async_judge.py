@@ -13,11 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from emodistill.errors import UserError
+import torch
+
 from emodistill.judges.request import JudgeRequest, Scorer
+from emodistill.learners.settings import Allowed, check_settings, is_count, is_number
 
 logger = logging.getLogger(__name__)
+
+_ALLOWED: Allowed = {
+    "look_ahead": (partial(is_count, least=0), "a whole number of batches, 0 or more"),
+    "timeout_s": (lambda v: v is None or (is_number(v) and v > 0), "a number of seconds above 0, or null for no limit"),
+    "min_group": (partial(is_count, least=2), "a whole number of at least 2, for one score compares with nothing"),
+    "max_unscored_batches": (lambda v: v is None or is_count(v), "1 batch or more, or null to never end"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,9 @@ class Judging:
         min_group: a group with fewer scores has no part in the loss and is counted as skipped.
         max_unscored_batches: batches in a row without any score after which the run ends, to be continued; None never
             ends it.
+
+    Raises:
+        UserError: if one of them has no meaning.
     """
 
     look_ahead: int
@@ -39,18 +52,7 @@ class Judging:
     max_unscored_batches: int | None
 
     def __post_init__(self) -> None:
-        if self.look_ahead < 0:
-            raise UserError(f"judging.look_ahead={self.look_ahead}: it is a number of batches, 0 or more")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise UserError(
-                f"judging.timeout_s={self.timeout_s}: use a number of seconds above 0, or null for no limit"
-            )
-        if self.min_group < 2:
-            raise UserError(f"judging.min_group={self.min_group}: one score compares with nothing; use 2 or more")
-        if self.max_unscored_batches is not None and self.max_unscored_batches < 1:
-            raise UserError(
-                f"judging.max_unscored_batches={self.max_unscored_batches}: use 1 batch or more, or null to never end"
-            )
+        check_settings(vars(self), _ALLOWED, "learner.judging.")
 
 
 class ScoreFuture:
@@ -94,13 +96,19 @@ class AsyncJudge:
         self._working = False
 
     def ask(self, requests: Sequence[JudgeRequest]) -> ScoreFuture:
-        """Hand requests over; returns at once."""
+        """Hand requests over; returns at once.
+
+        The thread takes over the caller's GPU: of its own it would put every process's judge on the first one.
+        """
         future = ScoreFuture(requests)
+        begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch 2.13
+        device = torch.cuda.current_device() if begun else None
         with self._lock:
             self._queue.append(future)
             if not self._working:
                 self._working = True
-                threading.Thread(target=self._work, name="judge", daemon=True).start()  # no exit waits for a dead judge
+                worker = threading.Thread(target=self._work, args=(device,), name="judge", daemon=True)
+                worker.start()  # a daemon: no exit waits for a dead judge
         return future
 
     def collect(self, future: ScoreFuture) -> list[float | None]:
@@ -137,8 +145,10 @@ class AsyncJudge:
         text = "%d of %d scores did not come within %g s and are missing; those under way are stored when they come"
         logger.warning(text, late, count, self.timeout_s)
 
-    def _work(self) -> None:
+    def _work(self, device: int | None = None) -> None:
         """The thread: one call after the other until the queue is empty."""
+        if device is not None:
+            torch.cuda.set_device(device)
         while True:
             with self._lock:
                 count = 1 if self._by_call else len(self._queue)

@@ -27,9 +27,10 @@ Shapes: U utterances of a batch, K response tokens of all of them.
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -48,7 +49,7 @@ from emodistill.judges.request import Scorer
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture
 from emodistill.learners.devices import build_policy, gather
 from emodistill.learners.optimizer import adamw, check_optimizer, finite
-from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings
+from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings, is_count
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
@@ -59,7 +60,12 @@ Scores = Sequence[float | None]  # None where the judge gave none
 
 LIMIT = 10.0  # of an advantage, in standard deviations
 SAME = 1e-6  # scores closer than this are the same score; they are on a scale from 1 to 10
-_ALLOWED: Allowed = {"clip_range": ABOVE_0, "kl_coef": FROM_0, "negative_weight": FROM_0}
+_ALLOWED: Allowed = {
+    "clip_range": ABOVE_0,
+    "kl_coef": FROM_0,
+    "negative_weight": FROM_0,
+    "samples": (partial(is_count, least=2), "a whole number of at least 2, for an utterance is compared with others"),
+}
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 Reply = tuple[ChatContext, str, float | None]  # context, words, score
 
@@ -101,9 +107,11 @@ def group_advantages(
 
     Args:
         parts: weights, and scores of the same utterances. Each part is standardised apart, and the advantage is the
-            weighted mean with the judge's weight 1. An utterance that the judge did not score has none.
+            weighted mean with the judge's weight 1. An utterance that the judge did not score has none, and its parts
+            do not count either: it moves none of its neighbours.
     """
-    total = [standardised(scores), *(standardised(own) for _, own in parts)]
+    judged = [[None if score is None else one for score, one in zip(scores, own, strict=True)] for _, own in parts]
+    total = [standardised(scores), *map(standardised, judged)]
     weights = [1.0, *(weight for weight, _ in parts)]
 
     def advantage(values: Scores) -> float:
@@ -342,12 +350,12 @@ class RolloutQueue:
             spoken = spoken or self.speak(policy, step_batches, count, self.training_seed(seed, step), step)
             self._spoken.extend(spoken)
             self._sampled_at = step
-            coming = [] if last else list(islice(batch.following(), left, 2 * left + 1))
+            coming = () if last else islice(batch.following(), left, 2 * left + 1)
             self._draw_ahead(policy, coming, count, self.training_seed(seed, step + 1), step)
         while self._spoken and len(self._asked) <= self.look_ahead:
             self._asked.append(self.ask(policy, self._spoken.popleft()))
         drawn = self._asked.popleft()
-        if [id(context) for context in drawn.batch.contexts] != [id(context) for context in batch.contexts]:
+        if drawn.batch.contexts != batch.contexts:  # by value: what is encoded again is another object
             raise ValueError("the batch is not the one that the loader announced")
         return drawn
 
@@ -377,12 +385,13 @@ class RolloutQueue:
         return _by_batch(batches, *ahead.drawn.result(), ahead.weights)
 
     def _draw_ahead(
-        self, policy: ExpressionPolicy, batches: Sequence[ContextBatch], count: int, seed: int, step: int
+        self, policy: ExpressionPolicy, batches: Iterable[ContextBatch], count: int, seed: int, step: int
     ) -> None:
-        """Begin to draw for the step after this one, by the weights of this one."""
-        if isinstance(self.sampler, EndpointSampler) and self.sampler.ahead and batches:
+        """Begin to draw for the step after this one, by the weights of this one; its contexts are encoded only then."""
+        if not isinstance(self.sampler, EndpointSampler) or not self.sampler.ahead:
+            return
+        if contexts := _contexts(batches):
             self.current_sampler(policy, step)
-            contexts = _contexts(batches)
             self._ahead = Ahead(step + 1, contexts, step, self.sampler.submit(contexts, count, seed))
 
     def ask(self, policy: ExpressionPolicy, spoken: Spoken) -> RolloutBatch:
@@ -415,7 +424,7 @@ class RolloutQueue:
         return self.sampler
 
 
-def _contexts(batches: Sequence[ContextBatch]) -> list[list[int]]:
+def _contexts(batches: Iterable[ContextBatch]) -> list[list[int]]:
     return [context.input_ids for batch in batches for context in batch.contexts]
 
 
@@ -559,14 +568,12 @@ class JPOLearner(L.LightningModule):
         super().__init__()
         check_settings(locals(), _ALLOWED)
         check_optimizer(optimizer)
-        if samples < 2:
-            raise UserError(f"samples={samples}: an utterance is compared with others, so at least 2 are needed")
-        if judging["min_group"] > samples:
-            raise UserError(f"samples={samples}: judging.min_group={judging['min_group']} would skip every group")
+        self.judging = Judging(**judging)
+        if self.judging.min_group > samples:
+            raise UserError(f"samples={samples}: judging.min_group={self.judging.min_group} would skip every group")
         if learn_from not in ("all", "best"):
             raise UserError(f"learn_from={learn_from}: use all (by advantages) or best (the best of each group)")
         self.save_hyperparameters(ignore=["judge", "sampler", "parts"])  # objects would not load with weights_only=True
-        self.judging = Judging(**judging)
         self.judge = None if judge is None else AsyncJudge(judge, self.judging.timeout_s)
         self.queue = RolloutQueue(self.judge, sampler, self.judging.look_ahead)
         self.cache = ReferenceCache()

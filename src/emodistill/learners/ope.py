@@ -148,12 +148,14 @@ def _numbered(episodes: TransitionEpisodes) -> Tensor:
 
 
 def _complete(episodes: TransitionEpisodes) -> bool:
-    """Whether every episode has each of its turns once, from the first on."""
+    """Whether every episode has each of its turns once, from the first on to the one that ended it."""
     number = _numbered(episodes)
     count = torch.bincount(number)
+    ended = torch.unique(number[episodes.transitions.terminal > 0])
     reached = torch.zeros_like(count).scatter_reduce(0, number, episodes.step + 1, "amax")
     key = number * (int(episodes.step.max()) + 1) + episodes.step
-    return bool((count == reached).all()) and len(set(key.tolist())) == len(key)
+    whole = len(ended) == len(count) and bool((count == reached).all())
+    return whole and len(set(key.tolist())) == len(key)
 
 
 def _table(episodes: TransitionEpisodes, values: Tensor) -> Tensor:

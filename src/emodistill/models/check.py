@@ -84,8 +84,7 @@ def check(model: str, work: Work, rank: int) -> Report:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from emodistill.language_models.attention_masks import takes_masks
-    from emodistill.language_models.local import device_of, dtype_of, known_kind, model_folder
-    from emodistill.policy.generation import context_limit
+    from emodistill.language_models.local import context_limit, device_of, dtype_of, known_kind, model_folder
 
     quick_check(model)
     folder = model_folder(model, weights=False)
@@ -99,7 +98,7 @@ def check(model: str, work: Work, rank: int) -> Report:
     shape = _shape(empty, linears)
     speaking, training = paths(empty, device.type == "cpu")
     width = torch.tensor([], dtype=dtype).element_size()
-    work = Work(**(asdict(work) | {"max_tokens": min(work.max_tokens, context_limit(empty))}))
+    work = Work(**(asdict(work) | {"max_tokens": min(work.max_tokens, context_limit(empty.config))}))
     on_gpu = device.type == "cuda"
     speed = None if on_gpu else matrix_speed()
     return Report(
@@ -107,7 +106,7 @@ def check(model: str, work: Work, rank: int) -> Report:
         architecture=type(empty).__name__,
         parameters=sum(weight.numel() for weight in empty.parameters()),
         layers=shape.layers,
-        context=context_limit(empty),
+        context=context_limit(empty.config),
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         chat=chat,

@@ -1,7 +1,8 @@
 """The folder of a saved adapter: what it was trained for, read without PEFT.
 
     adapter_model.safetensors, adapter_config.json      PEFT's own
-    emodistill.json                                     base model and vocabulary with their fingerprints
+    emodistill.json                                     base model and vocabulary with their fingerprints; `four_bit`,
+                                                        whether it learnt on the base in NF4 (older ones lack it)
 
 `policy.expression_policy` writes and loads it.
 """
@@ -9,14 +10,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from emodistill.errors import UserError
 from emodistill.negotiation.prompts import Emotions
 from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
 
 
-def read_identity(folder: Path) -> dict[str, str]:
+def read_identity(folder: Path) -> dict[str, Any]:
     """What an adapter was trained for.
 
     Raises:
@@ -33,8 +34,8 @@ def read_identity(folder: Path) -> dict[str, str]:
         ) from error
 
 
-def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) -> None:
-    """Compare two identities by their fingerprints.
+def refuse_foreign(theirs: dict[str, Any], ours: dict[str, Any], source: str) -> None:
+    """Compare two identities by their fingerprints, and by the base's precision.
 
     Raises:
         UserError: naming the source, what it was trained for, and what is in use.
@@ -51,6 +52,12 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
             f"{source} was trained with another chat template or tokenizer of '{ours['base_model']}'; use the files "
             "that it was trained with, or train the stage again"
         )
+    precise = theirs.get("four_bit", ours.get("four_bit"))
+    if precise != ours.get("four_bit"):
+        raise UserError(
+            f"{source} was trained with policy.four_bit={str(precise).lower()}; use the same here, or train the stage "
+            "again"
+        )
     trained, wanted = emotions_of(theirs, source), emotions_of(ours, source)
     if trained != wanted:
         raise UserError(
@@ -59,7 +66,7 @@ def refuse_foreign(theirs: dict[str, str], ours: dict[str, str], source: str) ->
         )
 
 
-def emotions_of(identity: dict[str, str], source: str) -> Emotions:
+def emotions_of(identity: dict[str, Any], source: str) -> Emotions:
     """How emotions entered the chats that an adapter was trained on; `source` is where its identity was read.
 
     Raises:

@@ -17,7 +17,7 @@ from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
-from emodistill.policy.adapter_files import adapter_fingerprint
+from emodistill.policy.adapter_files import adapter_fingerprint, read_identity
 from emodistill.policy.chat_format import ChatFormat
 
 if TYPE_CHECKING:  # and imported where a model on this machine is to speak
@@ -230,8 +230,8 @@ class LocalModel:
 
     Args:
         model: `embedded`, a folder, or a Hugging Face id.
-        dtype: of the weights, see `dtype_of`.
-        adapter: folder of a trained adapter to merge in, or None.
+        dtype: of the weights, see `dtype_of`; with an adapter not float16.
+        adapter: folder of a trained adapter to merge in, on the base as it was trained (4 bits or not), or None.
         vocabulary: that the adapter was trained with.
         temperature, top_k, max_new_tokens, max_batch: see `ChatGenerator`.
         device: where it computes, see `device_of`.
@@ -264,6 +264,8 @@ class LocalModel:
         from emodistill.language_models.local import device_of, dtype_of
 
         self.device = device_of(device)
+        if adapter and dtype == "float16":
+            raise UserError(f"speaker.dtype={dtype}: with an adapter, choose auto, float32 or bfloat16")
         self.dtype = dtype_of(dtype, self.device)
         self.temperature, self.top_k = temperature, top_k
         self.max_new_tokens, self.max_batch = max_new_tokens, max_batch
@@ -319,7 +321,10 @@ class LocalModel:
     def _merged(self) -> Any:
         from emodistill.policy.expression_policy import ExpressionPolicy
 
-        policy = ExpressionPolicy(self.model, {}, True, self._dtype_name, self.vocabulary, init_adapter=self.adapter)
+        assert self.adapter is not None  # or else nothing would be merged
+        four_bit = read_identity(Path(self.adapter)).get("four_bit", True)  # of an older adapter, as it used to be
+        settings = (four_bit, self._dtype_name, self.vocabulary)
+        policy = ExpressionPolicy(self.model, {}, *settings, init_adapter=self.adapter)
         return policy.merged(self.dtype, self.device)
 
 

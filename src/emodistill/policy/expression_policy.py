@@ -4,8 +4,8 @@ Its state dict is the trained adapter alone, loaded strictly: the frozen base is
 from there, and a checkpoint with another LoRA layout is refused. Only response tokens get logits.
 
 Adapters are saved in PEFT's own format, which any PEFT tool reads. A note beside it, `emodistill.json`, names the base
-model and the vocabulary with their fingerprints. An adapter made for others is refused: its weights may fit the shapes,
-and would then produce nonsense without an error.
+model and the vocabulary with their fingerprints, and the base's precision. An adapter made for others is refused: its
+weights may fit the shapes, and would then produce nonsense without an error.
 
 LoRA on a base in NF4 with double quantisation is QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
 """
@@ -69,7 +69,8 @@ class ExpressionPolicy(nn.Module):
     """A frozen causal language model whose only trainable weights are the `policy` adapter.
 
     Attributes:
-        identity: base model and vocabulary with their fingerprints; kept beside every adapter and in checkpoints.
+        identity: base model and vocabulary with their fingerprints, and whether the base is in NF4; kept beside every
+            adapter and in checkpoints.
         start: fingerprint of the adapter that training starts from, `base` without one.
         sharded: whether its weights are spread over several devices.
     """
@@ -104,17 +105,19 @@ class ExpressionPolicy(nn.Module):
             device: where it will compute, see `device_of`. It decides the dtype `auto`; the trainer moves the policy.
 
         Raises:
-            UserError: if the model is unfit, or the adapter is damaged or belongs to another model or vocabulary.
+            UserError: if the model is unfit, or the adapter is damaged or belongs to another model, vocabulary or
+                precision.
         """
         super().__init__()
         words = load_vocabulary(vocabulary)
         self.base_model = base_model
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "base_model": base_model,
             "fingerprint": fingerprint(base_model),
             "chat_fingerprint": chat_fingerprint(base_model),
             "vocabulary": words.name,
             "vocabulary_fingerprint": words.fingerprint,
+            "four_bit": four_bit,
         }
         if emotions != "prompted":
             self.identity["emotions"] = emotions
@@ -345,7 +348,7 @@ def load_base(base_model: str, four_bit: bool, compute_dtype: str, device: str) 
     return base
 
 
-def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, str], state: Mapping[str, Tensor]) -> None:
+def write_adapter(model: Any, name: str, folder: Path, identity: dict[str, Any], state: Mapping[str, Tensor]) -> None:
     """Save one adapter of a PEFT model, whole or not at all; an older one in this place is replaced.
 
     PEFT's configuration names the base model as it is known elsewhere, not the folder where it lies on this machine.

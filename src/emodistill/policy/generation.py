@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from emodistill.errors import UserError
-from emodistill.language_models.local import device_of, dtype_of
+from emodistill.language_models.local import context_limit, device_of, dtype_of
 from emodistill.language_models.packed_linear import pack_linears, plain_weights
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.row_forward import RowForward
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from emodistill.policy.library_forward import LibraryDecoder
 
 PREFILL_TOKENS = 8192  # new tokens in one forward pass: bounds the memory of activations
-UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 COLUMNS = 64  # rows are a multiple of this long: the CPU's libraries keep a compiled kernel for every length
 
 logger = logging.getLogger(__name__)
@@ -323,7 +322,7 @@ class ChatGenerator:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         stops = {*stop_ids, tokenizer.eos_token_id, *ends_of(model)} - {None}
         self.sampling, self.max_batch = Sampling(temperature, top_k, max_new_tokens, frozenset(stops)), max_batch
-        self.name, self.context = str(model.name_or_path), context_limit(model)
+        self.name, self.context = str(model.name_or_path), context_limit(model.config)
         layout = Layout.of(model)
         self._library: LibraryDecoder | None = None
         if layout is not None:
@@ -443,20 +442,6 @@ def ends_of(model: Any) -> Sequence[int | None]:
     """The tokens at which the model's own settings end a text: Llama 3 names three."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     return list(ends) if isinstance(ends, list | tuple) else [ends]
-
-
-def context_limit(model: Any) -> int:
-    """The most tokens that a chat may have with this model.
-
-    With rotations of two lengths (Phi-3's `longrope`) it is the shorter one: beyond it the library would turn the keys
-    of all earlier tokens anew, and what is kept of them would be wrong.
-    """
-    config = model.config.get_text_config()
-    rotation = getattr(config, "rope_parameters", None) or {}
-    longest = int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
-    if rotation.get("rope_type") == "longrope":
-        longest = min(longest, int(rotation["original_max_position_embeddings"]))
-    return longest
 
 
 class RolloutSampler:
