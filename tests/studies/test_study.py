@@ -10,7 +10,9 @@ from tiny_runs import CONFIGS, composed
 
 from commands.building import build_study, condition_config
 from emodistill.errors import UserError
-from emodistill.studies.study import Condition, conditions_of, plan_runs, refusal, training_seeds
+from emodistill.files import exclusive
+from emodistill.runs import StageFolder
+from emodistill.studies.study import GROUPS, Condition, conditions_of, plan_runs, refusal, training_seeds
 
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
@@ -130,6 +132,45 @@ def test_a_variant_shares_the_stages_before_those_that_a_condition_trains(tmp_pa
     assert found == [("iql", tmp_path.name), ("sft_joint", tmp_path.name), ("jpo_joint", "kappa_neg-0")]
     link = tmp_path / "studies" / "sensitivity_language" / "kappa_neg-0" / "sft_joint"
     assert link.is_symlink() and link.readlink() == tmp_path / "sft_joint"
+
+
+def begun_with(tmp_path, *overrides):
+    """A study whose folder was begun, as the command did that was refused before it played anything."""
+    words = ("arms=[phrasebook_random,phrasebook_vanilla]", f"run_dir={tmp_path / 'run'}", "run=here", *overrides)
+    study = built(*words)
+    folder = StageFolder(study.folder)
+    folder.record(study.setups[0].config)
+    (folder.path / "parts").mkdir()
+    (folder.path / GROUPS).write_text('[["phrasebook_random", "phrasebook_vanilla"]]')
+    return folder, built(*words, "guard=words")
+
+
+def test_a_folder_in_which_nothing_was_kept_begins_anew_with_another_configuration(tmp_path):
+    folder, corrected = begun_with(tmp_path)
+    with corrected.opened("never"):
+        assert not folder.config_file.exists() and not (folder.path / GROUPS).exists()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["parts/a.parquet", "episodes/phrasebook_random.parquet", "expression/base.json", "finished.json", "last.ckpt"],
+)
+def test_a_folder_in_which_something_was_kept_is_still_refused(tmp_path, kept):
+    folder, corrected = begun_with(tmp_path)
+    (folder.path / kept).parent.mkdir(exist_ok=True)
+    (folder.path / kept).touch()
+    with pytest.raises(UserError, match="guard.level was 'off', is 'words'"), corrected.opened("auto"):
+        pass
+    assert folder.config_file.is_file() and (folder.path / GROUPS).is_file()
+
+
+def test_what_another_share_plays_just_now_counts_as_kept(tmp_path):
+    folder, corrected = begun_with(tmp_path, "shard=1/2")
+    with exclusive(folder.path / "shares" / "2-of-2"):
+        with pytest.raises(UserError, match="was begun with another configuration"), corrected.opened("auto"):
+            pass
+    with corrected.opened("auto"):
+        assert not folder.config_file.exists()
 
 
 TRAINER = """
