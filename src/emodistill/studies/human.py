@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from emodistill.data.casino.episodes import EMOTICONS, shown_emotion, turns_of
+from emodistill.data.casino.episodes import EMOTICONS, HUMAN, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
@@ -122,7 +122,11 @@ def rated_episodes(file: Path) -> list[tuple[Episode, dict[str, Any]]]:
     """The negotiations in a file of `serve.py` in which an agent met a person who rated it by both questions."""
     ratings = map(json.loads, pq.read_table(file, columns=["ratings"])["ratings"].to_pylist())
     pairs = zip(read_episodes(file), ratings, strict=True)
-    return [(episode, rating) for episode, rating in pairs if {"satisfaction", "liking"} <= set(rating)]
+    return [
+        (episode, rating)
+        for episode, rating in pairs
+        if episode.focal_agent != HUMAN and {"satisfaction", "liking"} <= set(rating)
+    ]
 
 
 def shown_and_rated(
