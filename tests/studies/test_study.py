@@ -166,9 +166,9 @@ def test_a_folder_in_which_something_was_kept_is_still_refused(tmp_path, kept):
 
 def test_what_another_share_plays_just_now_counts_as_kept(tmp_path):
     folder, corrected = begun_with(tmp_path, "shard=1/2")
-    with exclusive(folder.path / "shares" / "2-of-2"):
-        with pytest.raises(UserError, match="was begun with another configuration"), corrected.opened("auto"):
-            pass
+    refused = pytest.raises(UserError, match="was begun with another configuration")
+    with exclusive(folder.path / "shares" / "2-of-2"), refused, corrected.opened("auto"):
+        pass
     with corrected.opened("auto"):
         assert not folder.config_file.exists()
 
