@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands.words import for_hydra
+from emodistill.checks import check_whole
 from emodistill.errors import UserError
 from emodistill.models.estimates import REFERENCE_SPEED, matrix_speed
 
@@ -162,10 +163,9 @@ def use_threads(cfg: DictConfig) -> None:
     Raises:
         UserError: if it is no number of threads.
     """
+    check_whole("threads", cfg.threads, null="to leave the choice to torch")
     if cfg.threads is None:
         return
-    if not isinstance(cfg.threads, int) or cfg.threads < 1:
-        raise UserError(f"threads={cfg.threads}: a whole number of at least 1, or null to leave the choice to torch")
     import torch  # here: most refusals come first, and need no PyTorch
 
     torch.set_num_threads(cfg.threads)

@@ -119,7 +119,16 @@ def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides
         (["arms=[vanila]"], "unknown arm 'vanila'"),
         (["arms=[vanilla,vanilla]"], "twice"),
         (["arms=[phrasebook_random]", "personas=[bully]"], "bully"),
-        (["arms=[phrasebook_random]", "episodes_per_scenario=0"], "nothing to play"),
+        (["arms=[phrasebook_random]", "personas=null"], "personas=null: give a list of personas, or a set of them"),
+        (["arms=[phrasebook_random]", "personas=3"], "personas=3: give a list"),
+        (["arms=[phrasebook_random]", "episodes_per_scenario=0"], "episodes_per_scenario=0: a whole number of"),
+        (["arms=[phrasebook_random]", "episodes_per_scenario=1.5"], "episodes_per_scenario=1.5: a whole number"),
+        (["arms=[phrasebook_random]", "scenarios_per_domain=abc"], "scenarios_per_domain=abc: a whole number"),
+        (["arms=[phrasebook_random]", "scenarios_per_domain=1.5"], "a whole number of at least 1, or null for all"),
+        (["arms=[phrasebook_random]", "constant_repeats=x"], "constant_repeats=x: a whole number of at least 1"),
+        (["arms=[phrasebook_random]", "temperature=hot"], "temperature=hot: a number of at least 0"),
+        (["arms=[phrasebook_random]", "schedule.exponent=abc"], "schedule.exponent=abc: a number"),
+        (["arms=[phrasebook_random]", "executor.workers=abc"], "executor.workers=abc: a whole number"),
         (["arms=[phrasebook_iql]", "vocabulary=ekman7"], "trained with the vocabulary 'goemotions28'"),
         (["arms=[emodistill]"], "train=missing"),
     ],
@@ -129,6 +138,7 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
     name = f"name=evaluation-{abs(hash(tuple(overrides)))}"
     assert named in refused(lambda: place.evaluate("run", name, *overrides))
     assert files(place.folder / "run" / "iql") | files(place.folder / "run" / "sft") == before
+    assert not list((place.folder / "run").glob("evaluation-*/config.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from serving_cases import serving, wait_for
 
 from emodistill import Negotiator
 from emodistill.errors import UserError
+from emodistill.serving.app import Limits
 from emodistill.serving.gate import Gate, check_exposed
 from emodistill.serving.lockstep import Lockstep
 
@@ -100,11 +101,18 @@ def test_nobody_else_is_served_without_a_token():
 
 
 def test_limits_below_one_are_refused():
-    with pytest.raises(UserError, match="per_minute=0: at least 1"):
-        Gate(None, None, 0)
-    for batch, queue, named in ((0, 2, "batch=0"), (2, 0, "queue=0")):
-        with pytest.raises(UserError, match=f"{named}: at least 1"):
+    for wrong in (0, "abc"):
+        with pytest.raises(UserError, match=f"per_minute={wrong}: a number of at least 1, or null for no limit"):
+            Gate(None, None, wrong)
+    for batch, queue, named in ((0, 2, "batch=0"), (2, 0, "queue=0"), ("a", 2, "batch=a")):
+        with pytest.raises(UserError, match=f"{named}: a whole number of at least 1"):
             Lockstep({}, {}, batch, queue, 0.0)
+    with pytest.raises(UserError, match="gather_s=abc: a number of at least 0"):
+        Lockstep({}, {}, 2, 2, "abc")
+    for wrong in ({"open": 0}, {"timeout_s": "abc"}, {"body_bytes": 1.5}):
+        ((key, value),) = wrong.items()
+        with pytest.raises(UserError, match=f"limits.{key}={value}: a"):
+            Limits(**wrong)
 
 
 def test_names_of_hosts_are_compared_without_case(run):
