@@ -12,6 +12,7 @@ from emodistill.errors import UserError
 from emodistill.serving.app import Limits
 from emodistill.serving.gate import Gate, check_exposed
 from emodistill.serving.lockstep import Lockstep
+from emodistill.serving.protocol import Refusal
 
 ARM = "phrasebook_random"
 HELLO = [{"role": "user", "content": "I want it in 20 days."}]
@@ -226,6 +227,17 @@ def test_what_runs_is_finished_when_the_server_stops(run):
             served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
             assert waiting.result()["error"]["code"] == "stopping"
             assert "30 days" in running.result()["choices"][0]["message"]["content"]
+
+
+def test_a_call_that_waits_for_its_turn_when_the_server_stops_is_refused(run):
+    with serving(run) as served:
+        with served.busy():
+            waiting = served.on_loop(served.service.lockstep.call(str))
+            wait_for(lambda: served.service.lockstep._turn._waiters)
+            served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
+            wait_for(lambda: served.service.lockstep.stopping)
+        with pytest.raises(Refusal, match="the server stops"):
+            waiting.result(10)
 
 
 def test_stopping_refuses_who_waits(run):

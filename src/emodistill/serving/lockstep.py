@@ -98,6 +98,8 @@ class Lockstep:
         if self.stopping:
             raise _stopping()
         async with self._turn:
+            if self.stopping:  # since it began to wait
+                raise _stopping()
             return await asyncio.get_running_loop().run_in_executor(self._models, partial(function, *arguments))
 
     async def run(self) -> None:
