@@ -156,8 +156,17 @@ def test_ratings_of_agents_by_what_they_showed(tmp_path):
 def test_a_person_on_the_focal_side_is_no_agent(tmp_path):
     """Whatever the ratings say of the side: they are the client's."""
     rating = {"satisfaction": 3, "liking": 3, "side": "counterparty"}
-    found = rated_episodes(Path(stored(tmp_path / "people.parquet", [rating] * 5, people=(1, 3))))
+    found, _ = rated_episodes(Path(stored(tmp_path / "people.parquet", [rating] * 5, people=(1, 3))))
     assert [episode.seed for episode, _ in found] == [0, 2, 4]
+
+
+def test_answers_outside_of_the_scale_are_left_out_and_counted(tmp_path):
+    given = [4, "very", 6, 0.5, float("nan"), None, 2]
+    path = stored(tmp_path / "people.parquet", [{"satisfaction": one, "liking": 3} for one in given])
+    found, left_out = rated_episodes(Path(path))
+    assert [rating["satisfaction"] for _, rating in found] == [4, 2] and left_out == 5
+    note = Human([path], resamples=50)().tables[0].note
+    assert note.startswith("2 negotiations") and note.endswith("Left out: 5 rated outside of that scale.")
 
 
 def test_ratings_that_are_too_few_or_among_dialogues(tmp_path):
