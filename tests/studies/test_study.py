@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -171,6 +172,37 @@ def test_what_another_share_plays_just_now_counts_as_kept(tmp_path):
         pass
     with corrected.opened("auto"):
         assert not folder.config_file.exists()
+
+
+def expression_of(*runs):
+    """The columns and rows of the table, of runs given as (condition, training seed, faithfulness)."""
+    study = built("study=main", "run=here")
+    study.analyses, study.about = {}, {}
+    rows = [
+        replace(
+            study.runs[0],
+            condition=Condition(label),
+            training_seed=seed,
+            expression=[{"source": "jpo", "faithfulness": faithful}],
+        )
+        for label, seed, faithful in runs
+    ]
+    (table,) = study.analyse(rows).analyses["expression"].tables
+    return [column.key for column in table.columns], table.rows
+
+
+def test_expression_has_a_row_for_each_condition_and_training_seed():
+    columns, rows = expression_of(("", 0, 0.9), ("", 1, 0.1))
+    assert [(row["source"], row["training_seed"], row["faithfulness"]) for row in rows] == [
+        ("jpo", 0, 0.9),
+        ("jpo", 1, 0.1),
+    ]
+    assert "training_seed" in columns and "condition" not in columns
+    columns, rows = expression_of(("mild", 0, 0.9), ("strict", 0, 0.1))
+    assert [row["condition"] for row in rows] == ["mild", "strict"]
+    assert "condition" in columns and "training_seed" not in columns
+    columns, rows = expression_of(("", 0, 0.9))
+    assert columns[:2] == ["source", "contexts"] and len(rows) == 1
 
 
 TRAINER = """

@@ -397,10 +397,14 @@ class Study:
 
         results = [result for run in runs for result in run.results]
         found = {name: analysis(results) for name, analysis in self.analyses.items()}
-        expression = {row["source"]: row for run in runs for row in run.expression}
+        expression = [
+            {**row, "condition": run.condition.label, "training_seed": run.training_seed}
+            for run in runs
+            for row in run.expression
+        ]
         return StudyResult(
             results,
-            {**found, "expression": expression_result(list(expression.values()))},
+            {**found, "expression": expression_result(expression)},
             {**self.about, **environment()},
             self.vocabulary,
             load_perceiver("counterparty"),
@@ -567,6 +571,8 @@ def environment() -> dict[str, str]:
 
 _EXPRESSION = [
     Column("source", "generator", "text"),
+    Column("condition", "condition", "text"),
+    Column("training_seed", "training seed", "count"),
     Column("contexts", "contexts", "count"),
     Column("faithfulness", "faithful"),
     Column("stated_offers", "offer stated"),
@@ -576,6 +582,8 @@ _EXPRESSION = [
 
 
 def expression_result(rows: Sequence[Mapping[str, Any]]) -> AnalysisResult:
-    """How well each generator expresses itself in fixed contexts."""
-    table = Table("expression", "Expression in fixed contexts of the validation split", _EXPRESSION, rows)
+    """How well each generator expresses itself in fixed contexts, in each condition and with each training seed."""
+    one_only = {key for key in ("condition", "training_seed") if len({row[key] for row in rows}) < 2}
+    columns = [column for column in _EXPRESSION if column.key not in one_only]
+    table = Table("expression", "Expression in fixed contexts of the validation split", columns, rows)
     return AnalysisResult([table] if rows else [], values={"expression": list(rows)})
