@@ -62,6 +62,21 @@ def test_a_planted_condition_differs_and_its_twin_does_not():
     assert "same: within noise" in lines[1] and "hard: worse" in lines[2]
 
 
+def test_what_is_outside_of_the_correction_has_no_verdict_or_says_so():
+    parts = [
+        played("iql", 0.6, "home"),
+        played("iql", 0.3, "away"),
+        played("no", 0.5, "home"),
+        played("no", 0.5, "away"),
+    ]
+    (line,) = [one for one in Contrast("home", "t", floor="no")(parts).verdicts if "its lead over no" in one]
+    assert line.startswith("iql, away: worse") and line.endswith("].")  # an interval, and no word after it
+    places = [(trained, domain) for trained in ("debt", "student") for domain in ("debt", "student")]
+    cells = [played(arm, 0.5, *place) for place in places for arm in ("iql", "no")]
+    rule, verdict = Transfer(floor="no")(cells).verdicts
+    assert rule.endswith("this count is by intervals alone, without Holm's correction.") and "exceeds no in" in verdict
+
+
 def test_a_planted_winner_of_the_tournament():
     strength = {"strong": 0.3, "middle": 0.0, "weak": -0.3}
     parts = [played(a, 0.5 + x - y, b) for a, x in strength.items() for b, y in strength.items()]
