@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from tiny_runs import files, train_on_other_data
 
 from commands import entry
@@ -26,6 +27,20 @@ def command(script, *arguments, limit=None, cwd=ROOT):
         text=True,
         preexec_fn=limit,
     )
+
+
+def test_help_lists_the_groups_that_a_command_takes_and_no_others():
+    shown = {name: entry.help_text(name, "").split("Any key can be set")[0] for name in ("train", "evaluate", "play")}
+    taken = {name: {line.strip().partition("=")[0] for line in text.splitlines()} for name, text in shown.items()}
+    assert {"stage", "variant", "sampler", "judge"} <= taken["train"] and not {"guard", "study"} & taken["train"]
+    assert {"guard", "study", "judge"} <= taken["evaluate"] and not {"stage", "variant", "logger"} & taken["evaluate"]
+    assert "experiment" in taken["play"] and not {"stage", "study", "guard"} & taken["play"]
+
+
+def test_a_word_that_is_refused_is_not_offered_again(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    said = entry.explain(HydraException("Could not override 'learner.retries'."))
+    assert said is not None and "did you mean retries" not in said
 
 
 def test_help_is_quick_and_shows_the_stages():
@@ -52,6 +67,12 @@ SLOW = {"torch", "lightning", "transformers", "sklearn", "scipy", "matplotlib", 
             ["train.py", "stage=jpo", "run=nope"],
             "nope/iql/best.ckpt is missing; train it with: python train.py stage=iql",
         ),
+        (
+            ["train.py", "stage=iql", "guard=strict"],
+            "train.py takes no guard=; it is a group of chat.py, evaluate.py, ",
+        ),
+        (["serve.py", "judge.name=lm"], "serve.py takes no judge=; it is a group of evaluate.py, play.py, "),
+        (["train.py", "stage=iql", "averaging=last"], "averaging= goes with stage=jpo, stage=sft"),
         (["train.py"], "stage"),
         (["evaluate.py", "arms=[vanilla"], "[vanilla"),
     ],

@@ -4,8 +4,8 @@ It wraps the selector and the speaker of an arm. What it costs is measured: `stu
 
 A reply with flagged words is asked for again with new draws, a few times; then a neutral sentence takes its place. Each
 refusal stays with the turn, among its role violations, as `guarded:<kind>`; `guarded:fallback` says that the neutral
-sentence was said, and not in a draft that another was preferred to. A language model is asked again with seeds derived from the turn's own, so that later turns draw as
-they would have without a guard; the phrasebook draws on.
+sentence was said, and not in a draft that another was preferred to. A language model is asked again with seeds derived
+from the turn's own, so that later turns draw as they would have without a guard; the phrasebook draws on.
 """
 
 from collections.abc import Mapping, Sequence

@@ -121,6 +121,6 @@ class Transfer:
 
 _RULE = (
     f"{RULE} transfer loses where the difference to training at home has an interval below "
-    f"0 and p (Holm) below {ALPHA:g}; a cell exceeds the arm that learnt nothing where the interval of its difference to "
-    "that arm is above 0: this count is by intervals alone, without Holm's correction."
+    f"0 and p (Holm) below {ALPHA:g}; a cell exceeds the arm that learnt nothing where the interval of its difference "
+    "to that arm is above 0: this count is by intervals alone, without Holm's correction."
 )
