@@ -11,9 +11,10 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_number(value: Any, least: float = -math.inf) -> bool:
-    """Whether a value is a finite number of at least `least`; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether a value is a finite number from `least` to `most`; True and False are none."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and -math.inf < value < math.inf and least <= value <= most
 
 
 def check_whole(key: str, value: Any, least: int = 1, null: str = "") -> None:

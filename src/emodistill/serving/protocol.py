@@ -20,7 +20,7 @@ from emodistill.checks import is_number
 from emodistill.negotiator import LONGEST, Conversation, Message, Reply
 
 KEYS = ("scenario", "domain", "target", "their_target", "seed")
-ON_SCALE = {"satisfaction", "liking"}  # of a rating: the questions that the studies read; others are free
+ON_SCALE = ("satisfaction", "liking")  # of a rating: the questions that the studies read; others are free
 LOWEST, HIGHEST = 1, 5
 DISCLOSURE = (
     "You are talking to a machine. It may choose which emotion to show in each turn, because that gets it a better "
@@ -129,8 +129,8 @@ class RecordRequest(Talk):
     @field_validator("rating")
     @classmethod
     def _on_the_scale(cls, rating: dict[str, float | str]) -> dict[str, float | str]:
-        for question in ON_SCALE & set(rating):
-            if not is_number(rating[question], LOWEST) or float(rating[question]) > HIGHEST:
+        for question in ON_SCALE:
+            if question in rating and not is_number(rating[question], LOWEST, HIGHEST):
                 raise ValueError(f"{question} must be a number from {LOWEST} to {HIGHEST}")
         return rating
 

@@ -141,7 +141,7 @@ def rated_episodes(file: Path) -> tuple[list[tuple[Episode, dict[str, Any]]], in
 
 
 def _on_scale(answer: Any) -> bool:
-    return is_number(answer, SCALE[0]) and answer <= SCALE[1]
+    return is_number(answer, *SCALE)
 
 
 def shown_and_rated(
