@@ -79,6 +79,9 @@ def play_share(study: "Study", waiting: "Sequence[Piece]") -> dict[str, Any]:
 
 def announce(cfg: DictConfig, study: "Study") -> None:
     """Say what will be played, and about how long that takes: nearly all of it where a language model speaks."""
+    if not study.runs:
+        entry.announce(f"study {study.name} ({study.folder}) plays nothing", None)
+        return
     arms, scenarios = [arm.name for arm in study.arms], cfg.scenarios_per_domain
     speaking = sum(not arm.startswith("phrasebook_") and "+phrasebook" not in arm for arm in arms)
     seconds = None

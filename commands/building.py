@@ -117,10 +117,30 @@ def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     from emodistill.evaluation.arms import parse_arm
     from emodistill.studies.study import Setup
 
+    check_play(cfg)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
     recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
     return Setup(recorded, opponent, partial(build_runner, cfg, vocabulary))
+
+
+def check_play(cfg: DictConfig) -> None:
+    """Refuse what cannot be played before any folder is claimed.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from hydra.utils import instantiate
+
+    from emodistill.checks import check_number, check_whole
+
+    check_whole("scenarios_per_domain", cfg.scenarios_per_domain, null="for all")
+    check_whole("episodes_per_scenario", cfg.episodes_per_scenario)
+    check_whole("constant_repeats", cfg.constant_repeats)
+    check_whole("retries", cfg.retries, 0)
+    check_number("temperature", cfg.temperature, 0)
+    personas(cfg)
+    instantiate(cfg.schedule)  # it checks its own numbers
 
 
 def analysis(name: str, node: Mapping[str, Any], vocabulary: "Vocabulary") -> "Analysis":
@@ -280,7 +300,16 @@ def counterparty(cfg: DictConfig) -> Any:
 
 
 def personas(cfg: DictConfig) -> str | list[str]:
-    """The personas of this evaluation, as they were given: one word or a list of them."""
+    """The personas of this evaluation, as they were given: one word or a list of them.
+
+    Raises:
+        UserError: if they are neither.
+    """
+    from emodistill.errors import UserError
+
+    if not isinstance(cfg.personas, str) and not OmegaConf.is_list(cfg.personas):
+        given = "null" if cfg.personas is None else cfg.personas
+        raise UserError(f"personas={given}: give a list of personas, or a set of them such as test:16")
     return cfg.personas if isinstance(cfg.personas, str) else list(cfg.personas)
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands.words import for_hydra
+from emodistill.checks import check_whole
 from emodistill.errors import UserError
 from emodistill.models.estimates import REFERENCE_SPEED, matrix_speed
 
@@ -39,6 +40,7 @@ RENAMED = {  # configuration keys of version 0.1 and what they are called now
     "endpoint_voice": "endpoint_backend",
     "size.situations": "size.expression_contexts",
 }
+_DEFAULT = r"^ *- /?(\w+): "  # a group in the defaults of a configuration; `override` is none
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and files get longer names than their folder
 _EARLY_RECORDS = 10_000  # log records kept in memory until the folder of the stage is claimed
 _buffer = logging.handlers.MemoryHandler(_EARLY_RECORDS, flushLevel=logging.CRITICAL + 1)
@@ -48,7 +50,7 @@ def run(main: Callable[[], None], config: str, about: str) -> None:
     """Run a Hydra main function, or print its help.
 
     Args:
-        config: name of the root configuration; `--help` prints it with its comments, and the options of each group.
+        config: name of the root configuration; `--help` prints it with its comments, and the options of its groups.
         about: first words of the help.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -162,10 +164,9 @@ def use_threads(cfg: DictConfig) -> None:
     Raises:
         UserError: if it is no number of threads.
     """
+    check_whole("threads", cfg.threads, null="to leave the choice to torch")
     if cfg.threads is None:
         return
-    if not isinstance(cfg.threads, int) or cfg.threads < 1:
-        raise UserError(f"threads={cfg.threads}: a whole number of at least 1, or null to leave the choice to torch")
     import torch  # here: most refusals come first, and need no PyTorch
 
     torch.set_num_threads(cfg.threads)
@@ -221,7 +222,24 @@ def explain(error: BaseException) -> str | None:
     if not composing or (isinstance(error, InstantiationException) and not _wrong_key(chain)):
         return None  # our own code failed: the place matters
     message = " ".join(str(error).split("Config search path")[0].split())
+    if elsewhere := _group_elsewhere(message):
+        return elsewhere
     return f"{message.rstrip('.')}{_did_you_mean(message)}; --help shows the groups and --cfg job every key"
+
+
+def _group_elsewhere(message: str) -> str | None:
+    """A sentence where Hydra did not find a group that other commands take, or other options; None otherwise."""
+    found = re.search(r"Could not override '(\w+)(\.?)", message)
+    command, folders = Path(sys.argv[0]).stem, _folders()
+    if not found or found[1] not in folders or (found[2] and found[1] in _groups(command)):
+        return None
+    if found[1] in _groups(command):
+        files = [(group, file) for group in _groups(command) for file in sorted(folders[group].glob("*.yaml"))]
+        options = ", ".join(f"{group}={file.stem}" for group, file in files if found[1] in _defaults(file))
+        return f"{found[1]}= goes with {options}"
+    takers = [path.stem for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "base"]
+    names = ", ".join(f"{name}.py" for name in takers if found[1] in _groups(name))
+    return f"{command}.py takes no {found[1]}=; it is a group of {names}, and {command}.py --help shows its own"
 
 
 def _did_you_mean(message: str) -> str:
@@ -238,7 +256,7 @@ def _did_you_mean(message: str) -> str:
         known = [name for text in texts for name in re.findall(r"^[\s{-]*(?:override )?/?(\w+):", text, re.MULTILINE)]
     else:
         return ""
-    close = difflib.get_close_matches(wrong, sorted(set(known)), 1)
+    close = difflib.get_close_matches(wrong, sorted(set(known) - {wrong}), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -248,6 +266,28 @@ def _roots(command: str) -> list[Path]:
     if not own.is_file():
         return sorted(CONFIGS.glob("*.yaml"))  # called by another program, which may be any of them
     return [own, CONFIGS / "base.yaml"] if "\n  - base" in own.read_text(encoding="utf-8") else [own]
+
+
+def _folders() -> dict[str, Path]:
+    """The folder of every group of options."""
+    folders = {folder.name: folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()}
+    folders["variant"] = folders.pop("variants")  # see `commands.building.register_variants`
+    return folders
+
+
+def _groups(command: str) -> list[str]:
+    """The groups that a command takes: those in the defaults of its root configurations, and of their options."""
+    folders, taken, files = _folders(), list[str](), _roots(command)
+    while files:
+        new = [name for name in _defaults(files.pop()) if name in folders and name not in taken]
+        taken += new
+        files += [file for name in new for file in folders[name].glob("*.yaml")]
+    return [name for name in folders if name in taken]
+
+
+def _defaults(file: Path) -> list[str]:
+    """The groups in the defaults of a configuration, each once."""
+    return list(dict.fromkeys(re.findall(_DEFAULT, file.read_text(encoding="utf-8"), re.MULTILINE)))
 
 
 def _wrong_key(chain: list[BaseException]) -> bool:
@@ -263,13 +303,10 @@ def help_text(config: str, about: str) -> str:
     """What can be set, with the comments of the YAML files; Hydra's own help needs a complete configuration."""
     roots = _roots(config)
     texts = [path.read_text(encoding="utf-8") for path in roots]
-    groups = {folder.name: folder for folder in sorted(CONFIGS.iterdir()) if folder.is_dir()}
-    groups["variant"] = groups.pop("variants")  # see `commands.building.register_variants`
-    if len(roots) == 1:  # a command with a few groups of its own
-        groups = {name: folder for name, folder in groups.items() if f"\n  - {name}:" in texts[0]}
+    folders = _folders()
     options = [
-        f"  {name}={'|'.join(sorted(file.stem for file in folder.glob('[!_]*.yaml')))}"
-        for name, folder in groups.items()
+        f"  {name}={'|'.join(sorted(file.stem for file in folders[name].glob('[!_]*.yaml')))}"
+        for name in _groups(config)
     ]
     root = "\n".join(text.split("\nhydra:")[0] for text in texts)
     lines = [about.strip(), "", "Groups (the files under configs/ say what each holds):", *options]

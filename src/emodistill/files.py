@@ -113,6 +113,20 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def in_use(folder: Path) -> bool:
+    """Whether somebody holds a folder, as `exclusive` does; this process counts too."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def _holder(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip() or "another process"

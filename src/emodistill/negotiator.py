@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 import yaml
 
+from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_local, parse_arm, selector_of
@@ -162,6 +163,7 @@ class Negotiator:
             remembered: conversations whose state is kept in memory.
         """
         self.side, self.vocabulary, self.arm, self.guard = side, vocabulary, arm, guard
+        check_whole("remembered", remembered, 0)
         self.remembered = remembered
         self._open, self._scenarios = open_agent, scenarios
         self._held: OrderedDict[tuple[Any, ...], Negotiation] = OrderedDict()

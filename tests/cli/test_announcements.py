@@ -1,10 +1,12 @@
 """What a command says before it works: what it does, and about how long that takes here."""
 
 import pytest
-from tiny_runs import Workplace
+from tiny_runs import Workplace, composed
 
+import evaluate as evaluating
 import train as training
 from commands import entry
+from commands.building import build_study
 
 
 @pytest.mark.parametrize(
@@ -20,10 +22,18 @@ def test_the_time_follows_the_speed_of_the_machine(capsys, monkeypatch, seconds,
     assert capsys.readouterr().out.startswith(slower)
 
 
+def human_study(place):
+    given = [*place.overrides("run"), "study=human"]
+    cfg = composed("evaluate", *given)
+    return cfg, build_study(cfg, given)
+
+
 def test_a_stage_and_an_evaluation_say_what_they_do(tmp_path, capsys):
     place = Workplace(tmp_path)
     place.train("iql")
     said = capsys.readouterr().out
     assert f"iql ({tmp_path / 'run' / 'iql'}, 8 steps) {training.WORK['iql']}; under a minute" in said
+    evaluating.announce(*human_study(place))
+    assert capsys.readouterr().out == f"study human ({tmp_path / 'run' / 'human'}) plays nothing\n"
     place.evaluate("run", "arms=[phrasebook_random,phrasebook_iql]")
     assert "plays phrasebook_random, phrasebook_iql on 1 scenario a domain; under a minute" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 from tiny_runs import files, train_on_other_data
 
 from commands import entry
@@ -26,6 +27,20 @@ def command(script, *arguments, limit=None, cwd=ROOT):
         text=True,
         preexec_fn=limit,
     )
+
+
+def test_help_lists_the_groups_that_a_command_takes_and_no_others():
+    shown = {name: entry.help_text(name, "").split("Any key can be set")[0] for name in ("train", "evaluate", "play")}
+    taken = {name: {line.strip().partition("=")[0] for line in text.splitlines()} for name, text in shown.items()}
+    assert {"stage", "variant", "sampler", "judge"} <= taken["train"] and not {"guard", "study"} & taken["train"]
+    assert {"guard", "study", "judge"} <= taken["evaluate"] and not {"stage", "variant", "logger"} & taken["evaluate"]
+    assert "experiment" in taken["play"] and not {"stage", "study", "guard"} & taken["play"]
+
+
+def test_a_word_that_is_refused_is_not_offered_again(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    said = entry.explain(HydraException("Could not override 'learner.retries'."))
+    assert said is not None and "did you mean retries" not in said
 
 
 def test_help_is_quick_and_shows_the_stages():
@@ -52,6 +67,12 @@ SLOW = {"torch", "lightning", "transformers", "sklearn", "scipy", "matplotlib", 
             ["train.py", "stage=jpo", "run=nope"],
             "nope/iql/best.ckpt is missing; train it with: python train.py stage=iql",
         ),
+        (
+            ["train.py", "stage=iql", "guard=strict"],
+            "train.py takes no guard=; it is a group of chat.py, evaluate.py, ",
+        ),
+        (["serve.py", "judge.name=lm"], "serve.py takes no judge=; it is a group of evaluate.py, play.py, "),
+        (["train.py", "stage=iql", "averaging=last"], "averaging= goes with stage=jpo, stage=sft"),
         (["train.py"], "stage"),
         (["evaluate.py", "arms=[vanilla"], "[vanilla"),
     ],
@@ -119,7 +140,16 @@ def test_a_stage_that_cannot_be_built_claims_no_folder(place, refused, overrides
         (["arms=[vanila]"], "unknown arm 'vanila'"),
         (["arms=[vanilla,vanilla]"], "twice"),
         (["arms=[phrasebook_random]", "personas=[bully]"], "bully"),
-        (["arms=[phrasebook_random]", "episodes_per_scenario=0"], "nothing to play"),
+        (["arms=[phrasebook_random]", "personas=null"], "personas=null: give a list of personas, or a set of them"),
+        (["arms=[phrasebook_random]", "personas=3"], "personas=3: give a list"),
+        (["arms=[phrasebook_random]", "episodes_per_scenario=0"], "episodes_per_scenario=0: a whole number of"),
+        (["arms=[phrasebook_random]", "episodes_per_scenario=1.5"], "episodes_per_scenario=1.5: a whole number"),
+        (["arms=[phrasebook_random]", "scenarios_per_domain=abc"], "scenarios_per_domain=abc: a whole number"),
+        (["arms=[phrasebook_random]", "scenarios_per_domain=1.5"], "a whole number of at least 1, or null for all"),
+        (["arms=[phrasebook_random]", "constant_repeats=x"], "constant_repeats=x: a whole number of at least 1"),
+        (["arms=[phrasebook_random]", "temperature=hot"], "temperature=hot: a number of at least 0"),
+        (["arms=[phrasebook_random]", "schedule.exponent=abc"], "schedule.exponent=abc: a number"),
+        (["arms=[phrasebook_random]", "executor.workers=abc"], "executor.workers=abc: a whole number"),
         (["arms=[phrasebook_iql]", "vocabulary=ekman7"], "trained with the vocabulary 'goemotions28'"),
         (["arms=[emodistill]"], "train=missing"),
     ],
@@ -129,6 +159,7 @@ def test_an_evaluation_that_cannot_be_played(place, refused, overrides, named):
     name = f"name=evaluation-{abs(hash(tuple(overrides)))}"
     assert named in refused(lambda: place.evaluate("run", name, *overrides))
     assert files(place.folder / "run" / "iql") | files(place.folder / "run" / "sft") == before
+    assert not list((place.folder / "run").glob("evaluation-*/config.yaml"))
 
 
 @pytest.mark.parametrize(

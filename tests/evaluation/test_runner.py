@@ -125,8 +125,8 @@ def test_a_label_makes_a_file_name(made, tmp_path):
 
 
 def test_nothing_to_play_is_an_error(made):
-    for arguments in ({"count": 0}, {"seeds": 0}):
-        with pytest.raises(UserError, match="nothing to play"):
+    for arguments in ({"count": 0}, {"seeds": 0}, {"seeds": 1.5}):
+        with pytest.raises(UserError, match="nothing to play|episodes_per_scenario=.*: a whole number of at least 1"):
             made(**arguments)
 
 
@@ -136,6 +136,6 @@ def test_the_first_of_each_domain():
     assert first_of_each_domain(scenarios[::-1], 1) == [scenarios[5], scenarios[2]]
     assert first_of_each_domain(scenarios, None) == scenarios
     assert first_of_each_domain(scenarios, 9) == scenarios
-    for wrong in (0, -1):
-        with pytest.raises(UserError, match=f"scenarios_per_domain={wrong}: at least 1, or null for all"):
+    for wrong in (0, -1, 1.5, "abc", True):
+        with pytest.raises(UserError, match=f"scenarios_per_domain={wrong}: a whole number of .* 1, or null for all"):
             first_of_each_domain(scenarios, wrong)

@@ -82,7 +82,7 @@ def test_how_many_workers(tmp_path, monkeypatch):
     chosen = LocalExecutor()
     assert [chosen.count(pieces) for pieces in (light, light[:3], light[:1], short, heavy)] == [8, 3, 1, 1, 2]
     assert chosen.count(heavy, cards=3) == 3 and LocalExecutor(workers=5).count(short) == 5
-    for wrong in ({"workers": 0}, {"threads": 0}):
+    for wrong in ({"workers": 0}, {"threads": 0}, {"workers": "abc"}, {"memory_gb": "much"}, {"retries": 0.5}):
         with pytest.raises(UserError, match="executor"):
             LocalExecutor(**wrong)
 

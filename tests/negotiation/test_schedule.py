@@ -89,5 +89,11 @@ def test_targets_closer_than_the_grid_still_get_an_offer() -> None:
     "arguments", [{"reserve": 1.0}, {"start": 1.2}, {"reserve": -0.1}, {"rounds": 1}, {"exponent": 0.0}]
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="schedule: .* needed"):
+    with pytest.raises(UserError, match="schedule: .* needed|schedule.rounds=1: a whole number of at least 2"):
         concession_schedule(**arguments)  # type: ignore[arg-type]  # floats for the int on purpose
+
+
+@pytest.mark.parametrize("key", ["start", "reserve", "rounds", "exponent"])
+def test_words_for_numbers_are_refused_by_name(key: str) -> None:
+    with pytest.raises(UserError, match=f"schedule.{key}=abc: a (whole )?number"):
+        concession_schedule(**{key: "abc"})  # type: ignore[arg-type]  # on purpose

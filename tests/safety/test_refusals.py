@@ -138,6 +138,19 @@ def test_a_guarded_speaker_still_drafts_and_no_draft_is_flagged():
     assert next(given, None) is None
 
 
+def test_a_neutral_sentence_in_a_draft_that_is_not_said_is_no_fallback():
+    shown = "I love your patience. I want 45 days."
+    for last, marks in ((shown, ()), (THREAT, ("guarded:threat",) * 3 + ("guarded:fallback",))):
+        given = iter([THREAT] * 3 + [last] * 3)  # draft 1 is given up, draft 2 may be
+        speaker = ChatSpeaker(ScriptedBackend(lambda *_, given=given: next(given)), VOCABULARY, retries=0)
+        guarded = load_guard("words").speaker(speaker.drafting(2, load_perceiver("judge")))
+        tables = games()
+        guarded.begin(tables)
+        (words,) = guarded.speak(tables, [OFFER], ["love"])
+        assert words.role_violations == ("guarded:threat",) * 3 + marks
+        assert words.text == (shown if last == shown else "My offer is 45 days.")
+
+
 class Repeating:
     """A speaker without memory, like the phrasebook: it says its lines in turn."""
 

@@ -153,6 +153,7 @@ BAD = {
     "unknown domain": ({"metadata": {"domain": "debts", "target": "3"}}, "no domain 'debts'"),
     "no target": ({"metadata": {"domain": "debt"}}, "needs a target"),
     "no number": ({"metadata": {"domain": "debt", "target": "soon"}}, "target=soon is no time"),
+    "long seed": ({"metadata": {"scenario": "SCENARIO", "seed": "9" * 5000}}, "seed=9999"),
     "bad seed": ({"metadata": {"scenario": "SCENARIO", "seed": "-1"}}, "seed=-1: give a whole number"),
     "two replies": ({"n": 2}, "n=2: there is one reply"),
     "unknown role": ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be"),

@@ -96,6 +96,8 @@ def test_nothing_is_stored_that_should_not_be(served):
         "without the person's consent": (403, whole | {"consent": False}),
         "only a negotiation that is over": (400, whole | {"messages": messages[:2]}),
         "rating": (400, whole | {"rating": {"satisfaction": [1]}}),
+        "rating: satisfaction must be a number from 1 to 5": (400, whole | {"rating": {"satisfaction": "very"}}),
+        "rating: liking must be a number from 1 to 5": (400, whole | {"rating": {"satisfaction": 5, "liking": 5.5}}),
         "Dictionary should have at most 20": (400, whole | {"rating": {str(i): i for i in range(21)}}),
         "must be words of the role": (400, whole | {"messages": messages[::2]}),
     }
@@ -103,6 +105,14 @@ def test_nothing_is_stored_that_should_not_be(served):
         answer = served.client.post("/api/record", json=body)
         assert answer.status_code == status and named in answer.json()["error"]["message"], answer.text
     assert (served.service.records.file.read_bytes() if served.service.records.file.is_file() else None) == before
+
+
+def test_a_rating_replaces_nothing_that_the_server_knows(run, tmp_path):
+    with serving(run, "record=true", f"record_file={tmp_path / 'people.parquet'}") as served:
+        seen = {"scenario": served.scenario, "seed": "4"}
+        messages, _ = talk(served, ARM, None, seen)
+        store(served, ARM, messages, seen, rating={"side": FOCAL, "blind": "no", "liking": 1}, blind=True)
+        assert read_ratings(tmp_path / "people.parquet") == [{"side": COUNTERPARTY, "blind": True, "liking": 1}]
 
 
 def test_a_server_that_stores_nothing_says_so(run):

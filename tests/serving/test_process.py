@@ -109,7 +109,11 @@ def test_nothing_is_lost_or_crossed_when_the_server_dies(run):
         (["arms=[emodistill]"], "which is not trained"),
         (["arms=[phrasebok]"], "unknown arm 'phrasebok'"),
         (["arms=['fixed:anger']"], "guard=strict bars 'anger'"),
-        (["port=70000"], "port=70000: a port is a number"),
+        (["port=70000"], "port=70000: a port is a whole number from 0 to 65535"),
+        (["port=abc"], "port=abc: a port is a whole number"),
+        (["port=80.5"], "port=80.5: a port is a whole number"),
+        (["batch=a"], "batch=a: a whole number of at least 1"),
+        (["remembered=x"], "remembered=x: a whole number of at least 0"),
         (["host=203.0.113.7"], "cannot listen there"),
     ],
 )

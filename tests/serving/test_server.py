@@ -9,8 +9,10 @@ from serving_cases import serving, wait_for
 
 from emodistill import Negotiator
 from emodistill.errors import UserError
+from emodistill.serving.app import Limits
 from emodistill.serving.gate import Gate, check_exposed
 from emodistill.serving.lockstep import Lockstep
+from emodistill.serving.protocol import Refusal
 
 ARM = "phrasebook_random"
 HELLO = [{"role": "user", "content": "I want it in 20 days."}]
@@ -100,11 +102,18 @@ def test_nobody_else_is_served_without_a_token():
 
 
 def test_limits_below_one_are_refused():
-    with pytest.raises(UserError, match="per_minute=0: at least 1"):
-        Gate(None, None, 0)
-    for batch, queue, named in ((0, 2, "batch=0"), (2, 0, "queue=0")):
-        with pytest.raises(UserError, match=f"{named}: at least 1"):
+    for wrong in (0, "abc"):
+        with pytest.raises(UserError, match=f"per_minute={wrong}: a number of at least 1, or null for no limit"):
+            Gate(None, None, wrong)
+    for batch, queue, named in ((0, 2, "batch=0"), (2, 0, "queue=0"), ("a", 2, "batch=a")):
+        with pytest.raises(UserError, match=f"{named}: a whole number of at least 1"):
             Lockstep({}, {}, batch, queue, 0.0)
+    with pytest.raises(UserError, match="gather_s=abc: a number of at least 0"):
+        Lockstep({}, {}, 2, 2, "abc")
+    for wrong in ({"open": 0}, {"timeout_s": "abc"}, {"body_bytes": 1.5}):
+        ((key, value),) = wrong.items()
+        with pytest.raises(UserError, match=f"limits.{key}={value}: a"):
+            Limits(**wrong)
 
 
 def test_names_of_hosts_are_compared_without_case(run):
@@ -218,6 +227,17 @@ def test_what_runs_is_finished_when_the_server_stops(run):
             served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
             assert waiting.result()["error"]["code"] == "stopping"
             assert "30 days" in running.result()["choices"][0]["message"]["content"]
+
+
+def test_a_call_that_waits_for_its_turn_when_the_server_stops_is_refused(run):
+    with serving(run) as served:
+        with served.busy():
+            waiting = served.on_loop(served.service.lockstep.call(str))
+            wait_for(lambda: served.service.lockstep._turn._waiters)
+            served.server.loop.call_soon_threadsafe(served.service.lockstep.stop)
+            wait_for(lambda: served.service.lockstep.stopping)
+        with pytest.raises(Refusal, match="the server stops"):
+            waiting.result(10)
 
 
 def test_stopping_refuses_who_waits(run):

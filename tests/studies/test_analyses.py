@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from episodes import make_episode
 
+from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
+from emodistill.studies.behaviour import Behaviour
 from emodistill.studies.contrast import Contrast
+from emodistill.studies.guard import GuardPrice
+from emodistill.studies.main_table import ArmsTable, exclusions
 from emodistill.studies.prompting import Prompting, overall_test
+from emodistill.studies.safety import Safety
 from emodistill.studies.separability import returns_of
 from emodistill.studies.tournament import Tournament
 from emodistill.studies.transfer import Transfer
@@ -57,6 +62,21 @@ def test_a_planted_condition_differs_and_its_twin_does_not():
     assert "same: within noise" in lines[1] and "hard: worse" in lines[2]
 
 
+def test_what_is_outside_of_the_correction_has_no_verdict_or_says_so():
+    parts = [
+        played("iql", 0.6, "home"),
+        played("iql", 0.3, "away"),
+        played("no", 0.5, "home"),
+        played("no", 0.5, "away"),
+    ]
+    (line,) = [one for one in Contrast("home", "t", floor="no")(parts).verdicts if "its lead over no" in one]
+    assert line.startswith("iql, away: worse") and line.endswith("].")  # an interval, and no word after it
+    places = [(trained, domain) for trained in ("debt", "student") for domain in ("debt", "student")]
+    cells = [played(arm, 0.5, *place) for place in places for arm in ("iql", "no")]
+    rule, verdict = Transfer(floor="no")(cells).verdicts
+    assert rule.endswith("this count is by intervals alone, without Holm's correction.") and "exceeds no in" in verdict
+
+
 def test_a_planted_winner_of_the_tournament():
     strength = {"strong": 0.3, "middle": 0.0, "weak": -0.3}
     parts = [played(a, 0.5 + x - y, b) for a, x in strength.items() for b, y in strength.items()]
@@ -68,3 +88,36 @@ def test_a_planted_winner_of_the_tournament():
 def test_returns_are_discounted_within_an_episode():
     found = returns_of(np.array([1.0, 2.0, 4.0, 1.0]), np.array([0, 0, 1, 1]), 0.5)
     assert found.tolist() == [3.0, 4.0, 4.0, 1.0]
+
+
+def counts(rows):
+    """What the rows of an analysis count, and what their standard errors come to."""
+    keys = ("episodes", "turns", "meetings", "standard_error", "flagged", "read", "deals")
+    return [[row.get(key) for key in keys] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        Safety(),
+        GuardPrice(),
+        Behaviour(load_vocabulary("goemotions28")),
+        Tournament(),
+        ArmsTable(load_vocabulary("goemotions28")),
+    ],
+    ids=lambda analysis: type(analysis).__name__,
+)
+def test_episodes_that_training_seeds_share_are_counted_once(analysis):
+    episodes = {name: [make_episode(number=i, seed=i) for i in range(4)] for name in ("untrained", "other")}
+    once = [ArmResult(arm, own, "strict") for arm, own in episodes.items()]
+    often = [replace(one, training_seed=seed) for seed in range(3) for one in once]
+    for first, second in zip(analysis(once).tables, analysis(often).tables, strict=True):
+        assert counts(first.rows) == counts(second.rows)
+    other = [ArmResult("untrained", [make_episode(number=9)], "strict", training_seed=5)]
+    assert counts(analysis([*once, *other]).tables[0].rows) != counts(analysis(once).tables[0].rows)
+
+
+def test_what_was_left_out_of_shared_episodes_comes_once():
+    spoilt = [make_episode(), make_episode(number=1, end="invalid")]
+    found = exclusions([ArmResult("untrained", spoilt, training_seed=seed) for seed in range(3)])
+    assert len(found.rows) == 1 and found.note == "1 of 2 episodes are left out."

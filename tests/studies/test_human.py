@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from emodistill.data.casino.reading import read_dialogues
 from emodistill.data.schema import SCHEMA
 from emodistill.errors import UserError
 from emodistill.evaluation.statistics import holm
-from emodistill.studies.human import Human, compared, difference_of, permutation_p, studentised
+from emodistill.studies.human import Human, compared, difference_of, permutation_p, rated_episodes, studentised
 
 TINY = Path(__file__).parents[1] / "data" / "casino_tiny.json"
 
@@ -125,9 +126,15 @@ def test_the_study_says_which_files_it_lacks_and_reports_what_it_has(tmp_path):
     assert report.tables[0].rows and report.verdicts[0].startswith("The rule")
 
 
-def stored(path, ratings):
-    """A file as `serve.py` writes it: two rounds each, whose emotions go by the number (`episodes.EMOTIONS`)."""
-    rows = [make_episode(2, seed=seed).row() | {"ratings": json.dumps(rating)} for seed, rating in enumerate(ratings)]
+def stored(path, ratings, people=()):
+    """A file as `serve.py` writes it: two rounds each, whose emotions go by the number (`episodes.EMOTIONS`).
+
+    Args:
+        people: numbers of those in which a person is on the focal side.
+    """
+    episodes = [make_episode(2, seed=seed) for seed in range(len(ratings))]
+    episodes = [replace(one, focal_agent="human") if one.seed in people else one for one in episodes]
+    rows = [one.row() | {"ratings": json.dumps(rating)} for one, rating in zip(episodes, ratings, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA.append(pa.field("ratings", pa.string()))), path)
     return str(path)
 
@@ -144,6 +151,22 @@ def test_ratings_of_agents_by_what_they_showed(tmp_path):
     assert row["difference_interval"][0] == pytest.approx(4 / 3 - 9 / 2)
     assert rows["anger", "liking"]["difference_interval"][0] == pytest.approx(4 / 3 - 7 / 2)
     assert "5 negotiations" in report.tables[0].note
+
+
+def test_a_person_on_the_focal_side_is_no_agent(tmp_path):
+    """Whatever the ratings say of the side: they are the client's."""
+    rating = {"satisfaction": 3, "liking": 3, "side": "counterparty"}
+    found, _ = rated_episodes(Path(stored(tmp_path / "people.parquet", [rating] * 5, people=(1, 3))))
+    assert [episode.seed for episode, _ in found] == [0, 2, 4]
+
+
+def test_answers_outside_of_the_scale_are_left_out_and_counted(tmp_path):
+    given = [4, "very", 6, 0.5, float("nan"), None, 2]
+    path = stored(tmp_path / "people.parquet", [{"satisfaction": one, "liking": 3} for one in given])
+    found, left_out = rated_episodes(Path(path))
+    assert [rating["satisfaction"] for _, rating in found] == [4, 2] and left_out == 5
+    note = Human([path], resamples=50)().tables[0].note
+    assert note.startswith("2 negotiations") and note.endswith("Left out: 5 rated outside of that scale.")
 
 
 def test_ratings_that_are_too_few_or_among_dialogues(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from tiny_runs import CONFIGS, composed
 
 from commands.building import build_study, condition_config
 from emodistill.errors import UserError
-from emodistill.studies.study import Condition, conditions_of, plan_runs, refusal, training_seeds
+from emodistill.files import exclusive
+from emodistill.runs import StageFolder
+from emodistill.studies.study import GROUPS, Condition, conditions_of, plan_runs, refusal, training_seeds
 
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
@@ -130,6 +133,76 @@ def test_a_variant_shares_the_stages_before_those_that_a_condition_trains(tmp_pa
     assert found == [("iql", tmp_path.name), ("sft_joint", tmp_path.name), ("jpo_joint", "kappa_neg-0")]
     link = tmp_path / "studies" / "sensitivity_language" / "kappa_neg-0" / "sft_joint"
     assert link.is_symlink() and link.readlink() == tmp_path / "sft_joint"
+
+
+def begun_with(tmp_path, *overrides):
+    """A study whose folder was begun, as the command did that was refused before it played anything."""
+    words = ("arms=[phrasebook_random,phrasebook_vanilla]", f"run_dir={tmp_path / 'run'}", "run=here", *overrides)
+    study = built(*words)
+    folder = StageFolder(study.folder)
+    folder.record(study.setups[0].config)
+    (folder.path / "parts").mkdir()
+    (folder.path / GROUPS).write_text('[["phrasebook_random", "phrasebook_vanilla"]]')
+    return folder, built(*words, "guard=words")
+
+
+def test_a_folder_in_which_nothing_was_kept_begins_anew_with_another_configuration(tmp_path):
+    folder, corrected = begun_with(tmp_path)
+    with corrected.opened("never"):
+        assert not folder.config_file.exists() and not (folder.path / GROUPS).exists()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["parts/a.parquet", "episodes/phrasebook_random.parquet", "expression/base.json", "finished.json", "last.ckpt"],
+)
+def test_a_folder_in_which_something_was_kept_is_still_refused(tmp_path, kept):
+    folder, corrected = begun_with(tmp_path)
+    (folder.path / kept).parent.mkdir(exist_ok=True)
+    (folder.path / kept).touch()
+    with pytest.raises(UserError, match="guard.level was 'off', is 'words'"), corrected.opened("auto"):
+        pass
+    assert folder.config_file.is_file() and (folder.path / GROUPS).is_file()
+
+
+def test_what_another_share_plays_just_now_counts_as_kept(tmp_path):
+    folder, corrected = begun_with(tmp_path, "shard=1/2")
+    refused = pytest.raises(UserError, match="was begun with another configuration")
+    with exclusive(folder.path / "shares" / "2-of-2"), refused, corrected.opened("auto"):
+        pass
+    with corrected.opened("auto"):
+        assert not folder.config_file.exists()
+
+
+def expression_of(*runs):
+    """The columns and rows of the table, of runs given as (condition, training seed, faithfulness)."""
+    study = built("study=main", "run=here")
+    study.analyses, study.about = {}, {}
+    rows = [
+        replace(
+            study.runs[0],
+            condition=Condition(label),
+            training_seed=seed,
+            expression=[{"source": "jpo", "faithfulness": faithful}],
+        )
+        for label, seed, faithful in runs
+    ]
+    (table,) = study.analyse(rows).analyses["expression"].tables
+    return [column.key for column in table.columns], table.rows
+
+
+def test_expression_has_a_row_for_each_condition_and_training_seed():
+    columns, rows = expression_of(("", 0, 0.9), ("", 1, 0.1))
+    assert [(row["source"], row["training_seed"], row["faithfulness"]) for row in rows] == [
+        ("jpo", 0, 0.9),
+        ("jpo", 1, 0.1),
+    ]
+    assert "training_seed" in columns and "condition" not in columns
+    columns, rows = expression_of(("mild", 0, 0.9), ("strict", 0, 0.1))
+    assert [row["condition"] for row in rows] == ["mild", "strict"]
+    assert "condition" in columns and "training_seed" not in columns
+    columns, rows = expression_of(("", 0, 0.9))
+    assert columns[:2] == ["source", "contexts"] and len(rows) == 1
 
 
 TRAINER = """

@@ -209,6 +209,16 @@ def test_an_emotion_that_the_guard_bars_is_refused_before_anything_is_played(pla
     assert not list((place.folder / "run" / "barred").glob("episodes/*"))
 
 
+def test_a_command_that_was_refused_does_not_lock_its_folder(place):
+    folder = place.folder / "run" / "amended"
+    words = ("arms=[phrasebook_random,anger+phrasebook]", "name=amended", "study.expression=false")
+    with pytest.raises(UserError, match="guard=strict bars 'anger'"):
+        study(place, *words, "guard=strict")
+    study(place, *words, "guard=off")
+    kept = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert kept["guard"]["level"] == "off" and len(list(folder.glob("episodes/*.parquet"))) == 2
+
+
 def test_a_condition_that_changed_is_refused_by_name(place):
     study(place, "study=counterparties", "arms=[phrasebook_random]", "~study.conditions.unseen_model", "name=changed")
     with pytest.raises(UserError, match="begun with another configuration .*episodes_per_scenario was 1, is 2"):

@@ -8,8 +8,8 @@ counterparty, so it is only for one that is simulated; nothing of it is learnt o
 from collections.abc import Sequence
 from statistics import fmean
 
+from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.errors import UserError
 from emodistill.negotiation.agents import Agent, Choice, FixedEmotion, FocalAgent, OfferPolicy
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
@@ -49,8 +49,7 @@ def best_constant(
     Raises:
         UserError: if `repeats` is below 1.
     """
-    if repeats < 1:
-        raise UserError(f"constant_repeats={repeats}: at least 1")
+    check_whole("constant_repeats", repeats)
     values: dict[str, dict[str, float]] = {scenario.domain: {} for scenario in scenarios}
     for label in vocabulary.labels:
         negotiations = [Negotiation(s, i + repeat) for i, s in enumerate(scenarios) for repeat in range(repeats)]

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from emodistill.checks import check_whole
 from emodistill.data.corpus import over
 from emodistill.data.schema import Episode, join_rows, read_episodes, write_episodes, write_rows
 from emodistill.emotions.vocabulary import Vocabulary
@@ -94,9 +95,9 @@ class Runner:
         best_constant: Callable[[], Selector] | None = None,
         guard: Keeper | None = None,
     ) -> None:
-        if not scenarios or episodes_per_scenario < 1:
-            asked = f"{len(scenarios)} scenarios x {episodes_per_scenario} episodes"
-            raise UserError(f"nothing to play: {asked}; give at least one of each")
+        check_whole("episodes_per_scenario", episodes_per_scenario)
+        if not scenarios:
+            raise UserError("nothing to play: there are no test scenarios; give at least one")
         self.scenarios, self.episodes_per_scenario = scenarios, episodes_per_scenario
         self.counterparty, self.offers, self.vocabulary = counterparty, offers, vocabulary
         self.speaker, self.folder, self.on_speaker, self.measured = speaker, folder, on_speaker, measured
@@ -364,10 +365,9 @@ def first_of_each_domain(scenarios: Sequence[Scenario], count: int | None) -> li
     """The first `count` scenarios of every domain, or all for None.
 
     Raises:
-        UserError: if `count` is below 1.
+        UserError: if `count` is no whole number of at least 1.
     """
-    if count is not None and count < 1:
-        raise UserError(f"scenarios_per_domain={count}: at least 1, or null for all")
+    check_whole("scenarios_per_domain", count, null="for all")
     by_domain: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
         by_domain.setdefault(scenario.domain, []).append(scenario)

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from emodistill.checks import check_number, check_whole
 from emodistill.errors import UserError
 from emodistill.execution import machine
 from emodistill.execution.dispatch import Dispatch
@@ -40,10 +41,10 @@ class LocalExecutor:
     def __init__(
         self, workers: int | None = None, threads: int | None = None, memory_gb: float = 2.0, retries: int = 2
     ) -> None:
-        if workers is not None and workers < 1:
-            raise UserError(f"executor.workers={workers}: at least 1, or null to choose")
-        if threads is not None and threads < 1:
-            raise UserError(f"executor.threads={threads}: at least 1, or null to share out the cores")
+        check_whole("executor.workers", workers, null="to choose")
+        check_whole("executor.threads", threads, null="to share out the cores")
+        check_number("executor.memory_gb", memory_gb, 0)
+        check_whole("executor.retries", retries, 0)
         self.workers, self.threads, self.memory_gb, self.retries = workers, threads, memory_gb, retries
 
     def run(self, title: str, pieces: Sequence[Piece]) -> None:

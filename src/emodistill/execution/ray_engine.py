@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from emodistill.checks import check_number, check_whole
 from emodistill.errors import UserError
 from emodistill.execution.dispatch import Dispatch
 from emodistill.execution.pieces import Bench, Piece
@@ -38,6 +39,10 @@ class RayExecutor:
         model_gpus: float | None = None,
         retries: int = 2,
     ) -> None:
+        check_whole("executor.workers", workers, null="for all cores")
+        check_whole("executor.model_cpus", model_cpus)
+        check_number("executor.model_gpus", model_gpus, 0, null="for one where there are any")
+        check_whole("executor.retries", retries, 0)
         self.address, self.workers, self.retries = address, workers, retries
         self.model_cpus, self.model_gpus = model_cpus, model_gpus
 

@@ -9,6 +9,7 @@ Source: the time-dependent tactic of Faratin, Sierra and Jennings 1998, section 
 Baarslag, Hindriks and Jonker 2013: accept what is worth at least as much as one's own next offer.
 """
 
+from emodistill.checks import check_number, check_whole
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, dialogue_act
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
@@ -34,12 +35,13 @@ class ConcessionSchedule:
     """
 
     def __init__(self, start: float, reserve: float, rounds: int, exponent: float) -> None:
+        for key, value in (("start", start), ("reserve", reserve), ("exponent", exponent)):
+            check_number(f"schedule.{key}", value)
+        check_whole("schedule.rounds", rounds, 2)
         if not 0 <= reserve < start <= 1:
             raise UserError(f"schedule: 0 <= reserve < start <= 1 is needed, not reserve={reserve}, start={start}")
-        if rounds < 2 or exponent <= 0:
-            raise UserError(
-                f"schedule: rounds >= 2 and exponent > 0 are needed, not rounds={rounds}, exponent={exponent}"
-            )
+        if exponent <= 0:
+            raise UserError(f"schedule: exponent > 0 is needed, not exponent={exponent}")
         self.start, self.reserve, self.rounds, self.exponent = start, reserve, rounds, exponent
 
     def position(self, round: int, max_rounds: int) -> float:
@@ -99,8 +101,7 @@ class CounterpartySchedule:
     """
 
     def __init__(self, schedule: ConcessionSchedule, noise: float) -> None:
-        if noise < 0:
-            raise UserError(f"counterparty schedule: noise={noise} must be 0 or more")
+        check_number("noise of the counterparty's schedule", noise, 0)
         self.schedule, self.noise = schedule, noise
 
     def decide(self, negotiation: Negotiation) -> Decision:

@@ -4,8 +4,8 @@ It wraps the selector and the speaker of an arm. What it costs is measured: `stu
 
 A reply with flagged words is asked for again with new draws, a few times; then a neutral sentence takes its place. Each
 refusal stays with the turn, among its role violations, as `guarded:<kind>`; `guarded:fallback` says that the neutral
-sentence was said. A language model is asked again with seeds derived from the turn's own, so that later turns draw as
-they would have without a guard; the phrasebook draws on.
+sentence was said, and not in a draft that another was preferred to. A language model is asked again with seeds derived
+from the turn's own, so that later turns draw as they would have without a guard; the phrasebook draws on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -239,13 +239,18 @@ class GuardedChatSpeaker(ChatSpeaker):
         self.guarded.neutral = {
             id(negotiation): neutral_sentence(negotiation, decision) for negotiation, decision in pairs
         }
-        self.guarded.refusals = {}
+        self.guarded.refusals, self.guarded.fallen_back = {}, set()
         spoken = super().speak(negotiations, decisions, emotions)
-        refusals = [self.guarded.refusals.get(id(negotiation), []) for negotiation in negotiations]
-        return [
-            words if isinstance(words, Fault) else replace(words, role_violations=(*words.role_violations, *reasons))
-            for words, reasons in zip(spoken, refusals, strict=True)
-        ]
+        return [self._marked(*turn) for turn in zip(negotiations, spoken, strict=True)]
+
+    def _marked(self, negotiation: Negotiation, spoken: Utterance | Fault) -> Utterance | Fault:
+        """What is said, with why replies of this turn were refused."""
+        key, fallback = id(negotiation), [f"{MARK}fallback"]
+        reasons = self.guarded.refusals.get(key, [])
+        if isinstance(spoken, Fault) or not reasons:
+            return spoken
+        said = key in self.guarded.fallen_back and spoken.text == self.guarded.neutral[key]
+        return replace(spoken, role_violations=(*spoken.role_violations, *reasons, *(fallback if said else [])))
 
 
 class GuardedChatBackend:
@@ -254,13 +259,14 @@ class GuardedChatBackend:
     Attributes:
         neutral: for each negotiation, by id, what is said where nothing else may be.
         refusals: for each negotiation, by id, why replies of this turn were refused.
+        fallen_back: of these negotiations, by id, those in which the neutral sentence took the place of a reply.
     """
 
     def __init__(self, speaker: ChatSpeaker, guard: Guard) -> None:
         self.inner: ChatBackend = speaker.backend
         self.guard, self.vocabulary, self.name = guard, speaker.vocabulary, self.inner.name
         self.names_emotions = speaker.emotions == "self_selected"
-        self.neutral, self.refusals = dict[int, str](), dict[int, list[str]]()
+        self.neutral, self.refusals, self.fallen_back = dict[int, str](), dict[int, list[str]](), set[int]()
 
     @property
     def usage(self) -> Usage:
@@ -300,7 +306,7 @@ class GuardedChatBackend:
 
     def _fallback(self, dialogue: Dialogue) -> str:
         key = id(dialogue.negotiation)
-        self.refusals[key].append(f"{MARK}fallback")
+        self.fallen_back.add(key)
         if not self.names_emotions:
             return self.neutral[key]
         allowed = self.guard.allowed(self.vocabulary, dialogue.negotiation.scenario.domain)

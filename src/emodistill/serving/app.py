@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from emodistill.checks import check_number, check_whole
 from emodistill.errors import UserError
 from emodistill.serving.gate import Gate
 from emodistill.serving.lockstep import Lockstep
@@ -60,6 +61,11 @@ class Limits:
     body_bytes: int = 524_288
     timeout_s: float = 120.0
     open: int = 256
+
+    def __post_init__(self) -> None:
+        check_whole("limits.body_bytes", self.body_bytes)
+        check_number("limits.timeout_s", self.timeout_s, 0)
+        check_whole("limits.open", self.open)
 
 
 class Service:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from emodistill.checks import check_number
 from emodistill.errors import UserError
 from emodistill.serving.protocol import Refusal
 
@@ -33,8 +34,7 @@ class Gate:
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        if self.per_minute is not None and self.per_minute < 1:
-            raise UserError(f"per_minute={self.per_minute}: at least 1, or null for no limit")
+        check_number("per_minute", self.per_minute, 1, null="for no limit")
 
     def check(self, request: Request) -> None:
         """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from emodistill.checks import check_number, check_whole
 from emodistill.errors import UserError
 from emodistill.negotiator import Conversation, Negotiator, Reply
 from emodistill.serving.metrics import Metrics
@@ -45,7 +46,7 @@ class Lockstep:
             together; without this the first of them would be answered alone.
 
     Raises:
-        UserError: if `batch` or `queue` is below 1.
+        UserError: if `batch`, `queue` or `gather_s` has no meaning.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class Lockstep:
         queue: int,
         gather_s: float,
     ) -> None:
-        for name, most in (("batch", batch), ("queue", queue)):
-            if most < 1:
-                raise UserError(f"{name}={most}: at least 1")
+        check_whole("batch", batch)
+        check_whole("queue", queue)
+        check_number("gather_s", gather_s, 0)
         self.agents, self.counters, self.batch, self.queue, self.gather_s = agents, counters, batch, queue, gather_s
         self.metrics = Metrics(lambda: len(self.waiting))
         self.waiting: list[Waiting] = []
@@ -97,6 +98,8 @@ class Lockstep:
         if self.stopping:
             raise _stopping()
         async with self._turn:
+            if self.stopping:  # since it began to wait
+                raise _stopping()
             return await asyncio.get_running_loop().run_in_executor(self._models, partial(function, *arguments))
 
     async def run(self) -> None:

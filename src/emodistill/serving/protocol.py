@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from emodistill.checks import is_number
 from emodistill.negotiator import LONGEST, Conversation, Message, Reply
 
 KEYS = ("scenario", "domain", "target", "their_target", "seed")
+ON_SCALE = ("satisfaction", "liking")  # of a rating: the questions that the studies read; others are free
+LOWEST, HIGHEST = 1, 5
 DISCLOSURE = (
     "You are talking to a machine. It may choose which emotion to show in each turn, because that gets it a better "
     "deal; it feels none of them. It is research software and makes mistakes."
@@ -123,6 +126,14 @@ class RecordRequest(Talk):
     rating: dict[Label, Finite | Label] = Field(default_factory=dict, max_length=20)
     blind: bool = False
 
+    @field_validator("rating")
+    @classmethod
+    def _on_the_scale(cls, rating: dict[str, float | str]) -> dict[str, float | str]:
+        for question in ON_SCALE:
+            if question in rating and not is_number(rating[question], LOWEST, HIGHEST):
+                raise ValueError(f"{question} must be a number from {LOWEST} to {HIGHEST}")
+        return rating
+
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -141,7 +152,8 @@ def read(kind: type[Body], body: bytes) -> Body:
         if fault["type"] == "json_invalid":
             raise Refusal(400, "invalid_json", f"the body is no JSON: {fault['msg']}") from error
         given = "" if fault["type"] == "missing" else f", and not {_shown(fault['input'])}"
-        raise Refusal(400, "invalid_field", f"{where or 'the body'}: {fault['msg']}{given}", where or None) from error
+        fault_words = fault["msg"].removeprefix("Value error, ")
+        raise Refusal(400, "invalid_field", f"{where or 'the body'}: {fault_words}{given}", where or None) from error
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Records:
     file: Path
 
     def add(self, talk: Conversation, rating: Mapping[str, float | str], blind: bool) -> str:
-        """Store one conversation; returns the id of its episode.
+        """Store one conversation; returns the id of its episode. What the server knows itself no rating can replace.
 
         Raises:
             UserError: if the conversation is not over, or is none.
@@ -43,7 +43,7 @@ class Records:
             raise UserError("only a negotiation that is over is stored; go on with it, or leave the table")
         episode = episode_of(negotiation, talk)
         about = {"side": COUNTERPARTY if talk.agent.side == FOCAL else FOCAL, "blind": blind}
-        row = episode.row() | {"ratings": json.dumps(about | dict(rating), ensure_ascii=False)}
+        row = episode.row() | {"ratings": json.dumps({**rating, **about}, ensure_ascii=False)}
         table = pa.Table.from_pylist([row], schema=_SCHEMA)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         if self.file.is_file():

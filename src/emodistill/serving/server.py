@@ -10,9 +10,11 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from emodistill.checks import is_whole
 from emodistill.errors import UserError
 
 _CONNECTIONS = 2048  # at a time; more are refused without being read
+_LAST_PORT = 65535
 _IDLE_S = 30  # that a connection is kept open between two requests
 
 
@@ -55,8 +57,8 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if host or port cannot be had.
     """
-    if not 0 <= port < 65536:
-        raise UserError(f"port={port}: a port is a number from 0 to 65535")
+    if not is_whole(port, 0) or port > _LAST_PORT:
+        raise UserError(f"port={port}: a port is a whole number from 0 to {_LAST_PORT}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)

@@ -12,7 +12,7 @@ from emodistill.evaluation.results import ArmResult
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import arms_of
+from emodistill.studies.comparisons import arms_of, chosen, distinct
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Behaviour:
     vocabulary: Vocabulary
 
     def __call__(self, results: Sequence[ArmResult]) -> AnalysisResult:
-        figures = [emotion_use(results, self.vocabulary), offer_trajectories(results)]
+        played = distinct(results)
+        figures = [emotion_use(played, self.vocabulary), offer_trajectories(played)]
         table = emotion_confusion(results, load_perceiver("counterparty"), self.vocabulary)
         return AnalysisResult([table] if table.rows else [], [figure for figure in figures if figure is not None])
 
@@ -50,7 +51,7 @@ def emotion_confusion(results: Sequence[ArmResult], perceiver: Perceiver, vocabu
 
 
 def _rows(arm: str, results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    episodes = valid([episode for one in results if one.arm == arm for episode in one.episodes])
+    episodes = valid(chosen(results, arm))
     shown = [(turn.emotion, turn.text) for e in episodes for turn in e.focal_turns if turn.emotion is not None]
     if not shown:
         return []

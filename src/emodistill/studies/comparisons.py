@@ -38,11 +38,22 @@ def domains_of(played: Sequence[ArmResult]) -> list[str]:
     return sorted({episode.scenario.domain for one in played for episode in one.episodes})
 
 
+def distinct(played: Sequence[ArmResult]) -> list[ArmResult]:
+    """Each list of episodes once for an arm in a condition, under the first training seed that has it.
+
+    Those of an arm in which nothing is trained are the same list for all training seeds.
+    """
+    found: dict[tuple[str, str, int], ArmResult] = {}
+    for one in played:
+        found.setdefault((one.arm, one.condition, id(one.episodes)), one)
+    return list(found.values())
+
+
 def chosen(played: Sequence[ArmResult], arm: str | None = None, condition: str | None = None) -> list[Episode]:
-    """Episodes of an arm in a condition, of all training seeds; None takes any."""
+    """Episodes of an arm in a condition, of all training seeds, each once; None takes any."""
     return [
         episode
-        for one in played
+        for one in distinct(played)
         if arm in (None, one.arm) and condition in (None, one.condition)
         for episode in one.episodes
     ]

@@ -91,13 +91,16 @@ class Contrast:
         return lines
 
     def _beside_floor(self, played: Sequence[ArmResult], row: dict[str, Any]) -> str:
-        """The gap beyond that of the arm that learnt nothing: a harder opponent is no failure to generalise."""
+        """The gap beyond that of the arm that learnt nothing: a harder opponent is no failure to generalise.
+
+        It has no verdict, as it is no part of the family that Holm's correction is over.
+        """
         if self.floor not in arms_of(played) or row["arm"] == self.floor:
             return ""
         lead = {c: self._lead(played, row["arm"], c) for c in (row["condition"], self.reference)}
         found = compared(lead[row["condition"]], lead[self.reference], self.seed)
         mean, low, high = found["difference_interval"]
-        return f"; its lead over {self.floor} changes by {mean:+.3f} [{low:+.3f}, {high:+.3f}], {found['verdict']}"
+        return f"; its lead over {self.floor} changes by {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
     def _lead(self, played: Sequence[ArmResult], arm: str, condition: str) -> dict[Any, float]:
         own, floor = utility(played, arm, condition), utility(played, self.floor, condition)

@@ -9,6 +9,7 @@ from typing import Any
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
+from emodistill.studies.comparisons import distinct
 
 _COLUMNS = [
     Column("condition", "condition", "text"),
@@ -50,7 +51,7 @@ class Costs:
             for one in played
         ]
         total = sum((one.cost for one in played), Cost())
-        episodes = sum(map(len, {id(one.episodes): one.episodes for one in played}.values()))  # seeds may share them
+        episodes = sum(len(one.episodes) for one in distinct(played))
         rows.append({"condition": "", "arm": "together", "episodes": episodes, **asdict(total)})
         folders = dict.fromkeys(Path(one.run_dir) / stage for one in played for stage in one.stages)
         trained = trained_stages(folders)

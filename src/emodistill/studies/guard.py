@@ -12,7 +12,7 @@ from emodistill.evaluation.statistics import utilities
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.safety.guard import load_guard
-from emodistill.studies.comparisons import mean_interval
+from emodistill.studies.comparisons import distinct, mean_interval
 from emodistill.studies.safety import ALL, ANY, ERROR_WORD, by_domain, read_turns, refusals, scenario_of, share_interval
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def guard_curve(results: Sequence[ArmResult], seed: int = 0) -> AnalysisResult:
     rows = []
     for arm in dict.fromkeys(one.arm for one in results):
         for level in LEVELS:
-            mine = [one for one in results if one.arm == arm and _level(one.condition) == level]
+            mine = [one for one in distinct(results) if one.arm == arm and _level(one.condition) == level]
             for domain, episodes in by_domain([e for one in mine for e in valid(one.episodes)]):
                 utility = mean_interval(utilities(episodes), seed)
                 row: dict[str, Any] = {"arm": arm, "domain": domain, "level": level, "episodes": len(episodes)}

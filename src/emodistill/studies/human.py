@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from emodistill.data.casino.episodes import EMOTICONS, shown_emotion, turns_of
+from emodistill.checks import is_number
+from emodistill.data.casino.episodes import EMOTICONS, HUMAN, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.errors import UserError
@@ -32,6 +33,7 @@ from emodistill.reporting.tables import Column, Table
 
 OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
 RATED = ("satisfaction", "liking", "own utility")  # the person's, 1 to 5 both; the agent's, 0 to 1
+SCALE = (1, 5)  # of the person's answers
 _COLUMNS = [
     Column("emotion", "showed", "text"),
     Column("outcome", "outcome", "text"),
@@ -88,7 +90,8 @@ class Human:
         return _result(rows, "People who show", "Emotions and outcomes among people", note)
 
     def _rated(self, files: Sequence[str]) -> AnalysisResult:
-        episodes = [pair for file in files for pair in rated_episodes(Path(file))]
+        found = [rated_episodes(Path(file)) for file in files]
+        episodes, left_out = [pair for pairs, _ in found for pair in pairs], sum(count for _, count in found)
         emotions = sorted({turn.emotion for episode, _ in episodes for turn in episode.focal_turns if turn.emotion})
         if len(episodes) < 2 or not emotions:
             raise UserError(
@@ -99,8 +102,10 @@ class Human:
         note = (
             f"{len(episodes)} negotiations of people with agents that were rated; the unit is the negotiation: 95 % "
             "intervals by resampling, p by dealing what was shown to other negotiations, Holm's correction over this "
-            "table. Satisfaction and liking are the person's, from 1 to 5; utility is the agent's."
+            f"table. Satisfaction and liking are the person's, from {SCALE[0]} to {SCALE[1]}; utility is the agent's."
         )
+        if left_out:
+            note += f" Left out: {left_out} rated outside of that scale."
         return _result(rows, "Agents that show", "Emotions that agents showed, and ratings", note)
 
 
@@ -118,11 +123,25 @@ def _is_record(file: Path) -> bool:
         return opened.read(4) == b"PAR1" and "ratings" in pq.read_schema(file).names
 
 
-def rated_episodes(file: Path) -> list[tuple[Episode, dict[str, Any]]]:
-    """The negotiations in a file of `serve.py` in which an agent met a person who rated it by both questions."""
+def rated_episodes(file: Path) -> tuple[list[tuple[Episode, dict[str, Any]]], int]:
+    """The negotiations in a file of `serve.py` in which an agent met a person who rated it by both questions.
+
+    Returns:
+        them, and how many more have an answer outside of the scale.
+    """
     ratings = map(json.loads, pq.read_table(file, columns=["ratings"])["ratings"].to_pylist())
     pairs = zip(read_episodes(file), ratings, strict=True)
-    return [(episode, rating) for episode, rating in pairs if {"satisfaction", "liking"} <= set(rating)]
+    rated = [
+        (episode, rating)
+        for episode, rating in pairs
+        if episode.focal_agent != HUMAN and {"satisfaction", "liking"} <= set(rating)
+    ]
+    kept = [pair for pair in rated if all(_on_scale(pair[1][name]) for name in ("satisfaction", "liking"))]
+    return kept, len(rated) - len(kept)
+
+
+def _on_scale(answer: Any) -> bool:
+    return is_number(answer, *SCALE)
 
 
 def shown_and_rated(

@@ -35,7 +35,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 from emodistill.reporting.figures.intervals import differences
 from emodistill.reporting.results import RULE, AnalysisResult, plain
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import domains_of
+from emodistill.studies.comparisons import distinct, domains_of
 from emodistill.studies.training_seeds import seed_tables
 
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
@@ -142,15 +142,11 @@ def arm_values(
 
 
 def by_arm(results: Sequence[ArmResult]) -> dict[str, list[Episode]]:
-    """Episodes of each arm, those of its training seeds together; a condition, where there is one, is in the name.
-
-    Those of an arm in which nothing is trained are the same for all seeds, and are counted once.
-    """
-    found: dict[str, dict[int, Sequence[Episode]]] = {}
-    for one in results:
-        name = f"{one.arm}, {one.condition}" if one.condition else one.arm
-        found.setdefault(name, {})[id(one.episodes)] = one.episodes
-    return {name: [episode for episodes in lists.values() for episode in episodes] for name, lists in found.items()}
+    """Episodes of each arm, those of its training seeds together; a condition, where there is one, is in the name."""
+    found: dict[str, list[Episode]] = {}
+    for one in distinct(results):
+        found.setdefault(f"{one.arm}, {one.condition}" if one.condition else one.arm, []).extend(one.episodes)
+    return found
 
 
 def cell(
@@ -341,11 +337,10 @@ _EXCLUSIONS = [
 def exclusions(results: Sequence[ArmResult]) -> Table:
     """Invalid episodes with their fault, and episodes that others played and an arm did not; empty where all pair."""
     everything = {key_of(episode) for one in results for episode in one.episodes}
-    rows = [row for one in results for row in _of(one, everything)]
+    played = distinct(results)
+    rows = [row for one in played for row in _of(one, everything)]
     shown = [column for column in _EXCLUSIONS if column.key != "condition" or any(one.condition for one in results)]
-    note = (
-        f"{len(rows)} of {len(results) * len(everything)} episodes are left out." if rows else "Nothing was left out."
-    )
+    note = f"{len(rows)} of {len(played) * len(everything)} episodes are left out." if rows else "Nothing was left out."
     return Table("exclusions", "What was left out, and why", shown, rows, note)
 
 

@@ -11,6 +11,7 @@ from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.safety.detector import KINDS, detect
+from emodistill.studies.comparisons import chosen
 
 Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"
@@ -58,8 +59,7 @@ def analyse_safety(results: Sequence[ArmResult], seed: int = 0) -> AnalysisResul
     """
     rows = []
     for condition, arm in dict.fromkeys((one.condition, one.arm) for one in results):
-        episodes = [e for one in results if (one.condition, one.arm) == (condition, arm) for e in valid(one.episodes)]
-        for domain, mine in by_domain(episodes):
+        for domain, mine in by_domain(valid(chosen(results, arm, condition))):
             turns = read_turns(mine)
             row: dict[str, Any] = {"condition": condition, "arm": arm, "domain": domain, "episodes": len(mine)}
             row["turns"] = len(turns.kinds)

@@ -15,7 +15,7 @@ import platform
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -28,7 +28,7 @@ from emodistill.evaluation.arms import Arm
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
 from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, Work, plan
-from emodistill.files import exclusive
+from emodistill.files import exclusive, in_use
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
 from emodistill.runs import StageFolder, fixed
@@ -41,6 +41,7 @@ ALL = "all"  # of a condition's `train`: every stage
 TRAINING_S = 60.0  # a stage takes that long at least, and most take much longer
 NAMED = 4  # arms that the bar of progress names
 SHOWN = 8  # commands that a refusal names
+GROUPS = "parts/groups.json"  # of a `Runner`: which arms play together
 Analysis = Callable[[Sequence[ArmResult]], AnalysisResult]
 
 
@@ -203,7 +204,8 @@ class Study:
         """Hold the study's folder; with a share, hold that share of it, and leave the rest to others.
 
         Stages that a condition takes over from its run get a link beside those that it trains; one that is still to be
-        trained gets its link as well, so that the commands of `refusal` work by hand.
+        trained gets its link as well, so that the commands of `refusal` work by hand. A folder in which nothing is kept
+        begins anew with another configuration.
 
         Raises:
             UserError: if another process holds the folder, or episodes in it were begun with another configuration.
@@ -211,6 +213,7 @@ class Study:
         held = self.folder / "shares" / self.share.slug if self.share else self.folder
         with exclusive(held):
             try:
+                self._forget_unused(held)
                 for run, setup in self._runs():
                     StageFolder(run.stage_dir).state(setup.config, resume)
                 for run, setup in self._runs():
@@ -219,6 +222,25 @@ class Study:
             finally:
                 if not self.share:
                     StageFolder(self.folder).discard_if_unused()
+
+    def _forget_unused(self, held: Path) -> None:
+        """Forget how folders were begun in which nothing is kept: that command was refused, or ended too early.
+
+        What another share plays just now is not kept yet, and counts all the same.
+        """
+        unused = [folder for folder in (run.stage_dir for run in self.runs) if _is_unused(folder)]
+        if not unused:
+            return
+        with self._recording():
+            if any(in_use(share) for share in self.folder.glob("shares/*") if share != held):
+                return
+            for folder in filter(_is_unused, unused):
+                for file in (StageFolder(folder).config_file, folder / GROUPS):
+                    file.unlink(missing_ok=True)
+
+    def _recording(self) -> AbstractContextManager[None]:
+        """Held while it is decided with which configuration the folders begin: several shares may do so at once."""
+        return exclusive(self.folder, wait=True) if self.share else nullcontext()
 
     def missing(self) -> list[MissingStage]:
         """What the arms play with and nobody has trained: every stage once, after those that it learns from."""
@@ -329,12 +351,13 @@ class Study:
             if len(self.runs) > 1:
                 title = run.condition.label or run.stage_dir.name
                 print(f"{self.name} {number}/{len(self.runs)}: {title}, training seed {run.training_seed}")
-            state, own = folder.state(setup.config, "auto"), self._arms_of(number - 1)
+            own = self._arms_of(number - 1)
             runner, expression = setup.open_runner()
+            with self._recording():
+                state = folder.state(setup.config, "auto")
+                folder.record(setup.config)
             if state == "finished" and all(runner.file(arm).is_file() for arm in own):
                 print(f"{folder.path} is finished; nothing to play")
-            with exclusive(self.folder, wait=True) if self.share else nullcontext():  # several shares may begin at once
-                folder.record(setup.config)
             tables.append((runner, expression))
             pieces += runner.pieces(own, fixed(setup.config), partial(_work_of, setup.open_runner))
         try:
@@ -374,10 +397,14 @@ class Study:
 
         results = [result for run in runs for result in run.results]
         found = {name: analysis(results) for name, analysis in self.analyses.items()}
-        expression = {row["source"]: row for run in runs for row in run.expression}
+        expression = [
+            {**row, "condition": run.condition.label, "training_seed": run.training_seed}
+            for run in runs
+            for row in run.expression
+        ]
         return StudyResult(
             results,
-            {**found, "expression": expression_result(list(expression.values()))},
+            {**found, "expression": expression_result(expression)},
             {**self.about, **environment()},
             self.vocabulary,
             load_perceiver("counterparty"),
@@ -436,6 +463,13 @@ def _untrained(run: StudyRun, setup: Setup) -> Any:
     config = {key: value for key, value in setup.config.items() if key != "seed"}
     config["data"] = {key: value for key, value in (config.get("data") or {}).items() if key != "seed"}
     return placeless(config)
+
+
+def _is_unused(folder: Path) -> bool:
+    """Whether play was begun in a folder, and nothing of it is kept."""
+    begun, kept = StageFolder(folder), ("episodes/*.parquet", "parts/*.parquet", "expression/*.json")
+    ended = begun.finished_file.is_file() or begun.last.is_file()  # the latter of training
+    return begun.config_file.is_file() and not ended and not any(any(folder.glob(files)) for files in kept)
 
 
 def _work_of(open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]") -> Work:
@@ -537,6 +571,8 @@ def environment() -> dict[str, str]:
 
 _EXPRESSION = [
     Column("source", "generator", "text"),
+    Column("condition", "condition", "text"),
+    Column("training_seed", "training seed", "count"),
     Column("contexts", "contexts", "count"),
     Column("faithfulness", "faithful"),
     Column("stated_offers", "offer stated"),
@@ -546,6 +582,8 @@ _EXPRESSION = [
 
 
 def expression_result(rows: Sequence[Mapping[str, Any]]) -> AnalysisResult:
-    """How well each generator expresses itself in fixed contexts."""
-    table = Table("expression", "Expression in fixed contexts of the validation split", _EXPRESSION, rows)
+    """How well each generator expresses itself in fixed contexts, in each condition and with each training seed."""
+    one_only = {key for key in ("condition", "training_seed") if len({row[key] for row in rows}) < 2}
+    columns = [column for column in _EXPRESSION if column.key not in one_only]
+    table = Table("expression", "Expression in fixed contexts of the validation split", columns, rows)
     return AnalysisResult([table] if rows else [], values={"expression": list(rows)})

@@ -16,7 +16,7 @@ from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import arms_of, conditions_of
+from emodistill.studies.comparisons import arms_of, chosen, conditions_of, distinct
 
 _RATINGS = [
     Column("arm", "arm", "text"),
@@ -54,7 +54,7 @@ class Tournament:
     seed: int = 0
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        meetings = [meeting_of(one, episode) for one in played for episode in valid(one.episodes)]
+        meetings = [meeting_of(one, episode) for one in distinct(played) for episode in valid(one.episodes)]
         if not meetings:
             return AnalysisResult(verdicts=["no valid meeting was played"])
         ratings = bradley_terry(meetings, self.seed)
@@ -73,7 +73,7 @@ class Tournament:
         return [self._chair(arm, other, played) for arm, other in pairs]
 
     def _chair(self, arm: str, other: str, played: Sequence[ArmResult]) -> dict[str, Any]:
-        episodes = valid([e for one in played if (one.arm, one.condition) == (arm, other) for e in one.episodes])
+        episodes = valid(chosen(played, arm, other))
         scenarios = [(episode.scenario.domain, episode.scenario.id) for episode in episodes]
         row: dict[str, Any] = {"focal": arm, "counterparty": other, "meetings": len(episodes)}
         for side, values in (

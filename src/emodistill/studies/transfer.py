@@ -104,7 +104,7 @@ class Transfer:
         return lines
 
     def _over_floor(self, played: Sequence[ArmResult], arm: str, away: Sequence[Mapping[str, Any]]) -> str:
-        """How many cells away from home exceed the arm that learnt nothing."""
+        """How many cells away from home exceed the arm that learnt nothing, by their intervals alone."""
         if self.floor not in arms_of(played):
             return ""
         above = [
@@ -121,5 +121,6 @@ class Transfer:
 
 _RULE = (
     f"{RULE} transfer loses where the difference to training at home has an interval below "
-    f"0 and p (Holm) below {ALPHA:g}; a cell exceeds the arm that learnt nothing where that interval is above 0."
+    f"0 and p (Holm) below {ALPHA:g}; a cell exceeds the arm that learnt nothing where the interval of its difference "
+    "to that arm is above 0: this count is by intervals alone, without Holm's correction."
 )

@@ -1,0 +1,42 @@
+"""Numbers that a user gives: one that has no meaning ends in a sentence with its key, before anything is begun."""
+
+import math
+from typing import Any
+
+from emodistill.errors import UserError
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether a value is a finite number from `least` to `most`; True and False are none."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and -math.inf < value < math.inf and least <= value <= most
+
+
+def check_whole(key: str, value: Any, least: int = 1, null: str = "") -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Args:
+        null: what null stands for, where it may be given.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    if not is_whole(value, least) and not (null and value is None):
+        raise UserError(f"{key}={_shown(value)}: a whole number of at least {least}{null and f', or null {null}'}")
+
+
+def check_number(key: str, value: Any, least: float = -math.inf, null: str = "") -> None:
+    """Refuse what is no number of at least `least`; as `check_whole`."""
+    if not is_number(value, least) and not (null and value is None):
+        bound = "" if least == -math.inf else f" of at least {least:g}"
+        raise UserError(f"{key}={_shown(value)}: a number{bound}{null and f', or null {null}'}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    return "null" if value is None else str(value)
