@@ -1,9 +1,12 @@
-"""Numbers that a user gives: one that has no meaning ends in a sentence with its key, before anything is begun."""
+"""What a user may give: a value that has no meaning ends in a sentence with its key, before anything is begun."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from emodistill.errors import UserError
+
+Allowed = Mapping[str, tuple[Callable[[Any], bool], str]]  # key -> a test of its value, and what passes it in words
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
@@ -15,6 +18,21 @@ def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> b
     """Whether a value is a finite number from `least` to `most`; True and False are none."""
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return is_one and -math.inf < value < math.inf and least <= value <= most
+
+
+ABOVE_0 = (lambda value: is_number(value) and value > 0, "above 0")
+FROM_0 = (lambda value: is_number(value, 0), "0 or above")
+
+
+def check_settings(settings: Mapping[str, Any], allowed: Allowed, prefix: str = "learner.") -> None:
+    """Refuse settings that have no meaning.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    for key, (means_something, wanted) in allowed.items():
+        if not means_something(settings[key]):
+            raise UserError(f"{prefix}{key}={settings[key]}: it must be {wanted}")
 
 
 def check_whole(key: str, value: Any, least: int = 1, null: str = "") -> None:

@@ -8,7 +8,6 @@ Notation for shapes: N transitions, B rows of a table or batch, D observation.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from emodistill.checks import ABOVE_0, check_settings, is_number
 from emodistill.data.batches import ResumableLoader
 from emodistill.data.observations import DialoguePrefix, Observer, Variant, check_variant
 from emodistill.data.schema import Episode
@@ -62,11 +62,8 @@ class Reward:
     move_limit: float
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or (key == "move_limit" and value <= 0):
-                wanted = "above 0" if key == "move_limit" else "a finite number"
-                raise UserError(f"data.dataset.reward.{key}={value}: it must be {wanted}")
+        allowed = dict.fromkeys(vars(self), (is_number, "a finite number")) | {"move_limit": ABOVE_0}
+        check_settings(vars(self), allowed, "data.dataset.reward.")
 
     def of(self, episode: Episode, scores: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.floating]:
         """Rewards of the episode's focal turns, (turns,) float64.

@@ -17,16 +17,16 @@ from functools import partial
 
 import torch
 
+from emodistill.checks import Allowed, check_settings, is_number, is_whole
 from emodistill.judges.request import JudgeRequest, Scorer
-from emodistill.learners.settings import Allowed, check_settings, is_count, is_number
 
 logger = logging.getLogger(__name__)
 
 _ALLOWED: Allowed = {
-    "look_ahead": (partial(is_count, least=0), "a whole number of batches, 0 or more"),
+    "look_ahead": (partial(is_whole, least=0), "a whole number of batches, 0 or more"),
     "timeout_s": (lambda v: v is None or (is_number(v) and v > 0), "a number of seconds above 0, or null for no limit"),
-    "min_group": (partial(is_count, least=2), "a whole number of at least 2, for one score compares with nothing"),
-    "max_unscored_batches": (lambda v: v is None or is_count(v), "1 batch or more, or null to never end"),
+    "min_group": (partial(is_whole, least=2), "a whole number of at least 2, for one score compares with nothing"),
+    "max_unscored_batches": (lambda v: v is None or is_whole(v), "1 batch or more, or null to never end"),
 }
 
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_number, is_whole
 from emodistill.data.transitions import TransitionEpisodes, Transitions
 from emodistill.errors import UserError
 from emodistill.learners.ope import fitted_q_value, importance_sampled_value, mean_return
 from emodistill.learners.selector_networks import DatasetStats, SelectorNetworks
-from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings, is_count, is_number
 from emodistill.losses import expectile_loss
 
 __all__ = ["DatasetStats", "IQLLearner", "Transitions"]
@@ -46,10 +46,10 @@ def same_vocabulary(learned: Mapping[str, Any], given: Mapping[str, Any]) -> Non
 
 
 _ALLOWED: Allowed = {
-    "observation_dim": (is_count, "a whole number of at least 1"),
-    "num_emotions": (is_count, "a whole number of at least 1"),
+    "observation_dim": (is_whole, "a whole number of at least 1"),
+    "num_emotions": (is_whole, "a whole number of at least 1"),
     "hidden_dims": (
-        lambda v: isinstance(v, (list, tuple)) and all(map(is_count, v)),
+        lambda v: isinstance(v, (list, tuple)) and all(map(is_whole, v)),
         "a list of widths, [] for linear",
     ),
     "discount": (lambda v: is_number(v) and 0 <= v <= 1, "between 0 and 1"),

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_whole
 from emodistill.data.batches import ResumableBatches
 from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
 from emodistill.data.chats import ChatContext
@@ -49,7 +50,6 @@ from emodistill.judges.request import Scorer
 from emodistill.learners.async_judge import AsyncJudge, Judging, ScoreFuture
 from emodistill.learners.devices import build_policy, gather
 from emodistill.learners.optimizer import adamw, check_optimizer, finite
-from emodistill.learners.settings import ABOVE_0, FROM_0, Allowed, check_settings, is_count
 from emodistill.losses import clipped_surrogate, kl_k3, preference_loss
 from emodistill.policy.adapter_files import refuse_foreign
 from emodistill.policy.endpoint_sampler import Drawn, EndpointSampler
@@ -64,7 +64,7 @@ _ALLOWED: Allowed = {
     "clip_range": ABOVE_0,
     "kl_coef": FROM_0,
     "negative_weight": FROM_0,
-    "samples": (partial(is_count, least=2), "a whole number of at least 2, for an utterance is compared with others"),
+    "samples": (partial(is_whole, least=2), "a whole number of at least 2, for an utterance is compared with others"),
 }
 VALIDATED = ("surrogate", "kl", "reward", "reward_missing", "response_length", "unnamed")
 Reply = tuple[ChatContext, str, float | None]  # context, words, score

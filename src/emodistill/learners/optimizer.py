@@ -12,14 +12,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from emodistill.checks import FROM_0, Allowed, check_settings, is_whole
 from emodistill.errors import UserError
-from emodistill.learners.settings import FROM_0, Allowed, check_settings, is_count
 
 SCHEDULES = ("constant", "cosine")
 ALLOWED: Allowed = {
     "learning_rate": FROM_0,
     "weight_decay": FROM_0,
-    "warmup_steps": (partial(is_count, least=0), "a whole number of steps"),
+    "warmup_steps": (partial(is_whole, least=0), "a whole number of steps"),
     "schedule": (SCHEDULES.__contains__, "constant or cosine"),
 }
 
