@@ -218,6 +218,8 @@ def explain(error: BaseException) -> str | None:
             return f"the disk is full ({link.filename or link.strerror}); make room and run the same command again"
     if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename}: {error.strerror}; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
+    if nowhere := _class_nowhere(chain):
+        return nowhere
     composing = isinstance(error, HydraException | OmegaConfBaseException)
     if not composing or (isinstance(error, InstantiationException) and not _wrong_key(chain)):
         return None  # our own code failed: the place matters
@@ -225,6 +227,17 @@ def explain(error: BaseException) -> str | None:
     if elsewhere := _group_elsewhere(message):
         return elsewhere
     return f"{message.rstrip('.')}{_did_you_mean(message)}; --help shows the groups and --cfg job every key"
+
+
+def _class_nowhere(chain: list[BaseException]) -> str | None:
+    """A sentence where a `_target_` of the configuration is in no module; None where the module itself fails."""
+    named = re.search(r"Error locating target '([\w.]+)'(?:.*full_key: ([\w.]+))?", str(chain[0]), re.DOTALL)
+    missing = [link.name for link in chain if isinstance(link, ModuleNotFoundError) and link.name]
+    if not named or not any(f"{named[1]}.".startswith(f"{name}.") for name in missing):
+        return None
+    key = f"{named[2]}._target_" if named[2] else "_target_"
+    command = Path(sys.argv[0]).name
+    return f"{key}={named[1]}: there is no such class; a file of yours lies beside {command} or in PYTHONPATH"
 
 
 def _group_elsewhere(message: str) -> str | None:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
 from tiny_runs import files, train_on_other_data
 
 from commands import entry
@@ -41,6 +42,22 @@ def test_a_word_that_is_refused_is_not_offered_again(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
     said = entry.explain(HydraException("Could not override 'learner.retries'."))
     assert said is not None and "did you mean retries" not in said
+
+
+@pytest.mark.parametrize("target", ["nowhere.Judge", "emodistill.nowhere.Judge", "emodistill.errors.Nowhere"])
+def test_a_class_that_is_in_no_module_is_named_with_its_key(target):
+    with pytest.raises(InstantiationException) as raised:
+        instantiate({"judge": {"judge": {"_target_": target}}})
+    said = entry.explain(raised.value)
+    assert said is not None and said.startswith(f"judge.judge._target_={target}: there is no such class; ")
+
+
+def test_a_module_of_the_user_s_that_fails_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text("import nothing_like_it\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InstantiationException) as raised:
+        instantiate({"_target_": "failing.Judge"})
+    assert entry.explain(raised.value) is None
 
 
 def test_help_is_quick_and_shows_the_stages():
