@@ -78,3 +78,11 @@ def test_equal_runs_improve_half_of_the_time_and_better_ones_always():
     found, low, high = probability_of_improvement(values, values)
     assert found == 0.5 and low < 0.5 < high
     assert probability_of_improvement(values + 2, values) == (1.0, 1.0, 1.0)
+
+
+def test_where_nothing_but_the_rest_varies_the_interval_is_that_of_the_rest():
+    values = np.array([[0.0, 0.2, 0.1, 0.3], [0.3, 0.1, 0.2, 0.0]]) + 0.1  # equal means
+    found = components(values)
+    assert set(found.truncated) == {"between_seeds", "between_scenarios"}
+    low, high = found.interval
+    assert low < 0 < found.mean < high and found.p_value > 0.05  # and not the mean alone, with p 0

@@ -353,10 +353,10 @@ def _both_sources(
     spread = (
         square_seed**2 / (seeds - 1) + square_scenario**2 / (scenarios - 1) + rest**2 / ((seeds - 1) * (scenarios - 1))
     )
-    if total <= 0 or spread == 0:
+    if spread == 0:
         return (mean, mean), float(mean == 0)
-    freedom = min(max(total**2 / spread, min(shape) - 1), max(shape) - 1)
-    larger = max(total, square_seed, square_scenario)
+    freedom = min(max(total**2 / spread, min(shape) - 1), max(shape) - 1) if total > 0 else min(shape) - 1
+    larger = max(total, square_seed, square_scenario) if total > 0 else rest
     error = float(np.sqrt(larger / (seeds * scenarios)))
     width = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     return (mean - width, mean + width), float(2 * stats.t.sf(abs(mean) / error, freedom))
