@@ -10,12 +10,12 @@ Allowed = Mapping[str, tuple[Callable[[Any], bool], str]]  # key -> a test of it
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least `least`; True and False are none."""
+    """Whether a value is a whole number of at least `least`; True and False do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether a value is a finite number from `least` to `most`; True and False are none."""
+    """Whether a value is a finite number from `least` to `most`; True and False do not count."""
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return is_one and -math.inf < value < math.inf and least <= value <= most
 
@@ -36,7 +36,7 @@ def check_settings(settings: Mapping[str, Any], allowed: Allowed, prefix: str = 
 
 
 def check_whole(key: str, value: Any, least: int = 1, null: str = "") -> None:
-    """Refuse what is no whole number of at least `least`.
+    """Refuse all but a whole number of at least `least`.
 
     Args:
         null: what null stands for, where it may be given.
@@ -49,7 +49,7 @@ def check_whole(key: str, value: Any, least: int = 1, null: str = "") -> None:
 
 
 def check_number(key: str, value: Any, least: float = -math.inf, null: str = "") -> None:
-    """Refuse what is no number of at least `least`; as `check_whole`."""
+    """Refuse all but a finite number of at least `least`; see `check_whole`."""
     if not is_number(value, least) and not (null and value is None):
         bound = "" if least == -math.inf else f" of at least {least:g}"
         raise UserError(f"{key}={_shown(value)}: a number{bound}{null and f', or null {null}'}")

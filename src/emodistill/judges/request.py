@@ -87,7 +87,7 @@ class Scorer(Protocol):
     def scores(
         self, requests: Sequence[JudgeRequest], on_score: Callable[[int, float | None], None] | None = None
     ) -> list[float | None]:
-        """One score a request, 1 to 10, None where the judge gave none.
+        """One score a request (a judge's is from 1 to 10), None where there is none.
 
         Args:
             on_score: called with place and score as soon as each is there, on the calling thread.

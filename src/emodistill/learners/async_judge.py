@@ -98,7 +98,7 @@ class AsyncJudge:
     def ask(self, requests: Sequence[JudgeRequest]) -> ScoreFuture:
         """Hand requests over; returns at once.
 
-        The thread takes over the caller's GPU: of its own it would put every process's judge on the first one.
+        The thread computes on the caller's GPU; by default it would use the first one, in every process.
         """
         future = ScoreFuture(requests)
         begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch 2.13

@@ -52,10 +52,10 @@ def refuse_foreign(theirs: dict[str, Any], ours: dict[str, Any], source: str) ->
             f"{source} was trained with another chat template or tokenizer of '{ours['base_model']}'; use the files "
             "that it was trained with, or train the stage again"
         )
-    precise = theirs.get("four_bit", ours.get("four_bit"))
-    if precise != ours.get("four_bit"):
+    four_bit = theirs.get("four_bit", ours.get("four_bit"))
+    if four_bit != ours.get("four_bit"):
         raise UserError(
-            f"{source} was trained with policy.four_bit={str(precise).lower()}; use the same here, or train the stage "
+            f"{source} was trained with policy.four_bit={str(four_bit).lower()}; use the same here, or train the stage "
             "again"
         )
     trained, wanted = emotions_of(theirs, source), emotions_of(ours, source)

@@ -33,7 +33,7 @@ class Records:
     file: Path
 
     def add(self, talk: Conversation, rating: Mapping[str, float | str], blind: bool) -> str:
-        """Store one conversation; returns the id of its episode. What the server knows itself no rating can replace.
+        """Store one conversation; returns the id of its episode. A rating cannot replace what the server knows.
 
         Raises:
             UserError: if the conversation is not over, or is none.

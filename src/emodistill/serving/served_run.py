@@ -157,7 +157,7 @@ class ServedRun:
         if given is None:
             opening = asked.thread[0]["content"] if side == COUNTERPARTY and asked.thread else ""
             return zlib.crc32(opening.encode()) if opening else 0
-        longest = len(str(_LARGEST_SEED))  # Python converts no number of thousands of digits
+        longest = len(str(_LARGEST_SEED))  # Python refuses to convert thousands of digits
         if not given.isdecimal() or len(given) > longest or int(given) > _LARGEST_SEED:
             raise UserError(f"seed={given[:40]}: give a whole number from 0 to {_LARGEST_SEED}")
         return int(given)

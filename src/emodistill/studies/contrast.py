@@ -93,7 +93,7 @@ class Contrast:
     def _beside_floor(self, played: Sequence[ArmResult], row: dict[str, Any]) -> str:
         """The gap beyond that of the arm that learnt nothing: a harder opponent is no failure to generalise.
 
-        It has no verdict, as it is no part of the family that Holm's correction is over.
+        It has no verdict, because Holm's correction does not cover it.
         """
         if self.floor not in arms_of(played) or row["arm"] == self.floor:
             return ""
