@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+QUESTIONS, SCALE = ("satisfaction", "liking"), (1, 5)  # what people are asked about an agent, and least and most
 ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
 __getattr__ = lazy_attributes("emodistill.data", {"arrow_schema": ("SCHEMA",)})  # Arrow, for who reads or writes files
 

@@ -17,11 +17,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from emodistill.checks import is_number
+from emodistill.data.schema import QUESTIONS, SCALE
 from emodistill.negotiator import LONGEST, Conversation, Message, Reply
 
 KEYS = ("scenario", "domain", "target", "their_target", "seed")
-ON_SCALE = ("satisfaction", "liking")  # of a rating: the questions that the studies read; others are free
-LOWEST, HIGHEST = 1, 5
 DISCLOSURE = (
     "You are talking to a machine. It may choose which emotion to show in each turn, because that gets it a better "
     "deal; it feels none of them. It is research software and makes mistakes."
@@ -129,9 +128,9 @@ class RecordRequest(Talk):
     @field_validator("rating")
     @classmethod
     def _on_the_scale(cls, rating: dict[str, float | str]) -> dict[str, float | str]:
-        for question in ON_SCALE:
-            if question in rating and not is_number(rating[question], LOWEST, HIGHEST):
-                raise ValueError(f"{question} must be a number from {LOWEST} to {HIGHEST}")
+        for question in QUESTIONS:  # those that `study=human` reads; others are free
+            if question in rating and not is_number(rating[question], *SCALE):
+                raise ValueError(f"{question} must be a number from {SCALE[0]} to {SCALE[1]}")
         return rating
 
 

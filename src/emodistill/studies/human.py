@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from emodistill.checks import is_number
 from emodistill.data.casino.episodes import EMOTICONS, HUMAN, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
-from emodistill.data.schema import Episode, read_episodes
+from emodistill.data.schema import QUESTIONS, SCALE, Episode, read_episodes
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, statistic_interval
@@ -33,7 +33,6 @@ from emodistill.reporting.tables import Column, Table
 
 OUTCOMES = ("own satisfaction", "liked by the other", "own points")  # 1 to 5, 1 to 5, 5 to 36
 RATED = ("satisfaction", "liking", "own utility")  # the person's, 1 to 5 both; the agent's, 0 to 1
-SCALE = (1, 5)  # of the person's answers
 _COLUMNS = [
     Column("emotion", "showed", "text"),
     Column("outcome", "outcome", "text"),
@@ -132,16 +131,10 @@ def rated_episodes(file: Path) -> tuple[list[tuple[Episode, dict[str, Any]]], in
     ratings = map(json.loads, pq.read_table(file, columns=["ratings"])["ratings"].to_pylist())
     pairs = zip(read_episodes(file), ratings, strict=True)
     rated = [
-        (episode, rating)
-        for episode, rating in pairs
-        if episode.focal_agent != HUMAN and {"satisfaction", "liking"} <= set(rating)
+        (episode, rating) for episode, rating in pairs if episode.focal_agent != HUMAN and set(QUESTIONS) <= set(rating)
     ]
-    kept = [pair for pair in rated if all(_on_scale(pair[1][name]) for name in ("satisfaction", "liking"))]
+    kept = [pair for pair in rated if all(is_number(pair[1][question], *SCALE) for question in QUESTIONS)]
     return kept, len(rated) - len(kept)
-
-
-def _on_scale(answer: Any) -> bool:
-    return is_number(answer, *SCALE)
 
 
 def shown_and_rated(
