@@ -57,6 +57,10 @@ def test_what_was_said_before_is_not_fresh(parts, history):
     assert parts("You can have weekly instalments in writing.")["freshness"] == 1.0
 
 
+def test_little_said_earns_little_however_fresh(parts, score):
+    assert parts("I love it.")["freshness"] == 1.0 and score("I love it.") == 1.0
+
+
 def test_heaps_speeches_and_silence_score_low(score):
     good = score("I can drop the late fees, because our suppliers are waiting too. I can move to 45 days.")
     assert good > 9
@@ -80,4 +84,4 @@ def test_emotions_mean_nothing_to_it(scenario, history):
 
 def test_its_shares_are_of_a_whole_and_its_version_is_stable():
     assert sum(SHARES.values()) == pytest.approx(1.0)
-    assert JUDGE.version == ArgumentsJudge().version and JUDGE.version.startswith("2 ")
+    assert JUDGE.version == ArgumentsJudge().version and JUDGE.version.startswith("3 ")

@@ -5,9 +5,10 @@ where that one looks words up in lists, this one compares letters. A policy cann
 the one that it plays against has other weaknesses. It serves the positive control of JPO alone: emotions mean nothing
 to it.
 
-    score = 1 + 9 * (0.25 reason + 0.25 answer + 0.15 number + 0.35 freshness) * sense
+    score = 1 + 9 * (0.35 reason + 0.35 answer + 0.30 number) * freshness * sense
 
-Each part lies in [0, 1]. Deterministic, and free.
+Each part lies in [0, 1]. Freshness is a factor, for as a share it pays a policy to say little: two new words that give
+no reason, no answer and no number are fresh too. Deterministic, and free.
 """
 
 import hashlib
@@ -31,8 +32,8 @@ from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.negotiation.scenarios import Scenario
 
-LOGIC = 2  # raise it when the arithmetic in this file changes: part of the judge's version
-SHARES = {"reason": 0.25, "answer": 0.25, "number": 0.15, "freshness": 0.35}
+LOGIC = 3  # raise it when the arithmetic in this file changes: part of the judge's version
+SHARES = {"reason": 0.35, "answer": 0.35, "number": 0.30}
 _GROUND = re.compile(
     r"\b(?:because|since|thanks to|due to|after all|that'?s why|that is why|the reason|only that|otherwise|until)\b"
     r"|\bso (?:that|i|i'm|we|you|they|he|she|it|this|there|let'?s|let|please|the|your)\b",
@@ -66,7 +67,7 @@ class ArgumentsJudge:
         return announced([Judgement(self._score(request)) for request in requests], on_judgement)
 
     def parts(self, request: JudgeRequest) -> dict[str, float]:
-        """The parts of one score, by name, for display; `sense` is the factor."""
+        """The parts of one score, by name, for display; `freshness` and `sense` are factors."""
         text, scenario = request.utterance, request.scenario
         own = [turn.text for turn in request.history if turn.speaker == FOCAL]
         theirs = [turn.text for turn in request.history if turn.speaker == COUNTERPARTY]
@@ -81,7 +82,7 @@ class ArgumentsJudge:
     def _score(self, request: JudgeRequest) -> float:
         parts = self.parts(request)
         mean = sum(share * parts[name] for name, share in SHARES.items())
-        return round(LOWEST + (HIGHEST - LOWEST) * mean * parts["sense"], 2)
+        return round(LOWEST + (HIGHEST - LOWEST) * mean * parts["freshness"] * parts["sense"], 2)
 
 
 def reason(scenario: Scenario, text: str) -> float:
