@@ -72,8 +72,9 @@ def test_parts_are_asked_of_the_same_replies_and_move_the_policy(make_learner, c
     metrics = learner.objective(rollout)
     assert metrics["reward_length"].item() == pytest.approx(dict(rollout.parts)["length"])
     assert "reward_length" not in plain.objective(alone)
-    with pytest.raises(UserError, match="weight 0"):
-        Part(0.0, Length())
+    for weight in (0.0, math.inf, math.nan, "much"):
+        with pytest.raises(UserError, match=f"weight {weight}"):
+            Part(weight, Length())
 
 
 def test_the_best_of_a_group_alone_is_learnt_by_its_likelihood(make_learner, contexts, sampler):

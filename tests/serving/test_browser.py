@@ -8,8 +8,7 @@ import pytest
 from browsers import chromium, needs_browser
 from serving_cases import serving
 
-from emodistill.data.schema import read_episodes
-from emodistill.serving.records import read_ratings
+from emodistill.data.schema import read_episodes, read_ratings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[test])")
 pytestmark = needs_browser

@@ -8,9 +8,8 @@ from serving_cases import serving
 
 from emodistill import Negotiator
 from emodistill.data.corpus import CorpusFile
-from emodistill.data.schema import read_episodes
+from emodistill.data.schema import read_episodes, read_ratings
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
-from emodistill.serving.records import read_ratings
 
 ARM = "phrasebook_iql"
 

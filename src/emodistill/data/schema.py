@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 QUESTIONS, SCALE = ("satisfaction", "liking"), (1, 5)  # what people are asked about an agent, and least and most
+HUMAN = "human"  # who a person is, as focal agent or counterparty
 ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
 __getattr__ = lazy_attributes("emodistill.data", {"arrow_schema": ("SCHEMA",)})  # Arrow, for who reads or writes files
 
@@ -203,6 +204,13 @@ def read_episodes(path: Path) -> list[Episode]:
             return [episode for number, part in enumerate(parts) for episode in _episodes(part, path, number * ROWS)]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error
+
+
+def read_ratings(path: Path) -> list[dict[str, Any]]:
+    """What people answered about each episode of a file of `serve.py`, in its order."""
+    import pyarrow.parquet as pq
+
+    return [json.loads(row) for row in pq.read_table(path, columns=["ratings"])["ratings"].to_pylist()]
 
 
 def _parts(path: Path, remedy: str) -> "Generator[pa.Table, None, None]":

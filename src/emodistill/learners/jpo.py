@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_whole
+from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_number, is_whole
 from emodistill.data.batches import ResumableBatches
 from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
 from emodistill.data.chats import ChatContext
@@ -83,7 +83,7 @@ class Part:
     scorer: Scorer
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
+        if not (is_number(self.weight) and self.weight > 0):
             raise UserError(f"a part of the reward has weight {self.weight}: use a number above 0, or leave it out")
 
 

@@ -9,19 +9,17 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emodistill.data.arrow_schema import SCHEMA
-from emodistill.data.schema import Episode
+from emodistill.data.schema import HUMAN, Episode
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiator import Conversation
 
-HUMAN = "human"  # who a person is, as in the corpora of people
 SPLIT = "test"  # no stage learns from what is measured with people
 _SCHEMA = SCHEMA.append(pa.field("ratings", pa.string()))
 
@@ -67,8 +65,3 @@ def episode_of(negotiation: Negotiation, talk: Conversation) -> Episode:
     focal = arm.name if arm else HUMAN
     episode = Episode.of(negotiation, SPLIT, focal, focal)
     return replace(episode, scenario=scenario, episode_id=f"{episode.episode_id}/{secrets.token_hex(4)}")
-
-
-def read_ratings(file: Path) -> list[dict[str, Any]]:
-    """The ratings of a file of records, in its order."""
-    return [json.loads(row) for row in pq.read_table(file, columns=["ratings"])["ratings"].to_pylist()]

@@ -10,7 +10,6 @@ Among people both sides count; where an agent was at the table, what it showed i
 Shapes: D dialogues of S sides that count, E emotions, O outcomes, B resamples.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from emodistill.checks import is_number
-from emodistill.data.casino.episodes import EMOTICONS, HUMAN, shown_emotion, turns_of
+from emodistill.data.casino.episodes import EMOTICONS, shown_emotion, turns_of
 from emodistill.data.casino.reading import Dialogue, read_dialogues
-from emodistill.data.schema import QUESTIONS, SCALE, Episode, read_episodes
+from emodistill.data.schema import HUMAN, QUESTIONS, SCALE, Episode, read_episodes, read_ratings
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, NOISE, RESAMPLES, correct, statistic_interval
@@ -128,8 +127,7 @@ def rated_episodes(file: Path) -> tuple[list[tuple[Episode, dict[str, Any]]], in
     Returns:
         them, and how many more have an answer outside of the scale.
     """
-    ratings = map(json.loads, pq.read_table(file, columns=["ratings"])["ratings"].to_pylist())
-    pairs = zip(read_episodes(file), ratings, strict=True)
+    pairs = zip(read_episodes(file), read_ratings(file), strict=True)
     rated = [
         (episode, rating) for episode, rating in pairs if episode.focal_agent != HUMAN and set(QUESTIONS) <= set(rating)
     ]

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Literal
 
 from emodistill.data.casino.reading import MOST, POINTS, Dialogue, Message, Share
-from emodistill.data.schema import Episode
+from emodistill.data.schema import HUMAN, Episode
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Turn
@@ -24,7 +24,6 @@ from emodistill.negotiation.scenarios import Scenario
 DOMAIN = "campsite"
 EMOTICONS = {"\U0001f642": "joy", "\u2639": "sadness", "\U0001f62e": "surprise", "\U0001f621": "anger"}  # 🙂 ☹ 😮 😡
 UNMARKED = "neutral"
-HUMAN = "human"
 _CLICKED = {"accept": "I accept the deal.", "reject": "I reject the deal.", "walk_away": "I walk away."}
 
 
