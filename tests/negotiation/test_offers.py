@@ -127,7 +127,8 @@ def test_any_text_is_read_without_an_error(text: str, domain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["10 ", "a ", "not 3 days, ", "1" * 50, "half past ", "you want 9 ", "(" * 20, "\n", "I can "]
+    "piece",
+    ["10 ", "a ", "not 3 days, ", "1" * 50, f"{'1' * 400}½ ", "half past ", "you want 9 ", "(" * 20, "\n", "I can "],
 )
 @pytest.mark.parametrize("domain", ["debt", "student"])
 def test_a_runaway_text_is_read_quickly(piece: str, domain: str) -> None:

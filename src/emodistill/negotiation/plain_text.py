@@ -73,7 +73,7 @@ _INVISIBLE = re.compile(
 )
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u209c]")  # a footnote mark is no part of the number before it
 _PARTS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-_WITH_PART = re.compile(rf"(\d*)[ -]?([{_PARTS}])")
+_WITH_PART = re.compile(rf"(\d{{0,5}})[ -]?([{_PARTS}])")  # more digits are no offer, and may be no float
 _HYPHEN = re.compile(r"(?<=[A-Za-z])[‒–−](?=[A-Za-z])")  # "thirty–three"
 _OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 _LOOK = {
