@@ -274,8 +274,9 @@ FACT_AFTER = re.compile(
     r"|less|faster|quicker)\b(?! or)|(?:more|better|worse) than (?!enough|fair|reasonable)"
     r"|to (?:think|decide|consider|reflect|consult|discuss|answer|reply|respond|get back to)\b"
     r"|of (?!waiting|wait\b|time|grace|patience|extension|extra|delay|my time|breathing)|experience|drive\b"
-    r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|from (?:here|home)|(?:you|we|soon|when|they) (?:will"
-    r"|all)\b"
+    r"|walk\b|trip\b|nap\b|sleep\b|break\b|notice\b|from (?:here|home)"
+    r"|(?!you will (?:be paid\b|(?:have|get|receive) (?:your|the|it|every|all)\b))"
+    r"(?:you|we|soon|when|they) (?:will|all)\b"
     r"|(?:clause|rule|penalty|penalties|notice|overdue|interest|invoice|warranty|guarantee|late fee|ban|trial)\b)"
 )
 # A distance, "45 minutes away", is a fact, except where it is those who come that are away.
