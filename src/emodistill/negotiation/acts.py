@@ -167,9 +167,8 @@ WALKS_AWAY = _phrases(
         "i am walking away": rf"{_AM} (?:walking(?: away| out| off)?|leaving(?: the table| this table)?"
         rf"|quitting)(?: now)?",
         "i am out": rf"{_AM} (?:out|through|off|gone)(?: now| then)?",
-        "i am done negotiating": rf"{_AM} (?:done|finished)(?: here| talking| negotiating| bargaining| with"
-        rf" (?:this|you"
-        rf"|{_TALKS}))?",
+        "i am done negotiating": rf"{_AM} (?:done|finished)(?: here|(?: talking| negotiating| bargaining)?(?: (?:with"
+        rf"|to) (?:this|you|{_TALKS}))?)?",
         "i will walk away": rf"{_I} {_HAVE_TO} (?:now )?(?:walk(?: away| out)?|leave|quit)(?: now| from (?:this"
         rf"|here))?",
         "i walk away": rf"{_I} (?:walk (?:away|out)|quit)(?: now| from (?:this|here))?",
