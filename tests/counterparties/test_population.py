@@ -108,6 +108,13 @@ def test_a_word_that_means_nothing_is_named_with_what_can_be_given(word):
         load_personas(word)
 
 
+@pytest.mark.parametrize("given", [48, None, ["vanilla", 3]])
+@pytest.mark.parametrize("reader", [load_personas, SimulatedCounterpartySpec])
+def test_what_is_no_word_is_refused_in_the_same_way(reader, given):
+    with pytest.raises(UserError, match="no persona '(48|null|3)'; there are: vanilla, .*and draws: population:N"):
+        reader(given)
+
+
 @pytest.mark.parametrize("word", ["population:0", "test:999999"])
 def test_too_few_or_too_many_draws_are_refused(word):
     with pytest.raises(UserError, match=f"personas={word}: from 1 to"):

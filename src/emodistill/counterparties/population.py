@@ -40,11 +40,23 @@ def load_personas(words: str | Sequence[str]) -> list[Persona]:
     Raises:
         UserError: if there is none, or one of the words is neither.
     """
-    given = [words] if isinstance(words, str) else list(words)
-    found = [persona for word in given for persona in _personas(word)]
+    found = [persona for word in words_of(words) for persona in _personas(word)]
     if not found:
         raise UserError(f"the counterparty needs a persona; {_known()}")
     return found
+
+
+def words_of(words: str | Sequence[str]) -> list[str]:
+    """One word or several, as a list.
+
+    Raises:
+        UserError: if they are anything else, such as a bare 48.
+    """
+    given = [words] if isinstance(words, str) or not isinstance(words, Sequence) else list(words)
+    wrong = [word for word in given if not isinstance(word, str)]
+    if wrong:
+        raise UserError(f"no persona '{'null' if wrong[0] is None else wrong[0]}'; {_known()}")
+    return given
 
 
 def digest(personas: Sequence[Persona]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from emodistill.counterparties.language_model import LanguageModelCounterparty
-from emodistill.counterparties.population import digest, load_personas
+from emodistill.counterparties.population import digest, load_personas, words_of
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.errors import UserError
@@ -18,12 +18,15 @@ class SimulatedCounterpartySpec:
 
     Args:
         personas: names, `population:N` and its like, one or a list of them; a negotiation's goes by its seed.
+
+    Raises:
+        UserError: if they are no words.
     """
 
     depends_on_assets, is_local_model = True, False
 
     def __init__(self, personas: str | Sequence[str]) -> None:
-        self.personas = [personas] if isinstance(personas, str) else list(personas)
+        self.personas = words_of(personas)
 
     def recipe(self) -> dict[str, Any]:
         return {"simulation": self.personas, "personas": digest(load_personas(self.personas))}
