@@ -5,6 +5,7 @@ from scripted_backends import ScriptedBackend
 
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.errors import UserError
 from emodistill.negotiation.agents import Decision, Fault, FocalAgent, NoEmotion, Utterance
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -84,6 +85,12 @@ def test_a_kind_that_the_guard_does_not_refuse_passes_and_a_bound_of_none_asks_o
         said(scripted, only_insults)[0].role_violations == ("guarded:insult", "guarded:fallback")
         and len(scripted.asked) == 1
     )
+
+
+@pytest.mark.parametrize("redraws", [-1, 1.5, None])
+def test_redraws_that_mean_nothing_are_refused_for_with_minus_one_nobody_would_be_asked(redraws):
+    with pytest.raises(UserError, match="guard.redraws=.*a whole number of at least 0"):
+        load_guard("words", redraws)
 
 
 def test_a_backend_that_repeats_itself_is_not_asked_again_and_a_fault_stays_one():

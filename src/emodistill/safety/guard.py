@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.files import load_yaml
@@ -56,7 +57,7 @@ class Guard:
         redraws: how often refused words are asked for again before a neutral sentence takes their place.
 
     Raises:
-        UserError: on a kind that the detector does not know.
+        UserError: on a kind that the detector does not know, or redraws that are no whole number from 0.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Guard:
     ) -> None:
         if unknown := set(kinds) - set(KINDS):
             raise UserError(f"guard {level}: unknown kind '{min(unknown)}'; kinds are {', '.join(KINDS)}")
+        check_whole("guard.redraws", redraws, 0)
         self.level, self.kinds, self.redraws = level, tuple(kinds), redraws
         self.forbidden = {domain: frozenset(labels) for domain, labels in forbidden.items()}
 
@@ -140,7 +142,7 @@ def load_guard(level: str, redraws: int = REDRAWS) -> Guard:
     """A level that ships with the package: `off`, `words`, `mild` or `strict`.
 
     Raises:
-        UserError: if there is no such level.
+        UserError: if there is no such level, or redraws are no whole number from 0.
     """
     if level == "off":
         return Guard("off", (), {}, redraws)
