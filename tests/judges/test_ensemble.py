@@ -66,7 +66,7 @@ def test_whatever_changes_a_score_changes_the_version():
     assert len(versions) == 5 and ensemble(9.0, 5.0).version == ensemble(9.0, 5.0).version
 
 
-@pytest.mark.parametrize("setting", [{"how": "max"}, {"needs": 0}, {"needs": 3}, {"chunk": 0}])
+@pytest.mark.parametrize("setting", [{"how": "max"}, {"needs": 0}, {"needs": 3}, {"chunk": 0}, {"chunk": 2.5}])
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         ensemble(9.0, 5.0, **setting)

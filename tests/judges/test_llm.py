@@ -77,7 +77,10 @@ def test_whatever_changes_a_score_changes_the_version():
     assert "model at http://127.0.0.1:1/v1" in LanguageModelJudge(Answering(by_words)).version
 
 
-@pytest.mark.parametrize("setting", [{"num_examples": -1}, {"max_tokens": 0}, {"temperature": -0.1}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"num_examples": -1}, {"max_tokens": 0}, {"max_tokens": 1.5}, {"temperature": -0.1}, {"temperature": "hot"}],
+)
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         LanguageModelJudge(Answering(by_words), **setting)

@@ -164,7 +164,7 @@ def test_whatever_changes_a_score_changes_the_version(tiny):
     assert LocalModelJudge(tiny, **base).version == LocalModelJudge(tiny, **base, batch_size=3).version
 
 
-@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"num_examples": 0}])
+@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"batch_size": 2.5}, {"num_examples": 0}])
 def test_settings_without_a_meaning_are_refused(tiny, setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         LocalModelJudge(tiny, **setting)

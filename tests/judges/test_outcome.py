@@ -166,8 +166,9 @@ def test_without_a_corpus_it_refuses_in_a_sentence(tmp_path, perceiver):
         OutcomeJudge(perceiver)
     with pytest.raises(UserError, match="gone.parquet does not exist"):
         OutcomeJudge(perceiver, CorpusFile(str(tmp_path / "gone.parquet"))).judge(at(0, JOY[0]))
-    with pytest.raises(UserError, match="doubt=-1 must be 0 or more"):
-        OutcomeJudge(perceiver, fit="some.npz", doubt=-1)
+    for doubt in (-1, float("nan"), "much"):  # with nan every score would be missing
+        with pytest.raises(UserError, match=f"doubt={doubt}: a number of at least 0"):
+            OutcomeJudge(perceiver, fit="some.npz", doubt=doubt)
     untrained = stored(tmp_path, [played(0, "val")])
     with pytest.raises(UserError, match="no answered focal turn in its training split"):
         OutcomeJudge(perceiver, untrained).judge(at(0, JOY[0]))

@@ -185,6 +185,7 @@ def test_the_version_changes_with_anything_that_changes_scores(judge, scenario, 
     "weights",
     [
         {"role_violation": 2.0},
+        {"emotion": "high"},
         {"emotion": -0.1},
         {"plain_sight": 0.0},
         dict.fromkeys(("progress", "firmness", "freshness"), 0.0),

@@ -108,7 +108,10 @@ def test_a_model_that_is_missing_or_blind_is_an_error_with_a_way_out(ask, tmp_pa
         Sense(str(build_tiny_model(tmp_path / "tiny"))).of(ask(PLAIN))
 
 
-@pytest.mark.parametrize("changes", [{"fluent": (1.0,)}, {"repeats": 1.5}, {"copy_cost": -1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"fluent": (1.0,)}, {"fluent": None}, {"relevant": [1, 2, 3, 4, "5"]}, {"repeats": 1.5}, {"copy_cost": -1.0}],
+)
 def test_impossible_constants_are_refused(changes):
     with pytest.raises(UserError, match="sense: "):
         Signs(**changes)

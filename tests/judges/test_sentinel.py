@@ -98,7 +98,7 @@ def test_costs_add_up_where_they_are_known():
     assert add_usage(Usage(), paid) == paid and add_usage() == Usage()
 
 
-@pytest.mark.parametrize("setting", [{"every": 0}, {"limit": 0.5}, {"limit": 10.5}])
+@pytest.mark.parametrize("setting", [{"every": 0}, {"every": 2.5}, {"limit": None}, {"limit": 0.5}, {"limit": 10.5}])
 def test_settings_without_a_meaning_are_refused(setting):
     with pytest.raises(UserError, match="probes"):
         SentinelJudge(Fooled(), **setting)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from emodistill.checks import check_number
 from emodistill.counterparties.personas import constants
 from emodistill.counterparties.simulation import BehaviouralCounterparty
 from emodistill.counterparties.specs import SimulatedCounterpartySpec
@@ -85,8 +86,7 @@ class SimulationJudge:
         if not isinstance(counterparty, SimulatedCounterpartySpec):
             described = counterparty.describe() if hasattr(counterparty, "describe") else counterparty
             raise _refusal(f"this counterparty is {described}")
-        if not mood >= 0:
-            raise UserError(f"judge=simulation: mood={mood} must be 0 or more")
+        check_number("judge=simulation: mood", mood, 0)
         self.counterparty, self.mood = counterparty, mood
         logger.warning("judge=simulation asks the simulation that is played against: this is not offline training")
 

@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from emodistill.checks import is_whole
 from emodistill.errors import UserError
 from emodistill.judges.request import HIGHEST, LOWEST, Judge, Judgement, JudgeRequest, OnJudgement, add_usage
 from emodistill.language_models.completion import Usage
@@ -39,12 +40,12 @@ class EnsembleJudge:
     ) -> None:
         if how not in HOW:
             raise UserError(f"judge: how={how}: choose one of {', '.join(HOW)}")
-        if not judges or not 1 <= (len(judges) if needs is None else needs) <= len(judges) or chunk < 1:
+        self.needs = len(judges) if needs is None else needs
+        if not (is_whole(self.needs) and self.needs <= len(judges) and is_whole(chunk)):
             raise UserError(
                 f"judge: an ensemble of {len(judges)} judges with needs={needs}, chunk={chunk} cannot score"
             )
         self.judges, self.how, self.chunk = dict(judges), how, chunk
-        self.needs = len(judges) if needs is None else needs
         recipe = [how, self.needs, [(key, judge.name, judge.version) for key, judge in judges.items()]]
         digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
         self.version = f"{how} of {', '.join(judges)} {digest}"

@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from emodistill.errors import UserError
+from emodistill.checks import check_number, check_whole
 from emodistill.judges.examples import Example, examples
 from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sanitize, says_nothing, without_injections
 from emodistill.judges.request import HIGHEST, LOWEST, Judgement, JudgeRequest, OnJudgement
@@ -66,9 +66,9 @@ class LanguageModelJudge:
         structured: bool = True,
         defended: bool = True,
     ) -> None:
-        if num_examples < 0 or max_tokens < 1 or temperature < 0:
-            settings = f"num_examples={num_examples}, max_tokens={max_tokens}, temperature={temperature}"
-            raise UserError(f"judge: one of {settings} is too small; use at least 0, 1 and 0")
+        check_whole("judge: num_examples", num_examples, 0)
+        check_whole("judge: max_tokens", max_tokens)
+        check_number("judge: temperature", temperature, 0)
         self.completer, self.num_examples, self.temperature, self.seed = completer, num_examples, temperature, seed
         self.max_tokens, self.schema, self.defended = max_tokens, SCHEMA if structured else None, defended
         example_texts = [repr(examples(name)[:num_examples]) for name in domain_names()]

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emodistill.checks import check_whole
 from emodistill.errors import UserError
 from emodistill.judges.examples import Example, example_domains, examples
 from emodistill.judges.injection_filter import FILTER_LOGIC, LONGEST, capped, sanitize, says_nothing
@@ -81,8 +82,8 @@ class LocalModelJudge:
         defended: bool = True,
         device: str = "auto",
     ) -> None:
-        if batch_size < 1 or num_examples < 1:
-            raise UserError(f"judge: batch_size={batch_size} and num_examples={num_examples} must be at least 1")
+        check_whole("judge: batch_size", batch_size)
+        check_whole("judge: num_examples", num_examples)
         self.model_name, self.dtype, self.batch_size, self.device = model, dtype, batch_size, device_of(device)
         self.num_examples, self.scaled, self.defended = num_examples, scaled, defended
         self._tokenizer, self._loaded = load_tokenizer(model), None

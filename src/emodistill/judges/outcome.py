@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from sklearn.linear_model import Ridge
 
+from emodistill.checks import check_number
 from emodistill.emotions.perceiver import GOEMOTIONS, Perceiver, as_vocabulary, normalise
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
@@ -181,8 +182,7 @@ class OutcomeJudge:
             raise UserError(
                 "judge=outcome learns from a corpus, and there is none; give data=..., or the file of a fit (--fit)"
             )
-        if doubt < 0:
-            raise UserError(f"judge=outcome: doubt={doubt} must be 0 or more")
+        check_number("judge=outcome: doubt", doubt, 0)
         self.reader, self.corpus, self.given = Reader(perceiver), corpus, fit
         self.doubt, self.sense = doubt, sense
 

@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from emodistill.checks import is_number
 from emodistill.emotions.perceiver import FloatArray, Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
@@ -70,7 +71,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not 0 <= getattr(self, field.name) <= 1:
+            if not is_number(getattr(self, field.name), 0, 1):
                 raise UserError(f"rubric: {field.name} must lie in [0, 1], not {getattr(self, field.name)}")
         if not (self.progress + self.firmness + self.freshness and self.plain_sight):
             raise UserError("rubric: progress, firmness and freshness may not all be 0, nor plain_sight")

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from emodistill.checks import is_number
 from emodistill.errors import UserError
 from emodistill.judges.examples import example_domains, examples
 from emodistill.judges.request import JudgeRequest, settled
@@ -82,9 +83,11 @@ class Signs:
 
     def __post_init__(self) -> None:
         for name, count in (("fluent", 4), ("relevant", 5)):
-            if len(getattr(self, name)) != count:
-                raise UserError(f"sense: {name} takes {count} numbers, not {len(getattr(self, name))}")
-        if not (0 <= self.repeats <= 1 and 0 <= self.copies <= 1 and self.repeat_cost >= 0 and self.copy_cost >= 0):
+            given = getattr(self, name)
+            if not isinstance(given, Sequence) or len(given) != count or not all(map(is_number, given)):
+                raise UserError(f"sense: {name} takes {count} numbers, not {given}")
+        shares, costs = (self.repeats, self.copies), (self.repeat_cost, self.copy_cost)
+        if not all([*(is_number(one, 0, 1) for one in shares), *(is_number(one, 0) for one in costs)]):
             raise UserError("sense: repeats and copies must lie in [0, 1], their costs must be 0 or more")
 
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from emodistill.checks import is_number, is_whole
 from emodistill.errors import UserError
 from emodistill.judges.examples import probes
 from emodistill.judges.ledger import PART
@@ -39,7 +40,7 @@ class SentinelJudge:
     """
 
     def __init__(self, judge: Judge, every: int = 32, limit: float = 4.0) -> None:
-        if every < 1 or not LOWEST <= limit <= HIGHEST:
+        if not is_whole(every) or not is_number(limit, LOWEST, HIGHEST):
             raise UserError(
                 f"judge: probes with every={every}, limit={limit}: use every of 1 or more, limit of 1 to 10"
             )
