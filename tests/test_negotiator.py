@@ -6,13 +6,19 @@ import subprocess
 import sys
 
 import pytest
+from scripted_backends import ScriptedBackend
 from tiny_runs import begun
 
 from emodistill import Negotiator
 from emodistill.data.schema import read_episodes
+from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.negotiation.agents import FocalAgent, UniformEmotion
+from emodistill.negotiation.phrasebook import PhrasebookSpeaker
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
+from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiator import LONGEST, REMEMBERED, clean, own_scenario, trained_selector
+from emodistill.policy.agents import ChatSpeaker
 
 ARMS = ["vanilla", "random", "iql", "sft", "sft#2", "self_selected+base", "phrasebook_random", "phrasebook_iql"]
 
@@ -240,9 +246,34 @@ def test_one_that_is_over_leaves_the_others_as_they_were(iql):
     assert other.reply("90 days.").words
 
 
+def by_phrasebook(speaker=None):
+    """An agent that needs no training."""
+    words, offers = load_vocabulary(), ConcessionSchedule(1.0, 0.3, 10, 1.0)
+    agent = FocalAgent(UniformEmotion(words), offers, speaker or PhrasebookSpeaker(words))
+    return Negotiator(lambda: agent, vocabulary=words)
+
+
+def test_an_unknown_emotion_in_one_conversation_leaves_the_others_their_replies():
+    agent = by_phrasebook()
+    said = [{"role": "assistant", "content": "My offer is 30 days.", "emotion": emotion} for emotion in ("glee", "joy")]
+    talks = [agent.open("debt", target=30, messages=[message]) for message in said]
+    refused, reply = agent.reply_each(talks, ["90 days."] * 2)
+    assert "unknown emotion 'glee'" in str(refused) and reply.words
+
+
+def test_what_is_looked_at_again_leaves_no_chat_behind():
+    speaker = ChatSpeaker(ScriptedBackend(lambda *_: "My offer is 30 days."), load_vocabulary())
+    agent = by_phrasebook(speaker)
+    talk = agent.open("debt", target=30, messages=[{"role": "assistant", "content": "My offer is 30 days."}])
+    for _ in range(5):
+        assert agent.replay(talk).end is None
+    assert len(speaker._play._dialogues) == 1  # the last one, until somebody speaks
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
+        ({"scenario": "debt", "target": 3, "seed": -1}, "seed=-1: a whole number of at least 0"),
         ({"scenario": "debts", "target": 3}, "no domain 'debts'"),
         ({"scenario": "debt"}, "needs a target"),
         ({"scenario": "debt", "target": "soon"}, "target=soon is no time to full payment"),

@@ -16,6 +16,7 @@ still in memory. The same messages give the same reply, except where rounding th
 The words of the other side are data: they are cleaned (`clean`), and the neutral parsers read offer and act in them.
 """
 
+import copy
 import json
 import math
 import unicodedata
@@ -248,8 +249,9 @@ class Negotiator:
             messages: of an earlier conversation in the same scenario, to continue it.
 
         Raises:
-            UserError: if domain or target make no scenario, or the guard bars this arm there.
+            UserError: if domain or target make no scenario, the seed is none, or the guard bars this arm there.
         """
+        check_whole("seed", seed, 0)
         if isinstance(scenario, str):
             scenario = own_scenario(scenario, target, their_target)
         elif target is not None or their_target is not None:
@@ -289,9 +291,11 @@ class Negotiator:
         thread = self._alternating(conversation.messages)
         negotiation = Negotiation(conversation.scenario, conversation.seed)
         refused = self._catch_up([negotiation], [thread])
+        found = copy.copy(negotiation)
+        _leave([negotiation])  # nobody speaks in it again
         if refused:
             raise refused[0]
-        return negotiation
+        return found
 
     def _answer(
         self, conversations: Sequence[Conversation], words: Sequence[str | None], all_or_none: bool
@@ -356,7 +360,7 @@ class Negotiator:
         """The messages, all of the other side's cleaned.
 
         Raises:
-            UserError: if a message is none, out of turn, empty or too long.
+            UserError: if a message is none, out of turn, empty or too long, or its emotion is unknown.
         """
         thread: list[Message] = []
         for place, message in enumerate(messages):
@@ -366,6 +370,8 @@ class Negotiator:
                     f"message {place + 1} must be words of the role '{due}', not of '{role}': the focal side opens, "
                     "and the sides take turns"
                 )
+            if (emotion := message.get("emotion")) is not None:
+                self.vocabulary.index(emotion)
             thread.append(message if role == "assistant" else {"role": "user", "content": clean(message["content"])})
         return thread
 
