@@ -146,6 +146,15 @@ def test_mistakes_are_named_first(run, keys, reason, tmp_path, monkeypatch):
         export(config(run, **keys))
 
 
+def test_a_hub_that_nobody_answers_for_is_named(hub, tmp_path):
+    (tmp_path / "README.md").write_text("A card.", encoding="utf-8")
+    hub.shutdown()
+    hub.server_close()
+    code = f"from emodistill.export import publish\npublish({str(tmp_path)!r}, 'me/it', True)"
+    done = with_hub(code, hub, tmp_path)
+    assert "UserError: repo=me/it: the hub did not take it (" in done.stderr
+
+
 def test_ids_of_a_hub():
     assert check_repo("me/my-agent_2.1") == "me/my-agent_2.1"
     for wrong in (None, "", "a/b/c", "me/it--x", "../x"):

@@ -12,6 +12,8 @@ from huggingface_hub.utils._validators import validate_repo_id
 from emodistill.errors import UserError
 from emodistill.language_models.local import HUB_ID
 
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the library beneath: where nobody answers, it comes bare
+
 
 def check_repo(repo: str | None) -> str:
     """The id itself.
@@ -45,7 +47,7 @@ def publish(folder: Path, repo: str, private: bool, dataset: bool = False) -> st
         )
     except LocalTokenNotFoundError as error:
         raise UserError(f"repo={repo}: nobody is logged in; run `hf auth login`, or set HF_TOKEN") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:  # ValueError: a card whose front matter it rejects
+    except (_HTTP_ERROR, OSError, ValueError) as error:  # ValueError: a card whose front matter it rejects
         reason = " ".join(str(error).split())
         raise UserError(f"repo={repo}: the hub did not take it ({reason[:200]}); mend that and export again") from error
     return f"{api.endpoint}/{'datasets/' if dataset else ''}{repo}"
