@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from emodistill.errors import UserError
 from emodistill.export import TrainedAgent, Wanted, verify, write_export
+from emodistill.export.card import _results as results
 from emodistill.export.gguf_file import can_be_gguf, same_tensors, write_gguf
 from emodistill.export.ollama import GGUF, MODELFILE, modelfile
 from emodistill.export.prompt_form import template_text
-from emodistill.export.verification import BOUNDS, compare, verify_peft
+from emodistill.export.verification import BOUNDS, check_private, compare, verify_peft
 from emodistill.language_models.embedded import import_gguf
 from emodistill.language_models.local import load_tokenizer
 
@@ -139,6 +141,28 @@ def test_a_secret_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "hf_abcdefgh")
     with pytest.raises(UserError, match="or a secret"):
         write_export(TrainedAgent.of(run, "sft", licence="hf_abcdefgh"), tmp_path / "it", Wanted("merged"))
+
+
+def test_a_user_without_a_name_exports_too(tmp_path, monkeypatch):
+    def nameless():
+        raise OSError("no username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    (tmp_path / "README.md").write_text("A card.", encoding="utf-8")
+    check_private(tmp_path)
+
+
+def test_a_domain_without_a_valid_episode_has_dashes_in_the_card(tmp_path):
+    nothing = [None, None, None]
+    row = {"domain": "all", "arm": "sft", "episodes": 3, "scenarios": 2}
+    rows = [row | {"success_interval": [1, 0.5, 1], "utility_interval": [0.625, 0.5, 0.75]}]
+    rows.append(row | {"domain": "debt", "success_interval": nothing, "utility_interval": nothing})
+    (tmp_path / "evaluation").mkdir()
+    report = {"tables": {"arms": rows}, "about": {"counterparty": "a simulation", "date": "today"}}
+    (tmp_path / "evaluation" / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    shown = results(SimpleNamespace(run=tmp_path, arm=SimpleNamespace(name="sft")))
+    assert "| all | sft | 3 | 2 | 1.00 [0.50, 1.00] | 0.62 [0.50, 0.75] |" in shown
+    assert shown.endswith("| debt | sft | 3 | 2 | – [–, –] | – [–, –] |")
 
 
 def test_an_existing_folder_is_refused(agent, tmp_path):

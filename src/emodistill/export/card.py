@@ -1,7 +1,6 @@
 """The card of an export: what it is, how it is loaded and asked, what it reached, and what it is not for."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from emodistill.export.verification import Measured
 from emodistill.export.weights import exported_tokenizer
 from emodistill.language_models.model_files import EMBEDDED
 from emodistill.reporting.model_card import EMBEDDED as EMBEDDED_CARD
+from emodistill.reporting.tables import Column
 
 REPORT = Path("evaluation") / "report.json"
 
@@ -319,9 +319,7 @@ def _results(agent: TrainedAgent) -> str:
 
 
 def _row(row: dict[str, Any]) -> str:
-    def interval(values: Sequence[float]) -> str:
-        return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
-
-    numbers = f"{row['episodes']} | {row['scenarios']}"
-    shares = f"{interval(row['success_interval'])} | {interval(row['utility_interval'])}"
-    return f"| {row['domain']} | {row['arm']} | {numbers} | {shares} |"
+    cells = [str(row[key]) for key in ("domain", "arm", "episodes", "scenarios")]
+    for key in ("success_interval", "utility_interval"):  # null where every episode of a domain was invalid
+        cells.append(Column(key, key, "interval").show(row[key]))
+    return f"| {' | '.join(cells)} |"

@@ -16,6 +16,7 @@ Log-probabilities are compared in float32, on whatever machine: in bfloat16 a ba
 import getpass
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,9 @@ def check_private(folder: Path) -> None:
     secrets = [value for name, value in os.environ.items() if any(word in name.upper() for word in SECRET)]
     places = [Path.home(), cache_dir().resolve(), Path.cwd(), Path(tempfile.gettempdir()), folder.parent.resolve()]
     private = [f"{place}/" for place in places if len(place.parts) > 1]
-    private += [f"/{getpass.getuser()}/", *(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)]
+    private += [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    with suppress(KeyError, OSError):  # in a container the user may have no name
+        private.append(f"/{getpass.getuser()}/")
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in (".json", ".yaml", ".md", "") and path.name not in WORDS_OF_TOKENIZERS:
             text = path.read_text(encoding="utf-8")
