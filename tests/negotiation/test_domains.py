@@ -136,6 +136,8 @@ MISTAKES = {
     "`name` must be own_": lambda raw: raw.update(name="other"),
     "bounds.*numbers": lambda raw: raw.update(bounds=[1, "many"]),
     "largest": lambda raw: raw.update(bounds=[9, 1]),
+    "within 0 and 99,999": lambda raw: raw.update(unit="euros", bounds=[0, 200_000]),
+    "nobody would hear": lambda raw: raw.update(bounds=[-5, 9]),
     "`roles` must name": lambda raw: raw["roles"].pop("focal") and None,
     "`prompt` must hold": lambda raw: raw["prompt"].pop("situation") and None,
     "list of phrases for": lambda raw: raw["slots"].update(goal=[]),

@@ -19,6 +19,7 @@ _IMPORTED = files("emodistill.negotiation") / "imported_domains"
 _PARTS = {"situation", "focal_goal", "counterparty_goal"}
 _CSV = {"columns", "id_column", "outcome", "optional", "missing", "types", "targets"}
 _MORE_CSV = {"separates_after"}
+_LARGEST = 99_999  # the offer parser reads numbers of up to five digits, without a sign
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def _numbers(domain: Domain) -> str | None:
         return "`grid`, `clock_origin` and the two `bounds` must be numbers"
     if domain.grid <= 0 or domain.bounds[0] >= domain.bounds[1]:
         return "`grid` must be above 0, and `bounds` [smallest, largest]"
+    if domain.style == "duration" and not 0 <= domain.bounds[0] < domain.bounds[1] <= _LARGEST:
+        return f"`bounds` must lie within 0 and {_LARGEST:,}, for nobody would hear another number; take a larger unit"
     return None if domain.style in {"duration", "clock"} else f"`style` is '{domain.style}', not duration or clock"
 
 
