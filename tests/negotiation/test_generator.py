@@ -2,13 +2,14 @@
 
 import datetime
 
+import numpy as np
 import pytest
 import yaml
 
 from emodistill.errors import UserError
 from emodistill.negotiation import domains
 from emodistill.negotiation.domains import load_domain
-from emodistill.negotiation.generator import generate_scenarios
+from emodistill.negotiation.generator import _drawn, generate_scenarios
 from emodistill.negotiation.offers import parse_offer
 from emodistill.negotiation.targets import read_clock, targets_of
 
@@ -122,3 +123,10 @@ def test_lists_that_are_too_short_say_so(tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="fewer than 9 different scenarios"):
         generate_scenarios(_changed(tmp_path, monkeypatch, fixed), 9)
+
+
+@pytest.mark.parametrize("given", [{"range": [0, 0.3], "step": 0.1, "digits": 1}, {"range": [1, 8], "step": 3}])
+def test_both_ends_of_a_range_are_drawn_and_nothing_beyond(given):
+    rng = np.random.default_rng(0)
+    drawn = {_drawn(load_domain("debt"), "range", given, {}, rng) for _ in range(100)}
+    assert drawn == ({"0.0", "0.1", "0.2", "0.3"} if "digits" in given else {"1", "4", "7"})

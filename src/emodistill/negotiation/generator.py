@@ -124,7 +124,7 @@ def _value(rules: Domain, column: str, spec: Any, row: dict[str, str], rng: np.r
 
 def _drawn(rules: Domain, kind: str | None, spec: dict[str, Any], row: dict[str, str], rng: np.random.Generator) -> str:
     if kind == "range":
-        return _number(_step(spec["range"], spec, rng), spec)
+        return f"{_step(spec['range'], spec, rng):.{spec.get('digits', 0)}f}"
     if kind == "clock":
         return rules.say(_step(spec["clock"], spec, rng))
     if kind == "after":
@@ -143,7 +143,8 @@ def _drawn(rules: Domain, kind: str | None, spec: dict[str, Any], row: dict[str,
 
 def _step(ends: list[float], spec: dict[str, Any], rng: np.random.Generator) -> float:
     step = spec.get("step", 1)
-    return float(ends[0] + step * rng.integers(int((ends[1] - ends[0]) / step) + 1))
+    steps = int((ends[1] - ends[0]) / step + 1e-9)  # 0.3 / 0.1 is a little less than 3
+    return float(ends[0] + step * rng.integers(steps + 1))
 
 
 def _number(value: float, spec: dict[str, Any]) -> str:
