@@ -147,6 +147,11 @@ def test_a_rival_of_the_same_condition_and_training_seed_goes_before_a_stronger_
     assert [choose_pair(results[:1] + results[i:], "subject").rival + i - 1 for i in (1, 2, 3)] == [1, 2, 3]
 
 
+def test_the_subject_may_be_named_with_its_condition_as_in_the_tables():
+    results = [arm("a", 0.5, condition="home"), arm("b", 0.1, condition="home"), arm("b", 0.2, condition="away")]
+    assert choose_pair(results, "b, away").first == 2
+
+
 def test_there_is_no_pair_without_an_episode_that_two_arms_have_ended():
     invalid = ArmResult("b", [dealt(0.5, end="invalid")])
     assert choose_pair([arm("a", 0.5)], "a") is None and choose_pair([arm("a", 0.5), invalid], "a") is None

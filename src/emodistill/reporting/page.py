@@ -149,13 +149,15 @@ class Pair:
 def choose_pair(results: Sequence[ArmResult], subject: str = "") -> Pair | None:
     """The subject and its strongest rival.
 
-    The subject is the arm of this name, or the arm with the highest mean utility where no name is given. Its rival is
+    The subject is the arm of this name, which may have its condition behind a comma as in the tables, or the arm with
+    the highest mean utility where no name is given. Its rival is
     the other arm with the highest mean utility, of the same condition and training seed where there is one. Of equals
     the first is taken. None where nobody else has played the same scenarios and seeds.
     """
     utility = [utilities(one.episodes) for one in results]
     mean = [sum(found.values()) / len(found) if found else float("-inf") for found in utility]
-    candidates = [i for i, one in enumerate(results) if utility[i] and subject in ("", one.arm)]
+    names = [("", one.arm, f"{one.arm}, {one.condition}") for one in results]
+    candidates = [i for i, name in enumerate(names) if utility[i] and subject in name]
     if not candidates:
         return None
     first = candidates[0] if subject else max(candidates, key=lambda i: mean[i])
