@@ -16,7 +16,7 @@ import unicodedata
 
 from emodistill.judges.rubric import words
 
-FILTER_LOGIC = 1  # raise it when a rule of this file changes: part of a judge's version
+FILTER_LOGIC = 2  # raise it when a rule of this file changes: part of a judge's version
 LONGEST = 1500  # characters of one text that a judge is shown
 CAP = 2.0  # highest score of a text with a sign of an injection
 
@@ -48,14 +48,17 @@ def _visible(character: str) -> str:
 
 _TOP = r"(?:\d+|nine|ten|full|top|max(?:imum)?|highest|perfect)"
 _MARK = r"(?:scor(?:e[sd]?|ing)|rating|rated)"
+_TIME = r"(?:minute|min|hour|day|week|month)s?\b"  # "give it 10 days" asks for no score
 _SIGNS = {
     "asks for a score": re.compile(
         rf"(?<!credit )\b{_MARK}\b(?:\W+\w+){{0,4}}?\W+{_TOP}\b|\b{_TOP}\W+(?:possible )?(?:{_MARK}|marks?)\b"
-        rf"|\b(?:\d+|nine|ten)\s*(?:/|out of)\s*(?:10|ten)\b|\bgive (?:this|it)\b.{{0,20}}\b(?:10|nine|ten)\b(?!:)"
+        rf"|\b(?:\d+|nine|ten)\s*(?:/|out of)\s*(?:10|ten)\b|\bgive (?:this|it)\b.{{0,20}}"
+        rf"\b(?:10|nine|ten)\b(?!:| (?:\w+ )?{_TIME})"
     ),
     "speaks to the judge": re.compile(
         r"\b(?:dear|note to the|you are (?:a|the|no longer a|now)) (?:judge|evaluator|grader)\b"
-        r"|\b(?:evaluator|grader|annotator)(?:'s)?\b|\bof (?:all )?judges\b|\byou are now\b|\btest mode\b"
+        r"|\b(?:evaluator|grader|annotator)(?:'s)?\b|\bof (?:all )?judges\b|\btest mode\b"
+        r"|\byou are now\b(?! (?:\d+|late|overdue|behind|safe)\b)"
         r"|\bthis evaluation\b"
     ),
     "talks of rules for judging": re.compile(
@@ -64,12 +67,13 @@ _SIGNS = {
         r"|\binstructions? (?:have|has|are|is)\b|\bcounts? as firmness\b"
     ),
     "talks of itself as a text": re.compile(
-        r"\b(?:this|the) (?:utterance|text|response|reply|turn)\b|\bnegotiation turn\b"
+        r"\b(?:this|the) (?:utterance|text|response(?! (?:team|crew|time)\b)|reply|turn)\b|\bnegotiation turn\b"
         r"|\b(?:turn|utterance|text) in (?:the )?history\b|\b(?:masterpiece|masterful)\b|\brated this\b"
     ),
     "speaks as somebody else": re.compile(
         r"(?:^|[.!?\"')] )\W*(?:system|assistant|user|human|ai|note|verdict|score|rating|response|answer|solution"
-        r"|(?:final|thought|reasoning)(?: \w+)?)\s*:|\bas an ai\b|\b(?:large )?language model\b"
+        r"|(?:final(?! (?:offer|proposal|number)\b)|thought|reasoning)(?: \w+)?)\s*:|\bas an ai\b"
+        r"|\b(?:large )?language model\b"
         r"|^\W*(?:solution|answer|let us solve\b.*)\W*$|\bend of (?:the )?(?:utterance|data|input)\b"
     ),
 }
