@@ -2,6 +2,7 @@
 
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,13 @@ def test_unknown_and_broken_perceivers_are_user_errors(tmp_path):
     np.savez(tmp_path / "other.npz", numbers=np.arange(3))
     with pytest.raises(UserError, match="other.npz is not a perceiver"):
         load_perceiver(str(tmp_path / "other.npz"))
+
+
+@pytest.mark.parametrize("change", [{"features": "smells"}, {"bias": np.zeros(5, dtype=np.float32)}])
+def test_a_perceiver_that_could_read_nothing_is_refused_when_it_is_loaded(tmp_path, change):
+    replace(load_perceiver("judge"), **change).save(tmp_path / "odd.npz")
+    with pytest.raises(UserError, match="odd.npz is not a perceiver"):
+        load_perceiver(str(tmp_path / "odd.npz"))
 
 
 def test_grouping_adds_up_the_shares_of_its_members():

@@ -102,7 +102,13 @@ def test_a_changed_manifest_is_refused(scenarios, tmp_path, change):
         Manifest.read(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2", "[]", '{"schema": 1}', '{"schema":1,"seed":0,"splits":[],"hash":""}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[1, 2", "[]", '{"schema": 1}', '{"schema":1,"seed":0,"splits":[],"hash":""}'),
+        '{"schema":1,"seed":0,"splits":{"train":{"debt-000":["a"]}},"hash":""}',
+    ],
+)
 def test_what_is_no_manifest_is_refused_by_name(tmp_path, text):
     path = tmp_path / "manifest.json"
     path.write_text(text)

@@ -173,8 +173,9 @@ def _read(content: bytes, source: str) -> Perceiver:
         about = json.loads(arrays["about"].tobytes())
         terms = tuple(arrays["terms"].tobytes().decode().split("\n"))
         idf, weights, bias, thresholds = (arrays[key].astype(np.float32) for key in _NUMBERS)
-        if weights.shape != (len(terms), len(GOEMOTIONS)) or idf.shape != weights.shape[:1]:
-            raise ValueError("arrays of the wrong shape")
+        wide = weights.shape == (len(terms), len(GOEMOTIONS)) and idf.shape == weights.shape[:1]
+        if not wide or not bias.shape == thresholds.shape == weights.shape[1:] or about["features"] not in FEATURES:
+            raise ValueError("arrays of the wrong shape, or features of an unknown kind")
         return Perceiver(about.pop("name"), about.pop("features"), terms, idf, weights, bias, thresholds, about)
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{source} is not a perceiver; write it again with scripts/train_perceivers.py") from error

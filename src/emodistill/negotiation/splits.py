@@ -124,7 +124,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); delete it and split the scenarios again") from error
     shape = isinstance(raw, dict) and set(raw) == {"schema", "seed", "splits", "hash"} and raw["schema"] == _SCHEMA
     members = raw["splits"].values() if shape and isinstance(raw["splits"], dict) else [None]
-    if not all(isinstance(split, dict) for split in members):
+    if not all(isinstance(split, dict) and all(isinstance(one, str) for one in split.values()) for split in members):
         raise UserError(f"{path} is not a split manifest of schema {_SCHEMA}; delete it and split the scenarios again")
     return dict(raw)
 
