@@ -280,6 +280,7 @@ def test_what_is_looked_at_again_leaves_no_chat_behind():
         ({"scenario": "debt", "target": float("nan")}, "target=nan is no time"),
         ({"scenario": "debt", "target": 9000}, "from 1 to 730"),
         ({"scenario": "debt", "target": 30, "their_target": 30}, "both targets are 30"),
+        ({"scenario": "debt", "target": 730}, "target=730: nothing beyond it can be offered; give their_target="),
         ({"scenario": own_scenario("debt", 30), "target": 30}, "a scenario has its targets"),
     ],
 )

@@ -859,7 +859,10 @@ def own_scenario(domain: str, target: float | str | None, their_target: float | 
     if their_target is not None:
         return Scenario(f"{domain}-own", domain, own, _value(domain, "their_target", their_target))
     apart = median(one.counterparty_target - one.focal_target for one in generate_scenarios(domain))
-    return Scenario(f"{domain}-own", domain, own, rules.snap(own + apart))
+    supposed = rules.snap(own + apart)
+    if supposed == own:  # the target is the last that can be said on the other side's way
+        raise UserError(f"target={target}: nothing beyond it can be offered; give their_target= too, or another target")
+    return Scenario(f"{domain}-own", domain, own, supposed)
 
 
 def _value(domain: str, key: str, given: float | str) -> float:
