@@ -93,6 +93,17 @@ def test_arms_without_a_choice_have_no_emotions_to_show():
     assert emotion_use(constant, WORDS) is None and offer_trajectories([]) is None
 
 
+def test_emotions_of_an_invalid_episode_are_not_counted():
+    cut_short = replace(make_episode(3), end="invalid", deal_value=None, fault="no answer")
+    assert emotion_use([ArmResult("a", [make_episode(3)])], load_vocabulary())
+    assert emotion_use([ArmResult("a", [cut_short])], load_vocabulary()) is None
+
+
+def test_an_unknown_interval_is_a_dash_in_the_words_of_a_figure():
+    unknown = Estimate("debt", "vanilla", 0.1, float("nan"), float("nan"))
+    assert "debt, vanilla: 0.10 [–, –]." in interval_plot("d", "D", [unknown], "difference").alternative
+
+
 def test_every_label_of_goemotions_has_one_family():
     listed = [label for members in FAMILIES.values() for label in members.split()]
     assert sorted(listed) == sorted(WORDS.labels)

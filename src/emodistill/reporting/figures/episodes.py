@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from emodistill.data.schema import Episode
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.results import ArmResult
 from emodistill.negotiation.protocol import FOCAL, MAX_ROUNDS, Side, other
 from emodistill.reporting.figures.style import COUNTERPARTY_COLOUR, FAINT, FOCAL_COLOUR, panels, words
@@ -60,7 +61,7 @@ def emotion_use(results: Sequence[ArmResult], vocabulary: Vocabulary) -> Figure 
 def _emotion_counts(one: ArmResult, vocabulary: Vocabulary) -> np.ndarray:
     """(labels, rounds)"""
     counts = np.zeros((len(vocabulary), MAX_ROUNDS))
-    for episode in one.episodes:
+    for episode in valid(one.episodes):
         for turn in episode.focal_turns:
             if turn.emotion in vocabulary and turn.round <= MAX_ROUNDS:
                 counts[vocabulary.index(turn.emotion or ""), turn.round - 1] += 1
@@ -104,7 +105,7 @@ def offer_trajectories(results: Sequence[ArmResult]) -> Figure | None:
     """
     episodes: dict[str, list[Episode]] = {}
     for one in results:
-        episodes.setdefault(one.arm, []).extend(e for e in one.episodes if e.end != "invalid" and e.turns)
+        episodes.setdefault(one.arm, []).extend(e for e in valid(one.episodes) if e.turns)
     arms = [arm for arm, found in episodes.items() if found][:MOST_TRAJECTORY_ARMS]
     if not arms:
         return None

@@ -12,7 +12,7 @@ from emodistill.data.schema import Episode
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, bootstrap_interval, utilities
 from emodistill.reporting.figures.style import FAINT, INK, look, panels, words
-from emodistill.reporting.tables import Figure
+from emodistill.reporting.tables import Column, Figure
 
 ROW_INCHES = 0.3
 
@@ -46,9 +46,8 @@ def interval_plot(
     found = list(dict.fromkeys(estimate.panel for estimate in estimates))
     parts = [f"{title}: {axis}, by {words(found)}."]
     for estimate in estimates[:40]:
-        parts.append(
-            f"{estimate.panel}, {estimate.label}: {estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]."
-        )
+        numbers = Column("", "", "interval").show((estimate.mean, estimate.low, estimate.high))
+        parts.append(f"{estimate.panel}, {estimate.label}: {numbers}.")
     return Figure(name, title, " ".join(parts), partial(_draw, list(estimates), axis, reference))
 
 
