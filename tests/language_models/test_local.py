@@ -27,6 +27,7 @@ from emodistill.language_models.local import (
     resolve,
     shared_model,
 )
+from emodistill.language_models.quantised import load_quantised
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,38 @@ def test_a_model_comes_in_the_dtype_asked_for_and_ready_to_use(tiny, dtype):
     model = load_model(tiny, dtype)
     assert {str(weight.dtype) for weight in model.parameters()} == {f"torch.{dtype}".replace("torch.torch", "torch")}
     assert not model.training
+
+
+def drop_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rename_all_weights(folder):
+    """As a model saved while it was compiled."""
+    weights = {f"_orig_mod.{name}": weight for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def widen_the_configuration(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 192}))
+
+
+@pytest.mark.parametrize(
+    ("change", "load"),
+    [
+        (drop_a_weight, load_model),
+        (drop_a_weight, load_quantised),
+        (rename_all_weights, load_model),
+        (widen_the_configuration, load_model),
+    ],
+)
+def test_a_weight_that_the_files_lack_is_named_and_not_drawn_at_random(copy, change, load):
+    change(copy)
+    with pytest.raises(UserError, match=r"model=.* lacks \d+ weights .*first .*; fetch the model again"):
+        load(str(copy), torch.float32)
 
 
 def test_a_dtype_that_is_none_is_named(tiny):

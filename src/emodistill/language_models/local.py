@@ -262,18 +262,28 @@ def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings:
         settings: more for `from_pretrained`.
 
     Raises:
-        UserError: if its files are damaged, or the installed transformers does not know such models.
+        UserError: if its files are damaged or do not hold every weight, or the installed transformers does not know
+            such models.
     """
     known_kind(model, folder)
     from transformers import AutoModelForCausalLM
 
+    settings |= {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         with without_bars():
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
+            loaded, about = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
+    # the library draws these at random, and only warns
+    lacking = sorted({*about["missing_keys"], *(name for name, *_ in about["mismatched_keys"])})
+    if lacking:
+        raise UserError(
+            f"model={model}: {folder} lacks {len(lacking)} weights of the model in its config.json, or has them in "
+            f"another shape, first {lacking[0]}; fetch the model again"
+        )
+    return loaded
 
 
 def shared_model(
