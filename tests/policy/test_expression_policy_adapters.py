@@ -174,3 +174,13 @@ def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_pa
 def test_an_unknown_compute_dtype_is_refused(make_policy):
     with pytest.raises(UserError, match="dtype=float8: choose auto"):
         make_policy(compute_dtype="float8")
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT warns of the last two
+@pytest.mark.parametrize(
+    "changes", [{"use_dora": True}, {"lora_bias": True}, {"target_modules": ["q_proj", "embed_tokens"]}]
+)
+def test_adapters_that_cannot_be_merged_are_refused(make_policy, changes):
+    """The merged model would speak as another policy than the one that learns."""
+    with pytest.raises(UserError, match=r"policy.lora: the adapter on .* is no plain one"):
+        make_policy(lora={"r": 4, "target_modules": "all-linear"} | changes)

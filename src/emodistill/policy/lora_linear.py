@@ -36,6 +36,12 @@ def fuse_lora_layers(model: nn.Module) -> None:
         layer.forward = MethodType(_forward, layer)
 
 
+def not_plain(model: nn.Module) -> str | None:
+    """The name of a LoRA layer that computes something else than `lora_linear`, dropout aside; None if none does."""
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+    return next((name for name, layer in layers if not _is_plain(layer)), None)
+
+
 def _is_plain(layer: Any) -> bool:
     base = layer.get_base_layer()
     transposed = getattr(layer, "fan_in_fan_out", False)
