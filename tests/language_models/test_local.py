@@ -192,7 +192,10 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
             device_of(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("auto") == device_of("gpu") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device_of("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="device=cuda:2: PyTorch finds 2 here"):
+        device_of("cuda:2")
 
 
 def test_a_model_computes_where_it_is_wanted(tiny, monkeypatch):

@@ -60,6 +60,8 @@ def device_of(name: str) -> torch.device:
         raise UserError(f"device={name}: choose auto, cpu, gpu, or a device of PyTorch such as cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: PyTorch finds no GPU here; choose cpu (in training: trainer.accelerator=cpu)")
+    if device.type == "cuda" and device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise UserError(f"device={name}: PyTorch finds {count} here, counted from cuda:0; choose one of them, or auto")
     return device
 
 
