@@ -1,5 +1,6 @@
 """Models by name: every way to lack one is a sentence that names the key and the way out."""
 
+import errno
 import gc
 import json
 import shutil
@@ -60,6 +61,22 @@ def test_an_unreachable_hub_is_one_sentence(offline, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="model=nobody/nothing: not in the local cache.*model=embedded"):
         load_tokenizer("nobody/nothing")
+
+
+def test_a_full_disk_is_not_taken_for_a_hub_that_cannot_be_reached(monkeypatch):
+    def download(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(OSError, match="No space left"):
+        load_tokenizer("some/model")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_named_where_its_entries_are_compared(copy, file):
+    (copy / file).write_text('{"version":')
+    with pytest.raises(UserError, match="model=.*: no tokenizer can be read from"):
+        chat_fingerprint(str(copy))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", torch.float32])

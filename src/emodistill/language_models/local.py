@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from emodistill.errors import UserError
+from emodistill.execution.worker import FULL_DISK
 from emodistill.language_models.embedded import embedded_model
 from emodistill.language_models.model_files import (
     EMBEDDED,
@@ -149,6 +150,7 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
 
     Raises:
         UserError: if it is not to be had.
+        OSError: if the disk is full.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -167,6 +169,8 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"{name}: the hub has no such model; check the id{otherwise}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in FULL_DISK:
+            raise  # it says so itself
         raise UserError(
             f"{name}: not in the local cache and the hub cannot be reached; connect, or give a folder{otherwise}"
         ) from error
@@ -365,8 +369,20 @@ def chat_fingerprint(model: str) -> str:
 
     What a file of a tokenizer looks like changes with the version of its library; its entries, merges and added tokens
     do not.
+
+    Raises:
+        UserError: if the model is not to be had, or its tokenizer is damaged.
     """
     folder = model_folder(model)
+    try:
+        return _chat_digest(folder)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"model={model}: no tokenizer can be read from {folder} ({_first_line(error)}); fetch the model again"
+        ) from error
+
+
+def _chat_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.jinja")):
         digest.update(path.read_bytes())
