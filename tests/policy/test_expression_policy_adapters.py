@@ -117,6 +117,24 @@ def test_a_speaker_has_the_base_that_its_adapter_was_trained_on(make_policy, tin
     assert all(torch.equal(one, two) for one, two in zip(speaks.parameters(), expected.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("asked", ["recipe", "open"])
+def test_a_speaker_without_its_adapter_is_named(tiny_model, tmp_path, asked):
+    """The folder of a stage is not that of its adapter."""
+    with pytest.raises(UserError, match=r"holds no adapter \(emodistill\.json is missing\)"):
+        getattr(LocalModel(tiny_model, "float32", str(tmp_path), device="cpu"), asked)()
+
+
+def test_a_speaker_shares_the_weights_of_its_own_adapter_alone(make_policy, tiny_model, tmp_path):
+    """Not those of an older one in the same place, nor of one for another vocabulary."""
+    make_policy().save_adapter(tmp_path / "adapter")
+    settings = (tiny_model, "float32", str(tmp_path / "adapter"))
+    first, again = (LocalModel(*settings, device="cpu")._weights() for _ in range(2))
+    with pytest.raises(UserError, match="was trained for vocabulary"):
+        LocalModel(*settings, vocabulary="ekman7", device="cpu")._weights()
+    make_policy().save_adapter(tmp_path / "adapter")  # random weights, others than before
+    assert again is first and LocalModel(*settings, device="cpu")._weights() is not first
+
+
 def test_a_speaker_in_float16_is_refused_by_its_own_key():
     with pytest.raises(UserError, match=r"^speaker\.dtype=float16: with an adapter, choose auto, float32 or bfloat16"):
         LocalModel("embedded", "float16", adapter="somewhere", device="cpu")
