@@ -48,4 +48,4 @@ def gpus() -> int:
 def gpu_name(number: int) -> str:
     """What CUDA calls the GPU that PyTorch counts as this one: CUDA_VISIBLE_DEVICES may leave out others."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[number] if visible else str(number)
+    return visible.split(",")[number].strip() if visible else str(number)
