@@ -194,11 +194,17 @@ def test_an_unknown_compute_dtype_is_refused(make_policy):
         make_policy(compute_dtype="float8")
 
 
-@pytest.mark.filterwarnings("ignore")  # PEFT warns of the last two
+@pytest.mark.filterwarnings("ignore")  # PEFT warns of some
 @pytest.mark.parametrize(
-    "changes", [{"use_dora": True}, {"lora_bias": True}, {"target_modules": ["q_proj", "embed_tokens"]}]
+    "changes",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
 )
-def test_adapters_that_cannot_be_merged_are_refused(make_policy, changes):
-    """The merged model would speak as another policy than the one that learns."""
-    with pytest.raises(UserError, match=r"policy.lora: the adapter on .* is no plain one"):
+def test_adapters_that_would_be_left_out_are_refused(make_policy, changes):
+    """The merged model would speak as another policy than the one that learns; the output layer would learn nothing."""
+    with pytest.raises(UserError, match=r"policy.lora: the adapter on .* would be left out"):
         make_policy(lora={"r": 4, "target_modules": "all-linear"} | changes)

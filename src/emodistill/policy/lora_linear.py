@@ -36,10 +36,15 @@ def fuse_lora_layers(model: nn.Module) -> None:
         layer.forward = MethodType(_forward, layer)
 
 
-def not_plain(model: nn.Module) -> str | None:
-    """The name of a LoRA layer that computes something else than `lora_linear`, dropout aside; None if none does."""
+def unfit_adapter(model: Any) -> str | None:
+    """The name of a LoRA layer that merging, or scoring by the frozen output layer, would leave out; None if none is.
+
+    Args:
+        model: a PEFT model.
+    """
+    output = model.get_base_model().get_output_embeddings()
     layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
-    return next((name for name, layer in layers if not _is_plain(layer)), None)
+    return next((name for name, layer in layers if layer is output or not _is_plain(layer)), None)
 
 
 def _is_plain(layer: Any) -> bool:
