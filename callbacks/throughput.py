@@ -45,12 +45,14 @@ class Throughput(L.Callback):
         seconds = max(time.monotonic() - self._since, 1e-9)
         rates = {"steps": trainer.global_step - self._steps, "turns": self._turns, "response_tokens": self._tokens}
         metrics = {f"throughput/{name}_per_second": count / seconds for name, count in rates.items() if count}
-        metrics["throughput/peak_memory_gib"] = peak_memory_gib()
+        metrics["throughput/peak_memory_gib"] = peak_memory_gib(pl_module.device)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
         self._restart(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:  # before training has begun
+            return
         self.seconds = time.monotonic() - self._began
         self._restart(trainer)  # time spent validating is not training speed
 
@@ -81,9 +83,9 @@ def amounts(batch: object) -> tuple[int, int]:
     return int(utterance.max()) + 1, int((utterance >= 0).sum())
 
 
-def peak_memory_gib() -> float:
-    """Peak resident memory of this process, or of the GPU where one is used, in GiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak resident memory of this process, or of the GPU where training is on one, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -216,7 +216,7 @@ class Harmful:
         return os.mkdir, ("harm",)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "words", "code", "list"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "words", "pickle", "code", "list"])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "last.ckpt"
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage, monkeypatch):
     if damage == "list":
         torch.save([1, 2], path)
     elif damage != "code":
-        path.write_bytes({"empty": b"", "cut": whole[:2000], "words": b"no checkpoint"}[damage])
+        path.write_bytes({"empty": b"", "cut": whole[:2000], "words": b"no checkpoint", "pickle": b"."}[damage])
     with pytest.raises(UserError, match=r"last\.ckpt is (damaged or no|a) checkpoint.*; start over"):
         read_checkpoint(path, "iql", "start over")
     assert not (tmp_path / "harm").exists()

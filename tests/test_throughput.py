@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_runs import begun
 
-from callbacks.throughput import Throughput, amounts
+from callbacks.throughput import Throughput, amounts, peak_memory_gib
 from emodistill.data.transitions import Transitions
 
 
@@ -29,6 +29,25 @@ def test_what_training_took_is_kept_and_goes_on_after_a_cut(place):
     resumed.on_validation_end(trainer, L.LightningModule())
     assert 100.0 < resumed.state_dict()["seconds"] < 160.0 and resumed.state_dict()["tokens"] == 7
     assert saved["seconds"] > 0 and saved["tokens"] > 0
+
+
+def test_a_sanity_check_before_training_is_no_time_of_it():
+    resumed = Throughput()
+    resumed.load_state_dict({"seconds": 100.0, "tokens": 7})
+    trainer = L.Trainer(logger=False, enable_checkpointing=False)
+    trainer.sanity_checking = True
+    resumed.on_validation_end(trainer, L.LightningModule())
+    trainer.sanity_checking = False
+    resumed.on_train_start(trainer, L.LightningModule())
+    resumed.on_validation_end(trainer, L.LightningModule())
+    assert 100.0 < resumed.state_dict()["seconds"] < 160.0
+
+
+def test_the_memory_of_training_on_a_cpu_is_that_of_the_process(monkeypatch):
+    """Though there is a GPU, which nobody uses."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda *_: 0)
+    assert peak_memory_gib(torch.device("cpu")) > 0
 
 
 def test_what_a_batch_weighs():

@@ -44,7 +44,7 @@ ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE = "adapter_model.safetensors", "ad
 State = Literal["new", "continue", "finished"]
 LARGEST_SEED = 2**32 - 1  # numpy takes no other
 _DATASET = "data.dataset."
-_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
+_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, zipfile.BadZipFile)
 
 
 def adapter_folder(run_dir: Path, stage: str) -> Path:

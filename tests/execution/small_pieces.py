@@ -23,6 +23,7 @@ class Writer:
     def __init__(self, marks, kit):
         self.marks, self.kit = Path(marks), kit
         self.mark("opened", kit)
+        self.mark("card", os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def mark(self, what, name):
         (self.marks / f"{what}-{name}-{os.getpid()}-{time.monotonic_ns()}").touch()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def test_no_more_workers_than_memory_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(local.machine, "free_memory_gb", lambda: 1.0)
     LocalExecutor(workers=3).run("test", [piece(tmp_path, f"{i}") for i in range(3)])
     assert len({process for _, process in marks(tmp_path, "did")}) == 1
+
+
+def test_a_worker_has_a_card_of_its_own_among_those_that_may_be_used(tmp_path, monkeypatch):
+    """The second worker is lost: the one in its place has its card, and not that of the first."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setattr(local.machine, "gpus", lambda: 2)
+    pieces = [piece(tmp_path, "long", does=2.0), piece(tmp_path, "lost", does="die once")]
+    LocalExecutor().run("test", [replace(one, needs=Needs(True, 100.0)) for one in pieces])
+    assert sorted(card for card, _ in marks(tmp_path, "card")) == ["5", "7", "7"]
 
 
 DRIVER = """

@@ -4,13 +4,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_pieces import marks, piece
 
 from emodistill.execution import ray_engine
-from emodistill.execution.pieces import OneAfterOther
+from emodistill.execution.pieces import Needs, OneAfterOther
+from emodistill.execution.ray_engine import RayExecutor
 
 SCRIPT = """
 import sys
@@ -55,3 +57,18 @@ def test_ray_does_what_one_process_does(tmp_path):
     asked = [line.split()[1] for line in (out / "diary").read_text().splitlines() if line.startswith("asked")]
     again = [300, *(i for i in range(256, 300) if i % 9 == 8)]  # the call under way, and what had brought no score
     assert sorted(asked, key=int) == [str(i) for i in sorted([*range(600), *again])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "machines", "asked"),
+    [
+        ({}, [{"CPU": 2.0}, {"CPU": 2.0}], (2, 0)),
+        ({"model_gpus": 1}, [{"CPU": 8.0}], (4, 0)),
+        ({}, [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}], (2, 1)),
+        ({"model_cpus": 6, "model_gpus": 0.5}, [{"CPU": 8.0, "GPU": 4.0}, {"memory": 1.0}], (6, 0.5)),
+    ],
+)
+def test_a_piece_asks_for_no_more_than_one_machine_has(tmp_path, settings, machines, asked):
+    """Or else Ray waits for ever for a machine that has it."""
+    model = replace(piece(tmp_path, "model"), needs=Needs(model=True))
+    assert tuple(RayExecutor(**settings)._resources(model, machines).values()) == asked

@@ -92,6 +92,7 @@ def test_a_wait_that_is_too_long_is_a_failure_that_says_so():
         *(("3", 3.0), ("0", 0.0), ("1.5", 1.5), (None, None), ("", None), ("soon", None), ("-1", None), ("nan", None)),
         *(("inf", None), (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0)),
         (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_a_date(header, seconds):

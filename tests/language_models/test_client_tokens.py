@@ -45,7 +45,7 @@ def test_a_server_that_tells_words_alone_tells_no_ids():
 
 
 def test_a_log_probability_that_is_no_number_is_missing():
-    assert told(["token_id:1"] * 4, [None, float("nan"), "-1", True]).logprobs == (None,) * 4
+    assert told(["token_id:1"] * 5, [None, float("nan"), "-1", True, -(10**400)]).logprobs == (None,) * 5
 
 
 @pytest.mark.parametrize(

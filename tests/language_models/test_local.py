@@ -1,5 +1,6 @@
 """Models by name: every way to lack one is a sentence that names the key and the way out."""
 
+import errno
 import gc
 import json
 import shutil
@@ -27,6 +28,7 @@ from emodistill.language_models.local import (
     resolve,
     shared_model,
 )
+from emodistill.language_models.quantised import load_quantised
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +63,59 @@ def test_an_unreachable_hub_is_one_sentence(offline, tmp_path, monkeypatch):
         load_tokenizer("nobody/nothing")
 
 
+def test_a_full_disk_is_not_taken_for_a_hub_that_cannot_be_reached(monkeypatch):
+    def download(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(OSError, match="No space left"):
+        load_tokenizer("some/model")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_named_where_its_entries_are_compared(copy, file):
+    (copy / file).write_text('{"version":')
+    with pytest.raises(UserError, match="model=.*: no tokenizer can be read from"):
+        chat_fingerprint(str(copy))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", torch.float32])
 def test_a_model_comes_in_the_dtype_asked_for_and_ready_to_use(tiny, dtype):
     model = load_model(tiny, dtype)
     assert {str(weight.dtype) for weight in model.parameters()} == {f"torch.{dtype}".replace("torch.torch", "torch")}
     assert not model.training
+
+
+def drop_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rename_all_weights(folder):
+    """As a model saved while it was compiled."""
+    weights = {f"_orig_mod.{name}": weight for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def widen_the_configuration(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 192}))
+
+
+@pytest.mark.parametrize(
+    ("change", "load"),
+    [
+        (drop_a_weight, load_model),
+        (drop_a_weight, load_quantised),
+        (rename_all_weights, load_model),
+        (widen_the_configuration, load_model),
+    ],
+)
+def test_a_weight_that_the_files_lack_is_named_and_not_drawn_at_random(copy, change, load):
+    change(copy)
+    with pytest.raises(UserError, match=r"model=.* lacks \d+ weights .*first .*; fetch the model again"):
+        load(str(copy), torch.float32)
 
 
 def test_a_dtype_that_is_none_is_named(tiny):
@@ -159,7 +209,10 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
             device_of(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("auto") == device_of("gpu") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device_of("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="device=cuda:2: PyTorch finds 2 here"):
+        device_of("cuda:2")
 
 
 def test_a_model_computes_where_it_is_wanted(tiny, monkeypatch):

@@ -132,12 +132,25 @@ def test_shards_and_files_of_the_hub_that_are_not_here_pass(copy, monkeypatch, t
         quick_check(model)
 
 
-def test_a_model_in_the_cache_of_the_hub_is_looked_at(copy, monkeypatch, tmp_path):
-    snapshot = tmp_path / "models--some--model" / "snapshots" / "0123"
-    shutil.copytree(copy, snapshot)
+@pytest.fixture
+def snapshot(copy, monkeypatch, tmp_path):
+    """The model as `some/model` in a cache of the hub."""
+    folder = tmp_path / "models--some--model" / "snapshots" / "0123"
+    shutil.copytree(copy, folder)
     (tmp_path / "models--some--model" / "refs").mkdir()
     (tmp_path / "models--some--model" / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return folder
+
+
+@pytest.mark.parametrize("lost", [["model.safetensors"], ["model.safetensors", "tokenizer.json"]])
+def test_what_the_cache_of_the_hub_lacks_is_no_damage_for_it_is_fetched(snapshot, lost):
+    """The check of a model fetches its small files alone; a download may have been interrupted."""
+    lose(*lost)(snapshot)
+    quick_check("some/model")
+
+
+def test_a_model_in_the_cache_of_the_hub_is_looked_at(snapshot):
     quick_check("some/model")
     configure(snapshot, quantization_config=GPTQ)
     with pytest.raises(UserError, match="model=some/model: .*quantised already"):

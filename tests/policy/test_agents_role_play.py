@@ -99,6 +99,7 @@ def test_a_backend_that_would_repeat_itself_is_asked_once():
         ([GOOD, "joy: " + GOOD], GOOD, ("unnamed",), "joy"),
         (["hope: " + GOOD, "Anger: " + GOOD], GOOD, ("unnamed",), "anger"),
         ([GOOD] * 3, GOOD, ("unnamed",) * 3, None),
+        ([GOOD, NOTHING, ""], GOOD, ("unnamed", "other_side", "empty"), None),
         (["joy: " + BAD, "fear: " + GOOD], GOOD, ("other_side",), "fear"),
         (["joy: " + BAD] * 3, GOOD, ("other_side",) * 3, "joy"),
         (["joy:", "joy: Creditor: " + GOOD, "joy: " + GOOD], GOOD, ("empty", "label"), "joy"),

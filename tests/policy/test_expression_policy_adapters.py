@@ -117,6 +117,24 @@ def test_a_speaker_has_the_base_that_its_adapter_was_trained_on(make_policy, tin
     assert all(torch.equal(one, two) for one, two in zip(speaks.parameters(), expected.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("asked", ["recipe", "open"])
+def test_a_speaker_without_its_adapter_is_named(tiny_model, tmp_path, asked):
+    """The folder of a stage is not that of its adapter."""
+    with pytest.raises(UserError, match=r"holds no adapter \(emodistill\.json is missing\)"):
+        getattr(LocalModel(tiny_model, "float32", str(tmp_path), device="cpu"), asked)()
+
+
+def test_a_speaker_shares_the_weights_of_its_own_adapter_alone(make_policy, tiny_model, tmp_path):
+    """Not those of an older one in the same place, nor of one for another vocabulary."""
+    make_policy().save_adapter(tmp_path / "adapter")
+    settings = (tiny_model, "float32", str(tmp_path / "adapter"))
+    first, again = (LocalModel(*settings, device="cpu")._weights() for _ in range(2))
+    with pytest.raises(UserError, match="was trained for vocabulary"):
+        LocalModel(*settings, vocabulary="ekman7", device="cpu")._weights()
+    make_policy().save_adapter(tmp_path / "adapter")  # random weights, others than before
+    assert again is first and LocalModel(*settings, device="cpu")._weights() is not first
+
+
 def test_a_speaker_in_float16_is_refused_by_its_own_key():
     with pytest.raises(UserError, match=r"^speaker\.dtype=float16: with an adapter, choose auto, float32 or bfloat16"):
         LocalModel("embedded", "float16", adapter="somewhere", device="cpu")
@@ -174,3 +192,19 @@ def test_a_damaged_adapter_is_refused_by_name(make_policy, saved_adapter, tmp_pa
 def test_an_unknown_compute_dtype_is_refused(make_policy):
     with pytest.raises(UserError, match="dtype=float8: choose auto"):
         make_policy(compute_dtype="float8")
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT warns of some
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+    ],
+)
+def test_adapters_that_would_be_left_out_are_refused(make_policy, changes):
+    """The merged model would speak as another policy than the one that learns; the output layer would learn nothing."""
+    with pytest.raises(UserError, match=r"policy.lora: the adapter on .* would be left out"):
+        make_policy(lora={"r": 4, "target_modules": "all-linear"} | changes)

@@ -62,6 +62,17 @@ def test_another_file_or_setting_is_another_folder(model, tmp_path):
     assert folders[0] == folders[1] and len(set(folders[1:])) == 4
 
 
+def test_a_later_version_of_the_code_keeps_its_own(model, tmp_path, monkeypatch):
+    """It may take the model's chats apart in another way, and what is kept is not asked again."""
+    (tmp_path / "code").mkdir()
+    monkeypatch.setattr(kept_policy, "CODE", tmp_path / "code", raising=False)
+    folders = []
+    for version in ("1", "2", "1"):
+        (tmp_path / "code" / "chat_template.py").write_text(version, encoding="utf-8")
+        folders.append(found(model)[0].folder)
+    assert folders[0] == folders[2] != folders[1]
+
+
 def test_what_is_not_kept(model, tmp_path, monkeypatch):
     assert found(model) is not None
     adapter = find(POLICY | {"base_model": model}, tmp_path / "nowhere", SAMPLER, load_vocabulary())

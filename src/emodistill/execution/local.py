@@ -81,6 +81,7 @@ class _Worker:
     process: SpawnProcess
     tasks: Connection
     lifeline: Connection  # closed with this process, which ends the worker
+    card: int | None = None  # its GPU, as PyTorch counts them here
     kit: str | None = None
     piece: Piece | None = None
     steps: float = 0.0  # of its piece, that the bar has been given
@@ -102,7 +103,6 @@ class _Pool:
     pieces: Sequence[Piece]
     advance: Advance
     workers: list[_Worker] = field(default_factory=list)
-    started: int = 0
     packer: Packer = field(default_factory=Packer)
 
     def run(self) -> None:
@@ -149,14 +149,15 @@ class _Pool:
         spawn = get_context("spawn")
         mine, theirs = spawn.Pipe()
         their_end, my_end = spawn.Pipe(duplex=False)
-        gpu = self.started % self.cards if self.cards else None
+        held = [worker.card for worker in self.workers]
+        card = min(range(self.cards), key=held.count) if self.cards else None  # that of a lost worker is free again
+        gpu = None if card is None else machine.gpu_name(card)
         process = spawn.Process(target=serve, args=(theirs, their_end, self.threads, self.count, gpu), daemon=True)
         with interrupts_held():  # in the worker too, until it can end well
             process.start()
         theirs.close()
         their_end.close()
-        self.started += 1
-        worker = _Worker(process, mine, my_end)
+        worker = _Worker(process, mine, my_end, card)
         self.workers.append(worker)
         return worker
 

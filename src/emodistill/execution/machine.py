@@ -43,3 +43,9 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def gpu_name(number: int) -> str:
+    """What CUDA calls the GPU that PyTorch counts as this one: CUDA_VISIBLE_DEVICES may leave out others."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[number].strip() if visible else str(number)

@@ -27,7 +27,7 @@ class RayExecutor:
         address: of a cluster (`auto`, or HOST:PORT); None starts Ray on this machine and ends it afterwards.
         workers: cores that Ray takes where it starts here; None is all of them.
         model_cpus: cores of a piece with a language model; any other takes one.
-        model_gpus: GPUs of such a piece; None is one where there are any.
+        model_gpus: GPUs of such a piece; None is one. Where a machine has fewer cores or GPUs, it takes those.
         retries: how often a piece that lost its worker is done again.
     """
 
@@ -58,13 +58,14 @@ class RayExecutor:
 
     def _run(self, ray: Any, pieces: Sequence[Piece], advance: Any) -> None:
         has = ray.cluster_resources()
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         do, dispatch, packer = ray.remote(_do), Dispatch(pieces, self.retries), Packer()
         under_way: dict[Any, Piece] = {}
         at_once = AHEAD * int(has["CPU"])
         try:
             while dispatch.unfinished:
                 while len(under_way) < at_once and (piece := dispatch.take_first()):
-                    needs = self._resources(piece, has)
+                    needs = self._resources(piece, machines)
                     task = do.options(**needs, max_retries=self.retries, retry_exceptions=False)
                     under_way[task.remote(packer.pack(piece), int(needs["num_cpus"]), int(has["CPU"]))] = piece
                 ray.wait(list(under_way), num_returns=1)
@@ -77,12 +78,13 @@ class RayExecutor:
             for task in under_way:
                 ray.cancel(task, force=True)
 
-    def _resources(self, piece: Piece, has: dict[str, float]) -> dict[str, float]:
-        """What a task asks for, and never more than there is."""
+    def _resources(self, piece: Piece, machines: Sequence[dict[str, float]]) -> dict[str, float]:
+        """What a task asks for, and never more than one machine has: Ray would wait for ever for another one."""
         if not piece.needs.model:
             return {"num_cpus": 1, "num_gpus": 0}
-        wanted = min(1.0, has.get("GPU", 0.0)) if self.model_gpus is None else self.model_gpus
-        return {"num_cpus": min(self.model_cpus, has["CPU"]), "num_gpus": wanted}
+        gpus, cpus = max((has.get("GPU", 0.0), has.get("CPU", 0.0)) for has in machines)
+        wanted = 1.0 if self.model_gpus is None else self.model_gpus
+        return {"num_cpus": min(self.model_cpus, cpus), "num_gpus": min(wanted, gpus)}
 
     def _check(self, ray: Any, ended: Any, piece: Piece) -> None:
         """Raise what the piece raised in its worker."""

@@ -126,13 +126,14 @@ def begin_work(threads: int, workers: int) -> None:
     use_threads(threads)
 
 
-def serve(tasks: Connection, lifeline: Connection, threads: int, workers: int, gpu: int | None) -> None:
+def serve(tasks: Connection, lifeline: Connection, threads: int, workers: int, gpu: str | None) -> None:
     """The main function of a local worker: does packages until there are no more, or the driver is gone.
 
     Args:
         tasks: brings packages, None at the end; takes back ("step", steps), ("done", None) and ("failed", Failure).
         workers: how many there are.
         lifeline: nothing comes through it, but it ends with the driver, even if that is killed.
+        gpu: the one that it may use, as `machine.gpu_name` calls it; None leaves all of them.
     """
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     try:
@@ -140,7 +141,7 @@ def serve(tasks: Connection, lifeline: Connection, threads: int, workers: int, g
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # held since before the start of Python
         if gpu is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         begin_work(threads, workers)
         bench = Bench()
         while (package := tasks.recv()) is not None:

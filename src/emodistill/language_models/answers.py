@@ -8,6 +8,7 @@ an emoji, and may repeat the key.
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -303,7 +304,7 @@ def _until(moment: str, read: Callable[[str], datetime], now: datetime | None) -
     """Seconds until a moment, in UTC where it names no zone; None where it is none."""
     try:
         date = read(moment)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year of twenty digits
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
@@ -395,7 +396,8 @@ def _is_count(number: Any) -> TypeGuard[int]:
 
 
 def _is_finite(number: Any) -> TypeGuard[float]:
-    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+    is_one = isinstance(number, int | float) and not isinstance(number, bool)
+    return is_one and abs(number) <= sys.float_info.max  # a whole number may be too large for a float
 
 
 def _list(value: Any) -> list[Any]:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from emodistill.errors import UserError
+from emodistill.execution.worker import FULL_DISK
 from emodistill.language_models.embedded import embedded_model
 from emodistill.language_models.model_files import (
     EMBEDDED,
@@ -60,6 +61,8 @@ def device_of(name: str) -> torch.device:
         raise UserError(f"device={name}: choose auto, cpu, gpu, or a device of PyTorch such as cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: PyTorch finds no GPU here; choose cpu (in training: trainer.accelerator=cpu)")
+    if device.type == "cuda" and device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise UserError(f"device={name}: PyTorch finds {count} here, counted from cuda:0; choose one of them, or auto")
     return device
 
 
@@ -147,6 +150,7 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
 
     Raises:
         UserError: if it is not to be had.
+        OSError: if the disk is full.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -165,6 +169,8 @@ def fetched(hub_id: str, name: str, otherwise: str = "", files: list[str] | None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"{name}: the hub has no such model; check the id{otherwise}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        if getattr(error, "errno", None) in FULL_DISK:
+            raise  # it says so itself
         raise UserError(
             f"{name}: not in the local cache and the hub cannot be reached; connect, or give a folder{otherwise}"
         ) from error
@@ -262,18 +268,28 @@ def read_weights(model: str, folder: Path, dtype: torch.dtype | str, **settings:
         settings: more for `from_pretrained`.
 
     Raises:
-        UserError: if its files are damaged, or the installed transformers does not know such models.
+        UserError: if its files are damaged or do not hold every weight, or the installed transformers does not know
+            such models.
     """
     known_kind(model, folder)
     from transformers import AutoModelForCausalLM
 
+    settings |= {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
         with without_bars():
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
+            loaded, about = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model={model}: {folder} cannot be loaded ({_first_line(error)}); delete that folder and fetch it again"
         ) from error
+    # the library draws these at random, and only warns
+    lacking = sorted({*about["missing_keys"], *(name for name, *_ in about["mismatched_keys"])})
+    if lacking:
+        raise UserError(
+            f"model={model}: {folder} lacks {len(lacking)} weights of the model in its config.json, or has them in "
+            f"another shape, first {lacking[0]}; fetch the model again"
+        )
+    return loaded
 
 
 def shared_model(
@@ -353,8 +369,20 @@ def chat_fingerprint(model: str) -> str:
 
     What a file of a tokenizer looks like changes with the version of its library; its entries, merges and added tokens
     do not.
+
+    Raises:
+        UserError: if the model is not to be had, or its tokenizer is damaged.
     """
     folder = model_folder(model)
+    try:
+        return _chat_digest(folder)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"model={model}: no tokenizer can be read from {folder} ({_first_line(error)}); fetch the model again"
+        ) from error
+
+
+def _chat_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.jinja")):
         digest.update(path.read_bytes())

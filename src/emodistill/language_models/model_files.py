@@ -39,15 +39,18 @@ def named_folder(model: str) -> Path | None:
 def quick_check(model: str) -> None:
     """Refuse a model that cannot be trained, as far as its files say so; one that is not here yet passes.
 
+    Of a model of the hub only its kind is looked at: files that are not in the cache are fetched when they are needed.
+
     Raises:
         UserError: naming the model, what is wrong with it, and the way out.
     """
-    folder = named_folder(model) or _cached(model)
-    if folder is None:
-        return
-    refuse_kind(model, folder)
-    refuse_broken(model, folder)
-    refuse_silent(model, folder)
+    folder = named_folder(model)
+    if folder is not None:
+        refuse_kind(model, folder)
+        refuse_broken(model, folder)
+        refuse_silent(model, folder)
+    elif (cached := _cached(model)) is not None:
+        refuse_kind(model, cached)
 
 
 def _cached(model: str) -> Path | None:

@@ -17,7 +17,7 @@ in the negotiation replace the sampled ones, exactly as in training.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,8 +125,12 @@ class RolePlay:
             replies = self.backend.reply([dialogues[i] for i in pending], [lines[i].prompt for i in pending], tries)
             before = {i: len(violations[i]) for i in pending}
             for i, reply in zip(pending, replies, strict=True):
-                if not (attempt and isinstance(reply, Fault)):  # then the attempt before it will have to do
-                    said[i] = self._checked(dialogues[i], lines[i].directive, reply, violations[i])
+                if attempt and isinstance(reply, Fault):
+                    continue  # the attempt before it will have to do
+                checked, before_it = self._checked(dialogues[i], lines[i].directive, reply, violations[i]), said.get(i)
+                if isinstance(checked, Fault) and isinstance(before_it, Utterance) and "unnamed" in violations[i]:
+                    checked = replace(before_it, role_violations=tuple(violations[i]))  # words in role, but for a name
+                said[i] = checked
             pending = [i for i in pending if len(violations[i]) > before[i]]
             if not pending:
                 break

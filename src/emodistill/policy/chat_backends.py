@@ -278,6 +278,8 @@ class LocalModel:
     def recipe(self) -> dict[str, Any]:
         if self.adapter and not Path(self.adapter).is_dir():
             raise UserError(f"speaker.adapter={self.adapter}: there is no such folder; train it, or give null")
+        if self.adapter:
+            read_identity(Path(self.adapter))  # refuses a folder that holds none
         from emodistill.language_models.local import chat_fingerprint, fingerprint
 
         return {
@@ -316,7 +318,9 @@ class LocalModel:
 
         if not self.adapter:
             return shared_model(self.model, self.dtype, self.device)
-        return shared_model(self.model, self.dtype, self.device, self.adapter, self._merged)
+        read_identity(Path(self.adapter))
+        merged = f"{adapter_fingerprint(Path(self.adapter))}, {self.vocabulary}"  # a path may hold another one by now
+        return shared_model(self.model, self.dtype, self.device, merged, self._merged)
 
     def _merged(self) -> Any:
         from emodistill.policy.expression_policy import ExpressionPolicy

@@ -47,7 +47,7 @@ from emodistill.policy.adapter_files import adapter_fingerprint, read_identity, 
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
-from emodistill.policy.lora_linear import fuse_lora_layers
+from emodistill.policy.lora_linear import fuse_lora_layers, unfit_adapter
 from emodistill.policy.sharding import quant_state_of, shard, whole
 from emodistill.policy.token_batches import (
     Chats,
@@ -105,8 +105,8 @@ class ExpressionPolicy(nn.Module):
             device: where it will compute, see `device_of`. It decides the dtype `auto`; the trainer moves the policy.
 
         Raises:
-            UserError: if the model is unfit, or the adapter is damaged or belongs to another model, vocabulary or
-                precision.
+            UserError: if the model or its LoRA layers are unfit, or the adapter is damaged or belongs to another
+                model, vocabulary or precision.
         """
         super().__init__()
         words = load_vocabulary(vocabulary)
@@ -133,6 +133,11 @@ class ExpressionPolicy(nn.Module):
                 f"model={base_model}: PEFT puts no adapters on these layers ({error}); name others in "
                 "policy.lora.target_modules"
             ) from error
+        if (odd := unfit_adapter(self.model)) is not None:
+            raise UserError(
+                f"policy.lora: the adapter on {odd} would be left out of what is learnt or spoken; give plain LoRA "
+                "(no use_dora, no lora_bias) on linear layers other than the output layer"
+            )
         self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
         self.sharded = False
         self.has_reference_adapter = reference and init_adapter is not None

@@ -6,10 +6,10 @@ To merge an adapter needs the base in 4 bits, PEFT and bitsandbytes; to speak ne
 kept with the tokenizer and the form of the model's chats, so that neither those libraries nor transformers is imported
 to speak with them. What is kept gives the same logits as the merged model, bit for bit: that is tried before it counts.
 
-The key is a hash of every file of base and adapter, of the settings, and of the versions of the libraries: whatever
-could give other bytes is another folder. Where the processor is another one, they are made again. The latest `MOST`
-folders stay. Models that `RowForward` does not serve, those
-above `LARGEST` and those on a GPU are not kept.
+The key is a hash of every file of base and adapter, of the settings, of the code that merges weights and takes chats
+apart, and of the versions of the libraries: whatever could give other bytes is another folder. Where the processor is
+another one, they are made again. The latest `MOST` folders stay. Models that `RowForward` does not serve, those above
+`LARGEST` and those on a GPU are not kept.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 MODEL, TOKENIZER, ABOUT = "model.safetensors", "tokenizer.json", "speaker.json"
 LIBRARIES = ("bitsandbytes", "peft", "tokenizers", "torch", "transformers")
+CODE = Path(__file__).parent
 LARGEST = 2**31  # bytes of a model's files
 MOST = 4
 CHANGING = ("dynamic", "longrope")  # rotations that depend on how long a text is
@@ -192,6 +193,7 @@ def find(
         "adapter": adapter is not None,
         "vocabulary": vocabulary.fingerprint,
         "dtype": sampler["dtype"],
+        "code": [file_hash(file) for file in sorted(CODE.glob("*.py"))],
         "versions": {name: version(name) for name in LIBRARIES},
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

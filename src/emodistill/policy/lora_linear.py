@@ -36,6 +36,17 @@ def fuse_lora_layers(model: nn.Module) -> None:
         layer.forward = MethodType(_forward, layer)
 
 
+def unfit_adapter(model: Any) -> str | None:
+    """The name of a LoRA layer that merging, or scoring by the frozen output layer, would leave out; None if none is.
+
+    Args:
+        model: a PEFT model.
+    """
+    output = model.get_base_model().get_output_embeddings()
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+    return next((name for name, layer in layers if layer is output or not _is_plain(layer)), None)
+
+
 def _is_plain(layer: Any) -> bool:
     base = layer.get_base_layer()
     transposed = getattr(layer, "fan_in_fan_out", False)
