@@ -47,7 +47,7 @@ from emodistill.policy.adapter_files import adapter_fingerprint, read_identity, 
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
-from emodistill.policy.lora_linear import fuse_lora_layers, unfit_adapter
+from emodistill.policy.lora_linear import delta_of, fuse_lora_layers, unfit_adapter
 from emodistill.policy.sharding import quant_state_of, shard, whole
 from emodistill.policy.token_batches import (
     Chats,
@@ -279,9 +279,11 @@ class ExpressionPolicy(nn.Module):
         base, scratch = self.model.get_base_model(), torch.empty(0)
         for name, parameter in model.named_parameters():
             place, _, leaf = name.rpartition(".")
-            module = base.get_submodule(place)
+            module, delta = delta_of(base.get_submodule(place), leaf, POLICY)
             linear = getattr(module, "base_layer", module)
             value = whole(getattr(linear, leaf))
+            if delta is not None:
+                value = value.float() + delta.float()
             if leaf == "weight" and (state := quant_state_of(linear)) is not None:
                 value = unpacked_weight(module, value, state)
             if leaf == "weight" and hasattr(module, "base_layer"):

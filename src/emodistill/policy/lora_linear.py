@@ -13,7 +13,7 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
 from emodistill.policy.sharding import quant_state_of
@@ -44,7 +44,20 @@ def unfit_adapter(model: Any) -> str | None:
     """
     output = model.get_base_model().get_output_embeddings()
     layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
-    return next((name for name, layer in layers if layer is output or not _is_plain(layer)), None)
+    for name, layer in layers:
+        on_parameter = isinstance(layer, ParamWrapper)  # of experts: PEFT computes it, and `delta_of` merges it
+        if layer is output or not (on_parameter or _is_plain(layer)):
+            return str(name)
+    return None
+
+
+def delta_of(module: Any, name: str, adapter: str) -> tuple[Any, Tensor | None]:
+    """What lies below PEFT's wrappers of single parameters, and what they add to the one of this name, if any."""
+    delta = None
+    while isinstance(module, ParamWrapper):
+        delta = module.get_delta_weight(adapter) if module.parameter_name == name else delta
+        module = module.base_layer
+    return module, delta
 
 
 def _is_plain(layer: Any) -> bool:
