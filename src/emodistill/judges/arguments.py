@@ -7,8 +7,8 @@ to it.
 
     score = 1 + 9 * (0.35 reason + 0.35 answer + 0.30 number) * freshness * sense
 
-Each part lies in [0, 1]. Freshness is a factor, for as a share it pays a policy to say little: two new words that give
-no reason, no answer and no number are fresh too. Deterministic, and free.
+Each part lies in [0, 1]. Freshness is a factor: as a share of the sum it would reward short replies that give no
+reason, no answer and no number, because these repeat nothing either. Deterministic, and free.
 """
 
 import hashlib

@@ -52,7 +52,16 @@ def unfit_adapter(model: Any) -> str | None:
 
 
 def delta_of(module: Any, name: str, adapter: str) -> tuple[Any, Tensor | None]:
-    """What lies below PEFT's wrappers of single parameters, and what they add to the one of this name, if any."""
+    """The module beneath PEFT's `ParamWrapper`s, one for each adapted parameter, and B A x scaling of one parameter.
+
+    Args:
+        module: of a PEFT model; it may have no such wrapper.
+        name: of the parameter, as the module beneath calls it.
+        adapter: whose matrices are taken.
+
+    Returns:
+        the module, and what is added to the parameter, of its shape; None where no wrapper adapts it.
+    """
     delta = None
     while isinstance(module, ParamWrapper):
         delta = module.get_delta_weight(adapter) if module.parameter_name == name else delta
