@@ -61,6 +61,11 @@ def test_little_said_earns_little_however_fresh(parts, score):
     assert parts("I love it.")["freshness"] == 1.0 and score("I love it.") == 1.0
 
 
+def test_what_was_said_before_earns_nothing_however_good(parts, score, history):
+    repeated = parts(history[2].text)
+    assert repeated["number"] > 0 and repeated["freshness"] == 0.0 and score(history[2].text) == 1.0
+
+
 def test_heaps_speeches_and_silence_score_low(score):
     good = score("I can drop the late fees, because our suppliers are waiting too. I can move to 45 days.")
     assert good > 9
