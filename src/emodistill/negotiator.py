@@ -860,7 +860,7 @@ def own_scenario(domain: str, target: float | str | None, their_target: float | 
         return Scenario(f"{domain}-own", domain, own, _value(domain, "their_target", their_target))
     apart = median(one.counterparty_target - one.focal_target for one in generate_scenarios(domain))
     supposed = rules.snap(own + apart)
-    if supposed == own:  # the target is the last that can be said on the other side's way
+    if supposed == own:  # no offer lies between the target and the other side's end of the bounds
         raise UserError(f"target={target}: nothing beyond it can be offered; give their_target= too, or another target")
     return Scenario(f"{domain}-own", domain, own, supposed)
 

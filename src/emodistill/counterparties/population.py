@@ -47,10 +47,10 @@ def load_personas(words: str | Sequence[str]) -> list[Persona]:
 
 
 def words_of(words: str | Sequence[str]) -> list[str]:
-    """One word or several, as a list.
+    """What `personas=` was given, as a list of names.
 
     Raises:
-        UserError: if they are anything else, such as a bare 48.
+        UserError: if one of them is not a text, such as a bare 48.
     """
     given = [words] if isinstance(words, str) or not isinstance(words, Sequence) else list(words)
     wrong = [word for word in given if not isinstance(word, str)]

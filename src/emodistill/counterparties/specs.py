@@ -20,7 +20,7 @@ class SimulatedCounterpartySpec:
         personas: names, `population:N` and its like, one or a list of them; a negotiation's goes by its seed.
 
     Raises:
-        UserError: if they are no words.
+        UserError: if one of them is not a text.
     """
 
     depends_on_assets, is_local_model = True, False

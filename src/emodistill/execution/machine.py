@@ -46,6 +46,6 @@ def gpus() -> int:
 
 
 def gpu_name(number: int) -> str:
-    """What CUDA calls the GPU that PyTorch counts as this one: CUDA_VISIBLE_DEVICES may leave out others."""
+    """The entry of CUDA_VISIBLE_DEVICES for PyTorch's GPU of this number; the number itself where that is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[number].strip() if visible else str(number)

@@ -133,7 +133,7 @@ def serve(tasks: Connection, lifeline: Connection, threads: int, workers: int, g
         tasks: brings packages, None at the end; takes back ("step", steps), ("done", None) and ("failed", Failure).
         workers: how many there are.
         lifeline: nothing comes through it, but it ends with the driver, even if that is killed.
-        gpu: the one that it may use, as `machine.gpu_name` calls it; None leaves all of them.
+        gpu: the only one that it may use, see `machine.gpu_name`; None allows all of them.
     """
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     try:

@@ -12,7 +12,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from emodistill.errors import UserError
 from emodistill.language_models.local import HUB_ID
 
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the library beneath: where nobody answers, it comes bare
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library, raised itself where no server answers
 
 
 def check_repo(repo: str | None) -> str:

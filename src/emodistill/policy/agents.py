@@ -127,9 +127,12 @@ class RolePlay:
             for i, reply in zip(pending, replies, strict=True):
                 if attempt and isinstance(reply, Fault):
                     continue  # the attempt before it will have to do
-                checked, before_it = self._checked(dialogues[i], lines[i].directive, reply, violations[i]), said.get(i)
-                if isinstance(checked, Fault) and isinstance(before_it, Utterance) and "unnamed" in violations[i]:
-                    checked = replace(before_it, role_violations=tuple(violations[i]))  # words in role, but for a name
+                earlier = said.get(i)
+                checked = self._checked(dialogues[i], lines[i].directive, reply, violations[i])
+                if isinstance(checked, Fault) and isinstance(earlier, Utterance) and "unnamed" in violations[i]:
+                    checked = replace(
+                        earlier, role_violations=tuple(violations[i])
+                    )  # it lacked the emotion's name only
                 said[i] = checked
             pending = [i for i in pending if len(violations[i]) > before[i]]
             if not pending:

@@ -37,7 +37,7 @@ def fuse_lora_layers(model: nn.Module) -> None:
 
 
 def unfit_adapter(model: Any) -> str | None:
-    """The name of a LoRA layer that merging, or scoring by the frozen output layer, would leave out; None if none is.
+    """The first LoRA layer that merging, or scoring by the frozen output layer, would leave out; None if no layer is.
 
     Args:
         model: a PEFT model.

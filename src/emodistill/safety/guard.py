@@ -57,7 +57,7 @@ class Guard:
         redraws: how often refused words are asked for again before a neutral sentence takes their place.
 
     Raises:
-        UserError: on a kind that the detector does not know, or redraws that are no whole number from 0.
+        UserError: if the detector does not know a kind, or redraws is not a whole number of at least 0.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ def load_guard(level: str, redraws: int = REDRAWS) -> Guard:
     """A level that ships with the package: `off`, `words`, `mild` or `strict`.
 
     Raises:
-        UserError: if there is no such level, or redraws are no whole number from 0.
+        UserError: if there is no such level, or redraws is not a whole number of at least 0.
     """
     if level == "off":
         return Guard("off", (), {}, redraws)
