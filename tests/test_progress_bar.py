@@ -3,11 +3,13 @@
 import io
 import re
 import sys
+import time
 
 import pytest
 import torch
 from tiny_runs import begun, composed, forget_cut
 
+from emodistill.progress import progress
 from train import train
 
 
@@ -104,3 +106,19 @@ def test_the_time_left_is_known_right_after_a_resume(place, watch):
     torch.save(saved, folder / "last.ckpt")
     first = lines_of(watch("sft", "cut"), "sft")[0]
     assert re.match(r"sft: optimizer step 3/6, 0:01:40 elapsed, 0:01:40 left, val/loss best [\d.]+$", first)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(2.5, [4, 8, 12, 16]), (30, [*range(2, 20, 2)])])
+def test_other_work_has_lines_too_a_tenth_and_ten_seconds_apart(monkeypatch, seconds, shown):
+    screen, clock = Screen(terminal=False), [0.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress("playing sft", 20) as advance:
+        for _ in range(20):
+            clock[0] += seconds
+            advance()
+    first, *lines = screen.getvalue().splitlines()
+    assert first == "playing sft (20)"
+    assert [int(re.match(r"playing sft: (\d+)/20, ", line).group(1)) for line in lines] == shown
+    if seconds == 30:
+        assert lines[0] == "playing sft: 2/20, 0:01:00 elapsed, 0:09:00 left"
