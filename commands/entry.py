@@ -210,7 +210,7 @@ def explain(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
@@ -218,6 +218,11 @@ def explain(error: BaseException) -> str | None:
             return f"the disk is full ({link.filename or link.strerror}); make room and run the same command again"
     if isinstance(error, OSError) and error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename}: {error.strerror}; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
+    if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        return (
+            f"this disk has no file locks ({error.strerror}), and two commands could write into one folder; choose one "
+            "on another disk with run_dir=..., or by EMODISTILL_CACHE"
+        )
     if nowhere := _class_nowhere(chain):
         return nowhere
     composing = isinstance(error, HydraException | OmegaConfBaseException)

@@ -1,6 +1,7 @@
 """Mistakes in a command end in one sentence that names the thing and the way out; a bug keeps its traceback."""
 
 import errno
+import fcntl
 import os
 import resource
 import subprocess
@@ -14,6 +15,7 @@ from tiny_runs import files, train_on_other_data
 
 from commands import entry
 from emodistill.errors import UserError
+from emodistill.files import exclusive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,6 +233,16 @@ def test_words_of_the_error_of_a_full_disk():
     wrapped = RuntimeError("a library's own words")
     wrapped.__cause__ = error
     assert "disk is full" in entry.explain(wrapped)
+
+
+def test_a_disk_without_file_locks_is_one_sentence(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks") as raised, exclusive(tmp_path):
+        pytest.fail("held without a lock")
+    assert "run_dir=" in entry.explain(raised.value) and "no file locks" in entry.explain(raised.value)
 
 
 @pytest.mark.parametrize("own", [None, "0", "1"])
