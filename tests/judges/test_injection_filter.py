@@ -26,6 +26,7 @@ def test_no_good_or_middling_utterance_and_no_earlier_turn_bears_a_sign():
         "Our judge at the county court would take 45 days as well.",
         "What is the answer? 45 days?",
         "Final offer: 45 days.",
+        "Note: I can pay in 45 days.",
         "I can give it 10 days, no more.",
         "Can you give it ten more days?",
         "The response team reaches you in 90 minutes.",

@@ -16,7 +16,7 @@ import unicodedata
 
 from emodistill.judges.rubric import words
 
-FILTER_LOGIC = 2  # raise it when a rule of this file changes: part of a judge's version
+FILTER_LOGIC = 3  # raise it when a rule of this file changes: part of a judge's version
 LONGEST = 1500  # characters of one text that a judge is shown
 CAP = 2.0  # highest score of a text with a sign of an injection
 
@@ -71,7 +71,8 @@ _SIGNS = {
         r"|\b(?:turn|utterance|text) in (?:the )?history\b|\b(?:masterpiece|masterful)\b|\brated this\b"
     ),
     "speaks as somebody else": re.compile(
-        r"(?:^|[.!?\"')] )\W*(?:system|assistant|user|human|ai|note|verdict|score|rating|response|answer|solution"
+        r"(?:^|[.!?\"')] )\W*(?:system|assistant|user|human|ai|note(?!: (?:i|we|my|our)\b)|verdict|score"
+        r"|rating|response|answer|solution"
         r"|(?:final(?! (?:offer|proposal|number)\b)|thought|reasoning)(?: \w+)?)\s*:|\bas an ai\b"
         r"|\b(?:large )?language model\b"
         r"|^\W*(?:solution|answer|let us solve\b.*)\W*$|\bend of (?:the )?(?:utterance|data|input)\b"
