@@ -54,7 +54,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
     console.print(grid)
 
 
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_<>|\[\]])")
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_~$<>|\[\]])")
 
 
 def markdown(table: Table) -> str:
