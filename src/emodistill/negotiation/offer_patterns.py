@@ -56,7 +56,8 @@ _BARE_CUE = (
 # A wish that is too common to be a cue where nothing else in the utterance names a unit: "not 60 days, i need 45".
 NUMBER_WISHED = re.compile(
     r"\b(?:i|we) (?:(?:only|just|really|do|would|will|can) )*(?:need|want|prefer|give|push for|ask for|aim for)"
-    rf" (?:(?:about|only|just|maybe) )*(?P<number>{DIGITS})(?: ?$| (?:max|tops|final|please|at most)\b)"
+    rf" (?:(?:about|only|just|maybe|at least|at most|up to) )*(?P<number>{DIGITS})"
+    r"(?: ?$| (?:max|tops|final|please|at most)\b)"
 )
 # A number without a unit after a cue, and a clause that is a number alone.
 BARE_NUMBER = re.compile(
@@ -263,7 +264,8 @@ HAPPENED = _any(
     r"|finish\w*|closes?|opens?|leaves?|arrives?|reach\w*|is|was|are|runs?|comes?|needs?|at|about)\b",
     r"\b(?:due|deadline is|late|behind|aftershocks?|spreads?|collapses?)$|\b(?:rises?|grows?|increases?|worsens?"
     r"|doubles?|expires?)\b",
-    r"\b(?:wake\w*|woke|alarm|(?:get|got|be|am|are|was|were) up (?:at|by)|get up|got up|breakfast)\b",
+    r"\b(?:usually|normally|typically|always|often) (?:sleeps?|go(?:es)?|falls?|stays? up)\b"
+    r"|\b(?:wake\w*|woke|alarm|(?:get|got|be|am|are|was|were) up (?:at|by)|get up|got up|breakfast)\b",
     r"\b(?:it|time|clock) is (?:already|now|almost|nearly|just|only|past|about)(?: \w+)?$",
 )
 # The same, said after the quantity: "ago", "per month", "of sleep".
