@@ -3,7 +3,7 @@
 Running the same command again continues an unfinished stage. See `configs/train.yaml` for every key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     from callbacks.adapter_export import is_out_of_time
     from emodistill.errors import UserError
     from emodistill.learners.devices import SharedSteps, strategy_of
-    from emodistill.runs import read_checkpoint
+    from emodistill.runs import StageFolder, read_checkpoint, selectors_of, weights_hash
 
     entry.use_threads(cfg)
     if checkpoint:
@@ -99,9 +99,17 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     data = instantiate(cfg.data, _convert_="all")
     learner = instantiate(cfg.learner, _convert_="all")  # plain containers: checkpoints stay weights_only-safe
     callbacks = [instantiate(callback, _convert_="all") for callback in cfg.callbacks.values() if callback]
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
+    used = {key: weights_hash(path) for key, path in selectors_of(config).items()}
+
+    def check_continues(*_: Any, **__: Any) -> None:  # in `setup`, when the data are read
+        if checkpoint:
+            data.provenance.check_continues(Path(cfg.stage_dir))
+            StageFolder(Path(cfg.stage_dir)).hold_to(used, record=False)
+
     start = LambdaCallback(
-        setup=lambda *_, **__: checkpoint and data.provenance.check_continues(Path(cfg.stage_dir)),  # data is read then
-        on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, cfg),
+        setup=check_continues,
+        on_train_start=lambda trainer, _: trainer.is_global_zero and begin(on_start, data, used, cfg),
     )
     shares = SharedSteps()
     given = {"logger": instantiate(cfg.logger), "strategy": strategy_of(cfg.trainer.strategy)}
@@ -120,9 +128,12 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     return trainer
 
 
-def begin(on_start: Callable[[], None], data: Any, cfg: DictConfig) -> None:
+def begin(on_start: Callable[[], None], data: Any, used: Mapping[str, str], cfg: DictConfig) -> None:
     """Take the folder, and note in it what is trained on."""
+    from emodistill.runs import StageFolder
+
     on_start()
+    StageFolder(Path(cfg.stage_dir)).hold_to(used)
     entry.log_to(Path(cfg.stage_dir) / "train.log")
     data.provenance.write(Path(cfg.stage_dir))
 

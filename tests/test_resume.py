@@ -135,6 +135,19 @@ def test_a_stage_is_not_continued_on_data_that_has_changed(place):
     assert json.loads((stage / "corpus.json").read_text(encoding="utf-8")) == note
 
 
+def test_jpo_is_not_continued_with_the_emotions_of_another_selector(place):
+    before(place, "chosen", "jpo")
+    with pytest.raises(RuntimeError, match="power cut"):
+        place.train("jpo", "chosen", "+callbacks.cut._target_=tiny_runs.PowerCut", "+callbacks.cut.step=1")
+    forget_cut(place.folder / "chosen" / "jpo")
+    checkpoint = place.folder / "chosen" / "iql" / "best.ckpt"
+    kept = torch.load(checkpoint, weights_only=True)
+    kept["state_dict"] = {name: value + 1 for name, value in kept["state_dict"].items()}
+    torch.save(kept, checkpoint)
+    with pytest.raises(UserError, match=r"jpo was begun with other data\.dataset\.choices\.checkpoint, made anew"):
+        place.train("jpo", "chosen")
+
+
 def test_the_curves_go_on_in_one_folder(place):
     before(place, "curves", "sft")
     cut_and_resume(place, "sft", "curves", 3)

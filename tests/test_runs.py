@@ -16,6 +16,7 @@ from emodistill.runs import (
     flat,
     is_first_process,
     read_checkpoint,
+    weights_hash,
 )
 
 CONFIG = {"name": "sft", "seed": 0, "learner": {"rates": [1, 2], "lora": {"r": 4, "extra": {}}}, "resume": "auto"}
@@ -207,6 +208,35 @@ def test_a_checkpoint_is_read_back(tmp_path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"best\.ckpt is missing; train it with stage=iql"):
         read_checkpoint(tmp_path / "best.ckpt", "iql", "train it with stage=iql")
+
+
+def test_weights_have_one_hash_whatever_else_is_in_the_file(tmp_path):
+    path = tmp_path / "best.ckpt"
+
+    def saved(weights, **more):
+        torch.save({"stage": "iql", "state_dict": weights, **more}, path)
+        return weights_hash(path)
+
+    weights = {"b": torch.zeros(2), "a": torch.ones(1, 2)}
+    first = saved(weights)
+    assert first == saved(dict(reversed(weights.items())), callbacks={"seconds": 3.0})
+    others = [
+        {**weights, "a": torch.ones(2, 1)},
+        {**weights, "b": torch.zeros(2).double()},
+        {**weights, "b": torch.ones(2)},
+    ]
+    assert len({first, *map(saved, others)}) == 4
+
+
+def test_a_folder_is_held_to_what_it_was_begun_with(folder):
+    folder.hold_to({"iql": "one"}, record=False)
+    assert not folder.used_file.exists()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.hold_to({"iql": "one"})
+    folder.hold_to({"sft": "two"})
+    folder.hold_to({"iql": "one", "sft": "two"})
+    with pytest.raises(UserError, match="was begun with other iql, sft, made anew since; delete the folder"):
+        folder.hold_to({"iql": "two", "sft": "one"})
 
 
 class Harmful:

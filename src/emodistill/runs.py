@@ -1,12 +1,14 @@
 """The folder of one stage of one run: what it was begun with, how far it is, and whether it is done.
 
     checkpoints/<run>/<stage>/config.yaml      the configuration the stage began with
+                              used.json        hashes of the weights it learns from, or plays with
                               last.ckpt        where to continue
                               finished.json    written when training ended as planned
 
 A stage that is run again continues, says that it is done, or is refused with the keys that differ.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -89,6 +91,10 @@ class StageFolder:
         return self.path / "finished.json"
 
     @property
+    def used_file(self) -> Path:
+        return self.path / "used.json"
+
+    @property
     def is_half_trained(self) -> bool:
         """Whether training began here and has not ended; a selector's best checkpoint is there all the same."""
         return self.last.is_file() and not self.finished_file.is_file()
@@ -130,6 +136,25 @@ class StageFolder:
         before = yaml.safe_load(self.config_file.read_text(encoding="utf-8")) if self.config_file.is_file() else None
         if before is None or before.get("arms") != config.get("arms"):
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def hold_to(self, used: Mapping[str, str], record: bool = True) -> None:
+        """Refuse to go on with other weights than before, which lie at the same place: they were trained anew since.
+
+        Args:
+            used: what the results here hang on beside the configuration, by name, as hashes.
+            record: keep them, for the next time.
+
+        Raises:
+            UserError: naming what is another one.
+        """
+        before = json.loads(self.used_file.read_text(encoding="utf-8")) if self.used_file.is_file() else {}
+        if changed := sorted(name for name in used if before.get(name, used[name]) != used[name]):
+            raise UserError(
+                f"{self.path} was begun with other {', '.join(changed)}, made anew since; delete the folder to begin "
+                "again, or choose another stage_dir=... or run=..."
+            )
+        if record and not used.keys() <= before.keys():
+            atomic_write(self.used_file, json.dumps({**before, **used}, indent=1, sort_keys=True) + "\n")
 
     def discard_if_unused(self) -> None:
         """Remove the folder, and that of its run, where no stage ever began: it has a lock, and curves of nothing.
@@ -183,6 +208,16 @@ def _is_or_is_below(key: str, names: Collection[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
+def selectors_of(config: Mapping[str, Any]) -> dict[str, Path]:
+    """The checkpoints that a training configuration's dataset reads, by their keys."""
+    leaves = flat({"data": config.get("data") or {}})
+    return {
+        key: Path(str(value))
+        for key, value in leaves.items()
+        if key.startswith(_DATASET) and key.endswith(".checkpoint")
+    }
+
+
 def check_earlier_stages(config: Mapping[str, Any]) -> None:
     """Refuse a stage whose earlier stages are not trained to their end, from file names alone.
 
@@ -193,12 +228,8 @@ def check_earlier_stages(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming what is missing and the command that trains it.
     """
-    leaves = flat({key: config.get(key) or {} for key in ("data", "learner")})
-    adapter = leaves.get("learner.policy.init_adapter")
-    needed = [
-        Path(str(value)) for key, value in leaves.items() if key.startswith(_DATASET) and key.endswith(".checkpoint")
-    ]
-    needed += [Path(adapter)] if adapter else []
+    adapter = (config.get("learner") or {}).get("policy", {}).get("init_adapter")
+    needed = [*selectors_of(config).values(), *([Path(adapter)] if adapter else [])]
     for path in needed:
         if path.suffix == ".ckpt" and StageFolder(path.parent).is_half_trained:
             raise UserError(f"{path.parent} is not trained to its end; run its command again, which continues it")
@@ -245,3 +276,23 @@ def read_checkpoint(path: Path, stage: str, remedy: str) -> dict[str, Any]:
     if found != stage:
         raise UserError(f"{path} is a checkpoint of {found or 'something else'}, not of stage {stage}; {remedy}")
     return dict(checkpoint)
+
+
+def weights_hash(path: Path) -> str:
+    """Sixteen hex digits of what training gave: an adapter's weights, or those in a selector's checkpoint.
+
+    A checkpoint also holds how long training took, so that the same training gives other files.
+
+    Args:
+        path: folder of an adapter, or `best.ckpt` of a selector.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is damaged.
+    """
+    if path.suffix != ".ckpt":
+        return hashlib.sha256((path / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]
+    weights = read_checkpoint(path, "iql", "train it with: python train.py stage=iql")["state_dict"]
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:16]

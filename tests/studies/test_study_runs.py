@@ -4,6 +4,7 @@ import json
 import sqlite3
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 from tiny_runs import begun, composed, files
@@ -245,3 +246,22 @@ def test_an_arm_may_be_added_to_what_was_played(place, capsys):
     again, _, rows = played("phrasebook_iql")
     assert again == both and rows == {"phrasebook_iql"}
     assert "is finished; nothing to play" in capsys.readouterr().out
+
+
+def test_what_was_played_is_not_shown_under_weights_that_were_trained_anew(place):
+    words = ("arms=[phrasebook_random,phrasebook_iql]", "name=held", "study.expression=false")
+    study(place, *words)
+    checkpoint = place.folder / "run" / "iql" / "best.ckpt"
+    before, kept = checkpoint.read_bytes(), torch.load(checkpoint, weights_only=True)
+    try:
+        torch.save({**kept, "callbacks": {}}, checkpoint)  # the same weights in another file
+        study(place, *words)
+        kept["state_dict"] = {name: value + 1 for name, value in kept["state_dict"].items()}
+        torch.save(kept, checkpoint)
+        with pytest.raises(UserError, match="held was begun with other iql, made anew since; delete the folder"):
+            study(place, *words)
+        study(
+            place, "arms=[phrasebook_random]", "name=held", "study.expression=false"
+        )  # the selector has no part in it
+    finally:
+        checkpoint.write_bytes(before)

@@ -5,7 +5,6 @@
 and `MeanReturnBaseline` is a table that knows the domain and nothing of the dialogue.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from emodistill.errors import UserError
 from emodistill.learners.selector_networks import SelectorNetworks, check_temperature
 from emodistill.negotiation.agents import Choice
 from emodistill.negotiation.protocol import FOCAL, Negotiation
-from emodistill.runs import read_checkpoint
+from emodistill.runs import read_checkpoint, weights_hash
 
 if TYPE_CHECKING:  # imports Arrow, which nobody needs who only plays
     from emodistill.data.schema import Episode
@@ -109,9 +108,7 @@ class TrainedSelector:
 
     def recipe(self) -> dict[str, Any]:
         """The weights' hash and the temperature: what fixes the choices."""
-        read_checkpoint(Path(self.checkpoint), "iql", TRAIN_IT)
-        digest = hashlib.sha256(Path(self.checkpoint).read_bytes()).hexdigest()[:16]
-        return {"selector": digest, "temperature": self.temperature}
+        return {"selector": weights_hash(Path(self.checkpoint)), "temperature": self.temperature}
 
     def open(self) -> IQLSelector:
         return load_selector(self.checkpoint, self.vocabulary, self.temperature)

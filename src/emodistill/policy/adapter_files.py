@@ -7,7 +7,6 @@
 `policy.expression_policy` writes and loads it.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -78,8 +77,3 @@ def emotions_of(identity: dict[str, Any], source: str) -> Emotions:
             f"{source}: emotions={found}: use one of {', '.join(get_args(Emotions))}, or train the stage again"
         )
     return cast(Emotions, found)
-
-
-def adapter_fingerprint(folder: Path) -> str:
-    """Sixteen hex digits of an adapter's weights."""
-    return hashlib.sha256((folder / ADAPTER_WEIGHTS).read_bytes()).hexdigest()[:16]

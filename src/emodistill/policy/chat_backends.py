@@ -17,8 +17,9 @@ from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
 from emodistill.negotiation.agents import Fault
 from emodistill.negotiation.protocol import Negotiation, Side
-from emodistill.policy.adapter_files import adapter_fingerprint, read_identity
+from emodistill.policy.adapter_files import read_identity
 from emodistill.policy.chat_format import ChatFormat
+from emodistill.runs import weights_hash
 
 if TYPE_CHECKING:  # and imported where a model on this machine is to speak
     from emodistill.policy.generation import ChatGenerator, Session
@@ -285,7 +286,7 @@ class LocalModel:
         return {
             "model": fingerprint(self.model),
             "template": chat_fingerprint(self.model),
-            "adapter": adapter_fingerprint(Path(self.adapter)) if self.adapter else None,
+            "adapter": weights_hash(Path(self.adapter)) if self.adapter else None,
             "dtype": self._dtype_name,
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -319,7 +320,7 @@ class LocalModel:
         if not self.adapter:
             return shared_model(self.model, self.dtype, self.device)
         read_identity(Path(self.adapter))
-        merged = f"{adapter_fingerprint(Path(self.adapter))}, {self.vocabulary}"  # a path may hold another one by now
+        merged = f"{weights_hash(Path(self.adapter))}, {self.vocabulary}"  # a path may hold another one by now
         return shared_model(self.model, self.dtype, self.device, merged, self._merged)
 
     def _merged(self) -> Any:

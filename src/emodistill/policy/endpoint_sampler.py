@@ -35,11 +35,11 @@ from torch import Tensor
 from emodistill.errors import UserError
 from emodistill.language_models.client import Endpoint
 from emodistill.language_models.completion import AdapterRequest, Failure, Reply, Request, TokenRequest
-from emodistill.policy.adapter_files import adapter_fingerprint
 from emodistill.policy.chat_format import ChatFormat
 from emodistill.policy.expression_policy import ExpressionPolicy
 from emodistill.policy.generation import ends_of
 from emodistill.policy.token_batches import Chats
+from emodistill.runs import weights_hash
 
 LOADS = 3  # of one adapter in a row
 AWAY = ("connection", "timeout", "circuit")  # failures of a server that may come back
@@ -264,7 +264,7 @@ class EndpointSampler:
         """The adapter in a folder of its own; None where it is the one that was pushed last."""
         partial = self.folder / ".new"
         policy.save_adapter(partial)
-        fingerprint = adapter_fingerprint(partial)
+        fingerprint = weights_hash(partial)
         if self._loaded and fingerprint == self._loaded[-1].fingerprint:
             shutil.rmtree(partial)
             return None

@@ -43,7 +43,7 @@ from emodistill.language_models.local import (
 from emodistill.language_models.logits import LogitRule, check_logits
 from emodistill.language_models.quantised import load_quantised
 from emodistill.negotiation.prompts import Emotions
-from emodistill.policy.adapter_files import adapter_fingerprint, read_identity, refuse_foreign
+from emodistill.policy.adapter_files import read_identity, refuse_foreign
 from emodistill.policy.attention import NO_MASK, lay_out, use_grouped_attention
 from emodistill.policy.chat_template import find_form
 from emodistill.policy.lean_layers import use_lean_layers
@@ -57,7 +57,7 @@ from emodistill.policy.token_batches import (
     response_positions,
     unpack,
 )
-from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS
+from emodistill.runs import ADAPTER_CONFIG, ADAPTER_NOTE, ADAPTER_WEIGHTS, weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class ExpressionPolicy(nn.Module):
                 f"policy.lora: the adapter on {odd} would be left out of what is learnt or spoken; give plain LoRA "
                 "(no use_dora, no lora_bias) on linear layers other than the output layer"
             )
-        self.start = adapter_fingerprint(Path(init_adapter)) if init_adapter else "base"
+        self.start = weights_hash(Path(init_adapter)) if init_adapter else "base"
         self.sharded = False
         self.has_reference_adapter = reference and init_adapter is not None
         if init_adapter:

@@ -53,7 +53,8 @@ class Contrast:
             return AnalysisResult(
                 verdicts=[f"the condition '{self.reference}' was not played; nothing can be compared"]
             )
-        domains = [*domains_of(played), POOLED]
+        domains = domains_of(played)
+        domains = [*(domains if len(domains) > 1 else []), POOLED]  # twice the same test would double Holm's p
         rows = [
             self._row(played, domain, arm, condition) for domain in domains for arm in arms_of(played)
             for condition in found

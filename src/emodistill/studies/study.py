@@ -26,12 +26,13 @@ from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
 from emodistill.evaluation.arms import Arm
 from emodistill.evaluation.results import ArmResult, Cost
-from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained
-from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, Work, plan
+from emodistill.evaluation.stage_graph import PIPELINE, Stage, StageGraph, is_trained, played_with
+from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Share, Work, digest, plan
 from emodistill.files import exclusive, in_use
+from emodistill.negotiation.splits import content_of
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.runs import StageFolder, fixed
+from emodistill.runs import StageFolder, fixed, weights_hash
 
 if TYPE_CHECKING:
     from emodistill.evaluation.expression import ExpressionTest
@@ -235,7 +236,7 @@ class Study:
             if any(in_use(share) for share in self.folder.glob("shares/*") if share != held):
                 return
             for folder in filter(_is_unused, unused):
-                for file in (StageFolder(folder).config_file, folder / GROUPS):
+                for file in (StageFolder(folder).config_file, StageFolder(folder).used_file, folder / GROUPS):
                     file.unlink(missing_ok=True)
 
     def _recording(self) -> AbstractContextManager[None]:
@@ -356,6 +357,7 @@ class Study:
             with self._recording():
                 state = folder.state(setup.config, "auto")
                 folder.record(setup.config)
+                folder.hold_to(self._used(run, setup, runner))
             if state == "finished" and all(runner.file(arm).is_file() for arm in own):
                 print(f"{folder.path} is finished; nothing to play")
             tables.append((runner, expression))
@@ -369,6 +371,17 @@ class Study:
                 for number, (runner, _) in enumerate(tables):
                     runner.keep(self._arms_of(number))
         return tables
+
+    def _used(self, run: StudyRun, setup: Setup, runner: "Runner") -> dict[str, str]:
+        """What episodes hang on beside the configuration: the weights that play, and the content of the scenarios."""
+        names = dict.fromkeys(name for arm in self._at_table(setup) for name in played_with(arm))
+        weights = {
+            name: weights_hash(run.run_dir / name / ("best.ckpt" if name == "iql" else "adapter"))
+            for name in names
+            if is_trained(name, run.run_dir)
+        }
+        played = [[content_of(one), one.id, one.focal_target, one.counterparty_target] for one in runner.scenarios]
+        return {**weights, "scenarios": digest(played)}
 
     def _played(
         self, number: int, kept: Mapping[tuple[int, str], ArmResult], expression: "ExpressionTest | None"
