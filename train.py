@@ -26,6 +26,8 @@ WORK = {
 
 def train(cfg: DictConfig) -> "L.Trainer | None":
     """Build the stage that `cfg` describes and fit it; None where it was finished before."""
+    from emodistill.checks import is_whole
+    from emodistill.errors import UserError
     from emodistill.files import exclusive
     from emodistill.language_models.model_files import quick_check
     from emodistill.runs import StageFolder, check_earlier_stages
@@ -33,6 +35,11 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
     first = owns_folder(cfg)
+    if not (is_whole(cfg.trainer.max_steps) or is_whole(cfg.trainer.max_epochs)):
+        raise UserError(
+            f"trainer.max_steps={cfg.trainer.max_steps}: give a number of steps, or -1 and one of epochs with "
+            "trainer.max_epochs=..."
+        )
     folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
     check_earlier_stages(config)
     entry.check_files(cfg)
@@ -47,7 +54,7 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 return None
             if first:
                 steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
-                length = f"{steps:,} steps" if steps > 0 else f"{epochs} epoch{'s' * (epochs > 1)}"
+                length = f"{steps:,} steps" if steps > 0 else f"{epochs} epoch{'s' * (epochs != 1)}"
                 seconds = steps * cfg.size.seconds[cfg.name] if cfg.size.seconds and steps > 0 else None
                 entry.announce(f"{cfg.name} ({folder.path}, {length}) {WORK[cfg.name]}", seconds)
             checkpoint = folder.last if state == "continue" else None

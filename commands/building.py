@@ -95,7 +95,7 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         ],
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
-        make_about=lambda: {**about, "counterparty": describe_counterparty(cfg), "scenarios_seed": cfg.seed},
+        make_about=lambda: {**about, "counterparty": describe_counterparty(cfg)},
         executor=instantiate(cfg.executor),
         share=Share.parse(cfg.shard) if cfg.shard else None,
     )

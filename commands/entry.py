@@ -78,6 +78,7 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # 0.50 misses an optional kernel on every CPU
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # 2.16 writes a line for every call
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # 2.21 says of every file that it has read it
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # says once that it looked for fonts
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):  # hardware, adverts, defaults
         logging.getLogger(f"lightning.pytorch.{chatty}").setLevel(logging.WARNING)

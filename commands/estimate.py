@@ -61,7 +61,7 @@ class Setting:
         validation_every: chats between validations, of SFT and of JPO.
         probe_every: judgements that share a probe; 0 where there are no probes.
         expression_contexts: in which three sources speak when they are compared.
-        local_arms, endpoint_arms: of the evaluation, by who speaks.
+        local_arms, endpoint_arms: of the evaluation, by who speaks; `arm` is the model of the latter.
     """
 
     learning: int
@@ -71,6 +71,7 @@ class Setting:
     focal: Model | None
     counterparty: Model | None
     judge: Model | None
+    arm: Model | None
     probe_every: int
     fraction: float
     validation_every: tuple[int, int]
@@ -175,7 +176,7 @@ def work_of(s: Setting, a: Assumptions, rounds: int) -> list[Work]:
     evaluate.ask(
         s.counterparty, (local + remote) * rounds, (local + remote) * other_read, evaluate.episodes * rounds * reply
     )
-    evaluate.ask(s.focal, remote * rounds, remote * focal_read, remote * rounds * reply)
+    evaluate.ask(s.arm, remote * rounds, remote * focal_read, remote * rounds * reply)
     judged(evaluate, compared)
     return [play, Work("iql"), *stages, evaluate]
 
@@ -199,6 +200,7 @@ def setting_of(commands: Mapping[str, DictConfig], a: Assumptions, domain: str) 
         focal=model_in(corpus["focal"]),
         counterparty=model_in(corpus["counterparty"]),
         judge=model_in(jpo["judge"]),
+        arm=model_in(evaluate["endpoint_backend"]),
         probe_every=jpo["judge"]["judge"].get("every", 0),
         fraction=sft["data"]["dataset"]["selection"].get("fraction", 1.0),
         validation_every=(

@@ -83,7 +83,8 @@ def test_a_finished_stage_is_refused_to_another_configuration_too(begun):
 
 def test_some_keys_may_change(begun):
     trainer = {"max_time": "00:01:00:00", "accelerator": "gpu", "devices": 2, "num_nodes": 2, "strategy": "fsdp"}
-    named = {f"trainer.{key}" for key in trainer} | {"resume", "threads", "callbacks.progress_bar"}
+    shown = {"callbacks.progress_bar", "monitor.refresh_every"}
+    named = {f"trainer.{key}" for key in trainer} | {"resume", "threads"} | shown
     waiting = {f"learner.judging.{key}" for key in ("look_ahead", "timeout_s", "max_unscored_batches")}
     waiting |= {"judge_timeout_s", "callbacks.samples.judge_timeout_s"}
     waiting |= {f"learner.sampler.{key}" for key in ("folder", "seen_as", "max_difference", "patience_s")}
@@ -92,6 +93,14 @@ def test_some_keys_may_change(begun):
     assert begun.state(changed(trainer=trainer, threads=4, callbacks={"progress_bar": None}), "auto") == "new"
     with pytest.raises(UserError, match=r"trainer\.max_steps was None, is 3"):
         begun.state(changed(trainer=trainer | {"max_steps": 3}), "auto")
+
+
+def test_a_size_is_compared_where_its_values_are_taken(folder):
+    folder.record({"size": {"sft_steps": 40, "expression_contexts": 24}, "trainer": {"max_steps": 2000}})
+    same = {"size": {"sft_steps": 12, "expression_contexts": 24}, "trainer": {"max_steps": 2000}}
+    assert folder.state(same, "auto") == "new"
+    with pytest.raises(UserError, match=r"\(size\.expression_contexts was 24, is 8\)"):  # of an evaluation, read there
+        folder.state({**same, "size": {"sft_steps": 12, "expression_contexts": 8}}, "auto")
 
 
 def test_a_key_that_only_begins_like_one_that_may_change_may_not(begun):

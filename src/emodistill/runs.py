@@ -29,7 +29,7 @@ MAY_CHANGE = (  # keys that change no result
     "resume",
     "threads",
     *("shard", "data.corpus.shard"),  # who does it
-    "callbacks.progress_bar",
+    *("callbacks.progress_bar", "monitor.refresh_every"),
     "judge_timeout_s",
     "callbacks.samples.judge_timeout_s",
     *(f"learner.judging.{name}" for name in ("look_ahead", "timeout_s", "max_unscored_batches")),
@@ -169,7 +169,7 @@ class StageFolder:
     def _compare(self, config: dict[str, Any]) -> None:
         try:
             before = flat(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, AttributeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
             raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
         now = flat(config)
         keys = sorted(key for key in before.keys() | now.keys() if not _same(before.get(key), now.get(key)))
@@ -201,6 +201,8 @@ def may_change(key: str, endpoints: Collection[str] = ()) -> bool:
     below = [key.removeprefix(prefix) for prefix in endpoints if key.startswith(prefix)]
     if key.endswith(".device") or "executor" in key.split("."):  # where a model computes, and who works
         return True
+    if key.startswith("size."):  # all but one are compared at the keys that take their values
+        return key != "size.expression_contexts"
     return _is_or_is_below(key, MAY_CHANGE) or any(_is_or_is_below(rest, MAY_CHANGE_OF_ENDPOINT) for rest in below)
 
 

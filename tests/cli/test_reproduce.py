@@ -174,6 +174,7 @@ SMALL = Setting(
     focal=SPEAKER,
     counterparty=SPEAKER,
     judge=SCORER,
+    arm=SPEAKER,
     probe_every=4,
     fraction=0.5,
     validation_every=(2, 3),
@@ -219,7 +220,9 @@ def test_who_is_not_asked_costs_nothing():
     alone = Setting(**vars(SMALL) | {"focal": None, "judge": None, "probe_every": 0})
     play, _, sft, jpo, evaluate = work_of(alone, assumptions(**FEW), rounds=2)
     assert play.asked == {SPEAKER: (18, 9 * 28, 9 * 2 * 3)} and not sft.asked and not jpo.asked
-    assert evaluate.asked == {SPEAKER: (12, 168, 36)}
+    assert evaluate.asked == {SPEAKER: (12 + 4, 168 + 48, 36 + 12)}
+    nobody = work_of(Setting(**vars(alone) | {"arm": None}), assumptions(**FEW), rounds=2)[-1]
+    assert nobody.asked == {SPEAKER: (12, 168, 36)}
 
 
 def test_a_model_without_a_price_makes_no_sum():

@@ -6,7 +6,7 @@ import pytest
 from episodes import make_episode, make_scenario
 
 from emodistill.data.corpus import CorpusFile
-from emodistill.data.provenance import Provenance, check_unseen, of_run
+from emodistill.data.provenance import Provenance, check_unseen, of_run, training_episodes
 from emodistill.data.schema import read_episodes, write_episodes
 from emodistill.errors import UserError
 
@@ -33,6 +33,17 @@ def test_what_was_written_is_read_back(run, tmp_path):
         "debt-001",
     }
     assert of_run(tmp_path) == {}
+
+
+def test_the_episodes_of_a_run_are_those_of_its_selector(run, tmp_path):
+    """JPO may learn from others, such as its own adapter's play, whose file may come first by name."""
+    (run / "jpo").mkdir()
+    others = [replace(make_episode(number=5, seed=9), scenario=scenario(5))]
+    write_episodes(others, tmp_path / "a.parquet")
+    Provenance.of(tmp_path / "a.parquet", others).write(run / "jpo")
+    assert [episode.seed for episode in training_episodes(run, ["debt"], None)] == [0, 1, 2]
+    (tmp_path / "episodes.parquet").unlink()
+    assert [episode.seed for episode in training_episodes(run, ["student"], None)] == [9]
 
 
 def test_a_test_scenario_that_was_trained_on_is_named(run):

@@ -44,3 +44,9 @@ def test_where_nobody_can_be_played_against_the_arm_says_so():
 
     with pytest.raises(UserError, match="best constant is chosen in play"):
         selector_of(parse_arm("best_constant", VOCABULARY), VOCABULARY, never, never)
+
+
+def test_a_domain_without_validation_scenarios_is_named():
+    chosen = BestConstant({"debt": {"joy": 0.5}})
+    with pytest.raises(UserError, match="best_constant: the corpus has no validation scenario of the domain 'student'"):
+        chosen.select([at("student")])

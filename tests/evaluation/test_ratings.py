@@ -90,5 +90,5 @@ def test_payoffs_are_own_utilities_on_both_chairs():
     rows = {(row["arm"], row["against"]): row for row in payoffs(meetings)}
     assert rows["a", "b"]["utility"] == pytest.approx(0.75) and rows["b", "a"]["utility"] == pytest.approx(0.25)
     assert rows["a", "a"]["utility"] == pytest.approx(0.5)
-    assert (rows["a", "b"]["meetings"], rows["a", "b"]["scenarios"]) == (2, 2)
+    assert (rows["a", "b"]["meetings"], rows["a", "b"]["scenarios"]) == (2, 2) and rows["a", "a"]["meetings"] == 1
     assert all(0 <= row["low"] <= row["utility"] <= row["high"] <= 1 for row in rows.values())

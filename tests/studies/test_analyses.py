@@ -62,6 +62,30 @@ def test_a_planted_condition_differs_and_its_twin_does_not():
     assert "same: within noise" in lines[1] and "hard: worse" in lines[2]
 
 
+def test_with_one_domain_every_comparison_is_tested_once():
+    parts = [played("iql", mean, label) for label, mean in (("home", 0.6), ("hard", 0.3))]
+    own = [row for row in Contrast("home", "t")(parts).tables[0].rows if row["condition"] == "hard"]
+    assert [row["domain"] for row in own] == ["all"] and own[0]["p_holm"] == own[0]["p_value"]
+    there = [
+        replace(one, episodes=[*one.episodes, *played("iql", 0.5, one.condition, "student").episodes]) for one in parts
+    ]
+    rows = [row for row in Contrast("home", "t")(there).tables[0].rows if row["condition"] == "hard"]
+    assert [row["domain"] for row in rows] == ["debt", "student", "all"]
+
+
+def test_one_emotion_in_two_voices_is_no_comparison_of_emotions():
+    both = [played("neutral+base", 0.5), played("joy+base", 0.7), played("joy+phrasebook", 0.5)]
+    (line,) = Prompting()(both).verdicts
+    assert line.startswith("'joy+base' and 'joy+phrasebook' both show 'joy' all the time")
+    again = [played("neutral+base", 0.5), played("fixed:joy#2", 0.7)]
+    assert [row["emotion"] for row in Prompting()(again).tables[1].rows] == ["joy"]
+
+
+def test_transfer_says_nothing_of_a_domain_whose_own_training_was_not_played():
+    found = Transfer()([played("iql", 0.8, "debt", "debt"), played("iql", 0.4, "debt", "student")])
+    assert not found.verdicts and [row["domain"] for row in found.tables[0].rows] == ["debt", "student"]
+
+
 def test_what_is_outside_of_the_correction_has_no_verdict_or_says_so():
     parts = [
         played("iql", 0.6, "home"),

@@ -103,6 +103,11 @@ def test_two_labels_for_one_folder_are_refused():
         conditions_of({"conditions": {"a b": {}, "a:b": {}}}, [])
 
 
+def test_a_key_that_no_condition_has_is_named():
+    with pytest.raises(UserError, match="study condition 'a': 'trian' is no key of one; use train and play"):
+        conditions_of({"conditions": {"a": {"trian": {}}}}, [])
+
+
 def test_what_is_missing_is_named_with_its_commands(tmp_path):
     study = built("study=transfer", f"run_dir={tmp_path}", "run=here", "size=small", "episodes_per_scenario=3")
     first = study.missing()[0]

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from emodistill.emotions.vocabulary import load_vocabulary
+from emodistill.emotions.vocabulary import available, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.negotiation.agents import (
     Agent,
@@ -61,11 +61,13 @@ class TeacherSpec:
 
     def __init__(self, vocabulary: str, schedule: ConcessionSchedule) -> None:
         self.vocabulary, self.schedule = load_vocabulary(vocabulary), schedule
+        self._is_own_file = vocabulary not in available()
 
     def recipe(self) -> dict[str, Any]:
+        words = [self.vocabulary.perceived_as] if self._is_own_file else []  # the assets hold those that ship
         return {
             "teacher": "phrasebook",
-            "vocabulary": [self.vocabulary.name, self.vocabulary.fingerprint],
+            "vocabulary": [self.vocabulary.name, self.vocabulary.fingerprint, *words],
             "schedule": vars(self.schedule),
         }
 

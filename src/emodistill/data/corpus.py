@@ -24,6 +24,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from emodistill.checks import check_whole, is_whole
 from emodistill.data.card import write_card
 from emodistill.data.schema import SCHEMA_VERSION, Episode, read_episodes, write_episodes
 from emodistill.errors import UserError
@@ -165,8 +166,9 @@ class GeneratedScenarios:
     """Scenarios of the package's seeded generator."""
 
     def __init__(self, per_domain: int, seed: int) -> None:
-        if per_domain < 10:
-            raise UserError(f"scenarios.per_domain={per_domain}: at least 10, to split them 70/10/20")
+        if not is_whole(per_domain, 10):
+            raise UserError(f"scenarios.per_domain={per_domain}: a whole number of at least 10, to split them 70/10/20")
+        check_whole("scenarios.seed", seed, 0)
         self.per_domain, self.seed = per_domain, seed
 
     def load(self, domain: str) -> list[Scenario]:
@@ -260,8 +262,9 @@ class PlayedCorpus(BuiltCorpus):
         super().__init__(name, folder)
         for domain in domains:
             load_domain(domain)
-        if batch is not None and batch < 1:
-            raise UserError(f"data.corpus.batch={batch}: at least one episode at a time")
+        check_whole("data.corpus.batch", batch, null="for all of a domain and a seed")
+        check_whole("data.corpus.episodes_per_scenario", episodes_per_scenario)
+        check_whole("data.corpus.split_seed", split_seed, 0)
         self.domains, self.scenario_source = list(domains), scenarios
         self.episodes_per_scenario, self.split_seed, self.batch = episodes_per_scenario, split_seed, batch
         self.focal, self.counterparty = focal, counterparty

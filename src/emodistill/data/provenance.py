@@ -90,10 +90,15 @@ def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:
 
 
 def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> list[Episode]:
-    """The episodes that a run learnt from; where nothing says so or they are gone, those of its configured corpus."""
-    for file in sorted({provenance.episodes for provenance in of_run(run_dir).values()}):
-        if Path(file).is_file():
-            found = read_episodes(Path(file))
+    """The episodes that a run's selector learnt from; without one, or where they are gone, those of another stage.
+
+    Where nothing says what was learnt from, they are those of the configured corpus. All episodes of the file where it
+    has none of these domains: what was learnt elsewhere is played here.
+    """
+    learnt = of_run(run_dir)
+    for stage in sorted(learnt, key=lambda name: (name != "iql", name)):
+        if (file := Path(learnt[stage].episodes)).is_file():
+            found = read_episodes(file)
             return [episode for episode in found if episode.scenario.domain in domains] or found
     corpus.build()
     return corpus.episodes()

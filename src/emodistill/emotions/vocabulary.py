@@ -49,7 +49,7 @@ class Vocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits of the labels and directives: two vocabularies are the same exactly if these are."""
+        """Twelve hex digits of the labels and directives: what a selector and a language model are trained with."""
         return hashlib.sha256(json.dumps([self.labels, self.directives]).encode()).hexdigest()[:12]
 
     def index(self, label: str) -> int:

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
 from emodistill.negotiation.agents import Agent, Choice, FixedEmotion, FocalAgent, OfferPolicy
 from emodistill.negotiation.engine import play
 from emodistill.negotiation.phrasebook import PhrasebookSpeaker
@@ -30,15 +31,28 @@ class BestConstant:
         self.values = values
 
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:
-        return self.select_among(negotiations, [list(self.values[n.scenario.domain]) for n in negotiations])
+        return self.select_among(negotiations, [list(self._of(n)) for n in negotiations])
 
     def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
-        """The best emotion among those that are allowed; the first of the vocabulary where several are."""
+        """The best emotion among those that are allowed; the first of the vocabulary where several are.
+
+        Raises:
+            UserError: if nothing is known of a domain.
+        """
         found = []
         for negotiation, labels in zip(negotiations, allowed, strict=True):
-            values = self.values[negotiation.scenario.domain]
+            values = self._of(negotiation)
             found.append(Choice(max(labels, key=lambda label, values=values: values[label]), 1.0))  # type: ignore[misc]
         return found
+
+    def _of(self, negotiation: Negotiation) -> dict[str, float]:
+        domain = negotiation.scenario.domain
+        if domain not in self.values:
+            raise UserError(
+                f"best_constant: the corpus has no validation scenario of the domain '{domain}', in which it would be "
+                "chosen; leave the arm out, or give data=... with some"
+            )
+        return self.values[domain]
 
 
 def best_constant(

@@ -129,7 +129,7 @@ class ExpressionTest:
 
     def rows(self, sources: Sequence[str]) -> list[dict[str, Any]]:
         """What was measured of these sources, without the samples."""
-        found = [json.loads(self.file(source).read_text()) for source in sources if self.file(source).is_file()]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in map(self.file, sources) if file.is_file()]
         return [{key: value for key, value in row.items() if key != "samples"} for row in found]
 
 

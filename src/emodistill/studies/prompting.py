@@ -4,6 +4,7 @@ The overall test asks whether the means of the emotions differ by more than chan
 of one scenario's episodes are exchangeable, so they are shuffled within every scenario (10,000 times).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from emodistill.evaluation.statistics import ALPHA, Key, correct
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import COMPARED, compared, domains_of, utility
+from emodistill.studies.comparisons import COMPARED, arms_of, compared, domains_of, utility
 
 SHUFFLES = 10_000
 _OVERALL = [
@@ -43,7 +44,11 @@ class Prompting:
     seed: int = 0
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
-        arms = {label: one.arm for one in played if (label := _label(one.arm))}
+        arms: dict[str, str] = {}
+        for arm, label in ((arm, _label(arm)) for arm in arms_of(played)):
+            if label and arms.setdefault(label, arm) != arm:
+                twice = f"'{arms[label]}' and '{arm}' both show '{label}' all the time, and only the emotion may differ"
+                return AnalysisResult(verdicts=[f"{twice}; play one of them"])
         if self.reference not in arms:
             return AnalysisResult(
                 verdicts=[f"no arm shows '{self.reference}' all the time, so nothing can be compared"]
@@ -99,6 +104,7 @@ def _note(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _label(arm: str) -> str | None:
     """The constant emotion of an arm (`joy+base`, `fixed:joy`); None for arms that choose, or show none."""
+    arm = re.split("[#@]", arm, maxsplit=1)[0]
     head, plus, _ = arm.partition("+")
     if plus:
         return None if head in EMOTION_SOURCES else head

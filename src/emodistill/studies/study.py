@@ -508,7 +508,7 @@ def conditions_of(
     if key := study.get("per_arm"):
         found = [Condition(arm, play=[f"{key}='{_escaped(arm)}'"]) for arm in arms]
     else:
-        found = [Condition(label, **(entry or {})) for label, entry in (study.get("conditions") or {}).items()]
+        found = [_condition(label, entry or {}) for label, entry in (study.get("conditions") or {}).items()]
     labels = [condition.label for condition in found]
     if unknown := [label for label in wanted or () if label not in labels]:
         raise UserError(f"conditions: this study has no '{unknown[0]}'; it has {', '.join(labels) or 'none'}")
@@ -518,6 +518,12 @@ def conditions_of(
     if twice := [slug for slug in slugs if slugs.count(slug) > 1 or not slug]:
         raise UserError(f"study conditions: two labels, or an empty one, make the folder '{twice[0]}'; rename one")
     return found or [Condition()]
+
+
+def _condition(label: str, entry: Mapping[str, Any]) -> Condition:
+    if wrong := sorted(entry.keys() - {"train", "play"}):
+        raise UserError(f"study condition '{label}': '{wrong[0]}' is no key of one; use train and play")
+    return Condition(label, **entry)
 
 
 def _escaped(text: str) -> str:

@@ -65,11 +65,7 @@ class Stability:
             return AnalysisResult(
                 verdicts=["one training seed says nothing about the next one; play several with seeds=3"]
             )
-        found = [
-            curve
-            for run_dir, seed in dict.fromkeys((one.run_dir, one.training_seed) for one in played)
-            for curve in curves_of(Path(run_dir), f"seed {seed}", self.curves)
-        ]
+        found = _curves(played, self.curves)
         figures = [
             *_differences_drawn(tables, self.reference),
             *([learning_curves("training", "Training with other seeds", found)] if found else []),
@@ -262,15 +258,27 @@ def _components(by_seed: dict[int, dict[Key, float]]) -> list[dict[str, Any]]:
     return [dict(plain(row))]
 
 
-def curves_of(run_dir: Path, label: str, names: Sequence[str]) -> list[Curve]:
-    """The named curves of a run's stages, from their TensorBoard files; stages without one give none."""
+def _curves(played: Sequence[ArmResult], names: Sequence[str]) -> list[Curve]:
+    """The named curves of every training, each once: a stage that conditions share is linked into all of them."""
+    several = len({one.condition for one in played}) > 1
+    found, known = list[Curve](), set[Path]()
+    for run_dir, seed, condition in dict.fromkeys((one.run_dir, one.training_seed, one.condition) for one in played):
+        for stage in sorted(path for path in Path(run_dir).glob("*/tensorboard") if path.is_dir()):
+            if stage.resolve() not in known:
+                known.add(stage.resolve())
+                panel = f"{stage.parent.name} ({condition})" if several and condition else stage.parent.name
+                found += curves_of(stage, panel, f"seed {seed}", names)
+    return found
+
+
+def curves_of(folder: Path, panel: str, label: str, names: Sequence[str]) -> list[Curve]:
+    """The named curves in a folder of TensorBoard files; those that are not in it give none."""
+    events = EventAccumulator(str(folder)).Reload()
     found = []
-    for stage in sorted(path for path in run_dir.glob("*/tensorboard") if path.is_dir()):
-        events = EventAccumulator(str(stage)).Reload()
-        for name in (name for name in names if name in events.Tags()["scalars"]):
-            points = sorted({event.step: event.value for event in events.Scalars(name)}.items())
-            steps, values = zip(*points, strict=True)
-            found.append(Curve(f"{stage.parent.name}: {name}", label, list(steps), list(values)))
+    for name in (name for name in names if name in events.Tags()["scalars"]):
+        points = sorted({event.step: event.value for event in events.Scalars(name)}.items())
+        steps, values = zip(*points, strict=True)
+        found.append(Curve(f"{panel}: {name}", label, list(steps), list(values)))
     return found
 
 

@@ -5,11 +5,11 @@ domains, so a row of the matrix is a condition and a column a domain. Normalised
 same arm that was trained on the domain it plays, so 1 is as good as at home.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import ALPHA, correct
@@ -93,10 +93,11 @@ class Transfer:
             ),
             ("all other domains", [r for r in own if r["trained"] == f"{WITHOUT}{r['domain']}"]),
         ):
+            away = [row for row in away if not math.isnan(row["share"])]  # its home may not have been played
             if not away:
                 continue
             lost = sum(row["verdict"] == "below" for row in away)
-            share = float(np.nanmean([row["share"] for row in away]))
+            share = fmean(row["share"] for row in away)
             lines.append(
                 f"{arm} trained on {name} keeps {100 * share:.0f} % of the utility of training at home on average; "
                 f"it is below it in {lost} of {len(away)} cells{self._over_floor(played, arm, away)}."
