@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emodistill.losses import clipped_surrogate, expectile_loss, kl_k3, masked_mean, preference_loss
+from emodistill.losses import clipped_surrogate, expectile_loss, kl_k3, preference_loss
 
 finite = st.floats(-20, 20, allow_nan=False)
 
@@ -87,17 +87,6 @@ def test_kl_k3_is_never_negative_and_zero_only_in_agreement(logprob, ref_logprob
 def test_kl_k3_keeps_its_digits_close_to_the_reference():
     """In float32, exp(1e-4) - 1e-4 - 1 is mostly rounding; the true value is 5e-9."""
     assert kl_k3(torch.tensor(0.0), torch.tensor(1e-4)).item() == pytest.approx(5e-9, rel=0.01)
-
-
-def test_masked_mean_sees_only_what_counts():
-    values = torch.tensor([[1.0, 3.0, math.inf], [math.nan, 5.0, -math.inf]])
-    mask = torch.tensor([[1, 1, 0], [0, 1, 0]])
-    torch.testing.assert_close(masked_mean(values, mask), torch.tensor([2.0, 5.0]))
-
-
-def test_masked_mean_names_the_empty_row():
-    with pytest.raises(ValueError, match=r"rows \[1\]"):
-        masked_mean(torch.ones(2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]]).bool())
 
 
 def test_preferences_by_hand():

@@ -26,22 +26,6 @@ def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     return (weight * error.square()).mean()
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` is true, row by row: (..., T), (..., T) -> (...).
-
-    What lies under a false mask has no influence, not even where it is infinite or not a number.
-
-    Raises:
-        ValueError: if some row has nothing to average.
-    """
-    mask = mask.bool()
-    counts = mask.sum(-1)
-    if bool((counts == 0).any()):
-        rows = (counts == 0).nonzero().flatten().tolist()
-        raise ValueError(f"masked_mean: rows {rows} have an empty mask, and a mean of nothing has no value")
-    return values.masked_fill(~mask, 0.0).sum(-1) / counts
-
-
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """The pessimistic clipped objective, negated so that it is minimised: a scalar.
 

@@ -63,7 +63,7 @@ def play(learner, seed):
     observations = [world.reset(seed=1000 * seed + k)[0] for k, world in enumerate(worlds)]
     earned, going_on = np.zeros(EPISODES), set(range(EPISODES))
     while going_on:
-        actions, _ = learner.act(torch.from_numpy(np.stack(observations)))
+        actions = learner.greedy(torch.from_numpy(np.stack(observations))).argmax(-1)
         for k in sorted(going_on):
             observations[k], reward, terminated, truncated, _ = worlds[k].step(int(actions[k]))
             earned[k] += reward

@@ -141,11 +141,3 @@ def test_statistics_that_cannot_be_are_named(changes, message):
 def test_statistics_that_are_missing_are_named(key):
     with pytest.raises(UserError, match=f"lack '{key}'"):
         make(dataset_stats={name: value for name, value in STATS.items() if name != key})
-
-
-def test_what_cannot_be_acted_on_is_refused():
-    learner = make()
-    with pytest.raises(UserError, match="not finite"):
-        learner.act(torch.tensor([[0.0, math.nan, 0.0, 0.0]]))
-    with pytest.raises(UserError, match="temperature=-1"):
-        learner.act(torch.zeros(1, 4), temperature=-1.0)

@@ -122,7 +122,7 @@ class TransitionEpisodes(NamedTuple):
 
     transitions: Transitions
     episode: Tensor  # (B,) long, which episode a row belongs to
-    step: Tensor  # (B,) long, 0-based focal turn within the episode
+    step: Tensor  # (B,) long, 0-based turn within the episode, of those that show an emotion
     behaviour_prob: Tensor  # (B,) float32, probability with which the emotion was drawn; nan where unknown
 
 
@@ -131,8 +131,9 @@ def build_transitions(
 ) -> TransitionEpisodes:
     """All focal turns that show an emotion, as transitions.
 
-    An invalid episode gives none. A focal turn without an emotion is no transition, but what it earned is not lost: it
-    counts for the turn with an emotion before it, undiscounted, so the end of an episode always counts. Where the
+    An invalid episode gives none. A focal turn without an emotion is no transition; what it earned counts for the turn
+    with an emotion before it, undiscounted, so the end of an episode always counts. Before the first emotion it counts
+    for none. Where the
     reward has a judge part, a turn without a score is left out (its neighbours stay: a missing score is not a zero).
     Where that is the last one, so is its episode: what the others led to would be cut off.
 

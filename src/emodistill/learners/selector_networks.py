@@ -140,20 +140,7 @@ class SelectorNetworks(nn.Module):
         return self.q.all_actions(self.stats.standardise(observation))
 
     @torch.no_grad()
-    def act(
-        self, observation: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Emotions for these observations, and the distributions they were drawn from: (B, D) -> (B,), (B, A).
-
-        At temperature 0 the likeliest emotion, with probability 1. An observation that is not a number, or a negative
-        temperature, is a UserError.
-        """
-        if not bool(torch.isfinite(observation).all()):
-            raise UserError("an observation is not finite; check the offers of the dialogue it was made from")
-        check_temperature(temperature)
+    def greedy(self, observation: Tensor) -> Tensor:
+        """The policy that takes the likeliest emotion, as probabilities: (B, D) -> (B, A), one 1 a row."""
         logits = self(observation)
-        if temperature == 0:
-            action = logits.argmax(-1)
-            return action, F.one_hot(action, logits.shape[-1]).to(logits.dtype)
-        probabilities = (logits / temperature).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1), probabilities
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

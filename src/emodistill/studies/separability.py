@@ -65,7 +65,7 @@ class QTurns:
     """Focal turns that show an emotion: what the selector predicted for them, and what came of them. B turns.
 
     Attributes:
-        predicted: min Q'(s, a) of the selector, in raw reward, (B,).
+        predicted: min(Q1, Q2) of the selector, in raw reward, (B,).
         realised: the discounted return from that turn on, in raw reward, (B,).
         advantage: `predicted` less the mean Q of all emotions that the corpus shows, (B,).
         beyond: `realised` less V(s): what the return owes neither to the state nor to Q, (B,).
@@ -188,8 +188,8 @@ def fitted_value(turns: QTurns, selector: IQLSelector, discount: float) -> float
     rows = (transitions.observation, transitions.next_observation)
     observation, following = (learner.stats.standardise(seen) for seen in rows)
     table = turns.table._replace(transitions=transitions._replace(observation=observation, next_observation=following))
-    policy, next_policy = (learner.act(seen)[1] for seen in rows)
-    return fitted_q_value(table, policy.float(), next_policy.float(), discount)
+    policy, next_policy = (learner.greedy(seen).float() for seen in rows)
+    return fitted_q_value(table, policy, next_policy, discount)
 
 
 def shows_emotions(episode: Episode) -> bool:
