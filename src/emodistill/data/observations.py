@@ -86,7 +86,10 @@ class Observer:
         return read.take(place, axis=0)
 
     def _effects(self, prefix: DialoguePrefix) -> FloatArray:
-        """(2 G,): mean move of the counterparty in answer to each group of emotions, and turns that showed it / T."""
+        """(2 G,): mean move of the counterparty in answer to each group of emotions, and turns that showed it / T.
+
+        Its first offer is a move from its own target here, for its opening is an answer too; in the reward it is none.
+        """
         total, count = np.zeros((2, self._groups.shape[1]), dtype=np.float32)
         shown, standing = None, 0.0
         for turn in prefix.turns:
