@@ -12,7 +12,7 @@ from emodistill.lazy import lazy_attributes
 if TYPE_CHECKING:
     from emodistill.negotiator import Conversation, Message, Negotiator, Reply
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Conversation", "Message", "Negotiator", "Reply"]
 
 __getattr__ = lazy_attributes(__name__, {"negotiator": __all__})
