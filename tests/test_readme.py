@@ -13,6 +13,8 @@ from schedules import concession_schedule
 
 from commands.building import register_variants
 from emodistill.counterparties.simulation import BehaviouralCounterparty
+from emodistill.data.agent_specs import TeacherSpec
+from emodistill.data.corpus import GeneratedScenarios, PlayedCorpus
 from emodistill.data.schema import Episode, read_episodes
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
@@ -124,11 +126,16 @@ def blocks(page, language):
 
 def test_the_examples_of_extending_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile("\n".join(blocks("extending.md", "python")), "docs/extending.md", "exec"), {})
+    found = {}
+    exec(compile("\n".join(blocks("extending.md", "python")), "docs/extending.md", "exec"), found)
     mine = read_episodes(tmp_path / "mine" / "episodes.parquet")
     assert {episode.split for episode in mine} == {"train", "val", "test"} and any(
         episode.end == "deal" for episode in mine
     )
+    focal, corpus = TeacherSpec("goemotions28", concession_schedule()), tmp_path / "corpora"
+    scenarios = GeneratedScenarios(per_domain=10, seed=0)
+    built = PlayedCorpus("own", ["debt"], scenarios, 1, focal, found["SplitterSpec"](["vanilla"]), 0, str(corpus))
+    assert {episode.counterparty for episode in read_episodes(built.build())} == {"splitter"}
 
 
 def test_the_analysis_of_the_page_on_reports_makes_a_table():
