@@ -136,6 +136,6 @@ def payoffs(meetings: Sequence[Meeting], seed: int = 0) -> list[dict[str, Any]]:
         values, scenarios = [value for value, _ in found], [scenario for _, scenario in found]
         low, high = bootstrap_interval(values, scenarios, seed, unseen=0.0)
         about = {"arm": arm, "against": against, "utility": float(np.mean(values)), "low": low, "high": high}
-        meetings = len(values) // (1 + (arm == against))  # one against itself has the utilities of both chairs
-        rows.append({**about, "meetings": meetings, "scenarios": len(set(scenarios))})
+        played = len(values) // (1 + (arm == against))  # one against itself has the utilities of both chairs
+        rows.append({**about, "meetings": played, "scenarios": len(set(scenarios))})
     return rows
