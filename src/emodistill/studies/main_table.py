@@ -213,7 +213,7 @@ def family(comparisons: Sequence[Mapping[str, Any]]) -> str:
         return "no comparison could be tested"
     rivals = ", ".join(dict.fromkeys(row["against"] for row in comparisons))
     domains = ", ".join(dict.fromkeys(row["domain"] for row in comparisons))
-    return f"{tests} tests: {comparisons[0]['arm']} against {rivals}, each in {domains}"
+    return f"{tests} test{'s' * (tests > 1)}: {comparisons[0]['arm']} against {rivals}, each in {domains}"
 
 
 def verdicts(
