@@ -54,8 +54,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
                 return None
             if first:
                 steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
-                length = f"{steps:,} steps" if steps > 0 else f"{epochs} epoch{'s' * (epochs != 1)}"
-                seconds = steps * cfg.size.seconds[cfg.name] if cfg.size.seconds and steps > 0 else None
+                length = f"{steps:,} steps" if is_whole(steps) else f"{epochs} epoch{'s' * (epochs != 1)}"
+                seconds = steps * cfg.size.seconds[cfg.name] if cfg.size.seconds and is_whole(steps) else None
                 entry.announce(f"{cfg.name} ({folder.path}, {length}) {WORK[cfg.name]}", seconds)
             checkpoint = folder.last if state == "continue" else None
             trainer = fit(cfg, checkpoint, lambda: folder.record(config) if first else None)

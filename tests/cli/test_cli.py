@@ -275,3 +275,9 @@ def test_a_user_error_inside_another_is_found():
     outer = RuntimeError("while building")
     outer.__cause__ = UserError("row 3 of a.csv")
     assert entry.explain(outer) == "row 3 of a.csv"
+
+
+def test_training_without_a_number_of_steps_or_epochs_is_refused(place):
+    ended = command("train.py", "stage=iql", *place.overrides("endless"), "trainer.max_steps=-1")
+    assert ended.returncode == 2 and "trainer.max_steps=-1: give a number of steps" in ended.stderr
+    assert not (place.folder / "endless").exists()
