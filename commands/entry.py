@@ -221,8 +221,8 @@ def explain(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; choose another folder with run_dir=..., or by EMODISTILL_CACHE"
     if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
         return (
-            f"this disk has no file locks ({error.strerror}), and two commands could write into one folder; choose one "
-            "on another disk with run_dir=..., or by EMODISTILL_CACHE"
+            f"this disk has no file locks ({error.strerror}), so two commands could write into one folder; choose a "
+            "folder on another disk with run_dir=..., or by EMODISTILL_CACHE"
         )
     if nowhere := _class_nowhere(chain):
         return nowhere

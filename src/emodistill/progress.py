@@ -10,8 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINES = 10  # without a terminal: so many at most
-APART_S = 10.0  # and seconds between two of them
+LINES = 10  # at most, where there is no terminal
+APART_S = 10.0  # seconds, at least, between two of these lines
 quiet = False  # set in processes that work for another one, which shows the progress of all
 
 

@@ -138,14 +138,14 @@ class StageFolder:
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def hold_to(self, used: Mapping[str, str], record: bool = True) -> None:
-        """Refuse to go on with other weights than before, which lie at the same place: they were trained anew since.
+        """Refuse weights or scenarios that differ from those that this folder was begun with.
 
         Args:
-            used: what the results here hang on beside the configuration, by name, as hashes.
-            record: keep them, for the next time.
+            used: name -> hash of what the results here depend on besides the configuration.
+            record: keep hashes of names that are new here.
 
         Raises:
-            UserError: naming what is another one.
+            UserError: naming what differs.
         """
         before = json.loads(self.used_file.read_text(encoding="utf-8")) if self.used_file.is_file() else {}
         if changed := sorted(name for name in used if before.get(name, used[name]) != used[name]):

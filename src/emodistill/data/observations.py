@@ -88,7 +88,7 @@ class Observer:
     def _effects(self, prefix: DialoguePrefix) -> FloatArray:
         """(2 G,): mean move of the counterparty in answer to each group of emotions, and turns that showed it / T.
 
-        Its first offer is a move from its own target here, for its opening is an answer too; in the reward it is none.
+        Its first offer counts here as a move from its own target; in the reward it does not count.
         """
         total, count = np.zeros((2, self._groups.shape[1]), dtype=np.float32)
         shown, standing = None, 0.0

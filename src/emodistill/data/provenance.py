@@ -92,8 +92,8 @@ def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:
 def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> list[Episode]:
     """The episodes that a run's selector learnt from; without one, or where they are gone, those of another stage.
 
-    Where nothing says what was learnt from, they are those of the configured corpus. All episodes of the file where it
-    has none of these domains: what was learnt elsewhere is played here.
+    Without any record they are those of the configured corpus. A file without episodes of these domains is returned
+    whole: the run was trained in other domains.
     """
     learnt = of_run(run_dir)
     for stage in sorted(learnt, key=lambda name: (name != "iql", name)):

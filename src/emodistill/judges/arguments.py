@@ -28,7 +28,7 @@ from emodistill.judges.request import (
     rubric_version,
 )
 from emodistill.negotiation.domains import domain_names, load_domain
-from emodistill.negotiation.offers import READING, parse_offer
+from emodistill.negotiation.offers import OFFERS_LOGIC, parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.negotiation.scenarios import Scenario
 
@@ -59,7 +59,7 @@ class ArgumentsJudge:
     @property
     def version(self) -> str:
         """The logic, how offers are read, and the rubrics, whose domains give the matter."""
-        rubrics = "".join([str(READING), *(rubric_version(load_domain(name)) for name in domain_names())])
+        rubrics = "".join([str(OFFERS_LOGIC), *(rubric_version(load_domain(name)) for name in domain_names())])
         return f"{LOGIC} {hashlib.sha256(rubrics.encode()).hexdigest()[:12]}"
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:

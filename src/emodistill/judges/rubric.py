@@ -38,7 +38,7 @@ from emodistill.judges.request import (
     rubric_version,
 )
 from emodistill.negotiation.domains import Domain, domain_names, load_domain
-from emodistill.negotiation.offers import READING, parse_offer
+from emodistill.negotiation.offers import OFFERS_LOGIC, parse_offer
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 
 LOGIC = 1  # raise it when the arithmetic in this file changes: part of the judge's version
@@ -116,7 +116,7 @@ class RubricJudge:
         by_name["slip"] = by_name.pop("role_violation")  # its name in the versions of stored scores
         rubrics = {name: rubric_version(load_domain(name)) for name in domain_names()}
         names = [self.vocabulary.labels, self.vocabulary.perceived_as, self.perceiver.version]
-        recipe = [LOGIC, READING, by_name, names, rubrics, *([] if self.sense is None else [self.sense.version])]
+        recipe = [LOGIC, OFFERS_LOGIC, by_name, names, rubrics, *([] if self.sense is None else [self.sense.version])]
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:

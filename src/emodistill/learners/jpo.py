@@ -677,7 +677,7 @@ class JPOLearner(L.LightningModule):
     def from_corpus(self, batch: JudgedBatch) -> Rollout:
         """The corpus's own utterances, each compared with all chosen turns of its scenario."""
         if self.hparams["learn_from"] != "all":
-            raise UserError("learn_from=best takes the best of several replies to a context; corpus turns take all")
+            raise UserError("learn_from=best needs sampled replies; with utterances=corpus use learn_from=all")
         scores = self.cache.scores(self.judge, [item.group for item in batch.items])
         compared = Comparison.of(list(scores.values()), self.judging.min_group, self.hparams["negative_weight"])
         advantages = dict(zip(scores, compared.advantages, strict=True))

@@ -141,6 +141,6 @@ class SelectorNetworks(nn.Module):
 
     @torch.no_grad()
     def greedy(self, observation: Tensor) -> Tensor:
-        """The policy that takes the likeliest emotion, as probabilities: (B, D) -> (B, A), one 1 a row."""
+        """The greedy policy, as one-hot probabilities: (B, D) -> (B, A)."""
         logits = self(observation)
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

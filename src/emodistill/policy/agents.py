@@ -130,9 +130,8 @@ class RolePlay:
                 earlier = said.get(i)
                 checked = self._checked(dialogues[i], lines[i].directive, reply, violations[i])
                 if isinstance(checked, Fault) and isinstance(earlier, Utterance) and "unnamed" in violations[i]:
-                    checked = replace(
-                        earlier, role_violations=tuple(violations[i])
-                    )  # it lacked the emotion's name only
+                    # the earlier attempt was in role, and lacked only the emotion's name
+                    checked = replace(earlier, role_violations=tuple(violations[i]))
                 said[i] = checked
             pending = [i for i in pending if len(violations[i]) > before[i]]
             if not pending:

@@ -373,7 +373,7 @@ class Study:
         return tables
 
     def _used(self, run: StudyRun, setup: Setup, runner: "Runner") -> dict[str, str]:
-        """What episodes hang on beside the configuration: the weights that play, and the content of the scenarios."""
+        """Hashes of what episodes depend on besides the configuration: the weights that play, and the scenarios."""
         names = dict.fromkeys(name for arm in self._at_table(setup) for name in played_with(arm))
         weights = {
             name: weights_hash(run.run_dir / name / ("best.ckpt" if name == "iql" else "adapter"))
