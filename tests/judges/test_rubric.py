@@ -173,9 +173,10 @@ def test_the_version_changes_with_anything_that_changes_scores(judge, scenario, 
         RubricJudge(load_vocabulary("ekman7"), perceiver).version,
     ]
     assert RubricJudge(vocabulary, perceiver).version == judge.version
-    monkeypatch.setattr(rubric_module, "LOGIC", rubric_module.LOGIC + 1)
-    versions.append(RubricJudge(vocabulary, perceiver).version)
-    monkeypatch.undo()
+    for logic in ("LOGIC", "OFFERS_LOGIC"):
+        monkeypatch.setattr(rubric_module, logic, getattr(rubric_module, logic) + 1)
+        versions.append(RubricJudge(vocabulary, perceiver).version)
+        monkeypatch.undo()
     monkeypatch.setitem(scenario.rules.rubric, "empty_threats", ["something new"])
     versions.append(RubricJudge(vocabulary, perceiver).version)
     assert len(set(versions)) == len(versions)

@@ -115,6 +115,11 @@ def test_without_advantage_the_kl_term_leads_back_to_the_reference(make_learner,
     assert rows[0]["train/degenerate_groups"] == 2 and rows[0]["train/surrogate"] == 0.0
 
 
+def test_the_best_of_each_group_needs_sampled_replies(make_learner, items):
+    with pytest.raises(UserError, match="learn_from=best needs sampled replies"):
+        fit(make_learner(RoundJudge(), learn_from="best"), [batch_of(items)])
+
+
 def test_the_loss_is_the_formula_of_the_method(make_learner, items):
     """Recomputed from the definitions, utterance by utterance, at weights that differ from the reference."""
     learner, batch = make_learner(RoundJudge(), kl_coef=0.3, clip_range=0.05), batch_of(items)
