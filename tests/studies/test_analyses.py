@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from episodes import make_episode
+from torch.utils.tensorboard import SummaryWriter
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
@@ -17,6 +18,7 @@ from emodistill.studies.prompting import Prompting, overall_test
 from emodistill.studies.safety import Safety
 from emodistill.studies.separability import returns_of
 from emodistill.studies.tournament import Tournament
+from emodistill.studies.training_seeds import _curves
 from emodistill.studies.transfer import Transfer
 
 
@@ -145,3 +147,13 @@ def test_what_was_left_out_of_shared_episodes_comes_once():
     spoilt = [make_episode(), make_episode(number=1, end="invalid")]
     found = exclusions([ArmResult("untrained", spoilt, training_seed=seed) for seed in range(3)])
     assert len(found.rows) == 1 and found.note == "1 of 2 episodes are left out."
+
+
+def test_a_stage_that_conditions_share_has_its_curve_once(tmp_path):
+    with SummaryWriter(str(tmp_path / "run" / "iql" / "tensorboard")) as writer:
+        writer.add_scalar("val/loss", 1.0, 1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "iql").symlink_to(tmp_path / "run" / "iql", target_is_directory=True)
+    parts = [replace(played("iql", 0.5, name), run_dir=str(tmp_path / name)) for name in ("run", "other")]
+    (curve,) = _curves(parts, ["val/loss"])
+    assert curve.panel == "iql (run): val/loss" and curve.values == [1.0]
