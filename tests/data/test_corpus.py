@@ -112,6 +112,18 @@ def test_another_recipe_is_another_folder(built, change):
     assert make(built.root).folder == built.folder
 
 
+def test_what_the_words_of_a_vocabulary_of_one_s_own_are_read_as_is_part_of_the_recipe(tmp_path):
+    """The phrasebook draws its sentences by it, and no fingerprint holds it."""
+    form = "name: own\nlabels:\n  pressure: {{directive: press, perceived_as: [{}]}}\n"
+    (tmp_path / "angry.yaml").write_text(form.format("anger"))
+    (tmp_path / "annoyed.yaml").write_text(form.format("annoyance"))
+    (tmp_path / "again.yaml").write_text(form.format("anger"))
+    angry, annoyed, again = (
+        make(tmp_path, vocabulary=str(tmp_path / f"{name}.yaml")).folder for name in ("angry", "annoyed", "again")
+    )
+    assert angry == again != annoyed
+
+
 def test_changed_assets_are_another_recipe(built, monkeypatch):
     monkeypatch.setattr(corpus_module, "assets_fingerprint", lambda assets: "0" * 12)
     assert make(built.root).folder != built.folder
