@@ -143,6 +143,14 @@ def test_what_the_focal_side_must_not_know_is_in_no_prompt():
         assert scenario.rules.say(scenario.counterparty_target) not in words
 
 
+@pytest.mark.parametrize(
+    "change", [{"episodes_per_scenario": 0}, {"episodes_per_scenario": 1.5}, {"batch": 0}, {"split_seed": -1}]
+)
+def test_a_number_that_plays_nothing_is_refused_by_its_name(tmp_path, change):
+    with pytest.raises(UserError, match=f"data.corpus.{next(iter(change))}"):
+        make(tmp_path, **change)
+
+
 def test_an_unknown_domain_or_persona_is_named(tmp_path):
     with pytest.raises(UserError, match="debts"):
         make(tmp_path, domains=["debts"])
