@@ -3,11 +3,14 @@
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from tiny_runs import CONFIGS, composed
+from torch.utils.tensorboard import SummaryWriter
 
 from commands.building import read_variants
 
@@ -261,3 +264,28 @@ def test_tables_of_a_dialect_can_be_given_on_the_command_line():
     dialect = plain(composed("evaluate", "run=x", *given))["endpoint"]["dialect"]
     assert dialect["extra"] == {"reasoning_effort": "low"} and dialect["headers"] == {"api-key": "AZURE_KEY"}
     assert dialect["query"] == {"api-version": "2024-10-21"}
+
+
+READS_CURVES = """
+import logging.config, sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from emodistill.studies.training_seeds import curves_of
+
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    given = compose("evaluate", return_hydra_config=True).hydra.job_logging
+given = OmegaConf.to_container(given)
+given["handlers"] = {"console": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}}
+logging.config.dictConfig(given)
+logging.getLogger("emodistill").info("is heard")
+(curve,) = curves_of(sys.argv[2], "sft", "seed 0", ["val/loss"])
+assert curve.values == [1.5]
+"""
+
+
+def test_a_study_that_reads_curves_prints_no_line_for_each_of_their_files(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("val/loss", 1.5, 1)
+    command = [sys.executable, "-c", READS_CURVES, str(CONFIGS), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "is heard\n"
