@@ -304,7 +304,8 @@ def test_the_conditions_of_sft_train_it_alone_and_differ_in_what_they_say(tmp_pa
 def test_the_control_trains_from_one_short_start_and_its_arms_differ_by_their_objective(tmp_path):
     study = built("study=control", f"run_dir={tmp_path}", "run=here")
     found = {one.stage.name: one for one in study.missing()}
-    assert list(found) == ["iql", "sft", "jpo", "jpo_shuffled", "jpo_best_of_n", "jpo_preference_pairs"]
+    arms = ["jpo", "jpo_shuffled", "jpo_shuffled_judge", "jpo_best_of_n", "jpo_preference_pairs"]
+    assert list(found) == ["iql", "sft", *arms]
     same = {"data=selfplay", "counterparty=persuadable", "judge=arguments", "size.jpo_steps=12"}
     for name, one in found.items():
         assert (same <= set(one.overrides)) == name.startswith("jpo")
@@ -322,6 +323,8 @@ def test_the_control_trains_from_one_short_start_and_its_arms_differ_by_their_ob
     for scorer in (shuffled.judge, shuffled.parts.shuffled_emotion.scorer):
         assert scorer._target_ == "emodistill.judges.shuffled.ShuffledScores"
     assert shuffled.judge.scorer.judge._target_ == "emodistill.judges.arguments.ArgumentsJudge"
+    noise, true = configs.pop("jpo_shuffled_judge").learner, configs["jpo"].learner
+    assert noise.judge == shuffled.judge and noise.parts == true.parts  # the emotion is rewarded as in JPO itself
     for config in configs.values():
         assert config.learner.judge.judge._target_ == "emodistill.judges.arguments.ArgumentsJudge"
     (setup,) = study.setups
