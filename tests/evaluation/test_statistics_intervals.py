@@ -73,6 +73,12 @@ def test_what_was_not_seen_is_not_ruled_out():
     assert bootstrap_interval([0.7], ["a"], unseen=0.0) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("scenarios", [1, 4, 20, 80])
+def test_no_deal_in_so_many_scenarios_does_not_show_that_there_are_none(scenarios):
+    low, high = bootstrap_interval([0.0] * 2 * scenarios, [i % scenarios for i in range(2 * scenarios)], unseen=0.0)
+    assert low == 0 and (1 - high) ** scenarios == pytest.approx(0.025)  # as rare as that at the high end
+
+
 def test_shares_read_their_two_tails_apart_and_differences_do_not():
     values = [0.6] * 11
     low, high = bootstrap_interval(values, range(11), unseen=0.0)

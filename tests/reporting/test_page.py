@@ -58,7 +58,7 @@ def test_it_opens_with_the_answer_then_a_figure_of_all_arms_then_a_pair(page):
     assert texts(page, ".answer") == ["emodistill is above vanilla."]
     top = "[...document.querySelectorAll('.answer, #figure-utility, #pair, #verdicts')].map(e => e.id || e.className)"
     assert page.evaluate(top) == ["answer", "figure-utility", "pair", "verdicts"]
-    assert "vanilla: 0.00 [0.00, 0.00]" in page.locator("#figure-utility img").get_attribute("alt")
+    assert "vanilla: 0.00 [0.00, 0.71]" in page.locator("#figure-utility img").get_attribute("alt")
     assert "x beats y." in page.locator("#verdicts .rule").inner_text()
     assert texts(page, ".verdicts li") == [f"debt: {HOSTILE}"]
     assert page.locator("#found").inner_text() == "18 of 18 episodes"

@@ -62,13 +62,17 @@ def bootstrap_interval(
         scenarios: of each value.
         unseen: for shares and utilities in [0, 1]: what a scenario of a kind that was not seen would yield, e.g. 0 for
             a failed deal. Five deals in five scenarios do not show that deals never fail; one scenario with this
-            value is therefore added to the sample, and the two tails are read apart. Without it the interval is
-            symmetric about the mean (Hall 1988, JRSS B 50), which is right for differences.
+            value is therefore added to the sample, and the two tails are read apart. Where it is 0 and so are all
+            values, the high end is the exact one of a share that was never met (Clopper and Pearson 1934): nothing
+            is left to resample. Without it the interval is symmetric about the mean (Hall 1988, JRSS B 50), which is
+            right for differences.
 
     Returns:
         (low, high); (nan, nan) without values, and for a single scenario, which has no spread, unless `unseen` is set.
     """
     totals, counts = per_scenario(values, scenarios)
+    if unseen == 0 and len(totals) and not totals.any():
+        return 0.0, 1.0 - ((1.0 - LEVEL) / 2) ** (1 / len(totals))
     if unseen is not None and len(totals):
         totals, counts = np.append(totals, unseen * counts.mean()), np.append(counts, counts.mean())
     if len(totals) < 2:
