@@ -146,7 +146,7 @@ def test_what_the_focal_side_must_not_know_is_in_no_prompt():
 @pytest.mark.parametrize(
     "change", [{"episodes_per_scenario": 0}, {"episodes_per_scenario": 1.5}, {"batch": 0}, {"split_seed": -1}]
 )
-def test_a_number_that_plays_nothing_is_refused_by_its_name(tmp_path, change):
+def test_an_impossible_number_is_refused_by_its_key(tmp_path, change):
     with pytest.raises(UserError, match=f"data.corpus.{next(iter(change))}"):
         make(tmp_path, **change)
 

@@ -62,10 +62,10 @@ def bootstrap_interval(
         scenarios: of each value.
         unseen: for shares and utilities in [0, 1]: what a scenario of a kind that was not seen would yield, e.g. 0 for
             a failed deal. Five deals in five scenarios do not show that deals never fail; one scenario with this
-            value is therefore added to the sample, and the two tails are read apart. Where it is 0 and so are all
-            values, the high end is the exact one of a share that was never met (Clopper and Pearson 1934): nothing
-            is left to resample. Without it the interval is symmetric about the mean (Hall 1988, JRSS B 50), which is
-            right for differences.
+            value is therefore added to the sample, and the two tails are read apart. Where it and all
+            values are 0, resampling yields 0 alone, and the high end is the exact binomial one (Clopper and Pearson
+            1934). Without it the interval is symmetric about the mean (Hall 1988, JRSS B 50), which is right for
+            differences.
 
     Returns:
         (low, high); (nan, nan) without values, and for a single scenario, which has no spread, unless `unseen` is set.
