@@ -4,6 +4,7 @@ import pytest
 from answering import BILL, Answering
 
 from emodistill.errors import UserError
+from emodistill.judges import llm
 from emodistill.judges.llm import SCHEMA, LanguageModelJudge
 from emodistill.language_models.completion import Failure, Reply
 
@@ -63,6 +64,13 @@ def test_what_is_asked_for_is_what_was_set(ask):
     assert (asked.temperature, asked.seed, asked.max_tokens, asked.schema) == (0.3, 5, 20, SCHEMA)
     assert [message.role for message in asked.messages] == ["system", *["user", "assistant"] * 2, "user"]
     assert LanguageModelJudge(Answering(by_words), structured=False).request(ask("x")[0]).schema is None
+
+
+@pytest.mark.parametrize("constant", ["LOGIC", "FILTER_LOGIC", "LONGEST", "TURNS"])
+def test_the_version_holds_how_a_request_is_written(monkeypatch, constant):
+    before = LanguageModelJudge(Answering(by_words)).version
+    monkeypatch.setattr(llm, constant, getattr(llm, constant) + 1)
+    assert LanguageModelJudge(Answering(by_words)).version != before
 
 
 def test_whatever_changes_a_score_changes_the_version():

@@ -156,6 +156,13 @@ def test_a_tokenizer_without_digits_is_refused():
         few_shot.cue_and_digits(Merging(), "m")
 
 
+@pytest.mark.parametrize("constant", ["LOGIC", "FILTER_LOGIC", "LONGEST"])
+def test_the_version_holds_how_a_request_is_written(monkeypatch, tiny, constant):
+    before = LocalModelJudge(tiny, dtype="float32", num_examples=4).version
+    monkeypatch.setattr(few_shot, constant, getattr(few_shot, constant) + 1)
+    assert LocalModelJudge(tiny, dtype="float32", num_examples=4).version != before
+
+
 def test_whatever_changes_a_score_changes_the_version(tiny):
     settings = [{}, {"num_examples": 5}, {"scaled": True}, {"defended": False}, {"dtype": "bfloat16"}]
     base = {"dtype": "float32", "num_examples": 4, "scaled": False}
