@@ -65,7 +65,7 @@ def test_the_script_of_the_page_plays_what_one_process_plays(tmp_path):
     words, run = [*WORDS, f"data.corpus.folder={tmp_path / 'corpora'}"], tmp_path / "run"
     text = script()
     for ours, theirs in (
-        ("run=demo study=stability seeds=10 train=missing", " ".join([f"run_dir={run}", *words])),
+        ("run=demo study=stability name=spread seeds=10 train=missing", " ".join([f"run_dir={run}", *words])),
         ("--array=1-8", "--array=1-2"),
     ):
         assert text.count(ours) == 1
