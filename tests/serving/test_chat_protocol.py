@@ -12,6 +12,7 @@ import pytest
 
 from emodistill import Negotiator
 from emodistill.negotiation.protocol import COUNTERPARTY
+from emodistill.serving.protocol import Talk
 
 ARM = "phrasebook_iql"
 EXTRA = {
@@ -107,6 +108,21 @@ def test_a_system_block_says_what_metadata_says(served):
     told = served.chat(metadata={"scenario": served.scenario, "seed": "9"})
     assert said["choices"] == told["choices"]
     assert said["choices"] != served.chat([block], metadata={"seed": 10})["choices"]  # metadata counts first
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ("\n" * 500_000, {}),  # read in one pass: a search that goes back would take minutes
+        (" " * 500_000 + "seed: 4", {"seed": "4"}),
+        ("domain:\nTarget: 30", {"target": "30"}),
+        ("I say: 3\r\n DOMAIN : debt \u2028target: 9:30 PM\ntarget", {"domain": "debt", "target": "9:30 PM"}),
+    ],
+    ids=["newlines", "blanks", "an empty value", "lines of every kind"],
+)
+def test_lines_of_a_system_message(words, settings):
+    asked = Talk(model=ARM, messages=[{"role": "system", "content": words}])
+    assert asked.settings == settings
 
 
 def test_a_domain_and_a_target_are_enough(served):

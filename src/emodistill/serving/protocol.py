@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -25,7 +26,6 @@ DISCLOSURE = (
     "You are talking to a machine. It may choose which emotion to show in each turn, because that gets it a better "
     "deal; it feels none of them. It is research software and makes mistakes."
 )
-_LINE = re.compile(rf"^\s*({'|'.join(KEYS)})\s*:\s*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 _PIECE = re.compile(r"\s*\S+")
 _SHOWN = 80  # characters of a value in an error message
 
@@ -89,10 +89,14 @@ class Talk(_Lenient):
     messages: list[ChatMessage]
     metadata: dict[str, str | int | float] | None = None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, str]:
         """`metadata`, and before it what system messages say, line by line."""
-        said = {key.lower(): value for words in self.system for key, value in _LINE.findall(words)}
+        said = {}
+        for line in "\n".join(self.system).splitlines():
+            key, _, value = line.partition(":")
+            if key.strip().lower() in KEYS and value.strip():
+                said[key.strip().lower()] = value.strip()
         given = {key: str(value) for key, value in (self.metadata or {}).items() if key in KEYS}
         return said | given
 

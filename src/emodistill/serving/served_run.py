@@ -142,9 +142,8 @@ class ServedRun:
             return self.scenarios[given["scenario"]]
         if "domain" in given:
             return own_scenario(given["domain"], _number(given.get("target")), _number(given.get("their_target")))
-        meant = [
-            name for name, words in self._briefs[side].items() if any(s.strip().startswith(words) for s in asked.system)
-        ]
+        told = [words.strip() for words in asked.system]
+        meant = [name for name, words in self._briefs[side].items() if any(s.startswith(words) for s in told)]
         if len(meant) == 1:
             return self.scenarios[meant[0]]
         raise UserError(
