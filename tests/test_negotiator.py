@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from scripted_backends import ScriptedBackend
+from tiny_model import build_tiny_model
 from tiny_runs import begun
 
 from emodistill import Negotiator
@@ -19,6 +20,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 from emodistill.negotiation.schedule import ConcessionSchedule
 from emodistill.negotiator import LONGEST, REMEMBERED, clean, own_scenario, trained_selector
 from emodistill.policy.agents import ChatSpeaker
+from emodistill.policy.chat_backends import LocalModel
 
 ARMS = ["vanilla", "random", "iql", "sft", "sft#2", "self_selected+base", "phrasebook_random", "phrasebook_iql"]
 
@@ -259,6 +261,28 @@ def test_an_unknown_emotion_in_one_conversation_leaves_the_others_their_replies(
     talks = [agent.open("debt", target=30, messages=[message]) for message in said]
     refused, reply = agent.reply_each(talks, ["90 days."] * 2)
     assert "unknown emotion 'glee'" in str(refused) and reply.words
+
+
+def test_words_that_do_not_fit_the_model_leave_the_others_their_replies(tmp_path):
+    def agent():
+        speaker = LocalModel(model, "float32", max_new_tokens=8).open()
+        speaker.generator.context = 500
+        return by_phrasebook(ChatSpeaker(speaker, load_vocabulary()))
+
+    model = build_tiny_model(tmp_path)
+    together, alone = agent(), agent()
+    talks, singles = ([one.open("debt", target=30, seed=seed) for seed in range(3)] for one in (together, alone))
+    together.reply(talks, [None] * 3)
+    for talk in singles:
+        talk.reply()
+    before, said = list(talks[1].messages), ["90 days.", "\u0e01\u0e47 " * 600, "Be fair. 80 days?"]
+    with pytest.raises(UserError, match="too short"):
+        together.reply(talks, said)
+    assert talks[1].messages == before
+    first, refused, last = together.reply_each(talks, said)
+    assert "say fewer" in str(refused) and talks[1].messages == before
+    assert [first, last] == [singles[0].reply(said[0]), singles[2].reply(said[2])]
+    assert talks[1].reply("90 days.") == singles[1].reply("90 days.")
 
 
 def test_what_is_looked_at_again_leaves_no_chat_behind():

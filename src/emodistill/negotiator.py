@@ -38,7 +38,7 @@ from emodistill.errors import UserError
 from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_local, parse_arm, selector_of
 from emodistill.evaluation.stage_graph import is_trained, played_with
 from emodistill.files import file_hash, load_yaml
-from emodistill.negotiation.agents import Agent, FocalAgent, Move, Selector, Utterance, move_in_words
+from emodistill.negotiation.agents import Agent, FocalAgent, Move, NoRoom, Selector, Utterance, move_in_words
 from emodistill.negotiation.domains import domain_text, load_domain
 from emodistill.negotiation.engine import take_turn
 from emodistill.negotiation.generator import generate_scenarios
@@ -272,14 +272,18 @@ class Negotiator:
             One reply for each. Where the other side's words end the negotiation, the agent says nothing more.
 
         Raises:
-            UserError: if words are empty or too long, messages do not alternate, or a negotiation is over. No
-                conversation has changed then.
+            UserError: if words are empty or too long (also for the model's context), messages do not alternate, or a
+                negotiation is over. No conversation has changed then.
         """
         answers = self._answer(conversations, words, True)
         return [answer for answer in answers if isinstance(answer, Reply)]
 
     def reply_each(self, conversations: Sequence[Conversation], words: Sequence[str | None]) -> list[Reply | UserError]:
-        """As `reply`; but one that cannot be answered has its reason in place of a reply, and the others go on."""
+        """As `reply`; but one that cannot be answered has its reason in place of a reply, and the others go on.
+
+        Raises:
+            UserError: where the agent can answer nobody: its files are damaged, or an endpoint takes no more requests.
+        """
         return self._answer(conversations, words, False)
 
     def replay(self, conversation: Conversation) -> Negotiation:
@@ -321,6 +325,14 @@ class Negotiator:
             replies = dict(zip(going, self._act([*going.values()]), strict=True))
             for negotiation in going.values():
                 self._hold(negotiation)
+        except NoRoom as error:
+            if all_or_none:
+                raise
+            full = {place for place, one in taken.items() if any(one is each for each in error.negotiations)}
+            rest = [place for place in range(len(conversations)) if place not in full]
+            answers = self._answer([conversations[place] for place in rest], [words[place] for place in rest], False)
+            found = dict(zip(rest, answers, strict=True))  # computed anew from their messages
+            return [found.get(place, error) for place in range(len(conversations))]
         finally:
             held = {id(negotiation) for negotiation in self._held.values()}
             _leave(negotiation for negotiation in taken.values() if id(negotiation) not in held)

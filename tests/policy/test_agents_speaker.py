@@ -11,7 +11,7 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.local import load_model, load_tokenizer
-from emodistill.negotiation.agents import Decision, FocalAgent, LeftToSpeaker, Move, NoEmotion, UniformEmotion
+from emodistill.negotiation.agents import Decision, FocalAgent, LeftToSpeaker, Move, NoEmotion, NoRoom, UniformEmotion
 from emodistill.negotiation.engine import play, take_turn
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiation.role_checks import first_paragraph
@@ -226,6 +226,17 @@ def test_a_context_too_short_for_one_round_is_said_plainly(make):
     speaker.begin(games)
     with pytest.raises(UserError, match="context of 60 tokens is too short"):
         speaker.speak(games, [Decision("propose", 45.0, "open")], [None])
+
+
+def test_words_that_do_not_fit_are_those_of_one_negotiation(make):
+    speaker, games = make(context=500), negotiations(3)
+    speaker.begin(games)
+    take_turn(games[1], FOCAL, Move("45 days.", offer=45.0))
+    take_turn(games[1], COUNTERPARTY, Move("\u0e01\u0e47 " * 600, offer=90.0))
+    with pytest.raises(NoRoom, match="say fewer") as refused:
+        speaker.speak(games, [Decision("propose", 45.0, "open")] * 3, [None] * 3)
+    assert [game is games[1] for game in refused.value.negotiations] == [True]
+    assert speaker.backend.generator.written == 0
 
 
 def test_a_generator_that_would_talk_on_is_refused(parts, vocabulary):

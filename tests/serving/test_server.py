@@ -229,6 +229,17 @@ def test_what_runs_is_finished_when_the_server_stops(run):
             assert "30 days" in running.result()["choices"][0]["message"]["content"]
 
 
+def test_what_its_clients_cannot_mend_is_no_mistake_of_theirs(run, caplog):
+    with FaultyServer(script=["401"]) as model:
+        endpoint = [f"endpoint.base_url={model.base_url}", "endpoint.model=closed", "arms=[endpoint_vanilla]"]
+        with serving(run, *endpoint) as served:
+            body = opening(served) | {"model": "endpoint_vanilla"}
+            message = served.refused(500, "agent_failed", json=body)
+            assert message == "the agent 'endpoint_vanilla' cannot answer now; the server's log says why"
+            assert "endpoint_vanilla cannot answer: closed" in caplog.text and "401" in caplog.text
+            assert served.client.post("/v1/chat/completions", json=body).status_code == 200
+
+
 def test_a_call_that_waits_for_its_turn_when_the_server_stops_is_refused(run):
     with serving(run) as served:
         with served.busy():

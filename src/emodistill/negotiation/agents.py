@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from emodistill.emotions.vocabulary import Vocabulary
+from emodistill.errors import UserError
 from emodistill.negotiation.offers import parse_act, parse_offer
 from emodistill.negotiation.plain_text import SENTENCE_END
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, Negotiation, Side, other
@@ -36,6 +37,18 @@ class Fault:
     """An agent could not move; the episode becomes invalid, never a breakdown of the negotiation."""
 
     reason: str
+
+
+class NoRoom(UserError):
+    """Words do not fit into a model's context; nothing was said yet in any negotiation of the call.
+
+    Attributes:
+        negotiations: in which; the others can be answered without them.
+    """
+
+    def __init__(self, message: str, negotiations: Sequence[Negotiation]) -> None:
+        super().__init__(message)
+        self.negotiations = negotiations
 
 
 class Agent(Protocol):

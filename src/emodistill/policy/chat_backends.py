@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from emodistill.emotions.vocabulary import DEFAULT, load_vocabulary
 from emodistill.errors import UserError
 from emodistill.language_models.completion import Completer, CompletionRequest, Failure, Message, Reply, Usage, total
-from emodistill.negotiation.agents import Fault
+from emodistill.negotiation.agents import Fault, NoRoom
 from emodistill.negotiation.protocol import Negotiation, Side
 from emodistill.policy.adapter_files import read_identity
 from emodistill.policy.chat_format import ChatFormat
@@ -146,9 +146,15 @@ class LocalChatBackend:
     def reply(
         self, dialogues: Sequence[Dialogue], prompts: Sequence[str], seeds: Sequence[int]
     ) -> Sequence[str | Fault]:
+        """
+        Raises:
+            NoRoom: where a prompt is too long for the model's context; naming those negotiations.
+        """
         self._encoded = {key: e for key, e in self._encoded.items() if e.dialogue.negotiation.end is None}
         encoded = [self._encode(dialogue) for dialogue in dialogues]
-        messages = [self._message(each, prompt) for each, prompt in zip(encoded, prompts, strict=True)]
+        told = [self.chat.user(prompt, thought=True) for prompt in prompts]
+        self._check_room(encoded, told)
+        messages = [self._message(*each) for each in zip(encoded, prompts, told, strict=True)]
         sessions = [each.session for each in encoded]
         if self.thinker:
             messages = self._think(self.thinker, sessions, messages, seeds)
@@ -197,23 +203,33 @@ class LocalChatBackend:
             encoded.rounds.append(self.chat.user(prompt) + self.chat.reply(said))
         return encoded
 
-    def _message(self, encoded: _EncodedDialogue, prompt: str) -> list[int]:
-        """A prompt as it follows the chat so far, which is shortened to make room for it."""
-        message = self.chat.user(prompt, thought=True)
+    def _room(self, encoded: _EncodedDialogue, message: Sequence[int]) -> int:
+        """Tokens that the context has for past rounds, beside a message and the reply to it."""
         budget = self.thinker.sampling.max_new_tokens + len(self.chat.end_of_thought) if self.thinker else 0
-        self._fit_to_context(encoded, len(message) + budget)
+        upcoming = len(message) + budget + self.generator.sampling.max_new_tokens
+        return self.generator.context - len(encoded.opening) - upcoming
+
+    def _check_room(self, encoded: Sequence[_EncodedDialogue], told: Sequence[Sequence[int]]) -> None:
+        full = [
+            each.dialogue.negotiation
+            for each, message in zip(encoded, told, strict=True)
+            if self._room(each, message) < 0
+        ]
+        if full:
+            raise NoRoom(
+                f"model={self.generator.name}: a context of {self.generator.context} tokens is too short for the "
+                "system message and the words of one round; say fewer, or choose a model with a longer one",
+                full,
+            )
+
+    def _message(self, encoded: _EncodedDialogue, prompt: str, message: list[int]) -> list[int]:
+        """A prompt, encoded as `message`, as it follows the chat so far, which is shortened to make room for it."""
+        self._fit_to_context(encoded, self._room(encoded, message))
         alone = len(encoded.session.tokens) == len(encoded.opening)
         return self.chat.user(prompt, first=True, thought=True) if alone and self.chat.opens_message else message
 
-    def _fit_to_context(self, encoded: _EncodedDialogue, upcoming: int) -> None:
-        """Set the session to the chat so far, without the early rounds that leave no room for `upcoming` tokens."""
-        room = self.generator.context - self.generator.sampling.max_new_tokens - len(encoded.opening) - upcoming
-        if room < 0:
-            raise UserError(
-                f"model={self.generator.name}: a context of {self.generator.context} tokens is too short for the "
-                f"system message of scenario {encoded.dialogue.negotiation.scenario.id} and one round; choose a model "
-                "with a longer one"
-            )
+    def _fit_to_context(self, encoded: _EncodedDialogue, room: int) -> None:
+        """Set the session to the chat so far, without the early rounds that need more than `room` tokens."""
         first = 0
         while sum(map(len, encoded.rounds[first:])) > room:
             first += 1

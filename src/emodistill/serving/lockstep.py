@@ -6,6 +6,7 @@ the step itself happens on the event loop, so the queue needs no lock.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from emodistill.errors import UserError
 from emodistill.negotiator import Conversation, Negotiator, Reply
 from emodistill.serving.metrics import Metrics
 from emodistill.serving.protocol import Answer, Refusal
+
+logger = logging.getLogger(__name__)
 
 Count = Callable[[str], int]
 Result = TypeVar("Result")
@@ -145,6 +148,10 @@ class Lockstep:
         self.metrics.batch.add(len(due))
         self.metrics.step_seconds.add(took)
         failed = step.exception()
+        if isinstance(failed, UserError):  # whoever runs the server can mend it, its clients cannot
+            logger.error("%s cannot answer: %s", due[0].model, failed)
+            why = f"the agent '{due[0].model}' cannot answer now; the server's log says why"
+            failed = Refusal(500, "agent_failed", why)
         for place, one in enumerate(due):
             if one.answer.done():
                 continue  # gave up meanwhile
