@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,23 @@ def test_a_user_without_a_name_exports_too(tmp_path, monkeypatch):
     monkeypatch.setattr("getpass.getuser", nameless)
     (tmp_path / "README.md").write_text("A card.", encoding="utf-8")
     check_private(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "private"),
+    [
+        ("[it](https://huggingface.co/datasets/me/episodes)", False),  # whose login name is the name on the hub
+        ('{"path": "/home/me/it"}', True),
+        ("file:///Users/me/it", True),
+        (r"C:\Users\me\it", True),
+        (json.dumps({"path": r"C:\Users\me\it"}), True),
+    ],
+)
+def test_a_home_is_private_and_a_name_is_not(tmp_path, monkeypatch, words, private):
+    monkeypatch.setattr("getpass.getuser", lambda: "me")
+    (tmp_path / "README.md").write_text(words, encoding="utf-8")
+    with pytest.raises(UserError, match="would name a folder") if private else nullcontext():
+        check_private(tmp_path)
 
 
 def test_a_domain_without_a_valid_episode_has_dashes_in_the_card(tmp_path):

@@ -8,7 +8,7 @@ Four checks, each of which refuses the export:
   token differs by more than a bound;
 - **agent**: `Negotiator` on the folder shows the same emotions, values and offers as on the run, and where base and
   adapter are kept apart, the same words;
-- **privacy**: no text in it names a folder of this machine, its user or a secret of the environment.
+- **privacy**: no text in it names a folder of this machine, its user's home or a secret of the environment.
 
 Log-probabilities are compared in float32, on whatever machine: in bfloat16 a batch alone changes them by more.
 """
@@ -217,7 +217,7 @@ def _talk(negotiator: Negotiator, agent: TrainedAgent) -> list[Reply]:
 
 
 def check_private(folder: Path) -> None:
-    """Raises UserError if a text in the folder names a folder of this machine, its user or a secret.
+    """Raises UserError if a text in the folder names a folder of this machine, its user's home or a secret.
 
     Texts are what is written here: not weights, and not the words of a tokenizer. A secret is the value of a variable
     of the environment whose name says so.
@@ -227,7 +227,9 @@ def check_private(folder: Path) -> None:
     private = [f"{place}/" for place in places if len(place.parts) > 1]
     private += [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
     with suppress(KeyError, OSError):  # in a container the user may have no name
-        private.append(f"/{getpass.getuser()}/")
+        user = getpass.getuser()
+        windows = f"\\Users\\{user}\\"  # in JSON each stroke is two
+        private += [f"/home/{user}/", f"/Users/{user}/", windows, windows.replace("\\", "\\\\")]
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in (".json", ".yaml", ".md", "") and path.name not in WORDS_OF_TOKENIZERS:
             text = path.read_text(encoding="utf-8")
