@@ -693,11 +693,18 @@ class PublishedAgent(RunSettings):
         return parse_arm(name or "", vocabulary)
 
     def check(self, arm: Arm) -> None:
+        merged = self.parts[1] == BASE  # then the words of the base are those of the trained arm
+        if merged and arm.generator == BASE and arm.name != self.name:
+            raise UserError(
+                f"arm '{arm.name}': {self.folder} holds the words of '{self.name}' merged into its base, and no "
+                "untrained base; give the folder of its run, or of an export to=peft, for others"
+            )
         needs_run = arm.emotion in ("mean_return", "best_constant")
         has_selector = arm.emotion != "iql" or (self.folder / "selector.json").is_file()
         if needs_run or not has_selector or arm.generator not in (*UNTRAINED, self.parts[1]):
+            untrained = "phrasebook_vanilla" if merged else "vanilla"
             raise UserError(
-                f"arm '{arm.name}': {self.folder} holds '{self.name}' and what needs no training, such as vanilla; "
+                f"arm '{arm.name}': {self.folder} holds '{self.name}' and what needs no training, such as {untrained}; "
                 "give the folder of its run for others"
             )
         if arm.generator == BASE and not self.config["policy"]["base_model"]:

@@ -59,7 +59,15 @@ def test_it_knows_the_unseen_scenarios(run, exported):
 
 @pytest.mark.parametrize(
     ("form", "arm", "reason"),
-    [("peft", "emodistill", "holds 'sft'"), ("peft", "mean_return", "holds 'sft'"), ("ollama", None, "iql\\+endpoint")],
+    [
+        ("peft", "emodistill", "holds 'sft' .* such as vanilla;"),
+        ("peft", "mean_return", "holds 'sft'"),
+        ("ollama", None, "iql\\+endpoint"),
+        ("merged", "emodistill", "holds 'sft' .* such as phrasebook_vanilla;"),
+        ("merged", "vanilla", "holds the words of 'sft' merged into its base, and no untrained base"),
+        ("merged", "fixed:joy", "no untrained base"),
+        ("ollama", "random", "no untrained base"),
+    ],
 )
 def test_other_arms_need_the_run(exported, form, arm, reason):
     with pytest.raises(UserError, match=reason):
