@@ -416,7 +416,7 @@ class Negotiator:
         side, texts = negotiations[0].next_speaker, [message["content"] for message in messages]
         if side != self.side:
             moves: Sequence[Any] = [move_in_words(n, side, text) for n, text in zip(negotiations, texts, strict=True)]
-        elif isinstance(self.agent, FocalAgent):
+        elif hasattr(self.agent, "recall"):  # what it said before leaves behind, without asking a model
             spoken = [
                 Utterance(text, (), message.get("emotion")) for text, message in zip(texts, messages, strict=True)
             ]

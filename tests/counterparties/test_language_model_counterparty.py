@@ -17,6 +17,7 @@ from emodistill.negotiation.prompts import system_words
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation, Turn
 from emodistill.negotiation.scenarios import Scenario
 from emodistill.negotiation.schedule import CounterpartySchedule
+from emodistill.negotiator import Negotiator
 
 SCHEDULE = CounterpartySchedule(concession_schedule(), noise=0.03)
 
@@ -149,3 +150,25 @@ def test_an_acceptance_that_its_words_do_not_say_takes_the_other_side_s_offer():
     for game in closed:
         taken = game.scenario.rules.say(game.offers(FOCAL)[-1])
         assert game.turns[-1].text == f"Well. I accept {taken}." and game.turns[-1].offer_appended
+
+
+@pytest.mark.parametrize("offers", [SCHEDULE, None], ids=["scheduled", "bargained"])
+def test_a_conversation_that_goes_on_asks_the_model_for_the_next_words_alone(offers):
+    def script(dialogue, prompt, seed):
+        if offers:
+            return "I hear you." if seed % 2 else obedient(dialogue, prompt, seed)
+        return f"After {len(dialogue.exchanges)} answers I need {100 - seed % 7} days."
+
+    def agent():
+        backends.append(ScriptedBackend(script))
+        there = LanguageModelCounterparty(backends[-1], offers, {"plain": ""}, retries=2)
+        return Negotiator(lambda: there, COUNTERPARTY, vocabulary=load_vocabulary())
+
+    backends = []
+    talk = agent().open("debt", target=20, their_target=120, seed=3)
+    for words in ("I want it in 20 days.", "22 days?", "Well, 25 days.", "28 days."):
+        fresh = agent().open("debt", target=20, their_target=120, seed=3, messages=talk.messages)
+        reply = talk.reply(words)
+        assert fresh.reply(words) == reply
+        assert len(backends[-1].asked) == 1 and reply.end is None
+    assert backends[-1].asked == backends[0].asked[-1:]

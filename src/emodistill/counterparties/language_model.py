@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from emodistill.language_models.completion import Usage
-from emodistill.negotiation.agents import Choice, Fault, Move, OfferPolicy, Utterance, move_in_words, move_of
+from emodistill.negotiation.agents import (
+    Choice,
+    Decision,
+    Fault,
+    Move,
+    OfferPolicy,
+    Utterance,
+    move_in_words,
+    move_of,
+    recalled_move,
+)
 from emodistill.negotiation.prompts import BARGAINS, FOLLOWS_NOTES, round_words, system_words, task_words
 from emodistill.negotiation.protocol import COUNTERPARTY, Negotiation
 from emodistill.policy.agents import Line, RolePlay
@@ -52,15 +62,19 @@ class LanguageModelCounterparty:
     def act(self, negotiations: Sequence[Negotiation]) -> list[Move | Fault]:
         return self._bargained(negotiations) if self.offers is None else self._scheduled(negotiations, self.offers)
 
+    def recall(self, negotiations: Sequence[Negotiation], said: Sequence[Utterance]) -> list[Move]:
+        """Turns whose words are known: draws and chats go on as they do after `act`, and no model is asked."""
+        if self.offers is None:
+            self._play.ask(negotiations, [Line(_heard(negotiation)) for negotiation in negotiations])
+            return [move_in_words(n, COUNTERPARTY, words.text) for n, words in zip(negotiations, said, strict=True)]
+        decisions = [self.offers.decide(negotiation) for negotiation in negotiations]
+        self._play.ask(negotiations, [_line(*each) for each in zip(negotiations, decisions, strict=True)])
+        turns = zip(negotiations, decisions, said, strict=True)
+        return [recalled_move(negotiation, decision, words.text) for negotiation, decision, words in turns]
+
     def _scheduled(self, negotiations: Sequence[Negotiation], offers: OfferPolicy) -> list[Move | Fault]:
         decisions = [offers.decide(negotiation) for negotiation in negotiations]
-        said = [
-            None if d.offer is None else n.scenario.rules.say(d.offer)
-            for n, d in zip(negotiations, decisions, strict=True)
-        ]
-        tasks = [task_words(decision.act, words) for decision, words in zip(decisions, said, strict=True)]
-        lines = [Line(round_words(_heard(n), task), task) for n, task in zip(negotiations, tasks, strict=True)]
-        spoken = self._play.speak(negotiations, lines)
+        spoken = self._play.speak(negotiations, [_line(*each) for each in zip(negotiations, decisions, strict=True)])
         nobody = Choice(None, None)
         return [
             move_of(n, decision, nobody, words)
@@ -82,6 +96,13 @@ class LanguageModelCounterparty:
 
 def _heard(negotiation: Negotiation) -> str:
     return negotiation.turns[-1].text
+
+
+def _line(negotiation: Negotiation, decision: Decision) -> Line:
+    """What the model is to say of a decision."""
+    offer = None if decision.offer is None else negotiation.scenario.rules.say(decision.offer)
+    task = task_words(decision.act, offer)
+    return Line(round_words(_heard(negotiation), task), task)
 
 
 def _read(negotiation: Negotiation, spoken: Utterance | Fault) -> Move | Fault:

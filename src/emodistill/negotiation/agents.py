@@ -165,7 +165,7 @@ class FocalAgent:
         recall = self.speaker.recall if isinstance(self.speaker, Recalling) else self.speaker.speak
         recall(negotiations, decisions, emotions)
         return [
-            _recalled(negotiation, decision, words.text, emotion)
+            recalled_move(negotiation, decision, words.text, emotion)
             for negotiation, decision, words, emotion in zip(negotiations, decisions, said, emotions, strict=True)
         ]
 
@@ -190,7 +190,7 @@ def move_of(negotiation: Negotiation, decision: Decision, choice: Choice, spoken
     return Move(text, decision.act, offer, emotion, choice.probability, appended, spoken.role_violations)
 
 
-def _recalled(negotiation: Negotiation, decision: Decision, text: str, emotion: str | None) -> Move:
+def recalled_move(negotiation: Negotiation, decision: Decision, text: str, emotion: str | None = None) -> Move:
     """What `move_of` made of these words, which may end with the sentence that it appended."""
     offer = None
     if decision.act == "propose":
