@@ -129,6 +129,8 @@ def test_too_many_requests(run):
         answer = served.client.post("/v1/chat/completions", json=opening(served))
         assert answer.status_code == 429 and answer.json()["error"]["code"] == "rate_limit"
         assert 15 <= int(answer.headers["retry-after"]) <= 20
+        elsewhere = {"x-forwarded-for": "192.0.2.7"}
+        assert served.refused(429, "rate_limit", json=opening(served), headers=elsewhere)
         assert served.client.get("/v1/models").status_code == 200
 
 

@@ -30,6 +30,7 @@ class Server(uvicorn.Server):
             "log_level": "warning",
             "access_log": False,
             "server_header": False,
+            "proxy_headers": False,  # X-Forwarded-For is what a client says of itself
             "ws": "none",
         }
         settings |= {"lifespan": "on", "limit_concurrency": _CONNECTIONS, "timeout_keep_alive": _IDLE_S}
