@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browsers import chromium, needs_browser
+from faulty_server import FaultyServer
 from serving_cases import serving
 
 from emodistill.data.schema import read_episodes, read_ratings
@@ -271,6 +272,46 @@ def test_only_what_a_person_agrees_to_is_stored(browser, run, tmp_path, agrees):
             {**about, "satisfaction": 2, "preferred": 0, "beside": "phrasebook_random"},
             {**about, "liking": 5, "preferred": 1, "beside": "phrasebook_iql"},
         ]
+
+
+@pytest.mark.parametrize(("then", "stored"), [("#rate", 2), ("#agree, #rate", 1), ("#skip-rating", 1)])
+def test_what_was_stored_before_a_failure_is_stored_once_and_said(browser, run, tmp_path, then, stored):
+    file, asked = tmp_path / "people.parquet", []
+
+    def second_fails(route):
+        asked.append(route.request)
+        route.abort() if len(asked) == 2 else route.continue_()
+
+    more = ["record=true", f"record_file={file}"]
+    with serving(run, ARMS, *more) as served, opened(browser, served, complains=True) as page:
+        page.route("**/api/record", second_fails)
+        chosen(page, "[name=seats][value='2']")
+        page.click("#walk")
+        page.check("#agree")
+        page.click("#rate")
+        page.get_by_text("does not answer").wait_for()
+        for selector in then.split(", "):
+            page.click(selector)
+        page.wait_for_selector("#after p")
+        said = "Stored. Thank you." if stored == 2 else "Only the talk with Agent A was stored. Thank you."
+        assert page.locator("#after").inner_text() == said
+    assert [episode.focal_agent for episode in read_episodes(file)] == ["phrasebook_iql", "phrasebook_random"][:stored]
+
+
+def test_talks_that_broke_off_are_not_sent_to_be_stored(browser, run, tmp_path):
+    with FaultyServer(lambda body: "Pay in full within 30 days.", script=[None, "400"]) as model:
+        endpoint = [f"endpoint.base_url={model.base_url}", "endpoint.model=failing", "arms=[endpoint_vanilla]"]
+        more = ["record=true", f"record_file={tmp_path / 'people.parquet'}"]
+        with serving(run, *endpoint, *more) as served, opened(browser, served) as page:
+            chosen(page)
+            say(page, "I need 100 days.")
+            page.wait_for_selector("#end:not([hidden])")
+            assert texts(page, "#result tbody td")[0].startswith("The talks broke off")
+            assert texts(page, "#consent p") == ["Talks that broke off are not stored."]
+            page.check("[name=satisfaction-0][value='2']")
+            page.click("#rate")
+            page.wait_for_selector("#after p")
+            assert page.locator("#after").inner_text() == "Nothing was stored."
 
 
 def test_hostile_words_stay_words(browser, server):

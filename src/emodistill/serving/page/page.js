@@ -533,10 +533,15 @@ function choice(question, field, answers) {
 
 function consent() {
   if (!state.run.record) return [soft("Nothing is stored: your rating stays on this page.")];
+  const { threads } = state.talk;
+  const broken = threads.some(brokeOff) ? soft("Talks that broke off are not stored.") : "";
+  if (threads.every(brokeOff)) return [broken];
   const words = "I agree that what was said here and my rating are stored on this server and used as research data.";
   const agree = el("div", { class: "choices" }, tick("checkbox", { id: "agree" }, words));
-  return [agree, soft("Without your consent nothing is stored.")];
+  return [agree, soft("Without your consent nothing is stored."), broken];
 }
+
+const brokeOff = (thread) => thread.end === "invalid"; // its messages do not say so: to the server it is not over
 
 // A thread's answers as they are stored; of two, 1 is the preferred one, and 0.5 stands for no difference.
 function rating(thread) {
@@ -552,16 +557,26 @@ function rating(thread) {
 
 async function rate() {
   const { talk } = state, ratings = talk.threads.map(rating), agreed = byId("agree")?.checked;
-  byId("rate").disabled = true;
+  const buttons = [byId("rate"), byId("skip-rating")];
+  for (const button of buttons) button.disabled = true;
   try {
     for (const [i, thread] of talk.threads.entries()) {
-      if (agreed && !thread.stored) await store(thread, ratings[i]);
-      thread.stored = agreed; // so that a second try stores only what the first has not
+      if (!agreed || thread.stored || brokeOff(thread)) continue;
+      await store(thread, ratings[i]);
+      thread.stored = true; // and stays so: a second try stores only what the first has not
     }
   } finally {
-    byId("rate").disabled = false;
+    for (const button of buttons) button.disabled = false;
   }
-  conclude(agreed ? "Stored. Thank you." : "Nothing was stored.", ratings);
+  conclude(ratings);
+}
+
+// What became of the talks, whatever was ticked last.
+function kept() {
+  const { threads } = state.talk, stored = threads.filter((thread) => thread.stored);
+  if (!stored.length) return "Nothing was stored.";
+  if (stored.length === threads.length) return "Stored. Thank you.";
+  return `Only the talk with ${letter(stored[0])} was stored. Thank you.`;
 }
 
 function store({ model, messages }, rating) {
@@ -570,7 +585,7 @@ function store({ model, messages }, rating) {
 }
 
 // After the rating nothing is masked any longer.
-function conclude(stored, ratings) {
+function conclude(ratings) {
   const { talk } = state;
   const who = talk.threads.map((thread) => `${letter(thread) || "It"} was ${thread.model}`).join(", ");
   talk.masked = false;
@@ -578,7 +593,7 @@ function conclude(stored, ratings) {
     state.history.push({ model, mine: talk.mine, ...replies.at(-1), ...ratings[i] }));
   draw();
   showResult();
-  byId("after").replaceChildren(el("p", {}, talk.blind ? el("strong", {}, `${who}. `) : "", stored));
+  byId("after").replaceChildren(el("p", {}, talk.blind ? el("strong", {}, `${who}. `) : "", kept()));
   byId("tally").replaceChildren(tally());
   byId("rating").hidden = true;
   byId("again").hidden = false;
@@ -599,7 +614,7 @@ function tally() {
   return table(about, ["Opposite", "Talks", "Deals", "Your share", "Satisfied", "Liked"], rows, "n");
 }
 
-const skip = () => conclude("Nothing was stored.", state.talk.threads.map(() => ({})));
+const skip = () => conclude(state.talk.threads.map(() => ({})));
 const on = (target, event, step) => target.addEventListener(event, step);
 const submits = (id, step) => on(byId(id), "submit", (event) => {
   event.preventDefault();
