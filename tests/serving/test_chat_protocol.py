@@ -134,6 +134,20 @@ def test_a_domain_and_a_target_are_enough(served):
     assert again["choices"] == said["choices"]
 
 
+def test_null_is_as_good_as_nothing_and_other_metadata_is_ignored(served):
+    metadata = {"scenario": served.scenario, "seed": None, "user": None, "tags": ["a"], "trace": {"id": 1}}
+    said = served.chat(metadata=metadata, stream=None, stream_options=None, n=None)
+    assert said["choices"] == served.chat()["choices"]
+    told = {
+        "model": ARM,
+        "messages": [],
+        "metadata": metadata,
+        "stream": True,
+        "stream_options": {"include_usage": None},
+    }
+    assert "data: [DONE]" in served.client.post("/v1/chat/completions", json=told).text
+
+
 def test_a_greeting_asks_for_the_opening(served):
     opening = served.chat()
     greeted = served.chat([user("Hello!")])
@@ -167,6 +181,7 @@ BAD = {
     "unknown scenario": ({"metadata": {"scenario": "debt-999"}}, "scenario=debt-999: there is none"),
     "scenario and target": ({"metadata": {"scenario": "SCENARIO", "target": "3"}}, "or domain and target without one"),
     "unknown domain": ({"metadata": {"domain": "debts", "target": "3"}}, "no domain 'debts'"),
+    "a list of seeds": ({"metadata": {"domain": "debt", "target": "30", "seed": [1]}}, "metadata.seed"),
     "no target": ({"metadata": {"domain": "debt"}}, "needs a target"),
     "no number": ({"metadata": {"domain": "debt", "target": "soon"}}, "target=soon is no time"),
     "long seed": ({"metadata": {"scenario": "SCENARIO", "seed": "9" * 5000}}, "seed=9999"),

@@ -119,7 +119,7 @@ class Service:
             return Response(status_code=_GONE)
         if not asked.stream:
             return JSONResponse(answer.completion())
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         return StreamingResponse(answer.stream(with_usage), media_type="text/event-stream")
 
     async def _answer(self, request: Request, ask: Callable[[], "asyncio.Future[Answer]"]) -> Answer | None:

@@ -79,7 +79,7 @@ class ChatMessage(_Lenient):
 
 
 class StreamOptions(_Lenient):
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class Talk(_Lenient):
@@ -89,6 +89,14 @@ class Talk(_Lenient):
     messages: list[ChatMessage]
     metadata: dict[str, str | int | float] | None = None
 
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _known(cls, metadata: Any) -> Any:
+        """The keys that mean something here; null is as good as none."""
+        if not isinstance(metadata, Mapping):
+            return metadata
+        return {key: metadata[key] for key in KEYS if metadata.get(key) is not None}
+
     @cached_property
     def settings(self) -> dict[str, str]:
         """`metadata`, and before it what system messages say, line by line."""
@@ -97,8 +105,7 @@ class Talk(_Lenient):
             key, _, value = line.partition(":")
             if key.strip().lower() in KEYS and value.strip():
                 said[key.strip().lower()] = value.strip()
-        given = {key: str(value) for key, value in (self.metadata or {}).items() if key in KEYS}
-        return said | given
+        return said | {key: str(value) for key, value in (self.metadata or {}).items()}
 
     @property
     def system(self) -> list[str]:
@@ -113,7 +120,7 @@ class Talk(_Lenient):
 class ChatRequest(Talk):
     """The body of `POST /v1/chat/completions`."""
 
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = None
 
