@@ -391,7 +391,7 @@ class Negotiator:
         """Play the messages that the negotiations do not have yet, in lockstep.
 
         Returns:
-            By place, why one cannot go on: it was over before its messages were.
+            By place, why one cannot go on: it was over before its messages were, or a message of this side is empty.
         """
         fresh = [negotiation for negotiation in found if not negotiation.turns and not negotiation.counterparty]
         for negotiation in fresh:
@@ -403,11 +403,13 @@ class Negotiator:
             due = [
                 (negotiation, thread[place])
                 for negotiation, thread in zip(found, threads, strict=True)
-                if negotiation.end is None and len(negotiation.turns) == place < len(thread)
+                if negotiation.end is None
+                and len(negotiation.turns) == place < len(thread)
+                and thread[place]["content"]
             ]
             self._play_again([negotiation for negotiation, _ in due], [message for _, message in due])
-        unheard = [len(n.turns) < len(thread) for n, thread in zip(found, threads, strict=True)]
-        return {place: _over(found[place].end) for place, left in enumerate(unheard) if left}
+        unheard = [place for place, thread in enumerate(threads) if len(found[place].turns) < len(thread)]
+        return {place: _stuck(found[place]) for place in unheard}
 
     def _play_again(self, negotiations: list[Negotiation], messages: list[Message]) -> None:
         """Play one message in each negotiation; all of them are the same side's."""
@@ -924,6 +926,13 @@ def _with_emotion(message: Message, emotion: str | None) -> Message:
 def _check_open(end: End | None) -> None:
     if end is not None:
         raise _over(end)
+
+
+def _stuck(negotiation: Negotiation) -> UserError:
+    """Why the next message of a negotiation was not played: it is over, or else the message is empty."""
+    if negotiation.end is not None:
+        return _over(negotiation.end)
+    return UserError(f"message {len(negotiation.turns) + 1} is empty, where the agent's words must stand")
 
 
 def _over(end: End | None) -> UserError:

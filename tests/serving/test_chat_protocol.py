@@ -159,6 +159,13 @@ def test_a_greeting_asks_for_the_opening(served):
     )
 
 
+def test_the_empty_answer_to_last_words_may_be_sent_back(served):
+    over = [assistant("My offer is 30 days."), user("I accept your offer.")]
+    ended = served.chat(over)
+    assert ended["emodistill"]["end"] == "deal" and ended["choices"][0]["message"]["content"] == ""
+    assert served.chat([*over, assistant("")])["emodistill"] == ended["emodistill"]
+
+
 def test_an_emotion_that_is_sent_back_counts(served):
     opening = served.chat()["choices"][0]["message"]["content"]
     sent = served.chat([assistant(opening, "curiosity"), user("I need 100 days.")])
@@ -202,7 +209,15 @@ BAD = {
     "its own turn": ({"messages": [assistant("30 days.")]}, "it is the other side's turn"),
     "empty words": ({"messages": [assistant("30 days."), user(" \u200b")]}, "the words are empty"),
     "long words": ({"messages": [assistant("30 days."), user("a" * 2001)]}, "2,001 characters"),
-    "long own words": ({"messages": [assistant("a" * 2001), user("no")]}, "1 to 2,000 characters"),
+    "long own words": ({"messages": [assistant("a" * 2001), user("no")]}, "at most 2,000 characters"),
+    "no own words": (
+        {"messages": [assistant("30 days."), user("90 days."), assistant(""), user("no")]},
+        "message 3 is empty, where the agent's words must stand",
+    ),
+    "over, with the empty answer": (
+        {"messages": [assistant("My offer is 30 days."), user("I accept."), assistant(""), user("Wait!")]},
+        "this negotiation is over (deal)",
+    ),
     "over": (
         {"messages": [assistant("My offer is 30 days."), user("I accept."), assistant("Thanks."), user("Wait!")]},
         "this negotiation is over (deal)",

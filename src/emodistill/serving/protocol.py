@@ -246,8 +246,8 @@ def _spoken(message: ChatMessage) -> Message:
     """
     if message.role == "user":
         return {"role": "user", "content": message.words}
-    if not 0 < len(message.words) <= LONGEST:
-        wanted = f"the agent's own words, 1 to {LONGEST:,} characters"
+    if len(message.words) > LONGEST:
+        wanted = f"the agent's own words, at most {LONGEST:,} characters"
         raise Refusal(400, "invalid_field", f"an assistant message must be {wanted}", "messages")
     return {"role": "assistant", "content": message.words, "emotion": message.emotion}
 

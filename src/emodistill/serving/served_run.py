@@ -122,6 +122,8 @@ class ServedRun:
             raise Refusal(400, "too_many_messages", f"{len(thread):,} messages are too many; {most}", "messages")
         if agent.side == FOCAL and thread and thread[0]["role"] == "user":
             thread = thread[1:]  # a greeting: in a chat, people speak first
+        if len(thread) > 1 and thread[-1]["role"] == "assistant" and not thread[-1]["content"]:
+            thread.pop()  # our own empty answer to words that ended the negotiation
         for message in thread:
             if (emotion := message.get("emotion")) is not None:
                 self.vocabulary.index(emotion)
