@@ -108,6 +108,8 @@ def test_a_system_block_says_what_metadata_says(served):
     told = served.chat(metadata={"scenario": served.scenario, "seed": "9"})
     assert said["choices"] == told["choices"]
     assert said["choices"] != served.chat([block], metadata={"seed": 10})["choices"]  # metadata counts first
+    prompt = {"role": "system", "content": "Domain: debt\nTarget: a good deal\nseed: 9"}
+    assert said["choices"] == served.chat([prompt])["choices"]  # whose scenario stands in metadata
 
 
 @pytest.mark.parametrize(

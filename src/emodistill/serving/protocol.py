@@ -99,13 +99,18 @@ class Talk(_Lenient):
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """`metadata`, and before it what system messages say, line by line."""
+        """What `metadata` says, and what it leaves open as system messages say it, line by line.
+
+        Where `metadata` says which negotiation it is, such lines are a prompt's, but for the seed.
+        """
+        given = {key: str(value) for key, value in (self.metadata or {}).items()}
+        read = ("seed",) if given.keys() & {"scenario", "domain"} else KEYS
         said = {}
         for line in "\n".join(self.system).splitlines():
             key, _, value = line.partition(":")
-            if key.strip().lower() in KEYS and value.strip():
+            if key.strip().lower() in read and value.strip():
                 said[key.strip().lower()] = value.strip()
-        return said | {key: str(value) for key, value in (self.metadata or {}).items()}
+        return said | given
 
     @property
     def system(self) -> list[str]:
