@@ -85,12 +85,18 @@ def test_health_and_metrics(served):
 def test_a_token_is_asked_for(run):
     with serving(run, token=TOKEN) as served:
         assert served.client.get("/health").status_code == 200
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer \u00e9".encode()}):
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "Bearer \u00e9".encode()},
+            {"authorization": TOKEN},
+        ):
             assert served.refused(401, "invalid_api_key", json=opening(served), headers=headers)
         for path in ("/v1/models", "/metrics", "/api/run", "/api/scenarios", "/nothing"):
             assert served.client.get(path).status_code == 401
-        allowed = {"authorization": f"Bearer {TOKEN}", "host": "any.name.example"}
-        assert served.client.post("/v1/chat/completions", json=opening(served), headers=allowed).status_code == 200
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            allowed = {"authorization": f"{scheme} {TOKEN}", "host": "any.name.example"}
+            assert served.client.post("/v1/chat/completions", json=opening(served), headers=allowed).status_code == 200
 
 
 def test_nobody_else_is_served_without_a_token():

@@ -49,8 +49,9 @@ class Gate:
         if request.url.path in _OPEN:
             return
         if self.token is not None:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self.token.encode()):
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            known = hmac.compare_digest(given.encode(), self.token.encode())
+            if scheme.lower() != "bearer" or not known:
                 raise Refusal(401, "invalid_api_key", "the token is missing or wrong; send it as a bearer token")
         if request.method == "POST":
             self._take(request.client.host if request.client else "")

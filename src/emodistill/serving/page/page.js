@@ -98,7 +98,12 @@ function newToken() {
     form.hidden = false;
     form.onsubmit = (event) => {
       event.preventDefault();
-      state.token = byId("token-value").value.trim();
+      const token = byId("token-value").value.trim();
+      if (/[^\x20-\xff]/.test(token)) { // the browser could not send it
+        complain("A token has letters, digits and signs of Latin script alone; look for a wrong character.");
+        return;
+      }
+      state.token = token;
       state.asking = null;
       form.hidden = true;
       complain("");
