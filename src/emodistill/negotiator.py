@@ -498,6 +498,11 @@ class RunSettings:
         self.folder = folder
         files = [folder / stage / "config.yaml" for stage in CONFIGS]
         self.file = next((file for file in files if file.is_file()), folder)
+        if self.file == folder and (folder / AGENT).is_file():
+            raise UserError(
+                f"{folder} holds an exported agent, which chat.py and Negotiator.load open; give the folder of its run "
+                "here, checkpoints/<run>"
+            )
         if self.file == folder:
             raise UserError(
                 f"{folder} is no run that was trained; give the folder that train.py wrote, checkpoints/<run>"

@@ -14,6 +14,7 @@ from emodistill.export.agent import write_sums
 from emodistill.learners.selector import load_selector
 from emodistill.learners.selector_file import read_selector, same_selector, write_selector
 from emodistill.negotiation.protocol import COUNTERPARTY
+from emodistill.serving.served_run import ServedRun
 
 WORDS = [None, "I need at least 90 days.", "You ask too much!", "Be fair. 80 days?"]
 
@@ -72,6 +73,11 @@ def test_it_knows_the_unseen_scenarios(run, exported):
 def test_other_arms_need_the_run(exported, form, arm, reason):
     with pytest.raises(UserError, match=reason):
         Negotiator.load(exported(form), arm)
+
+
+def test_a_server_needs_the_run(exported):
+    with pytest.raises(UserError, match="holds an exported agent, which chat.py and Negotiator.load open"):
+        ServedRun(exported("peft"))
 
 
 def test_the_other_side_needs_the_run(exported):
