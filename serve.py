@@ -24,7 +24,7 @@ def serve(cfg: DictConfig) -> None:
     from emodistill.errors import UserError
 
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise UserError("serve.py needs starlette and uvicorn; install them with: pip install -e .[serve]")
+        raise UserError("serve.py needs starlette and uvicorn; install them with: pip install -e '.[serve]'")
     from emodistill.serving.gate import TOKEN, check_exposed
     from emodistill.serving.server import Server, listening
 

@@ -104,7 +104,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            raise UserError("executor=ray needs Ray: pip install 'emodistill[ray]', or leave executor= out") from error
+            raise UserError("executor=ray needs Ray: pip install -e '.[ray]', or leave executor= out") from error
         if self.address:
             ray.init(address=self.address, logging_level="error")
         else:
