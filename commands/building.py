@@ -76,6 +76,7 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         "command": shlex.join(["python", "evaluate.py", *map(as_typed, overrides)]),
         "run": cfg.run,
         "study": cfg.study.name,
+        **({} if cfg.study.plays else {"counterparty": "people, in dialogues of a corpus"}),
     }
     return Study(
         name=cfg.study.name,
@@ -95,7 +96,7 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         ],
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
-        make_about=lambda: {**about, "counterparty": describe_counterparty(cfg)},
+        about=about,
         executor=instantiate(cfg.executor),
         share=Share.parse(cfg.shard) if cfg.shard else None,
     )
@@ -121,7 +122,7 @@ def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
     recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
-    return Setup(recorded, opponent, partial(build_runner, cfg, vocabulary))
+    return Setup(recorded, opponent, partial(describe_counterparty, cfg), partial(build_runner, cfg, vocabulary))
 
 
 def check_play(cfg: DictConfig) -> None:
@@ -315,10 +316,10 @@ def personas(cfg: DictConfig) -> str | list[str]:
 
 def describe_counterparty(cfg: DictConfig) -> str:
     """The counterparty in words."""
-    if not cfg.study.plays:
-        return "people, in dialogues of a corpus"
+    from emodistill.counterparties.specs import SimulatedCounterpartySpec
+
     if cfg.opponent:
-        return "each arm in turn, its numbers those of the behavioural simulation"
+        return f"the arm {cfg.opponent}, its numbers those of {SimulatedCounterpartySpec(personas(cfg)).describe()}"
     described: str = counterparty(cfg).describe()
     return described
 

@@ -51,6 +51,30 @@ def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):
     assert [setup.opponent.name for setup in study.setups] == ["vanilla", "fixed:joy"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "opposite"),
+    [
+        (
+            ["study=tournament", "arms=[vanilla,fixed:joy]"],
+            "the arm vanilla, its numbers those of a documented behavioural simulation (personas test:16); "
+            "the arm fixed:joy, its numbers those of a documented behavioural simulation (personas test:16)",
+        ),
+        (
+            ["study=counterparties", "conditions=[population,outside_prior,unseen_model]"],
+            "a documented behavioural simulation (personas population:48); "
+            "a documented behavioural simulation (personas outside:16); "
+            "the language model embedded with numbers from a schedule",
+        ),
+        (["study=guard"], "a documented behavioural simulation (personas test:16)"),
+        (["study=human", "study.files=[a.json]"], "people, in dialogues of a corpus"),
+    ],
+)
+def test_the_report_says_who_sat_opposite_in_every_condition(overrides, opposite, tmp_path):
+    study = built(*overrides, f"run_dir={tmp_path}")
+    study.prepare()
+    assert study.about["counterparty"] == opposite
+
+
 @pytest.mark.parametrize("study", ["transfer", "sensitivity", "tournament"])
 def test_some_conditions_only(study, tmp_path):
     chosen = {"transfer": "[student,debt]", "sensitivity": '["beta 10","expectile 0.5"]', "tournament": "[iql]"}[study]

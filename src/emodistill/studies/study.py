@@ -117,11 +117,13 @@ class Setup:
     Attributes:
         config: everything that changes an episode, in plain values; kept beside the episodes.
         opponent: the arm on the counterparty's chair; None where somebody else sits there.
+        counterparty: says in words who sits on that chair.
         open_runner: makes what plays, and what measures expression where the study asks for it.
     """
 
     config: dict[str, Any]
     opponent: Arm | None
+    counterparty: Callable[[], str]
     open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]"
 
 
@@ -169,7 +171,7 @@ class Study:
         training: overrides for all training, e.g. `run=demo`; with them `train.py` works in `default_run_dir`.
         default_run_dir: see `training`; training elsewhere is told its folder.
         run_training: runs `train.py` with these overrides and returns its exit status.
-        make_about: says how the numbers come about, e.g. `run` and `command`, for the report.
+        about: how the numbers come about, e.g. `run` and `command`, for the report; who sits opposite is added to it.
         executor: trains and plays; None does it here, one after the other.
         share: of training and play that this command does; None does all.
     """
@@ -189,12 +191,12 @@ class Study:
         training: Sequence[str],
         default_run_dir: Path,
         run_training: Callable[[Sequence[str]], int],
-        make_about: Callable[[], Mapping[str, Any]],
+        about: Mapping[str, Any],
         executor: Executor | None = None,
         share: Share | None = None,
     ) -> None:
         self.name, self.vocabulary, self.arms, self.make_analyses = name, vocabulary, arms, make_analyses
-        self.run_dir, self.folder, self.stages, self.make_about = run_dir, folder, stages, make_about
+        self.run_dir, self.folder, self.stages, self.about = run_dir, folder, stages, about
         self.training, self.default_run_dir, self.run_training = training, default_run_dir, run_training
         self.executor, self.share = executor or OneAfterOther(), share
         self.runs = plan_runs(name, conditions, seeds, run_dir, folder)
@@ -266,14 +268,16 @@ class Study:
         return run.shared_from if stage.kind in run.condition.shared else run.run_dir
 
     def prepare(self) -> None:
-        """Make the analyses: before anything is trained or played, but after what can be refused without them.
+        """Make the analyses, and say who sits opposite: before anything is trained or played, but after what can be refused without them.
 
         What they import takes seconds.
 
         Raises:
             UserError: if one is given a key that it does not have.
         """
-        self.analyses, self.about = self.make_analyses(), self.make_about()
+        self.analyses = self.make_analyses()
+        if opposite := dict.fromkeys(setup.counterparty() for setup in self.setups):
+            self.about = {**self.about, "counterparty": "; ".join(opposite)}
 
     def train(self, missing: Sequence[MissingStage]) -> Sequence[Piece]:
         """Train stages, each after those that it learns from; a stage that was begun before goes on where it was.
