@@ -21,6 +21,7 @@ from commands.words import as_typed, literal
 
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
+    from emodistill.evaluation.arms import Arm
     from emodistill.evaluation.best_constant import BestConstant
     from emodistill.evaluation.expression import ExpressionTest
     from emodistill.evaluation.runner import Runner
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLD_S = 5.0  # Ctrl-C once more, while a stage ends well, would cut that short
+COUNTERPARTY_ASSETS = ("counterparty_lines", "perceivers", "personas.yaml")  # what simulations are made of
 CHANGE_NO_EPISODE = ("train", "study", "seeds", "conditions", "training_keys", "executor", "shard")
 
 
@@ -115,14 +117,20 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
 
 def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     """What one run of a study plays with."""
-    from emodistill.evaluation.arms import parse_arm
+    from emodistill.evaluation.arms import parse_arm, parse_arms
     from emodistill.studies.study import Setup
 
     check_play(cfg)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
     recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
-    return Setup(recorded, opponent, partial(describe_counterparty, cfg), partial(build_runner, cfg, vocabulary))
+    return Setup(
+        recorded,
+        opponent,
+        partial(describe_counterparty, cfg),
+        partial(made_of, cfg, vocabulary, [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]),
+        partial(build_runner, cfg, vocabulary),
+    )
 
 
 def check_play(cfg: DictConfig) -> None:
@@ -322,6 +330,36 @@ def describe_counterparty(cfg: DictConfig) -> str:
         return f"the arm {cfg.opponent}, its numbers those of {SimulatedCounterpartySpec(personas(cfg)).describe()}"
     described: str = counterparty(cfg).describe()
     return described
+
+
+def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) -> dict[str, str]:
+    """Hashes, by name, of what episodes are made of besides the configuration, trained stages and scenarios.
+
+    A language model opposite counts by its adapter: its base is named by the configuration, and need not be here where
+    everything is played.
+
+    Args:
+        arms: all that sit at the table.
+    """
+    from emodistill.counterparties.specs import SimulatedCounterpartySpec
+    from emodistill.data.corpus import assets_fingerprint
+    from emodistill.evaluation.arms import PHRASEBOOK
+    from emodistill.execution.pieces import digest
+    from emodistill.runs import ADAPTER_WEIGHTS, weights_hash
+
+    opposite = SimulatedCounterpartySpec(personas(cfg)) if cfg.opponent else counterparty(cfg)
+    found = {"rules": assets_fingerprint(["protocol.yaml"]), "vocabulary": digest([vocabulary.fingerprint, vocabulary.perceived_as])}
+    own = assets_fingerprint(COUNTERPARTY_ASSETS if opposite.depends_on_assets else (), with_domains=False)
+    adapter = OmegaConf.select(cfg, "counterparty.agent.backend.adapter")
+    if not opposite.is_local_model:
+        found["counterparty"] = digest([opposite.recipe(), own])
+    elif adapter and Path(adapter, ADAPTER_WEIGHTS).is_file():
+        found["counterparty"] = weights_hash(Path(adapter))
+    if any(arm.generator == PHRASEBOOK for arm in arms):
+        found["phrasebook"] = assets_fingerprint(["phrasebook"], with_domains=False)
+    if cfg.guard.level != "off":
+        found["guard"] = assets_fingerprint(["safety/guard.yaml", "safety/patterns.yaml"], with_domains=False)
+    return found
 
 
 def open_endpoint(cfg: DictConfig) -> Any:

@@ -1,5 +1,6 @@
 """What each study trains and plays, and in which folders."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,6 +74,54 @@ def test_the_report_says_who_sat_opposite_in_every_condition(overrides, opposite
     study = built(*overrides, f"run_dir={tmp_path}")
     study.prepare()
     assert study.about["counterparty"] == opposite
+
+
+VOCABULARY = "name: own\nlabels:\n  calm: {directive: Be calm., perceived_as: [neutral]}\n"
+
+
+def played(tmp_path, *overrides):
+    """A study of phrasebook arms that is opened and played; the folder of its episodes."""
+    words = ("scenarios_per_domain=1", "domains=[debt]", "executor.workers=1", f"run_dir={tmp_path}", *overrides)
+    study = built("study.expression=false", "run=here", *words)
+    with study.opened("auto"):
+        study.play()
+    return StageFolder(study.runs[0].stage_dir)
+
+
+def test_episodes_are_held_to_the_files_that_they_were_made_of(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(VOCABULARY)
+    arms = [f"vocabulary={file}", "arms=[phrasebook_random]", "guard=strict"]
+    folder = played(tmp_path, *arms)
+    used = json.loads(folder.used_file.read_text())
+    assert used.keys() == {"scenarios", "rules", "vocabulary", "counterparty", "phrasebook", "guard"}
+    file.write_text(VOCABULARY.replace("neutral", "joy"))
+    with pytest.raises(UserError, match="was begun with other vocabulary, made anew since; delete the folder"):
+        played(tmp_path, *arms)
+    file.write_text(VOCABULARY)
+    folder.used_file.write_text(json.dumps(used | {"counterparty": "others", "phrasebook": "other lines"}))
+    with pytest.raises(UserError, match="was begun with other counterparty, phrasebook, made anew since"):
+        played(tmp_path, *arms)
+    folder.used_file.write_text(json.dumps({"scenarios": used["scenarios"]}))  # as folders had it before
+    played(tmp_path, *arms)
+    assert json.loads(folder.used_file.read_text()) == used
+
+
+def test_a_counterparty_is_known_by_its_personas_and_by_its_adapter(tmp_path):
+    def made_of(*overrides):
+        (setup,) = built("run=here", *overrides).setups
+        return setup.made_of()
+
+    first = made_of("personas=[vanilla]")
+    assert first == made_of("personas=[vanilla]") and first.keys() == {"rules", "vocabulary", "counterparty"}
+    assert first["counterparty"] != made_of("personas=[victim]")["counterparty"]
+    language_model = ("counterparty=lm", f"counterparty.agent.backend.adapter={tmp_path}")
+    assert "counterparty" not in made_of(*language_model)  # nothing to hash
+    found = []
+    for weights in ("one", "two", "one"):
+        (tmp_path / "adapter_model.safetensors").write_text(weights)
+        found.append(made_of(*language_model)["counterparty"])
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize("study", ["transfer", "sensitivity", "tournament"])

@@ -394,10 +394,11 @@ def _read_part(games: Sequence[Game], file: Path) -> list[Episode]:
     return episodes
 
 
-def assets_fingerprint(assets: Sequence[str]) -> str:
-    """Twelve hex digits over these assets and the domain files, which every prompt and scenario is made of."""
+def assets_fingerprint(assets: Sequence[str], with_domains: bool = True) -> str:
+    """Twelve hex digits over these assets and, if wanted, the domain files, which prompts and scenarios are made of."""
     package = files("emodistill")
-    domains = [e for e in (package / "negotiation" / "domains").iterdir() if e.name.endswith(".yaml")]
+    found = (package / "negotiation" / "domains").iterdir() if with_domains else ()
+    domains = [e for e in found if e.name.endswith(".yaml")]
     digest = hashlib.sha256()
     for place in [*(package / "assets" / name for name in assets), *sorted(domains, key=lambda entry: entry.name)]:
         for entry in _files_below(place):

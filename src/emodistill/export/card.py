@@ -301,7 +301,8 @@ def _results(agent: TrainedAgent) -> str:
         shown = [row for row in report["tables"]["arms"] if row["arm"] in (agent.arm.name, "vanilla")]
         rows = [_row(row) for row in sorted(shown, key=lambda row: row["domain"] != "all")]
         about = report["about"]
-        played = f"{about['counterparty']}, {about['date']}"
+        written = about.get("report_written") or about["date"]  # the latter in older reports
+        played = f"{about['counterparty']}; report of {written}"
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; run the evaluation again") from error
     if not any(row["arm"] == agent.arm.name for row in shown):

@@ -40,6 +40,7 @@ from emodistill.studies.training_seeds import seed_tables
 
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")
 ALL = "all"  # the rows over all domains together
+FAITHFUL = "Faithful: as the perceiver 'counterparty' reads it, which trained neither selector nor policy."
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _arms(values: Mapping[str, Any]) -> Table:
     rows.sort(key=lambda row: (row["domain"] == ALL, str(row["domain"])))
     note = (
         "Scenarios are the unit: 95 % intervals by bootstrap over scenarios, 10,000 resamples, with one failed "
-        "scenario added for what was not seen. Appended: offers and acceptances that were not in the words, of all "
+        f"scenario added for what was not seen. {FAITHFUL} Appended: offers and acceptances that were not in the words, of all "
         "turns of the arm. Role violations: of the arm / of its counterparty."
     )
     return Table("arms", "Arms on unseen scenarios", _ARMS, rows, note)

@@ -118,12 +118,14 @@ class Setup:
         config: everything that changes an episode, in plain values; kept beside the episodes.
         opponent: the arm on the counterparty's chair; None where somebody else sits there.
         counterparty: says in words who sits on that chair.
+        made_of: hashes, by name, of what episodes are made of besides the configuration, trained stages and scenarios.
         open_runner: makes what plays, and what measures expression where the study asks for it.
     """
 
     config: dict[str, Any]
     opponent: Arm | None
     counterparty: Callable[[], str]
+    made_of: Callable[[], Mapping[str, str]]
     open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]"
 
 
@@ -377,7 +379,7 @@ class Study:
         return tables
 
     def _used(self, run: StudyRun, setup: Setup, runner: "Runner") -> dict[str, str]:
-        """Hashes of what episodes depend on besides the configuration: the weights that play, and the scenarios."""
+        """Hashes of what episodes depend on besides the configuration, such as the weights that play."""
         names = dict.fromkeys(name for arm in self._at_table(setup) for name in played_with(arm))
         weights = {
             name: weights_hash(run.run_dir / name / ("best.ckpt" if name == "iql" else "adapter"))
@@ -385,7 +387,7 @@ class Study:
             if is_trained(name, run.run_dir)
         }
         played = [[content_of(one), one.id, one.focal_target, one.counterparty_target] for one in runner.scenarios]
-        return {**weights, "scenarios": digest(played)}
+        return {**weights, "scenarios": digest(played), **setup.made_of()}
 
     def _played(
         self, number: int, kept: Mapping[tuple[int, str], ArmResult], expression: "ExpressionTest | None"
@@ -422,7 +424,7 @@ class Study:
         return StudyResult(
             results,
             {**found, "expression": expression_result(expression)},
-            {**self.about, **environment()},
+            {**self.about, **written()},
             self.vocabulary,
             load_perceiver("counterparty"),
             self.run_dir / "iql" / "best.ckpt",
@@ -580,15 +582,13 @@ def refusal(missing: Sequence[MissingStage]) -> str:
     return f"{names} not trained yet; give train=missing to have that done now, or run: {commands}{more}"
 
 
-def environment() -> dict[str, str]:
-    """When, where and how the numbers of a report came about."""
+def written() -> dict[str, str]:
+    """When and where a report is written; its episodes may have been played earlier, and elsewhere."""
     import torch
 
     return {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
-        "faithfulness_by": "perceiver 'counterparty', which trained neither selector nor policy",
-        "interval": "95 %, bootstrap over scenarios, 10,000 resamples",
+        "report_written": date.today().isoformat(),
+        "report_written_on": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.__version__}",
     }
 
 
@@ -608,5 +608,7 @@ def expression_result(rows: Sequence[Mapping[str, Any]]) -> AnalysisResult:
     """How well each generator expresses itself in fixed contexts, in each condition and with each training seed."""
     one_only = {key for key in ("condition", "training_seed") if len({row[key] for row in rows}) < 2}
     columns = [column for column in _EXPRESSION if column.key not in one_only]
-    table = Table("expression", "Expression in fixed contexts of the validation split", columns, rows)
+    from emodistill.studies.main_table import FAITHFUL  # here: a refusal needs no PyTorch
+
+    table = Table("expression", "Expression in fixed contexts of the validation split", columns, rows, FAITHFUL)
     return AnalysisResult([table] if rows else [], values={"expression": list(rows)})
