@@ -348,7 +348,10 @@ def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) ->
     from emodistill.runs import ADAPTER_WEIGHTS, weights_hash
 
     opposite = SimulatedCounterpartySpec(personas(cfg)) if cfg.opponent else counterparty(cfg)
-    found = {"rules": assets_fingerprint(["protocol.yaml"]), "vocabulary": digest([vocabulary.fingerprint, vocabulary.perceived_as])}
+    found = {
+        "rules": assets_fingerprint(["protocol.yaml"]),
+        "vocabulary": digest([vocabulary.fingerprint, vocabulary.perceived_as]),
+    }
     own = assets_fingerprint(COUNTERPARTY_ASSETS if opposite.depends_on_assets else (), with_domains=False)
     adapter = OmegaConf.select(cfg, "counterparty.agent.backend.adapter")
     if not opposite.is_local_model:

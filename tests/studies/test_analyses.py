@@ -12,8 +12,9 @@ from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.studies.behaviour import Behaviour
 from emodistill.studies.contrast import Contrast
+from emodistill.studies.exclusions import exclusions
 from emodistill.studies.guard import GuardPrice
-from emodistill.studies.main_table import ArmsTable, exclusions
+from emodistill.studies.main_table import ArmsTable
 from emodistill.studies.prompting import Prompting, overall_test
 from emodistill.studies.safety import Safety
 from emodistill.studies.separability import returns_of

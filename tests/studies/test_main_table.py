@@ -13,10 +13,10 @@ from benchmarks.interval_coverage import utility
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.evaluation.results import ArmResult
 from emodistill.evaluation.statistics import FEW, paired_difference, utilities
+from emodistill.studies.exclusions import exclusions
 from emodistill.studies.main_table import (
     ArmsTable,
     by_arm,
-    exclusions,
     main_values,
     result_of,
     verdict_rule,

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from episodes import make_episode
 from tiny_runs import CONFIGS, composed
 
 from commands.building import build_study, condition_config
 from emodistill.errors import UserError
+from emodistill.evaluation.results import ArmResult
 from emodistill.files import exclusive
 from emodistill.runs import StageFolder
 from emodistill.studies.study import GROUPS, Condition, conditions_of, plan_runs, refusal, training_seeds
@@ -281,6 +283,18 @@ def test_expression_has_a_row_for_each_condition_and_training_seed():
     assert "condition" in columns and "training_seed" not in columns
     columns, rows = expression_of(("", 0, 0.9))
     assert columns[:2] == ["source", "contexts"] and len(rows) == 1
+
+
+@pytest.mark.parametrize("study", ["guard", "control", "human"])
+def test_every_report_lists_what_was_left_out_once(study):
+    made = built(f"study={study}", "run=here", "study.files=[]" if study == "human" else "arms=[vanilla]")
+    made.analyses = {}
+    lost = [replace(make_episode(), end="invalid", fault="no reply")]
+    runs = [replace(run, results=[ArmResult("vanilla", lost, run.condition.label)]) for run in made.runs]
+    found = made.analyse(runs)
+    assert [table.name for table in found.tables] == ["exclusions"] * bool(runs)
+    assert not runs or {row["why"] for row in found.tables[0].rows} == {"invalid: no reply"}
+    assert found.about.keys() >= {"report_written", "report_written_on"} and "interval" not in found.about
 
 
 TRAINER = """

@@ -1,4 +1,4 @@
-"""The main table: arms by domain, paired comparisons of one arm with all others, what was left out, and the verdicts.
+"""The main table: arms by domain, paired comparisons of one arm with all others, and the verdicts.
 
 The rule of the verdict, fixed before any number: the subject **exceeds** a rival where the 95 % interval of its
 paired difference of utility lies above 0 and p after Holm's correction over all comparisons of the table is below
@@ -24,10 +24,8 @@ from emodistill.evaluation.statistics import (
     FEW,
     NOISE,
     POWER,
-    Key,
     bootstrap_interval,
     correct,
-    key_of,
     paired_difference,
     utilities,
 )
@@ -45,7 +43,7 @@ FAITHFUL = "Faithful: as the perceiver 'counterparty' reads it, which trained ne
 
 @dataclass(frozen=True)
 class MainTable:
-    """Tables `arms`, `comparisons`, `exclusions` and, with several training seeds, those of `seed_tables`.
+    """Tables `arms`, `comparisons` and, with several training seeds, those of `seed_tables`.
 
     Attributes:
         vocabulary: of the run.
@@ -85,7 +83,7 @@ def result_of(
 ) -> AnalysisResult:
     """What `main_values` says, in tables, figures and sentences."""
     arms, comparisons = _arms(values), _comparisons(values) if values["comparisons"] else None
-    tables = [arms, *([comparisons] if comparisons else []), *seed_tables(results, seed, subject), exclusions(results)]
+    tables = [arms, *([comparisons] if comparisons else []), *seed_tables(results, seed, subject)]
     figure = differences(comparisons.rows, comparisons.title) if comparisons else None
     return AnalysisResult(
         tables,
@@ -274,8 +272,8 @@ def _arms(values: Mapping[str, Any]) -> Table:
     rows.sort(key=lambda row: (row["domain"] == ALL, str(row["domain"])))
     note = (
         "Scenarios are the unit: 95 % intervals by bootstrap over scenarios, 10,000 resamples, with one failed "
-        f"scenario added for what was not seen. {FAITHFUL} Appended: offers and acceptances that were not in the words, of all "
-        "turns of the arm. Role violations: of the arm / of its counterparty."
+        f"scenario added for what was not seen. {FAITHFUL} Appended: offers and acceptances that were not in the "
+        "words, of all turns of the arm. Role violations: of the arm / of its counterparty."
     )
     return Table("arms", "Arms on unseen scenarios", _ARMS, rows, note)
 
@@ -322,43 +320,6 @@ def _comparisons(values: Mapping[str, Any]) -> Table:
     if any(row["few"] for row in rows):
         note += f" With fewer than {FEW} scenarios a 95 % interval may hold only 87 % of the time."
     return Table("comparisons", title, _COMPARISONS, rows, note)
-
-
-_EXCLUSIONS = [
-    Column("arm", "arm", "text"),
-    Column("condition", "condition", "text"),
-    Column("training_seed", "training seed", "count"),
-    Column("domain", "domain", "text"),
-    Column("scenario", "scenario", "text"),
-    Column("seed", "seed", "count"),
-    Column("why", "why", "text"),
-]
-
-
-def exclusions(results: Sequence[ArmResult]) -> Table:
-    """Invalid episodes with their fault, and episodes that others played and an arm did not; empty where all pair."""
-    everything = {key_of(episode) for one in results for episode in one.episodes}
-    played = distinct(results)
-    rows = [row for one in played for row in _of(one, everything)]
-    shown = [column for column in _EXCLUSIONS if column.key != "condition" or any(one.condition for one in results)]
-    note = f"{len(rows)} of {len(played) * len(everything)} episodes are left out." if rows else "Nothing was left out."
-    return Table("exclusions", "What was left out, and why", shown, rows, note)
-
-
-def _of(played: ArmResult, everything: set[Key]) -> list[dict[str, object]]:
-    """One arm's rows, by (domain, scenario, seed)."""
-    about = {"arm": played.arm, "condition": played.condition, "training_seed": played.training_seed}
-    reasons = {
-        key_of(episode): f"invalid: {episode.fault or 'no reason was recorded'}"
-        for episode in played.episodes
-        if episode.end == "invalid"
-    }
-    missing = everything - {key_of(episode) for episode in played.episodes}
-    reasons |= dict.fromkeys(missing, "not played by this arm: its partners in other arms have no pair")
-    return [
-        {**about, "domain": domain, "scenario": scenario, "seed": seed, "why": reasons[domain, scenario, seed]}
-        for domain, scenario, seed in sorted(reasons)
-    ]
 
 
 _PHRASES = {"exceeds": "exceeds", "within noise": "is within noise of", "below": "is below"}

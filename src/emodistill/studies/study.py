@@ -270,9 +270,10 @@ class Study:
         return run.shared_from if stage.kind in run.condition.shared else run.run_dir
 
     def prepare(self) -> None:
-        """Make the analyses, and say who sits opposite: before anything is trained or played, but after what can be refused without them.
+        """Make the analyses, and say who sits opposite.
 
-        What they import takes seconds.
+        That is before anything is trained or played, but after what can be refused without them: what they import
+        takes seconds.
 
         Raises:
             UserError: if one is given a key that it does not have.
@@ -411,11 +412,13 @@ class Study:
         return replace(run, results=results, expression=expression.rows(generators) if expression else ())
 
     def analyse(self, runs: Sequence[StudyRun]) -> StudyResult:
-        """What each analysis finds in what was played."""
+        """What each analysis finds in what was played, and what was left out of it."""
         from emodistill.emotions.perceiver import load_perceiver  # here: a refusal needs no PyTorch
+        from emodistill.studies.exclusions import exclusions
 
         results = [result for run in runs for result in run.results]
         found = {name: analysis(results) for name, analysis in self.analyses.items()}
+        left_out = AnalysisResult([exclusions(results)] if results else [])
         expression = [
             {**row, "condition": run.condition.label, "training_seed": run.training_seed}
             for run in runs
@@ -423,7 +426,7 @@ class Study:
         ]
         return StudyResult(
             results,
-            {**found, "expression": expression_result(expression)},
+            {**found, "expression": expression_result(expression), "exclusions": left_out},
             {**self.about, **written()},
             self.vocabulary,
             load_perceiver("counterparty"),
