@@ -1,8 +1,10 @@
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import yaml
-from reporting_cases import FIGURE, HOSTILE, TABLE, write_some_report
+from reporting_cases import FIGURE, HOSTILE, TABLE, some_played, write_some_report
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
@@ -114,3 +116,16 @@ def test_a_card_does_not_name_the_account_that_it_was_made_under(tmp_path, monke
 def test_a_card_of_another_model_leaves_the_licence_to_it(tmp_path):
     card = a_card(tmp_path, base="org/model", emotions="self_selected")
     assert yaml.safe_load(card.split("---")[1])["license"] == "other" and "emotions in training: self_selected" in card
+
+
+def test_episodes_that_several_training_seeds_share_are_counted_and_embedded_once(tmp_path):
+    vanilla, _, evil = some_played(scenarios=2, seeds=1)
+    trained = [replace(some_played(scenarios=2, seeds=1)[1], training_seed=seed) for seed in (0, 1)]
+    shared = [replace(one, training_seed=seed) for one in (vanilla, evil) for seed in (0, 1)]
+    text = write_some_report(tmp_path, [*shared, *trained]).read_text(encoding="utf-8")
+    assert "8 episodes: 3 arms with 2 training seeds on 2 scenarios, 2 pairs of scenario and seed." in text
+    embedded = json.loads(re.search('id="dialogues">(.*?)</script>', text, re.DOTALL)[1])
+    names = [player["name"] for player in embedded["players"]]
+    assert names[0] == "vanilla" and names[2:] == ["emodistill, training seed 0", "emodistill, training seed 1"]
+    assert len(names) == 4 and len(embedded["episodes"]) == 8
+    assert "One pair of dialogues: emodistill, training seed 0 and evil" in text

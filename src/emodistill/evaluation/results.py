@@ -50,3 +50,14 @@ class ArmResult:
     run_dir: str = ""
     cost: Cost = Cost()
     stages: Sequence[str] = ()
+
+
+def distinct(played: Sequence[ArmResult]) -> list[ArmResult]:
+    """Each list of episodes once for an arm in a condition, under the first training seed that has it.
+
+    Those of an arm in which nothing is trained are the same list for all training seeds.
+    """
+    found: dict[tuple[str, str, int], ArmResult] = {}
+    for one in played:
+        found.setdefault((one.arm, one.condition, id(one.episodes)), one)
+    return list(found.values())

@@ -10,7 +10,7 @@ set text, JSON cannot end its script element, and a content security policy forb
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from emodistill.data.observations import DialoguePrefix
 from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import GOEMOTIONS, Perceiver
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import Key, utilities
 from emodistill.learners.selector import load_selector
 from emodistill.negotiation.protocol import FOCAL, Turn
@@ -71,7 +71,8 @@ def page(study: StudyResult, detect: Detect | None = None, pictures: Sequence[Pi
         detect: finds what is flagged in the words of the transcripts.
         pictures: of the study's figures, in their order; drawn here where none are given.
     """
-    dialogues = transcripts(study.arms, study.perceiver, study.vocabulary, study.selector_checkpoint, detect)
+    played = distinct(study.arms)
+    dialogues = transcripts(played, study.perceiver, study.vocabulary, study.selector_checkpoint, detect)
     style, script = _asset("page.css"), _script()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["sort_value"] = sort_value
@@ -85,7 +86,7 @@ def page(study: StudyResult, detect: Detect | None = None, pictures: Sequence[Pi
         style_hash=_hash(style),
         script_hash=_hash(script),
         overview=leading[0] if leading else None,
-        pair=side_by_side(choose_pair(study.arms, study.subject), dialogues),
+        pair=side_by_side(_among(played, study.arms, choose_pair(study.arms, study.subject)), dialogues),
         figures=pictures[len(leading) :],
         tables=[table for table in study.tables if table.name not in APART],
         apart={table.name: table for table in study.tables if table.name in APART},
@@ -102,10 +103,17 @@ def sort_value(column: Column, value: Any) -> str:
 
 
 def _counts(dialogues: Mapping[str, Any]) -> str:
+    players, scenarios = dialogues["players"], dialogues["scenarios"]
     seeds = {(episode["s"], episode["seed"]) for episode in dialogues["episodes"]}
+
+    def several(key: str, words: str) -> str:
+        count = len({player[key] for player in players})
+        return f" {words.format(count)}" if count > 1 else ""
+
     return (
-        f"{len(dialogues['episodes'])} episodes: {len(dialogues['players'])} arms on {len(dialogues['scenarios'])} "
-        f"scenarios, {len(seeds)} pairs of scenario and seed"
+        f"{len(dialogues['episodes'])} episodes: {len({player['arm'] for player in players})} arms"
+        f"{several('condition', 'in {} conditions')}{several('training_seed', 'with {} training seeds')} on "
+        f"{len(scenarios)} scenarios, {len(seeds)} pairs of scenario and seed"
     )
 
 
@@ -178,6 +186,17 @@ def choose_pair(results: Sequence[ArmResult], subject: str = "") -> Pair | None:
     differences = {key: value - utility[rival][key] for key, value in utility[first].items() if key in utility[rival]}
     keys = sorted(differences, key=lambda key: (differences[key], key))
     return Pair(first, rival, keys, [differences[key] for key in keys])
+
+
+def _among(played: Sequence[ArmResult], results: Sequence[ArmResult], pair: Pair | None) -> Pair | None:
+    """A pair of `results` with the places that the same episodes have in `played`, which has them once."""
+    if pair is None:
+        return None
+    wanted = (results[pair.first], results[pair.rival])
+    places = [
+        next(i for i, one in enumerate(played) if one.arm == arm.arm and one.episodes is arm.episodes) for arm in wanted
+    ]
+    return replace(pair, first=places[0], rival=places[1])
 
 
 def side_by_side(pair: Pair | None, dialogues: Mapping[str, Any]) -> dict[str, Any] | None:

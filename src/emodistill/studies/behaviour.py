@@ -8,11 +8,11 @@ from typing import Any
 from emodistill.emotions.perceiver import Perceiver, as_vocabulary, load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.reporting.figures.episodes import emotion_use, offer_trajectories
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import arms_of, chosen, distinct
+from emodistill.studies.comparisons import arms_of, chosen
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emodistill.data.schema import Episode
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import Difference, Key, bootstrap_interval, paired_difference, utilities
 from emodistill.reporting.tables import Column
 
@@ -36,17 +36,6 @@ def conditions_of(played: Sequence[ArmResult]) -> list[str]:
 
 def domains_of(played: Sequence[ArmResult]) -> list[str]:
     return sorted({episode.scenario.domain for one in played for episode in one.episodes})
-
-
-def distinct(played: Sequence[ArmResult]) -> list[ArmResult]:
-    """Each list of episodes once for an arm in a condition, under the first training seed that has it.
-
-    Those of an arm in which nothing is trained are the same list for all training seeds.
-    """
-    found: dict[tuple[str, str, int], ArmResult] = {}
-    for one in played:
-        found.setdefault((one.arm, one.condition, id(one.episodes)), one)
-    return list(found.values())
 
 
 def chosen(played: Sequence[ArmResult], arm: str | None = None, condition: str | None = None) -> list[Episode]:

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emodistill.evaluation.results import ArmResult, Cost
+from emodistill.evaluation.results import ArmResult, Cost, distinct
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import distinct
 
 _COLUMNS = [
     Column("condition", "condition", "text"),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import Key, key_of
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import distinct
 
 _EXCLUSIONS = [
     Column("arm", "arm", "text"),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import utilities
 from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.safety.guard import load_guard
-from emodistill.studies.comparisons import distinct, mean_interval
+from emodistill.studies.comparisons import mean_interval
 from emodistill.studies.safety import ALL, ANY, ERROR_WORD, by_domain, read_turns, refusals, scenario_of, share_interval
 
 if TYPE_CHECKING:

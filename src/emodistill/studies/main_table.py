@@ -18,7 +18,7 @@ from emodistill.data.schema import Episode
 from emodistill.emotions.perceiver import Perceiver, load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.evaluation.metrics import episode_metrics, valid
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import (
     ALPHA,
     FEW,
@@ -33,7 +33,7 @@ from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Side
 from emodistill.reporting.figures.intervals import differences
 from emodistill.reporting.results import RULE, AnalysisResult, plain
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import distinct, domains_of
+from emodistill.studies.comparisons import domains_of
 from emodistill.studies.training_seeds import seed_tables
 
 SUBJECT, RIVALS = "emodistill", ("vanilla", "iql")

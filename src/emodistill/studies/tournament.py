@@ -11,12 +11,12 @@ from typing import Any
 from emodistill.data.schema import Episode
 from emodistill.evaluation.metrics import valid
 from emodistill.evaluation.ratings import Meeting, Rating, bradley_terry, payoffs
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import bootstrap_interval
 from emodistill.reporting.figures.matrix import matrix
 from emodistill.reporting.results import RULE, AnalysisResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.studies.comparisons import arms_of, chosen, conditions_of, distinct
+from emodistill.studies.comparisons import arms_of, chosen, conditions_of
 
 _RATINGS = [
     Column("arm", "arm", "text"),
