@@ -11,7 +11,8 @@ from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.learners.iql import IQLLearner
 from emodistill.learners.selector import IQLSelector
-from emodistill.studies.separability import q_turns, rank_correlation, resampled, slope
+from emodistill.reporting.figures.curves import Bin
+from emodistill.studies.separability import called, q_turns, rank_correlation, resampled, result_of, slope
 
 DISCOUNT = 0.9
 
@@ -50,6 +51,19 @@ def test_an_emotion_is_drawn_only_where_chance_chose_it():
         [make_episode(rounds=1), certain, unknown], selector(), default_reward(concession=0.0, utility=1.0), DISCOUNT
     )
     assert turns.drawn.tolist() == [True, False, False]
+
+
+def test_each_training_seed_has_a_name_of_its_own():
+    found = {key: [0.5, 0.4, 0.6] for key in ("kept", "correlation", "bias", "returned")} | {"fitted_q": 0.5}
+    rows = [{"arm": "random", "condition": "", "training_seed": seed, **found} for seed in (0, 7)]
+    bins = [Bin(called(row, True), 0.1, 0.2, 0.1, 0.3) for row in rows]
+    shown = result_of(rows, bins, several=True)
+    names = ["random, training seed 0", "random, training seed 7"]
+    assert [line.split(":")[0] for line in shown.verdicts[1:]] == [bin.label for bin in bins] == names
+    assert "training_seed" in [column.key for column in shown.tables[0].columns]
+    alone = result_of(rows[:1], bins[:1], several=False)
+    assert alone.verdicts[1].startswith("random: ")
+    assert "training_seed" not in [column.key for column in alone.tables[0].columns]
 
 
 def promises(kept, scenarios=40, each=6, seed=0):

@@ -11,7 +11,7 @@ trained policy has spoken
 Returns are in the reward that the selector was trained with.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ RESAMPLES = 2000
 _COLUMNS = [
     Column("arm", "arm", "text"),
     Column("condition", "condition", "text"),
+    Column("training_seed", "training seed", "count"),
     Column("turns", "turns", "count"),
     Column("scenarios", "scenarios", "count"),
     Column("kept", "of a promised advantage, realised [95 %]", "interval"),
@@ -98,6 +99,7 @@ class Separability:
 
     def __call__(self, played: Sequence[ArmResult]) -> AnalysisResult:
         rows, bins = [], []
+        several = len({one.training_seed for one in played}) > 1
         for one in played:
             episodes = [episode for episode in valid(one.episodes) if shows_emotions(episode)]
             checkpoint = Path(one.run_dir) / "iql" / "best.ckpt"
@@ -108,17 +110,8 @@ class Separability:
             turns = q_turns(episodes, selector, reward, discount)
             row = {"arm": one.arm, "condition": one.condition, "training_seed": one.training_seed}
             rows.append({**row, **self._row(turns), "fitted_q": fitted_value(turns, selector, discount)})
-            label = f"{one.arm}, {one.condition}" if one.condition else one.arm
-            bins += binned(turns, label, self.seed)
-        table = Table("separability", "Q of the selector against what came of it", _COLUMNS, rows, _NOTE)
-        if not rows:
-            return AnalysisResult(
-                [table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"]
-            )
-        figure = calibration("q_calibration", "Predicted and realised return of turns", bins, "discounted reward")
-        return AnalysisResult(
-            [table], [figure], [_RULE, *(_verdict(row) for row in rows)], summary=replace(table, note="")
-        )
+            bins += binned(turns, called(row, several), self.seed)
+        return result_of(rows, bins, several)
 
     def _row(self, turns: QTurns) -> dict[str, Any]:
         apart = turns.predicted - turns.realised
@@ -135,6 +128,19 @@ class Separability:
             "bias": [float(apart.mean()), *bootstrap_interval(apart, turns.scenarios, self.seed)],
             "returned": [float(returned.mean()), *bootstrap_interval(returned, first_scenarios, self.seed)],
         }
+
+
+def result_of(rows: Sequence[Mapping[str, Any]], bins: Sequence[Bin], several: bool) -> AnalysisResult:
+    """Table, figure and sentences of what was found; with `several` training seeds, the rows are told apart by them."""
+    columns = [column for column in _COLUMNS if several or column.key != "training_seed"]
+    table = Table("separability", "Q of the selector against what came of it", columns, rows, _NOTE)
+    if not rows:
+        return AnalysisResult(
+            [table], verdicts=["no arm of this study shows emotions of a selector that can be loaded"]
+        )
+    figure = calibration("q_calibration", "Predicted and realised return of turns", bins, "discounted reward")
+    verdicts = [_RULE, *(_verdict(row, several) for row in rows)]
+    return AnalysisResult([table], [figure], verdicts, summary=replace(table, note=""))
 
 
 def trained_with(run_dir: Path) -> tuple[Reward, float]:
@@ -251,8 +257,13 @@ def binned(turns: QTurns, label: str, seed: int = 0, bins: int = BINS) -> list[B
     return found
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    where = f"{row['arm']}, {row['condition']}" if row["condition"] else row["arm"]
+def called(row: Mapping[str, Any], several: bool) -> str:
+    """The name of a row; it has the training seed where there are several."""
+    return ", ".join(filter(None, [row["arm"], row["condition"], f"training seed {row['training_seed']}" * several]))
+
+
+def _verdict(row: Mapping[str, Any], several: bool) -> str:
+    where = called(row, several)
     kept, least, most = row["kept"]
     picks = ""
     if kept == kept:
