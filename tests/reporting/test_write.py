@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,8 +81,8 @@ def test_sorting_goes_by_raw_values(kind, value, shown):
     assert sort_value(Column("x", "x", kind), value) == shown
 
 
-def a_card(tmp_path, base="embedded", **identity):
-    stage = tmp_path / "demo" / "jpo"
+def a_card(tmp_path, base="embedded", run="demo", **identity):
+    stage = tmp_path / run / "jpo"
     adapter = stage / "adapter"
     adapter.mkdir(parents=True)
     (tmp_path / "README.md").write_text("a card")
@@ -101,7 +102,7 @@ def test_a_model_card_says_what_it_is_and_is_not_for(tmp_path):
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and front["license"] == "apache-2.0"
     assert "Episodes of 1 scenarios" in card and f"dataset card is `{tmp_path / 'README.md'}`" in card
     assert "| val/reward | 7.075 |" in card and "| `learner.kl_coef` | 0.04 |" in card and "40 optimizer steps" in card
-    assert "PeftModel.from_pretrained" in card and "python evaluate.py run=demo" in card
+    assert "PeftModel.from_pretrained" in card and f"python evaluate.py run_dir={tmp_path / 'demo'}" in card
     assert "docs/ethics.md" in card and "no claim about people" in card and "Not for" in card
     assert "SECRET" not in card and "train/loss" not in card
     assert "of step 20, the best validation (`val/reward` 8.5)" in card
@@ -111,6 +112,23 @@ def test_a_card_does_not_name_the_account_that_it_was_made_under(tmp_path, monke
     monkeypatch.setenv("HOME", str(tmp_path))
     card = a_card(tmp_path)
     assert str(tmp_path / "e.parquet") not in card and "from `~/e.parquet`; its dataset card is `~/README.md`" in card
+
+
+@pytest.mark.parametrize(
+    ("folder", "override"),
+    [
+        ("checkpoints/demo", "run=demo"),
+        ("checkpoints/paper/debt", "run=paper/debt"),
+        ("checkpoints/demo/seeds/1", "run_dir=checkpoints/demo/seeds/1"),
+        ("checkpoints/demo/studies/control/a/seeds/1", "run_dir=checkpoints/demo/studies/control/a/seeds/1"),
+        ("elsewhere/demo", "run_dir=elsewhere/demo"),
+    ],
+)
+def test_a_card_leads_to_its_run(tmp_path, monkeypatch, folder, override):
+    monkeypatch.chdir(tmp_path)
+    card = a_card(Path(), run=folder)
+    assert card.count(f"`python evaluate.py {override}`") == 2
+    assert f"of stage `jpo`, run `{override.split('=')[1]}`" in card
 
 
 def test_a_card_of_another_model_leaves_the_licence_to_it(tmp_path):

@@ -129,7 +129,7 @@ def write_model_card(
     """
     from emodistill import __version__
 
-    stage = adapter.parent
+    stage, run = adapter.parent, _run(adapter.parent.parent)
     embedded = identity["base_model"] == "embedded"
     base, licence, words = (
         EMBEDDED if embedded else (identity["base_model"], "other", "see its own page for the licence")
@@ -141,8 +141,8 @@ def write_model_card(
         base_words=f"{base} ({words})",
         licence=licence,
         stage=stage.name,
-        name=stage.parent.name,
-        run=shlex.quote(f"run={stage.parent.name}"),
+        name=run.partition("=")[2],
+        run=shlex.quote(run),
         version=__version__,
         steps=steps,
         selected=selected,
@@ -155,6 +155,14 @@ def write_model_card(
         settings=_settings(stage / "config.yaml"),
     )
     atomic_write(adapter / CARD, text)
+
+
+def _run(run_dir: Path) -> str:
+    """The override that leads to a run: its name, or the folder of another seed, of a condition or of another place."""
+    home, folder = Path("checkpoints").absolute(), run_dir.absolute()
+    below = folder.relative_to(home).parts if folder.is_relative_to(home) else ()
+    named = bool(below) and not {"seeds", "studies"} & set(below)
+    return f"run={'/'.join(below)}" if named else f"run_dir={run_dir}"
 
 
 def _data(file: Path) -> str:
