@@ -142,7 +142,13 @@ def check_play(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from emodistill.checks import check_number, check_whole
+    from emodistill.errors import UserError
 
+    if cfg.opponent and cfg.guard.level != "off":
+        raise UserError(
+            f"guard={cfg.guard.level}: the guard is over the focal side alone, and with opponent={cfg.opponent} an arm "
+            "would play without it; leave out one of them"
+        )
     check_whole("scenarios_per_domain", cfg.scenarios_per_domain, null="for all")
     check_whole("episodes_per_scenario", cfg.episodes_per_scenario)
     check_whole("constant_repeats", cfg.constant_repeats)

@@ -54,6 +54,11 @@ def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):
     assert [setup.opponent.name for setup in study.setups] == ["vanilla", "fixed:joy"]
 
 
+def test_a_guard_is_refused_where_an_arm_would_play_without_it(tmp_path):
+    with pytest.raises(UserError, match="guard=strict: the guard is over the focal side alone, and with opponent="):
+        built("study=tournament", f"run_dir={tmp_path}", "guard=strict")
+
+
 @pytest.mark.parametrize(
     ("overrides", "opposite"),
     [

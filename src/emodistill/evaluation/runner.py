@@ -76,7 +76,7 @@ class Runner:
         on_speaker: called with a generator whose speaker is ready, before its arms are played, to measure something.
         measured: the file that `on_speaker` writes for a generator; None where there is nothing to measure.
         folder: episodes go to `<folder>/episodes/<arm>.parquet`.
-        guard: over selector and speaker of every arm; None is no guard.
+        guard: over selector and speaker of every arm on the focal side; None is no guard.
     """
 
     def __init__(
