@@ -259,6 +259,15 @@ def test_what_another_share_plays_just_now_counts_as_kept(tmp_path):
         assert not folder.config_file.exists()
 
 
+def test_what_shares_still_play_is_not_played_by_the_whole_command(tmp_path):
+    study = built("arms=[phrasebook_random]", f"run_dir={tmp_path / 'run'}", "run=here")
+    refused = pytest.raises(UserError, match="share 3/8 still plays in .*; wait for it")
+    with exclusive(study.folder / "shares" / "3-of-8"), refused, study.opened("auto"):
+        pass
+    with study.opened("auto"):  # once it has ended
+        pass
+
+
 def expression_of(*runs):
     """The columns and rows of the table, of runs given as (condition, training seed, faithfulness)."""
     study = built("study=main", "run=here")

@@ -213,11 +213,15 @@ class Study:
         begins anew with another configuration.
 
         Raises:
-            UserError: if another process holds the folder, or episodes in it were begun with another configuration.
+            UserError: if another process holds the folder or, without a share, a share of it; if episodes in it were
+                begun with another configuration.
         """
         held = self.folder / "shares" / self.share.slug if self.share else self.folder
         with exclusive(held):
             try:
+                if not self.share and (at_work := [share for share in self.folder.glob("shares/*") if in_use(share)]):
+                    share = at_work[0].name.replace("-of-", "/")
+                    raise UserError(f"share {share} still plays in {self.folder}; wait for it")
                 self._forget_unused(held)
                 for run, setup in self._runs():
                     StageFolder(run.stage_dir).state(setup.config, resume)
