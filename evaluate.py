@@ -78,14 +78,19 @@ def play_share(study: "Study", waiting: "Sequence[Piece]") -> dict[str, Any]:
 
 
 def announce(cfg: DictConfig, study: "Study") -> None:
-    """Say what will be played, and about how long that takes: nearly all of it where a language model speaks."""
+    """Say what is played, and about how long what is missing takes: nearly all of it where a language model speaks.
+
+    No time is said where nothing is missing, or an arm is half played.
+    """
+    from emodistill.evaluation.arms import PHRASEBOOK
+
     if not study.runs:
         entry.announce(f"study {study.name} ({study.folder}) plays nothing", None)
         return
     arms, scenarios = [arm.name for arm in study.arms], cfg.scenarios_per_domain
-    speaking = sum(not arm.startswith("phrasebook_") and "+phrasebook" not in arm for arm in arms)
-    seconds = None
-    if scenarios and cfg.size.seconds and study.name == "main":
+    missing, seconds = study.unplayed(), None
+    if missing and scenarios and cfg.size.seconds and study.name == "main":
+        speaking = sum(arm.generator != PHRASEBOOK for arm in missing)
         seconds = speaking * len(cfg.domains) * scenarios * cfg.episodes_per_scenario * cfg.size.seconds.episode
     each = f"{scenarios} scenario{'s' * (scenarios > 1)}" if scenarios else "all test scenarios"
     entry.announce(f"study {study.name} ({study.folder}) plays {', '.join(arms)} on {each} a domain", seconds)

@@ -37,3 +37,32 @@ def test_a_stage_and_an_evaluation_say_what_they_do(tmp_path, capsys):
     assert capsys.readouterr().out == f"study human ({tmp_path / 'run' / 'human'}) plays nothing\n"
     place.evaluate("run", "arms=[phrasebook_random,phrasebook_iql]")
     assert "plays phrasebook_random, phrasebook_iql on 1 scenario a domain; under a minute" in capsys.readouterr().out
+
+
+def test_an_evaluation_says_the_time_of_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(entry, "matrix_speed", lambda: entry.REFERENCE_SPEED)
+    run = tmp_path / "run"
+    given = [f"run_dir={run}", "seeds=2", "arms=[phrasebook_random,vanilla,fixed:joy,emodistill]", "domains=[debt]"]
+    given += ["scenarios_per_domain=1", "episodes_per_scenario=1", "size.seconds.episode=60"]
+    cfg = composed("evaluate", *given)
+    study = build_study(cfg, given)
+
+    def said():
+        evaluating.announce(cfg, study)
+        return capsys.readouterr().out.partition("a domain")[2].strip()
+
+    assert said() == "; about 4 min on this machine"  # emodistill is another one with each training seed
+    for place in ("fixed-joy", "vanilla", "emodistill", "phrasebook_random"):
+        file = run / "evaluation" / "episodes" / f"{place}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert said() == "; about 1 min on this machine"
+    part = run / "evaluation" / "seed-1" / "parts" / "a.parquet"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert said() == ""
+    part.unlink()
+    other = run / "evaluation" / "seed-1" / "episodes"
+    other.mkdir()
+    (other / "emodistill.parquet").touch()
+    assert said() == ""  # nothing is missing

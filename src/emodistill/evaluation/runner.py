@@ -324,7 +324,7 @@ class Runner:
 
     def file(self, arm: Arm) -> Path:
         """Where its episodes are."""
-        return self.folder / "episodes" / f"{arm.name.replace(':', '-')}.parquet"
+        return episodes_file(self.folder, arm)
 
 
 class _SelectorOfEach:
@@ -353,6 +353,11 @@ def _check_outage(arm: Arm, episodes: Sequence[Episode]) -> None:
             f"no episode of the arm '{arm.name}' could be played ({episodes[0].fault}); nothing of it is kept: "
             "mend it and run the same command again"
         )
+
+
+def episodes_file(folder: Path, arm: Arm) -> Path:
+    """Where the episodes of an arm are, in the folder of a `Runner`."""
+    return folder / "episodes" / f"{arm.name.replace(':', '-')}.parquet"
 
 
 def read_cost(episodes: Path) -> Cost:

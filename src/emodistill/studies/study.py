@@ -326,6 +326,19 @@ class Study:
             needs=Needs(model=kind != "iql", seconds=TRAINING_S),
         )
 
+    def unplayed(self) -> list[Arm] | None:
+        """The arms whose episodes are not there yet, once a run that plays it; None where some are half there."""
+        from emodistill.evaluation.runner import episodes_file  # here: a refusal needs no PyTorch
+
+        if any(any(run.stage_dir.glob("parts/*.parquet")) for run in self.runs):
+            return None
+        return [
+            arm
+            for number, run in enumerate(self.runs)
+            for arm in self._arms_of(number)
+            if not episodes_file(run.stage_dir, arm).is_file()
+        ]
+
     def play(self) -> list[StudyRun]:
         """Play every condition with every training seed; episodes that are on disk are read."""
         tables = self._play()
