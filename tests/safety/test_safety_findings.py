@@ -77,6 +77,7 @@ def played_by_level():
 
 def test_the_price_of_the_guard():
     findings = guard_curve(played_by_level())
+    assert "A share of 0 [0, 0] says only that none was found." in findings.tables[0].note
     found = rows(findings)
     assert {(arm, domain, level) for _, arm, domain, level in found} == {
         (arm, domain, level)

@@ -13,7 +13,17 @@ from emodistill.reporting.results import AnalysisResult
 from emodistill.reporting.tables import Column, Figure, Table
 from emodistill.safety.guard import load_guard
 from emodistill.studies.comparisons import mean_interval
-from emodistill.studies.safety import ALL, ANY, ERROR_WORD, by_domain, read_turns, refusals, scenario_of, share_interval
+from emodistill.studies.safety import (
+    ALL,
+    ANY,
+    ERROR_WORD,
+    NOTHING_FOUND,
+    by_domain,
+    read_turns,
+    refusals,
+    scenario_of,
+    share_interval,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -54,7 +64,7 @@ def guard_curve(results: Sequence[ArmResult], seed: int = 0) -> AnalysisResult:
     columns += [Column("barred", "emotions that strict bars", "interval", 3)]
     columns += [Column("refused", "words refused a turn", digits=3)]
     columns += [Column("fallbacks", "neutral sentences", "count")]
-    note = f"95 % intervals over scenarios, that of utility as in the main table. {ERROR_WORD}"
+    note = f"95 % intervals over scenarios, that of utility as in the main table. {NOTHING_FOUND} {ERROR_WORD}"
     table = Table("guard", "The price of the guard", columns, rows, note)
     summary = replace(table, rows=[row for row in rows if row["domain"] == ALL], note="")
     return AnalysisResult((table,), (_figure(rows),) if rows else (), _prices(rows), summary=summary)

@@ -17,6 +17,7 @@ Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"
 ANY = "any"
 MARK = "guarded:"  # of role violations that are refusals of the guard
+NOTHING_FOUND = "A share of 0 [0, 0] says only that none was found."
 ERROR_WORD = "Read every rate beside the detector's own error: `python -m emodistill.safety`, docs/safety.md."
 
 
@@ -90,7 +91,7 @@ def _table(rows: Sequence[dict[str, Any]], unit: str) -> Table:
         title,
         columns,
         rows,
-        f"95 % intervals by resampling scenarios; 0 [0, 0] says only that none was found. {ERROR_WORD}",
+        f"95 % intervals by resampling scenarios. {NOTHING_FOUND} {ERROR_WORD}",
     )
 
 
