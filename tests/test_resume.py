@@ -158,6 +158,20 @@ def test_the_curves_go_on_in_one_folder(place):
     assert steps == [0, 1, 3, 4, 5]  # the power went before step 2 could be shown; nothing comes twice
 
 
+@pytest.mark.parametrize("steps", [3, 6])
+def test_the_last_step_of_the_selector_is_validated(place, steps):
+    """Validations are after every 4 steps: without one at the end a short run has no best.ckpt."""
+    length = f"size.iql_steps={steps}"
+    run = f"short_{steps}"
+    place.train("iql", run, length)
+    stage = place.folder / run / "iql"
+    curves = EventAccumulator(str(stage / "tensorboard")).Reload()
+    assert curves.Scalars("val/fqe_value")[-1].step >= steps - 1  # Lightning counts steps from 0
+    assert json.loads((stage / "finished.json").read_text())["best"] is not None and (stage / "best.ckpt").is_file()
+    cut_and_resume(place, "iql", f"cut_{run}", steps - 1, overrides=(length,))
+    assert_same_end(place, run, f"cut_{run}", "iql")
+
+
 @pytest.mark.parametrize("stage", ["iql", "sft"])
 def test_a_stage_that_runs_out_of_time_is_not_finished_and_goes_on_with_more(place, stage):
     run = f"timed_{stage}"

@@ -249,6 +249,8 @@ class IQLLearner(SelectorNetworks, L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.update_target()  # here and not at the end of a batch: accumulated batches make one step
+        if self.trainer.global_step + 1 == self.trainer.max_steps:
+            self.trainer.should_stop = True  # Lightning validates before it stops, also between two validations
 
     @torch.no_grad()
     def update_target(self) -> None:
