@@ -185,6 +185,22 @@ def test_a_stage_that_runs_out_of_time_is_not_finished_and_goes_on_with_more(pla
     assert_same_end(place, "run", run, stage)
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_stop_by_time_is_validated_only_where_the_whole_run_is(place, step):
+    """Entropy falls from the first step on: a validation at the stop would be the best one. One is due at step 4."""
+    entropy = ("monitor.metric=val/policy_entropy", "learner.learning_rates={q: 1e-3, v: 1e-3, policy: 0.05}")
+    if not (place.folder / "entropy").exists():
+        place.train("iql", "entropy", *entropy)
+    run, time_limit = f"entropy_{step}", "+trainer.max_time=01:00:00:00"
+    cut = ("+callbacks.cut._target_=tiny_runs.OutOfTime", f"+callbacks.cut.step={step}")
+    with pytest.raises(UserError, match=rf"{run}/iql stopped after {step} steps, when trainer.max_time was over"):
+        place.train("iql", run, *entropy, *cut, time_limit)
+    forget_cut(place.folder / run / "iql")
+    assert (place.folder / run / "iql" / "best.ckpt").exists() == (step == 4)
+    place.train("iql", run, *entropy, time_limit)
+    assert_same_end(place, "entropy", run, "iql")
+
+
 def test_another_seed_is_another_run(place):
     """What the comparisons above would miss if every run ended alike."""
     place.train("iql", "seed", "seed=1")
