@@ -311,11 +311,11 @@ def gpu_needs(shape: Shape, tokens: int) -> dict[str, float]:
     """Bytes on a GPU for an SFT step on so many tokens, from the shape alone.
 
     NF4 with double quantisation takes 4.127 bits a weight; the embedding stays in bfloat16. Adapter, its gradient and
-    AdamW's two moments are float32. Until the backward pass has used them, the unpacked weights stay too, 2 bytes each.
+    AdamW's two moments are float32. One layer at a time is unpacked, 2 bytes a weight.
     """
     return {
         "weights": shape.weights * 4.127 / 8 + 2 * shape.head,
-        "unpacked": 2.0 * shape.weights,
+        "unpacked": 2.0 * max(inputs * outputs for inputs, outputs in shape.linears),
         "adapter": 16.0 * shape.adapter,
         "activations": float(shape.kept_a_token * tokens),
     }

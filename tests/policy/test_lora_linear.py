@@ -2,9 +2,11 @@
 
 import copy
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from tiny_model import random_ids, random_llama
 
 from emodistill.policy.lora_linear import fuse_lora_layers, lora_linear
@@ -27,6 +29,36 @@ def test_output_and_every_gradient_against_float64(dtype, bound, with_bias):
     assert [one.grad.dtype for one in learnt] == [dtype, torch.float32, torch.float32]
     for found, expected in zip([ours, *(one.grad for one in learnt)], [wanted, *(e.grad for e in exact)], strict=True):
         assert (found.double() - expected).norm() / expected.norm() < bound
+
+
+def test_a_weight_in_4_bits_is_unpacked_again_and_not_kept():
+    torch.manual_seed(0)
+    x, outer, down, up = torch.randn(40, 128), torch.randn(40, 64), torch.randn(4, 128), torch.randn(64, 4)
+    packed, state = bnb.functional.quantize_4bit(torch.randn(64, 128), quant_type="nf4")
+    kept = []
+
+    def gradients(weight, state):
+        learnt = [tensor.clone().requires_grad_() for tensor in (x, down, up)]
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+            found = lora_linear(learnt[0], weight, None, learnt[1], learnt[2], 2.0, state)
+        found.backward(outer)
+        return [found, *(one.grad for one in learnt)]
+
+    plain = gradients(bnb.functional.dequantize_4bit(packed, state), None)
+    assert any(one.shape == (64, 128) for one in kept)
+    assert all(torch.equal(*pair) for pair in zip(gradients(packed, state), plain, strict=True))
+    assert not any(one.shape == (64, 128) for one in kept)
+
+
+def test_weights_are_kept_unpacked_by_their_size_in_bytes(monkeypatch):
+    layers = [module for module in adapted().modules() if isinstance(module, LoraLayer)]
+    weights = sum(layer.in_features * layer.out_features for layer in layers)
+    monkeypatch.setattr("emodistill.policy.lora_linear.UNPACKED_LIMIT", 3 * weights)
+    for dtype, keeps in ((torch.float32, False), (torch.bfloat16, True)):
+        model = adapted().to(dtype)
+        fuse_lora_layers(model)
+        assert {module.keeps_unpacked for module in model.modules() if hasattr(module, "keeps_unpacked")} == {keeps}
 
 
 def adapted(**changes):

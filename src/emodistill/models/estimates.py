@@ -101,7 +101,8 @@ def memory(shape: Shape, work: Work, rank: int, bytes_a_number: int, on_gpu: boo
         bytes_a_number: of the dtype that is computed in: 2 or 4.
     """
     embeddings = bytes_a_number * (shape.embedding + (0 if shape.tied else shape.head))
-    unpacked = bytes_a_number * shape.weights * (1 if on_gpu else 2)  # on a CPU once more while they are unpacked
+    at_once = max(inputs * outputs for inputs, outputs in shape.linears) if on_gpu else 2 * shape.weights
+    unpacked = bytes_a_number * at_once  # on a GPU one layer; on a CPU all, and once more while they are unpacked
     base = shape.weights * NF4_BITS / 8 + embeddings + unpacked + 16 * shape.adapter(rank)
     token = bytes_a_number * shape.kept(rank) * (1.0 if on_gpu else 1.5)
     speaker = bytes_a_number * (shape.weights + shape.embedding + shape.head)  # a packed output layer is a copy
