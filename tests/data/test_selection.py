@@ -130,10 +130,12 @@ def test_only_turns_that_show_what_they_were_asked_for_are_expressed():
 def test_weights_by_advantage_have_mean_one_and_a_limit():
     values = [np.array([0.0, np.log(3.0)]), np.array([np.nan, 50.0])]
     episodes = [make_episode(rounds=2), make_episode(rounds=2, seed=1)]
-    (a, b), (unknown, largest) = AdvantageWeights(lambda _: values, 1.0, 5.0)(episodes)
+    weights, every = AdvantageWeights(lambda _: values, 1.0, 5.0), [[True, True]] * 2
+    (a, b), (unknown, largest) = weights(episodes, every)
     assert b / a == pytest.approx(3.0) and largest / a == pytest.approx(5.0) and unknown == 1.0
     assert a + b + largest == pytest.approx(3.0)
+    assert weights(episodes, [[False, True], [True, False]])[0][1] == pytest.approx(1.0)  # of those that are learnt from
     broken = [episodes[0], replace(episodes[1], end="invalid", fault="timeout")]
-    assert AdvantageWeights(lambda _: values, 1.0, 5.0)(broken) == [pytest.approx([0.5, 1.5]), [1.0, 1.0]]
+    assert weights(broken, every) == [pytest.approx([0.5, 1.5]), [1.0, 1.0]]
     with pytest.raises(UserError, match="temperature=0"):
         AdvantageWeights(lambda _: values, 0.0, 5.0)

@@ -31,7 +31,7 @@ from emodistill.data.chats import (
 )
 from emodistill.data.preference_pairs import PairBatch, PreferencePair, collate_pairs, preference_pairs
 from emodistill.data.schema import Episode
-from emodistill.data.selection import Selection, judge_requests
+from emodistill.data.selection import Mask, Selection, judge_requests
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
@@ -89,7 +89,7 @@ class SFTBatch:
     Attributes:
         tokens_of: supervised tokens of the batches `first` to `last` (excluded) of this epoch, of all ranks together:
             the loss is a mean over the tokens of an optimizer step, which may take several batches.
-        weights: how much each utterance counts, (U,) float32; their mean over the corpus is 1.
+        weights: how much each utterance counts, (U,) float32; their mean over the selected turns is 1.
         counts: False where it only keeps step with the other ranks, see `ResumableBatches`.
     """
 
@@ -138,7 +138,8 @@ class SFTDataset:
         validation_chats: how many chats of the val split are validated on, spread evenly over it.
         validation_contexts: in how many contexts of the val split the policy speaks at each validation.
         reply_tokens: room that is kept for a reply.
-        weights: how much each focal turn of each episode counts; None counts all alike. Validation counts all alike.
+        weights: of episodes and masks of their selected turns, how much each focal turn counts; None counts all alike.
+            Validation counts all alike.
     """
 
     loader: type[ResumableLoader] = SFTBatches
@@ -151,7 +152,7 @@ class SFTDataset:
         validation_chats: int,
         validation_contexts: int,
         reply_tokens: int,
-        weights: Callable[[Sequence[Episode]], Sequence[Sequence[float]]] | None = None,
+        weights: Callable[[Sequence[Episode], Sequence[Mask]], Sequence[Sequence[float]]] | None = None,
     ) -> None:
         self.source, self.selection, self.weights = source, selection, weights
         self.batch_size, self.validation_chats = batch_size, validation_chats
@@ -161,8 +162,9 @@ class SFTDataset:
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         self.encoder, self.pad = self.source.open()  # of training, whose chats are encoded as they are served
         encoder = copy.copy(self.encoder)  # of validation, which counts for itself what does not fit
-        weights = self.weights(train) if self.weights else None
-        self.train = encode_chats(train, self.selection(train), self.encoder, weights)
+        chosen = self.selection(train)
+        weights = self.weights(train, chosen) if self.weights else None
+        self.train = encode_chats(train, chosen, self.encoder, weights)
         self.contexts = validation_contexts(validation, encoder, self.validation_contexts, self.reply_tokens)
         self.validation = spread(encode_chats(validation, self.selection(validation), encoder), self.validation_chats)
         report("validation", encoder, len(self.validation) + len(self.contexts))

@@ -91,7 +91,8 @@ class PositiveAdvantage:
 class AdvantageWeights:
     """How much each turn counts in SFT: exp(advantage / temperature), at most `largest`, then divided by their mean.
 
-    A turn without an advantage, and all turns of an invalid episode, count 1.
+    The mean is over the selected turns that have an advantage, and is 1 afterwards. A turn without an advantage, and
+    all turns of an invalid episode, count 1.
 
     Source:
         Peng et al. 2019, advantage-weighted regression, https://arxiv.org/abs/1910.00177
@@ -104,15 +105,20 @@ class AdvantageWeights:
             raise UserError(f"weights: temperature={temperature} must be above 0, and largest={largest} at least 1")
         self.advantages, self.temperature, self.largest = advantages, temperature, largest
 
-    def __call__(self, episodes: Sequence[Episode]) -> list[list[float]]:
+    def __call__(self, episodes: Sequence[Episode], selected: Sequence[Mask]) -> list[list[float]]:
+        """One weight for each focal turn of each episode.
+
+        Args:
+            selected: which of them are learnt from.
+        """
         found = self.advantages(episodes)
         raw = [np.minimum(np.exp(np.minimum(row / self.temperature, 50.0)), self.largest) for row in found]
         known = [
             value
-            for episode, row in zip(episodes, raw, strict=True)
+            for episode, row, chosen in zip(episodes, raw, selected, strict=True)
             if episode.end != "invalid"
-            for value in row
-            if not math.isnan(value)
+            for value, yes in zip(row, chosen, strict=True)
+            if yes and not math.isnan(value)
         ]
         mean = float(np.mean(known)) if known else 1.0
         return [

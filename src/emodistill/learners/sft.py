@@ -19,7 +19,8 @@ class SFTLearner(L.LightningModule):
     """Cross-entropy on the tokens of the chosen replies: the mean over all supervised tokens of an optimizer step.
 
     The mean is over all batches of the step, on all devices; `train/loss` shows it, and `train/response_tokens` is the
-    number of those tokens. Replies may have weights; `train/loss` is then the weighted mean, `val/loss` never is.
+    number of those tokens. Replies may have weights, whose mean over the selected turns is 1; `train/loss` is then the
+    mean of weighted losses, `val/loss` never is.
 
     Every chosen turn of an episode is learnt from in one forward pass. Whatever else is in the chat, the
     counterparty's words and replies that were not chosen, is read and never learnt.
