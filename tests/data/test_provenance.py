@@ -42,6 +42,9 @@ def test_the_episodes_of_a_run_are_those_of_its_selector(run, tmp_path):
     write_episodes(others, tmp_path / "a.parquet")
     Provenance.of(tmp_path / "a.parquet", others).write(run / "jpo")
     assert [episode.seed for episode in training_episodes(run, ["debt"], None)] == [0, 1, 2]
+    write_episodes(others, tmp_path / "episodes.parquet")
+    with pytest.raises(UserError, match=r"episodes.parquet is not what .*iql learnt from; put that file back"):
+        training_episodes(run, ["debt"], None)
     (tmp_path / "episodes.parquet").unlink()
     assert [episode.seed for episode in training_episodes(run, ["student"], None)] == [9]
 

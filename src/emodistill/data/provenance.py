@@ -94,10 +94,17 @@ def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> 
 
     Without any record they are those of the configured corpus. A file without episodes of these domains is returned
     whole: the run was trained in other domains.
+
+    Raises:
+        UserError: if the file is no longer the one that was learnt from, by its hash.
     """
     learnt = of_run(run_dir)
     for stage in sorted(learnt, key=lambda name: (name != "iql", name)):
         if (file := Path(learnt[stage].episodes)).is_file():
+            if learnt[stage].sha256 not in (None, file_hash(file)):
+                raise UserError(
+                    f"{file} is not what {run_dir / stage} learnt from; put that file back, or train in another run=..."
+                )
             found = read_episodes(file)
             return [episode for episode in found if episode.scenario.domain in domains] or found
     corpus.build()
