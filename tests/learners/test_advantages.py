@@ -9,6 +9,14 @@ from emodistill.learners.jpo import LIMIT, Comparison, best_only, group_advantag
 SCORES = st.lists(st.one_of(st.none(), st.floats(1, 10)), max_size=30)
 
 
+def test_a_group_of_which_a_part_of_the_reward_differs_is_not_degenerate():
+    def degenerate(part):
+        return Comparison.of([[5.0, 5.0, None]], 2, 1.0, [(1.0, [part])]).degenerate
+
+    assert degenerate([0.0, 1.0, 0.0]) == 0
+    assert degenerate([1.0, 1.0, 0.0]) == 1  # only the reply that nobody scored differs
+
+
 @given(SCORES)
 def test_advantages_of_a_group_have_mean_zero_and_std_one(scores):
     advantages = group_advantages(scores, negative_weight=1.0)

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from dataclasses import replace
 
+import lightning as L
 import pytest
 from chat_training import (
     JUDGING,
@@ -21,8 +23,12 @@ from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks.throughput import Throughput
 from emodistill.data import chats
-from emodistill.data.chat_datasets import ContextBatch, ContextBatches
+from emodistill.data.chat_datasets import ChatSource, ContextBatch, ContextBatches, JPODataset
 from emodistill.data.chats import contexts_by_episode
+from emodistill.data.corpus import CorpusFile
+from emodistill.data.module import NegotiationData
+from emodistill.data.schema import write_episodes
+from emodistill.data.selection import AllTurns
 from emodistill.errors import UserError
 from emodistill.policy.generation import RolloutSampler
 
@@ -42,6 +48,11 @@ def make(tiny_model, sft_adapter, encoder):
         return make_jpo_learner(tiny_model, sft_adapter, judge or VowelJudge(), sampler, judging=JUDGING | judging)
 
     return learner
+
+
+@pytest.fixture
+def make_judgeless(tiny_model, sft_adapter):
+    return lambda: make_jpo_learner(tiny_model, sft_adapter)
 
 
 class Hanging(VowelJudge):
@@ -208,9 +219,42 @@ def test_a_judge_that_breaks_down_ends_the_run(make, batches):
         fit(make(Broken()), batches)
 
 
-def test_a_smallest_group_that_no_group_reaches_is_refused(make):
+@pytest.fixture
+def data(tiny_model, tmp_path):
+    def made(utterances, **settings):
+        one, other = make_episodes(2)
+        unseen = replace(other.scenario, context=other.scenario.context | {"Recovery Stage": "Late"})
+        write_episodes([one, replace(other, split="val", scenario=unseen)], tmp_path / "episodes.parquet")
+        source = ChatSource(tiny_model, "goemotions28", 4096)
+        dataset = JPODataset(source, AllTurns(), utterances, 1, 2, 8, **settings)
+        return NegotiationData(CorpusFile(str(tmp_path / "episodes.parquet")), dataset, seed=0)
+
+    return made
+
+
+def train_on(learner, data):
+    """One step; the warnings of a tiny run do not matter here."""
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", enable_checkpointing=False, limit_val_batches=0, **settings)
+    trainer.fit(learner, data)
+    return trainer.global_step
+
+
+def test_a_smallest_group_that_no_group_reaches_is_refused_where_replies_are_sampled(make, data):
     with pytest.raises(UserError, match="samples=4: judging.min_group=5"):
-        make(min_group=5)
+        train_on(make(min_group=5), data("sampled"))
+    assert train_on(make(RoundJudge(), min_group=5), data("corpus")) == 1
+
+
+def test_without_a_judge_what_is_missing_is_named_before_the_first_step(make_judgeless, data):
+    def advantages(episodes):
+        return [[1.0, -1.0] for _ in episodes]
+
+    with pytest.raises(UserError, match=r"learner\.judge=null: .*give data\.dataset\.advantages"):
+        train_on(make_judgeless(), data("corpus", validation_chats=1))
+    with pytest.raises(UserError, match=r"learner\.judge=null: .*give data\.dataset\.validation_chats"):
+        train_on(make_judgeless(), data("corpus", advantages=advantages))
+    assert train_on(make_judgeless(), data("corpus", advantages=advantages, validation_chats=1)) == 1
 
 
 def test_replies_count_in_the_throughput(make, batches):

@@ -42,7 +42,7 @@ from torchmetrics import MeanMetric
 
 from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_number, is_whole
 from emodistill.data.batches import ResumableBatches
-from emodistill.data.chat_datasets import ContextBatch, Group, JudgedBatch
+from emodistill.data.chat_datasets import ContextBatch, Group, JPODataset, JudgedBatch
 from emodistill.data.chats import ChatContext
 from emodistill.data.preference_pairs import PairBatch
 from emodistill.errors import UserError
@@ -110,8 +110,7 @@ def group_advantages(
             weighted mean with the judge's weight 1. An utterance that the judge did not score has none, and its parts
             do not count either: it moves none of its neighbours.
     """
-    judged = [[None if score is None else one for score, one in zip(scores, own, strict=True)] for _, own in parts]
-    total = [standardised(scores), *map(standardised, judged)]
+    total = [standardised(scores), *map(standardised, _judged(scores, parts))]
     weights = [1.0, *(weight for weight, _ in parts)]
 
     def advantage(values: Scores) -> float:
@@ -146,6 +145,11 @@ def count_scores(scores: Scores) -> int:
     return len(_given(scores))
 
 
+def _judged(scores: Scores, parts: Sequence[tuple[float, Scores]]) -> list[Scores]:
+    """The scores of each part, of the utterances that the judge scored."""
+    return [[None if score is None else one for score, one in zip(scores, own, strict=True)] for _, own in parts]
+
+
 def _given(scores: Scores) -> list[float]:
     return [score for score in scores if score is not None]
 
@@ -158,7 +162,7 @@ class Comparison(NamedTuple):
     """Groups of utterances, compared within each group."""
 
     advantages: list[list[float | None]]  # by group
-    degenerate: int  # groups that say nothing about which of their utterances is better
+    degenerate: int  # groups that say nothing about which of their utterances is better, nor does any part of theirs
     skipped: int  # groups with too few scores
 
     @classmethod
@@ -180,7 +184,11 @@ class Comparison(NamedTuple):
             group_advantages(group, negative_weight, own) if large else [None] * len(group)
             for group, own, large in zip(groups, by_group, enough, strict=True)
         ]
-        degenerate = sum(is_degenerate(group) for group, large in zip(groups, enough, strict=True) if large)
+        degenerate = sum(
+            all(map(is_degenerate, [group, *_judged(group, own)]))
+            for group, own, large in zip(groups, by_group, enough, strict=True)
+            if large
+        )
         return cls(advantages, degenerate, len(groups) - sum(enough))
 
 
@@ -562,15 +570,12 @@ class JPOLearner(L.LightningModule):
             preference: `scale` and `nll_weight` of `losses.preference_loss`; only a `PairBatch` needs them.
 
         Raises:
-            UserError: if `samples` is below 2, which makes no group, or below the smallest group of `judging`; if
-                another setting has no meaning.
+            UserError: if `samples` is below 2, which makes no group; if another setting has no meaning.
         """
         super().__init__()
         check_settings(locals(), _ALLOWED)
         check_optimizer(optimizer)
         self.judging = Judging(**judging)
-        if self.judging.min_group > samples:
-            raise UserError(f"samples={samples}: judging.min_group={self.judging.min_group} would skip every group")
         if learn_from not in ("all", "best"):
             raise UserError(f"learn_from={learn_from}: use all (by advantages) or best (the best of each group)")
         self.save_hyperparameters(ignore=["judge", "sampler", "parts"])  # objects would not load with weights_only=True
@@ -582,6 +587,30 @@ class JPOLearner(L.LightningModule):
         self.amounts = (0, 0)
         self.val_means = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in VALIDATED})
         self._unscored = 0  # batches in a row without any score
+
+    def setup(self, stage: str) -> None:
+        dataset = getattr(getattr(self.trainer, "datamodule", None), "dataset", None)
+        if isinstance(dataset, JPODataset):
+            self._check_taught_by(dataset)
+
+    def _check_taught_by(self, dataset: JPODataset) -> None:
+        """Refuse what would learn nothing of this dataset, or could not be validated, before the model is read."""
+        samples, least = self.hparams["samples"], self.judging.min_group
+        if dataset.utterances == "sampled" and least > samples:
+            raise UserError(f"samples={samples}: judging.min_group={least} would skip every group")
+        if self.judge is not None or dataset.utterances == "sampled":  # there a judge is missed at the first reply
+            return
+        on_corpus = dataset.utterances == "corpus" or dataset.validation_chats is not None
+        if on_corpus and dataset.advantages is None:
+            raise UserError(
+                "learner.judge=null: the corpus's own words need something that scores them; give "
+                "data.dataset.advantages (as variant=positive_advantage does), or a judge"
+            )
+        if dataset.validation_chats is None and dataset.contexts:
+            raise UserError(
+                "learner.judge=null: nobody can score what the policy says at a validation; give "
+                "data.dataset.validation_chats, which validates on the corpus's own words"
+            )
 
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):  # Lightning calls this hook once a stage
