@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from chat_training import RoundJudge
 from episodes import make_episode
 from rewards import default_reward
 
@@ -80,6 +81,16 @@ def test_an_episode_whose_last_turn_has_no_score_is_left_out_and_that_is_said(ob
     assert "1 of 3 episodes are left out" in caplog.text
     with pytest.raises(UserError, match=r"the last turn of none of 3 episodes; .* data\.dataset\.reward\.judge=0"):
         build_transitions(episodes, observer, judged, lambda chosen: [np.array([5.0, np.nan])] * 3)
+
+
+def test_the_judge_is_asked_only_about_turns_that_show_an_emotion():
+    judge = RoundJudge()
+    reward = default_reward(concession=0, judge=9)
+    view = TransitionDataset("goemotions28", "full", reward, batch_size=4, batches_per_epoch=1, judge=judge)
+    view.prepare([muted(WHOLE, 2)], [WHOLE])
+    said = [turn.text for turn in WHOLE.focal_turns]
+    assert judge.asked == [*said[:1], *said[2:], *said]
+    assert view.train.reward.tolist() == [1.0, 8.0, 8.0]
 
 
 def test_an_episode_that_shows_nothing_is_no_transition(observer):

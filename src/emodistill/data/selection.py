@@ -154,11 +154,20 @@ class TopJudged:
         return top_within_scenario(episodes, values, self.fraction)
 
 
-def judge_scores(episodes: Sequence[Episode], judge: Scorer) -> list[Values]:
-    """Judge scores of all focal turns, one (focal turns,) array an episode; nan where the judge gave none."""
+def judge_scores(episodes: Sequence[Episode], judge: Scorer, shown_alone: bool = False) -> list[Values]:
+    """Judge scores of all focal turns, one (focal turns,) array an episode; nan where the judge gave none.
+
+    Args:
+        shown_alone: ask about the turns that show an emotion alone; the others have nan.
+    """
     requests = [judge_requests(episode) for episode in episodes]
-    scores = iter(judge.scores([request for row in requests for request in row]))
-    return [np.array([math.nan if (s := next(scores)) is None else s for _ in row]) for row in requests]
+
+    def is_asked(request: JudgeRequest) -> bool:
+        return request.emotion is not None or not shown_alone
+
+    scores = iter(judge.scores([request for row in requests for request in row if is_asked(request)]))
+    found = [[next(scores) if is_asked(request) else None for request in row] for row in requests]
+    return [np.array([math.nan if score is None else score for score in row]) for row in found]
 
 
 def origin_of(episode: Episode, turn: Turn) -> Origin:

@@ -333,7 +333,7 @@ class TransitionDataset:
 
     def _table(self, episodes: Sequence[Episode], observer: Observer) -> TransitionEpisodes:
         judge = self.judge if self.reward.judge else None
-        scores = None if judge is None else lambda chosen: judge_scores(chosen, judge)
+        scores = None if judge is None else lambda chosen: judge_scores(chosen, judge, shown_alone=True)
         return build_transitions(episodes, observer, self.reward, scores)
 
 
