@@ -46,6 +46,19 @@ def test_drawn_emotions_follow_the_softened_policy_and_state_their_probability()
         assert len(own) / 4000 == pytest.approx(probability, abs=0.03)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_corpus_that_showed_nothing_that_is_allowed_leaves_the_choice_among_the_allowed(temperature):
+    vocabulary = load_vocabulary("ekman7")
+    observer = Observer(vocabulary, load_perceiver("judge"))
+    learner = make(observation_dim=observer.dim, num_emotions=len(vocabulary))
+    learner.stats.action_mask[:] = torch.tensor([label == "anger" for label in vocabulary.labels])
+    games = [Negotiation(make_scenario(0), seed) for seed in range(8)]
+    selector = IQLSelector(learner, observer, temperature)
+    found = selector.select_among(games, [["joy", "neutral"]] * 4 + [["joy", "anger"]] * 4)
+    assert {choice.emotion for choice in found[:4]} <= {"joy", "neutral"}
+    assert {(choice.emotion, choice.probability) for choice in found[4:]} == {("anger", 1.0)}
+
+
 def test_a_negative_temperature_would_prefer_what_is_liked_least():
     vocabulary = load_vocabulary()
     observer = Observer(vocabulary, load_perceiver("judge"))

@@ -58,12 +58,17 @@ class IQLSelector:
 
     @torch.no_grad()
     def select_among(self, negotiations: Sequence[Negotiation], allowed: Sequence[Sequence[str]]) -> list[Choice]:
-        """Choose in each negotiation among its allowed labels alone, as if the others did not exist."""
+        """Choose in each negotiation among its allowed labels alone, as if the others did not exist.
+
+        One that the corpus never showed is chosen only where no other is allowed.
+        """
         observation = self.observer([DialoguePrefix(n.scenario, n.turns) for n in negotiations])
-        logits = self.learner(torch.from_numpy(observation)).double()
+        logits = self.learner.unmasked(torch.from_numpy(observation)).double()
         labels = self.observer.vocabulary.labels
         barred = torch.tensor([[label not in may for label in labels] for may in map(set, allowed)], dtype=torch.bool)
-        logits = logits.masked_fill(barred.reshape(logits.shape), -torch.inf)
+        barred = barred.reshape(logits.shape)
+        seen = self.learner.stats.action_mask & ~barred
+        logits = logits.masked_fill(torch.where(seen.any(-1, keepdim=True), ~seen, barred), -torch.inf)
         if self.temperature == 0:
             return [Choice(labels[best], 1.0) for best in logits.argmax(-1).tolist()]
         probabilities = (logits / self.temperature).softmax(-1).numpy()

@@ -126,7 +126,12 @@ class SelectorNetworks(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Emotion logits of the policy, -inf for emotions the corpus never showed: (B, D) -> (B, A)."""
-        return self.stats.mask(self.policy(self.stats.standardise(observation)))
+        return self.stats.mask(self.unmasked(observation))
+
+    def unmasked(self, observation: Tensor) -> Tensor:
+        """The same of every emotion, though nothing taught those that the corpus never showed: (B, D) -> (B, A)."""
+        logits: Tensor = self.policy(self.stats.standardise(observation))
+        return logits
 
     @torch.no_grad()
     def advantages(self, observation: Tensor, action: Tensor) -> Tensor:
