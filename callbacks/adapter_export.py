@@ -1,5 +1,6 @@
 """The best adapter as a PEFT folder, ready for the next stage and for any PEFT tool."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from emodistill.errors import UserError
 from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
 
 
+logger = logging.getLogger(__name__)
+
+
 class AdapterExport(L.Callback):
     """When training ends, writes the adapter of `best.ckpt` (or of the last step, where there is none) to `folder`,
-    with a model card. With `average_last` it writes the mean of the last weights in place of the best ones.
+    with a model card. With `average_last` it writes the mean of the last weights in place of the best ones; a run that
+    is too short for so many warns, and exports the mean of those that there are, or the best ones.
 
     An interrupted run exports nothing: the next stage would take a half-trained adapter for a finished one.
 
@@ -57,6 +62,12 @@ class AdapterExport(L.Callback):
         weights = trainer.strategy.lightning_module_state_dict()  # of all processes together
         if not trainer.is_global_zero:
             return
+        if len(self._latest) < self.average_last:
+            logger.warning(
+                "averaging: %d steps, with weights every %d, gave %d of the %d weights to average; exported %s",
+                *(trainer.global_step, self.every_n_steps, len(self._latest), self.average_last),
+                "is their mean" if self._latest else "are the best ones, or the last where there are none",
+            )
         selected = SelectedCheckpoint(trainer.global_step)
         if self._latest:
             latest = self._latest.values()

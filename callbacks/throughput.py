@@ -40,7 +40,8 @@ class Throughput(L.Callback):
         self._tokens += tokens
         self.tokens += tokens
         self.seconds = time.monotonic() - self._began
-        if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self._steps:
+        every = trainer.log_every_n_steps  # 0 logs nothing
+        if not every or trainer.global_step % every or trainer.global_step == self._steps:
             return
         seconds = max(time.monotonic() - self._since, 1e-9)
         rates = {"steps": trainer.global_step - self._steps, "turns": self._turns, "response_tokens": self._tokens}

@@ -31,6 +31,14 @@ def test_what_training_took_is_kept_and_goes_on_after_a_cut(place):
     assert saved["seconds"] > 0 and saved["tokens"] > 0
 
 
+def test_a_trainer_that_logs_nothing_is_not_divided_by():
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, log_every_n_steps=0)
+    watch = Throughput()
+    rows = Transitions(*(torch.zeros(5) for _ in Transitions._fields))
+    watch.on_train_batch_end(trainer, L.LightningModule(), None, rows, 0)
+    assert watch.seconds > 0
+
+
 def test_a_sanity_check_before_training_is_no_time_of_it():
     resumed = Throughput()
     resumed.load_state_dict({"seconds": 100.0, "tokens": 7})
