@@ -7,7 +7,7 @@ from episodes import make_episode
 from tiny_model import build_tokenizer
 
 from emodistill.data.chat_datasets import ContextBatch, collate_judged, judged_chats
-from emodistill.data.chats import ChatEncoder, collate_encoded, encode_chats, encode_contexts
+from emodistill.data.chats import ChatEncoder, collate_encoded, contexts_by_episode, encode_chats, encode_contexts
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.policy.chat_format import ChatFormat
 
@@ -85,6 +85,15 @@ def test_too_long_a_chat_loses_whole_early_rounds_and_never_cuts_a_reply(chat, e
     assert encoded.turns == list(range(6)) and narrow.dropped_rounds == 0
 
 
+def test_what_is_left_out_of_a_chat_that_is_encoded_again_counts_once(chat, encoder):
+    episodes = [make_episode(6), make_episode(6, seed=1)]
+    narrow = ChatEncoder(chat, len(encoder.encode(episodes[0], [True] * 6).input_ids) - 1)
+    for episode in (*episodes, *episodes):
+        assert narrow.encode(episode, [True] * 6).turns == [1, 2, 3, 4, 5]
+    assert (narrow.dropped_rounds, narrow.dropped_turns, narrow.too_long) == (2, 2, 0)
+    assert narrow.anew().dropped_rounds == 0
+
+
 def test_the_limit_is_used_up_before_a_round_is_dropped(chat, encoder):
     episode = make_episode(4)
     full = encoder.encode(episode, [True] * 4)
@@ -109,6 +118,16 @@ def test_a_context_leaves_room_for_the_reply(chat, encoder):
     tight = ChatEncoder(chat, length + 10)
     assert len(tight.contexts(*last, reserve=11)[0].input_ids) < length and tight.dropped_rounds == 1
     assert tight.contexts(*last, reserve=length) == [] and tight.too_long == 1
+
+
+def test_a_context_fits_with_the_emotion_that_is_asked_for(chat, encoder):
+    """A longer word may be too long where the corpus's own is not: no episode is left with no context."""
+    episode, selected, longer = make_episode(1), [[True]], [["disappointment"]]
+    own, other = (encode_contexts([episode], selected, encoder, 8, asked)[0].input_ids for asked in (None, longer))
+    assert len(own) < len(other)
+    tight = ChatEncoder(chat, len(own) + 8)
+    assert len(contexts_by_episode([episode], selected, tight, 8)) == 1
+    assert len(contexts_by_episode([episode], selected, tight, 8, longer)) == 0
 
 
 def test_a_context_may_ask_for_another_emotion_than_the_corpus_did(encoder):

@@ -7,7 +7,6 @@ A batch is a plain object with a `to` method, not a NamedTuple: Lightning looks 
 dataclasses, and refuses the frozen dataclasses that scenarios and turns are.
 """
 
-import copy
 import hashlib
 import logging
 import math
@@ -161,7 +160,7 @@ class SFTDataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         self.encoder, self.pad = self.source.open()  # of training, whose chats are encoded as they are served
-        encoder = copy.copy(self.encoder)  # of validation, which counts for itself what does not fit
+        encoder = self.encoder.anew()  # of validation, which counts for itself what does not fit
         chosen = self.selection(train)
         weights = self.weights(train, chosen) if self.weights else None
         self.train = encode_chats(train, chosen, self.encoder, weights)
@@ -359,7 +358,7 @@ class JPODataset:
 
     def prepare(self, train: Sequence[Episode], validation: Sequence[Episode]) -> None:
         self.encoder, self.pad = self.source.open()  # of training, whose contexts are encoded as they are served
-        encoder = copy.copy(self.encoder)  # of validation, which counts for itself what does not fit
+        encoder = self.encoder.anew()  # of validation, which counts for itself what does not fit
         chosen = self.selection(train)
         self.items: Sequence[Any]  # JudgedChat, contexts of an episode, or PreferencePair
         if self.utterances == "corpus":
@@ -439,7 +438,9 @@ def validation_contexts(
     found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
     if len(found) < count:  # some of these have fewer turns: single turns, evenly from all episodes
         places = [(k, turn) for k in spoken for turn, yes in enumerate(few[k]) if yes]
-        single = set(spread([(k, turn) for k, turn in places if encoder.fits(episodes[k], turn, reply_tokens)], count))
+        asked = emotions or [None] * len(episodes)
+        fitting = [(k, turn) for k, turn in places if encoder.fits(episodes[k], turn, reply_tokens, asked[k])]
+        single = set(spread(fitting, count))
         masks = [[(k, turn) in single for turn in range(len(mask))] for k, mask in enumerate(few)]
         found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
     return found[:count]

@@ -124,30 +124,55 @@ class ChatEncoder:
             model bargains the number itself it must not be told in training either.
 
     Attributes:
-        dropped_rounds: early rounds left out so far because a chat was too long.
+        dropped_rounds: early rounds left out so far because a chat was too long. What is encoded again counts once.
         dropped_turns: chosen turns lost with them.
         too_long: chats and contexts left out altogether, because one round alone was too long.
     """
 
     def __init__(self, chat_format: ChatFormat, max_tokens: int, offers_told: bool = True) -> None:
         self.chat_format, self.max_tokens, self.offers_told = chat_format, max_tokens, offers_told
-        self.dropped_rounds = self.dropped_turns = self.too_long = 0
+        self._lost: dict[tuple[str, int | None], tuple[int, int, int]] = {}  # of a chat, or the context of a turn
         self._lengths: dict[tuple[str, str], int] = {}  # of openings and directives, in tokens
 
-    def fits(self, episode: Episode, turn: int, reserve: int | None = None) -> bool:
+    def anew(self) -> "ChatEncoder":
+        """The same encoder, which has left out nothing yet."""
+        return ChatEncoder(self.chat_format, self.max_tokens, self.offers_told)
+
+    @property
+    def dropped_rounds(self) -> int:
+        return sum(rounds for rounds, _, _ in self._lost.values())
+
+    @property
+    def dropped_turns(self) -> int:
+        return sum(turns for _, turns, _ in self._lost.values())
+
+    @property
+    def too_long(self) -> int:
+        return sum(whole for _, _, whole in self._lost.values())
+
+    def fits(
+        self,
+        episode: Episode,
+        turn: int,
+        reserve: int | None = None,
+        emotions: Sequence[str | None] | None = None,
+    ) -> bool:
         """Whether a focal turn can be learnt from, or with a `reserve` for the reply be spoken anew.
 
         A text has at most as many tokens as bytes; it is encoded only where that bound does not settle it.
+
+        Args:
+            emotions: see `contexts`.
         """
         spoken, heard = episode.focal_turns[turn], _words_before(episode, turn) or ""
         opening = self._length(self.chat_format.opening, episode.scenario)
-        told = self._told(episode, spoken)
-        directive = self._length(self.chat_format.prompt, None, spoken.emotion, spoken.act, told)
+        told, asked = self._told(episode, spoken), emotions[turn] if emotions else spoken.emotion
+        directive = self._length(self.chat_format.prompt, None, asked, spoken.act, told)
         reply = len(spoken.text.encode()) + SLACK if reserve is None else reserve
         if opening + directive + len(heard.encode()) + SLACK + reply <= self.max_tokens:
             return True
         words = self.chat_format.spoken(spoken.emotion, spoken.text) if reserve is None else [0] * reserve
-        return opening + len(self._prompt(episode, turn, spoken.emotion)) + len(words) <= self.max_tokens
+        return opening + len(self._prompt(episode, turn, asked)) + len(words) <= self.max_tokens
 
     def _length(self, encode: Callable[..., list[int]], *given: Any) -> int:
         key = (encode.__name__, repr(given))
@@ -174,11 +199,11 @@ class ChatEncoder:
             return None
         rounds = self._rounds(episode, chosen[-1])
         opening = self.chat_format.opening(episode.scenario)
-        first = self._first_that_fits(rounds, self.max_tokens - len(opening))
+        first = _first_that_fits(rounds, self.max_tokens - len(opening))
+        turns = [] if first is None else [i for i in chosen if i >= first]
+        self._note(episode, None, first, 0 if first is None else len(chosen) - len(turns))
         if first is None:
             return None
-        turns = [i for i in chosen if i >= first]
-        self.dropped_turns += len(chosen) - len(turns)
         ids, owner = list(opening), [-1] * len(opening)
         kept = self._opened(episode, rounds, first, episode.focal_turns[first].emotion)
         for i, spoken in enumerate(kept, start=first):
@@ -212,7 +237,8 @@ class ChatEncoder:
         self, episode: Episode, turn: int, emotion: str | None, opening: list[int], rounds: list[_Round], budget: int
     ) -> ChatContext | None:
         rounds = [*rounds, _Round(self._prompt(episode, turn, emotion), [])]
-        first = self._first_that_fits(rounds, budget)
+        first = _first_that_fits(rounds, budget)
+        self._note(episode, turn, first)
         if first is None:
             return None
         spoken, place = episode.focal_turns[turn], _place(episode, turn)
@@ -249,22 +275,20 @@ class ChatEncoder:
         words, told = _words_before(episode, turn), self._told(episode, spoken)
         return self.chat_format.prompt(words, emotion, spoken.act, told, first)
 
-    def _first_that_fits(self, rounds: Sequence[_Round], budget: int) -> int | None:
-        """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does.
+    def _note(self, episode: Episode, turn: int | None, first: int | None, turns: int = 0) -> None:
+        """Count what is left out of a chat, or of the context of a turn, whose first round is this; None if of all."""
+        self._lost[episode.episode_id, turn] = (first or 0, turns, int(first is None))
 
-        What is left out is counted.
-        """
-        first = len(rounds)
-        while first > 0:
-            budget -= len(rounds[first - 1].prompt) + len(rounds[first - 1].reply)
-            if budget < 0:
-                break
-            first -= 1
-        if first == len(rounds):
-            self.too_long += 1
-            return None
-        self.dropped_rounds += first
-        return first
+
+def _first_that_fits(rounds: Sequence[_Round], budget: int) -> int | None:
+    """Index of the earliest round from which on all fit in so many tokens, or None if not even the last does."""
+    first = len(rounds)
+    while first > 0:
+        budget -= len(rounds[first - 1].prompt) + len(rounds[first - 1].reply)
+        if budget < 0:
+            break
+        first -= 1
+    return None if first == len(rounds) else first
 
 
 def _places(selected: Sequence[bool]) -> list[int]:
@@ -320,9 +344,10 @@ def contexts_by_episode(
     def encode(place: int) -> list[ChatContext]:
         return encoder.contexts(episodes[place], selected[place], reserve, emotions[place] if emotions else None)
 
+    asked = emotions or [None] * len(episodes)
     fit = [
-        any(encoder.fits(episode, turn, reserve) for turn in _places(chosen))
-        for episode, chosen in zip(episodes, selected, strict=True)
+        any(encoder.fits(episode, turn, reserve, own) for turn in _places(chosen))
+        for episode, chosen, own in zip(episodes, selected, asked, strict=True)
     ]
     return Encoded(encode, [place for place, yes in enumerate(fit) if yes])
 
