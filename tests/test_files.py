@@ -33,17 +33,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_file_that_another_process_writes_at_the_same_time_is_whole(tmp_path):
-    target, other = tmp_path / "part.parquet", "from pathlib import Path; from emodistill.files import atomic_write; "
-    with replacing(target, shared=True) as partial:
-        partial.write_text("half")
-        words = f"{other}atomic_write(Path({str(target)!r}), 'theirs')"
-        subprocess.run([sys.executable, "-c", words], check=True, env=os.environ | {"PYTHONPATH": str(SOURCE)})
-        partial.write_text("ours")
-        assert target.read_text() == "theirs"
-    assert target.read_text() == "ours" and list(tmp_path.iterdir()) == [target]
-
-
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     target, left = tmp_path / "adapter", tmp_path / "adapter.partial"
     left.mkdir()  # by a process that was killed

@@ -25,8 +25,8 @@ def cache_dir() -> Path:
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text as UTF-8. Several processes may write the same one at once."""
-    with replacing(path, shared=True) as partial:
+    """Write a file whole or not at all; text as UTF-8."""
+    with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -68,15 +68,12 @@ def is_whole(folder: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder whole or not at all: yields where to write, and moves it to `path` at the end.
 
     What was at `path` stays until then, and stays where writing fails.
-
-    Args:
-        shared: whether several processes may write it at once; each does so under a name of its own.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if shared else f"{path.name}.partial")
+    partial = path.with_name(path.name + ".partial")
     if partial.is_dir():
         _remove(partial)  # of a process that was killed; a file is overwritten
     try:

@@ -277,7 +277,8 @@ class ChatEncoder:
 
     def _note(self, episode: Episode, turn: int | None, first: int | None, turns: int = 0) -> None:
         """Count what is left out of a chat, or of the context of a turn, whose first round is this; None if of all."""
-        self._lost[episode.episode_id, turn] = (first or 0, turns, int(first is None))
+        if first != 0:  # what fits whole takes no memory
+            self._lost[episode.episode_id, turn] = (first or 0, turns, int(first is None))
 
 
 def _first_that_fits(rounds: Sequence[_Round], budget: int) -> int | None:
