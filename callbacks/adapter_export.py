@@ -12,7 +12,6 @@ from torch import Tensor
 from emodistill.errors import UserError
 from emodistill.reporting.model_card import SelectedCheckpoint, write_model_card
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -195,7 +195,9 @@ def test_the_mean_of_the_last_weights_can_be_exported(tmp_path, accumulate):
     assert "The weights are the mean of those after steps 2, 4, 6." in card
 
 
-@pytest.mark.parametrize(("steps", "said", "weight"), [(5, "gave 2 of the 3 weights", 2.7), (1, "gave 0 of the 3", 2.9)])
+@pytest.mark.parametrize(
+    ("steps", "said", "weight"), [(5, "gave 2 of the 3 weights", 2.7), (1, "gave 0 of the 3", 2.9)]
+)
 def test_a_run_too_short_to_average_says_so(tmp_path, caplog, steps, said, weight):
     fall(tmp_path, steps, average_last=3, every_n_steps=2)
     assert said in caplog.text

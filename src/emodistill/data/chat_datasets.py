@@ -438,7 +438,7 @@ def validation_contexts(
     found = encode_contexts(episodes, masks, encoder, reply_tokens, emotions)
     if len(found) < count:  # some of these have fewer turns: single turns, evenly from all episodes
         places = [(k, turn) for k in spoken for turn, yes in enumerate(few[k]) if yes]
-        asked = emotions or [None] * len(episodes)
+        asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
         fitting = [(k, turn) for k, turn in places if encoder.fits(episodes[k], turn, reply_tokens, asked[k])]
         single = set(spread(fitting, count))
         masks = [[(k, turn) in single for turn in range(len(mask))] for k, mask in enumerate(few)]

@@ -345,7 +345,7 @@ def contexts_by_episode(
     def encode(place: int) -> list[ChatContext]:
         return encoder.contexts(episodes[place], selected[place], reserve, emotions[place] if emotions else None)
 
-    asked = emotions or [None] * len(episodes)
+    asked: Sequence[Sequence[str | None] | None] = emotions or [None] * len(episodes)
     fit = [
         any(encoder.fits(episode, turn, reserve, own) for turn in _places(chosen))
         for episode, chosen, own in zip(episodes, selected, asked, strict=True)
