@@ -229,7 +229,7 @@ def check_private(folder: Path) -> None:
     with suppress(KeyError, OSError):  # in a container the user may have no name
         user = getpass.getuser()
         windows = f"\\Users\\{user}\\"  # in JSON each stroke is two
-        private += [f"/home/{user}/", f"/Users/{user}/", windows, windows.replace("\\", "\\\\")]
+        private += [*(f"/{homes}/{user}/" for homes in ("home", "Users")), windows, windows.replace("\\", "\\\\")]
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in (".json", ".yaml", ".md", "") and path.name not in WORDS_OF_TOKENIZERS:
             text = path.read_text(encoding="utf-8")
