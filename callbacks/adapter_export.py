@@ -63,9 +63,10 @@ class AdapterExport(L.Callback):
             return
         if len(self._latest) < self.average_last:
             logger.warning(
-                "averaging: %d steps, with weights every %d, gave %d of the %d weights to average; exported %s",
-                *(trainer.global_step, self.every_n_steps, len(self._latest), self.average_last),
-                "is their mean" if self._latest else "are the best ones, or the last where there are none",
+                "averaging: the short run gave %d of the %d weights that are averaged; what is exported is %s",
+                len(self._latest),
+                self.average_last,
+                "their mean" if self._latest else "not averaged",
             )
         selected = SelectedCheckpoint(trainer.global_step)
         if self._latest:

@@ -276,7 +276,13 @@ class ChatEncoder:
         return self.chat_format.prompt(words, emotion, spoken.act, told, first)
 
     def _note(self, episode: Episode, turn: int | None, first: int | None, turns: int = 0) -> None:
-        """Count what is left out of a chat, or of the context of a turn, whose first round is this; None if of all."""
+        """Count what is left out of an episode's chat, or of the context of one turn.
+
+        Args:
+            turn: None for the whole chat.
+            first: the first round that is kept; None where not even the last fits.
+            turns: chosen turns that are lost.
+        """
         if first != 0:  # what fits whole takes no memory
             self._lost[episode.episode_id, turn] = (first or 0, turns, int(first is None))
 

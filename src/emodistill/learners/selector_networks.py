@@ -129,7 +129,7 @@ class SelectorNetworks(nn.Module):
         return self.stats.mask(self.unmasked(observation))
 
     def unmasked(self, observation: Tensor) -> Tensor:
-        """The same of every emotion, though nothing taught those that the corpus never showed: (B, D) -> (B, A)."""
+        """Emotion logits of the policy, also for emotions the corpus never showed: (B, D) -> (B, A)."""
         logits: Tensor = self.policy(self.stats.standardise(observation))
         return logits
 

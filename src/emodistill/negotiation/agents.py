@@ -43,7 +43,7 @@ class NoRoom(UserError):
     """Words do not fit into a model's context; nothing was said yet in any negotiation of the call.
 
     Attributes:
-        negotiations: in which; the others can be answered without them.
+        negotiations: those whose words do not fit; the others of the call can be answered without them.
     """
 
     def __init__(self, message: str, negotiations: Sequence[Negotiation]) -> None:

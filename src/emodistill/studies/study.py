@@ -327,7 +327,7 @@ class Study:
         )
 
     def unplayed(self) -> list[Arm] | None:
-        """The arms whose episodes are not there yet, once a run that plays it; None where some are half there."""
+        """The arms that are still to be played, once for each run that plays them; None where one is half played."""
         from emodistill.evaluation.runner import episodes_file  # here: a refusal needs no PyTorch
 
         if any(any(run.stage_dir.glob("parts/*.parquet")) for run in self.runs):
@@ -444,7 +444,7 @@ class Study:
         return StudyResult(
             results,
             {**found, "expression": expression_result(expression), "exclusions": left_out},
-            {**self.about, **written()},
+            {**self.about, **report_stamp()},
             self.vocabulary,
             load_perceiver("counterparty"),
             self.run_dir / "iql" / "best.ckpt",
@@ -602,7 +602,7 @@ def refusal(missing: Sequence[MissingStage]) -> str:
     return f"{names} not trained yet; give train=missing to have that done now, or run: {commands}{more}"
 
 
-def written() -> dict[str, str]:
+def report_stamp() -> dict[str, str]:
     """When and where a report is written; its episodes may have been played earlier, and elsewhere."""
     import torch
 
