@@ -134,7 +134,7 @@ def test_weights_by_advantage_have_mean_one_and_a_limit():
     (a, b), (unknown, largest) = weights(episodes, every)
     assert b / a == pytest.approx(3.0) and largest / a == pytest.approx(5.0) and unknown == 1.0
     assert a + b + largest == pytest.approx(3.0)
-    (_, alone), _ = weights(episodes, [[False, True], [True, False]])
+    (alone, _), _ = weights(episodes, [[True, False], [True, False]])
     assert alone == pytest.approx(1.0)  # the mean is of what is learnt from
     broken = [episodes[0], replace(episodes[1], end="invalid", fault="timeout")]
     assert weights(broken, every) == [pytest.approx([0.5, 1.5]), [1.0, 1.0]]
