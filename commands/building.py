@@ -117,18 +117,21 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
 
 def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     """What one run of a study plays with."""
-    from emodistill.evaluation.arms import parse_arm, parse_arms
+    from emodistill.evaluation.arms import imported_selector, is_imported, parse_arm, parse_arms
     from emodistill.studies.study import Setup
 
     check_play(cfg)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig
     recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
+    seated = [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]
+    for arm in (arm for arm in seated if is_imported(arm, vocabulary)):
+        imported_selector(arm)  # one that cannot be had is refused before a folder is claimed
     return Setup(
         recorded,
         opponent,
         partial(describe_counterparty, cfg),
-        partial(made_of, cfg, vocabulary, [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]),
+        partial(made_of, cfg, vocabulary, seated),
         partial(build_runner, cfg, vocabulary),
     )
 
@@ -349,7 +352,7 @@ def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) ->
     """
     from emodistill.counterparties.specs import SimulatedCounterpartySpec
     from emodistill.data.corpus import assets_fingerprint
-    from emodistill.evaluation.arms import PHRASEBOOK
+    from emodistill.evaluation.arms import PHRASEBOOK, is_imported
     from emodistill.execution.pieces import digest
     from emodistill.runs import ADAPTER_WEIGHTS, weights_hash
 
@@ -368,6 +371,9 @@ def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) ->
         found["phrasebook"] = assets_fingerprint(["phrasebook"], with_domains=False)
     if cfg.guard.level != "off":
         found["guard"] = assets_fingerprint(["safety/guard.yaml", "safety/patterns.yaml"], with_domains=False)
+    for arm in (arm for arm in arms if is_imported(arm, vocabulary)):
+        file = sys.modules[arm.emotion.rpartition(".")[0]].__file__
+        found[arm.emotion] = digest(Path(str(file)).read_text(encoding="utf-8"))
     return found
 
 

@@ -58,7 +58,7 @@ def preference_loss(margin: Tensor, likelihood: Tensor, scale: float, nll_weight
     """Direct preference optimisation with a likelihood term, a scalar: mean of -log sigmoid(scale m) - nll_weight l.
 
     Args:
-        margin: (B,), how much likelier than under the reference the chosen response has become, less the same of the
+        margin: (B,), how much likelier than under the reference the chosen response has become, minus the same of the
             rejected one: differences of log-probabilities summed over the response.
         likelihood: (B,), mean log-probability of a token of the chosen response. Without this term both may fall.
         scale: beta; higher values keep the policy nearer to the reference.

@@ -35,7 +35,7 @@ import yaml
 from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_local, parse_arm, selector_of
+from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_imported, is_local, parse_arm, selector_of
 from emodistill.evaluation.stage_graph import is_trained, played_with
 from emodistill.files import file_hash, load_yaml
 from emodistill.negotiation.agents import Agent, FocalAgent, Move, NoRoom, Selector, Utterance, move_in_words
@@ -707,6 +707,7 @@ class PublishedAgent(RunSettings):
                 "untrained base; give the folder of its run, or of an export to=peft, for others"
             )
         needs_run = arm.emotion in ("mean_return", "best_constant")
+        needs_run |= is_imported(arm, load_vocabulary(self.config["vocabulary"]))  # a file of anybody's names no code
         has_selector = arm.emotion != "iql" or (self.folder / "selector.json").is_file()
         if needs_run or not has_selector or arm.generator not in (*UNTRAINED, self.parts[1]):
             untrained = "phrasebook_vanilla" if merged else "vanilla"

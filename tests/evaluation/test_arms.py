@@ -4,7 +4,7 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, draw_anew, parse_arm, parse_arms, selector_of
+from emodistill.evaluation.arms import Arm, draw_anew, is_imported, parse_arm, parse_arms, selector_of
 from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
@@ -33,6 +33,7 @@ VOCABULARY = load_vocabulary()
         ("none+base", "none", "base"),
         ("joy+phrasebook", "joy", "phrasebook"),
         ("self_selected+endpoint", "self_selected", "endpoint"),
+        ("closing.ThanksWhenClose+jpo", "closing.ThanksWhenClose", "jpo"),
         ("iql+my.own-adapter_2", "iql", "my.own-adapter_2"),
         ("phrasebook_vanilla", "none", "phrasebook"),
         ("phrasebook_random", "uniform", "phrasebook"),
@@ -88,6 +89,8 @@ def test_each_arm_once():
     [
         ("hope+jpo", "an emotion comes from none, uniform, random, iql, mean_return, best_constant, self_selected"),
         ("+jpo", "an emotion comes from"),
+        ("closing.+jpo", "or is the import path of a selector's class"),
+        ("1.Always+jpo", "an emotion comes from"),
         ("iql+", "a generator is base, phrasebook, endpoint, or a stage folder"),
         ("iql+../other", "a generator is base"),
         ("iql+jpo+sft", "a generator is base"),
@@ -159,6 +162,31 @@ def test_only_the_iql_arms_load_the_trained_selector():
 def test_a_misspelt_or_renamed_arm_is_told_its_name(name, meant):
     with pytest.raises(UserError, match=f"; did you mean '{meant}'"):
         parse_arm(name, VOCABULARY)
+
+
+def test_a_selector_of_ones_own_is_imported_and_checked():
+    def never():
+        pytest.fail("loaded for nothing")
+
+    def made(path):
+        return selector_of(parse_arm(f"{path}+base", VOCABULARY), VOCABULARY, never)
+
+    assert isinstance(made("emodistill.negotiation.agents.NoEmotion"), NoEmotion)
+    for path, why in [
+        ("emodistill.negotiation.agents.Nobody", "cannot import .*has no attribute 'Nobody'"),
+        ("emodistill.nowhere.NoEmotion", "cannot import .*No module named 'emodistill.nowhere'"),
+        ("emodistill.negotiation.agents.FixedEmotion", "gives no selector: .*missing 2 required"),
+        ("emodistill.negotiation.agents.FOCAL", "gives no selector: 'str' object is not callable"),
+        ("builtins.dict", "is no selector; it needs a name, and a method select"),
+    ]:
+        with pytest.raises(UserError, match=why):
+            made(path)
+
+
+def test_a_label_with_a_dot_is_a_label():
+    dotted = Vocabulary("own", ("be.calm",), ("Be calm.",), ((),))
+    arm = parse_arm("be.calm+base", dotted)
+    assert not is_imported(arm, dotted) and isinstance(selector_of(arm, dotted, lambda: NoEmotion()), FixedEmotion)
 
 
 def test_drafts_make_an_arm_of_its_own():

@@ -190,7 +190,13 @@ def test_an_existing_folder_is_refused(agent, tmp_path):
 
 @pytest.mark.parametrize(
     ("arm", "reason"),
-    [("vanilla", "not trained"), ("mean_return+sft", "from a corpus"), ("sft#2", "repetition"), ("emodistill", "jpo")],
+    [
+        ("vanilla", "not trained"),
+        ("mean_return+sft", "from a corpus"),
+        ("sft#2", "repetition"),
+        ("closing.Own+sft", "class of yours"),
+        ("emodistill", "jpo"),
+    ],
 )
 def test_what_cannot_be_exported(run, arm, reason):
     with pytest.raises(UserError, match=reason):

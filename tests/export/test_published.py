@@ -63,6 +63,7 @@ def test_it_knows_the_unseen_scenarios(run, exported):
     [
         ("peft", "emodistill", "holds 'sft' .* such as vanilla;"),
         ("peft", "mean_return", "holds 'sft'"),
+        ("peft", "emodistill.negotiation.agents.NoEmotion+phrasebook", "holds 'sft'"),
         ("ollama", None, "iql\\+endpoint"),
         ("merged", "emodistill", "holds 'sft' .* such as phrasebook_vanilla;"),
         ("merged", "vanilla", "holds the words of 'sft' merged into its base, and no untrained base"),

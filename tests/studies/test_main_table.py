@@ -236,7 +236,7 @@ def test_differences_over_training_seeds_are_drawn_too():
         for name, lead in (("emodistill", 0.3), ("vanilla", 0.0))
     ]
     (figure,) = Stability(curves=[])(runs).figures
-    assert figure.title == "Utility of emodistill less that of each other arm, over training seeds and scenarios"
+    assert figure.title == "Utility of emodistill minus that of each other arm, over training seeds and scenarios"
     assert "all, vanilla: 0.30 [" in figure.alternative
 
 

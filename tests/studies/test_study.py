@@ -12,6 +12,7 @@ from episodes import make_episode
 from tiny_runs import CONFIGS, composed
 
 from commands.building import build_study, condition_config
+from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
 from emodistill.evaluation.results import ArmResult
 from emodistill.files import exclusive
@@ -112,6 +113,41 @@ def test_episodes_are_held_to_the_files_that_they_were_made_of(tmp_path):
     folder.used_file.write_text(json.dumps({"scenarios": used["scenarios"]}))  # as folders had it before
     played(tmp_path, *arms)
     assert json.loads(folder.used_file.read_text()) == used
+
+
+OWN = """
+from emodistill.negotiation.agents import Choice
+
+
+class Always:
+    name = "always"
+
+    def select(self, negotiations):
+        return [Choice("LABEL", 1.0) for _ in negotiations]
+"""
+
+
+def test_a_selector_of_ones_own_is_an_arm_and_episodes_are_held_to_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "held_selector.py"
+    file.write_text(OWN.replace("LABEL", "anger"))
+    arms = ["arms=[held_selector.Always+phrasebook,anger+phrasebook]"]
+    folder = played(tmp_path, *arms)
+    mine, constant = (
+        read_episodes(folder.path / "episodes" / f"{name}+phrasebook.parquet")
+        for name in ("held_selector.Always", "anger")
+    )
+    assert [episode.turns for episode in mine] == [episode.turns for episode in constant]
+    assert {episode.behaviour for episode in mine} == {"always"}
+    file.write_text(OWN.replace("LABEL", "joy"))
+    with pytest.raises(UserError, match=r"was begun with other held_selector\.Always, made anew since"):
+        played(tmp_path, *arms)
+
+
+def test_what_cannot_be_imported_claims_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"cannot import nowhere\.Always .*put nowhere\.py beside train\.py"):
+        played(tmp_path, "arms=[nowhere.Always+phrasebook]")
+    assert not (tmp_path / "evaluation").exists()
 
 
 def test_a_counterparty_is_known_by_its_personas_and_by_its_adapter(tmp_path):

@@ -131,7 +131,7 @@ class Reading:
 
     @property
     def pull(self) -> float:
-        """w_r reason + w_a answer + w_n number, worn off by repetition, less w_d of the repetition and c."""
+        """w_r reason + w_a answer + w_n number, worn off by repetition, minus w_d of the repetition and c."""
         weights = persuasion().constants
         gained = weights.reason * self.reason + weights.answer * self.answer + weights.number * self.number
         return self.fresh * gained - weights.repeat * (1 - self.fresh) - weights.expected

@@ -12,7 +12,7 @@ differs by their words alone.
 
     score = 5.5 + 4.5 (concession + w mood) / (1 + w)
 
-The concession, in position, is what the counterparty gives after that less what it gave before: its standing offer (0
+The concession, in position, is what the counterparty gives after that minus what it gave before: its standing offer (0
 before its first); the deal, where there is one; 0, the utility of no deal, where it is over without. The mood, in
 [-1, 1], is that which the words leave it in. A unit of mood is worth about w = 0.2 of position in the rounds that
 follow: it changes a step of .09 by half of itself, wears off by 0.3 a round, and below 0 it adds .27 a round to the

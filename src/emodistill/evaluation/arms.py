@@ -1,12 +1,14 @@
 """Arms: where the emotion of a turn comes from, and which generator writes its words.
 
 An arm has a name of its own, or is spelt `<emotion>+<generator>`: `mean_return+jpo`, `joy+phrasebook`,
-`self_selected+jpo_joint`. The suffix `@4` lets the language model draft four replies a turn and says the best of them
-(see `policy.agents.ChatSpeaker`). The suffix `#2`, `#3`, ... plays an arm again with other draws of the focal side,
+`self_selected+jpo_joint`. A selector of one's own is named by its import path: `closing.ThanksWhenClose+jpo`. The
+suffix `@4` lets the language model draft four replies a turn and says the best of them (see
+`policy.agents.ChatSpeaker`). The suffix `#2`, `#3`, ... plays an arm again with other draws of the focal side,
 against the same draws of the counterparty.
 """
 
 import difflib
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ _RENAMED = {
     "named": SELF_SELECTED,
 }
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Arm:
 
     Attributes:
         emotion: `none`, `uniform`, `iql`, `mean_return`, `best_constant`, `self_selected` (the language model names it
-            itself), or a label of the vocabulary.
+            itself), a label of the vocabulary, or the import path of a selector's class.
         generator: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
         repetition: which of several plays of the same arm this is, from 1.
         drafts: replies from which each turn takes the best.
@@ -126,10 +129,11 @@ def _spelt(name: str, vocabulary: Vocabulary) -> tuple[str, str]:
         raise UserError(
             f"arm '{name}': a generator is {', '.join(UNTRAINED)}, or a stage folder of the run such as jpo"
         )
-    if emotion not in EMOTION_SOURCES and emotion not in vocabulary:
+    if emotion not in EMOTION_SOURCES and emotion not in vocabulary and not _IMPORT_PATH.fullmatch(emotion):
         raise UserError(
-            f"arm '{name}': an emotion comes from {', '.join(EMOTION_SOURCES)}, or is a label of the vocabulary "
-            f"'{vocabulary.name}'{did_you_mean(emotion, [*EMOTION_SOURCES, *vocabulary.labels])}"
+            f"arm '{name}': an emotion comes from {', '.join(EMOTION_SOURCES)}, is a label of the vocabulary "
+            f"'{vocabulary.name}', or is the import path of a selector's class"
+            f"{did_you_mean(emotion, [*EMOTION_SOURCES, *vocabulary.labels])}"
         )
     if emotion == SELF_SELECTED and generator == PHRASEBOOK:
         raise UserError(f"arm '{name}': the phrasebook cannot choose an emotion; use uniform+phrasebook")
@@ -187,7 +191,41 @@ def selector_of(
                 "counterparty has none; use mean_return, or counterparty=behavioural"
             )
         return best_constant()
-    return trained() if arm.emotion == "iql" else FixedEmotion(vocabulary, arm.emotion)
+    if arm.emotion in vocabulary:
+        return FixedEmotion(vocabulary, arm.emotion)
+    return trained() if arm.emotion == "iql" else imported_selector(arm)
+
+
+def is_imported(arm: Arm, vocabulary: Vocabulary) -> bool:
+    """Whether the arm's selector is a class of one's own, named by its import path."""
+    return arm.emotion not in (*EMOTION_SOURCES.values(), *vocabulary.labels)
+
+
+def imported_selector(arm: Arm) -> Selector:
+    """What the class of an arm's import path makes without arguments; a function that gives a selector will do, too.
+
+    Raises:
+        UserError: if there is no such module or class, or what it makes is no selector.
+    """
+    module, _, name = arm.emotion.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"arm '{arm.name}': cannot import {arm.emotion} ({error}); put {module.split('.')[0]}.py beside train.py, "
+            "or install it"
+        ) from error
+    try:
+        made = make()
+    except TypeError as error:
+        raise UserError(f"arm '{arm.name}': {arm.emotion}() gives no selector: {error}") from error
+    if not (isinstance(getattr(made, "name", None), str) and callable(getattr(made, "select", None))):
+        raise UserError(
+            f"arm '{arm.name}': what {arm.emotion}() gives is no selector; it needs a name, and a method "
+            "select(negotiations) that gives a Choice for each"
+        )
+    selector: Selector = made
+    return selector
 
 
 def is_local(generator: str) -> bool:

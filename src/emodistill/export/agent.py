@@ -23,7 +23,7 @@ import yaml
 import emodistill
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, parse_arm
+from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, is_imported, parse_arm
 from emodistill.files import file_hash
 from emodistill.language_models.local import HUB_ID, fingerprint, load_tokenizer, model_folder, public_name
 from emodistill.language_models.model_files import EMBEDDED
@@ -67,8 +67,12 @@ class TrainedAgent:
         found = parse_arm(arm, vocabulary)
         if found.generator in UNTRAINED:
             raise UserError(f"arm={arm}: its words are not trained, so there is nothing to export; take emodistill")
-        if found.emotion in ("mean_return", "best_constant") or found.repetition > 1:
-            raise UserError(f"arm={arm}: its emotions come from a corpus or a repetition; take emodistill or a label")
+        needs_more = found.emotion in ("mean_return", "best_constant") or is_imported(found, vocabulary)
+        if needs_more or found.repetition > 1:
+            raise UserError(
+                f"arm={arm}: its emotions come from a corpus, a class of yours or a repetition; take emodistill or a "
+                "label"
+            )
         settings.check(found)
         return cls(run, found, settings, vocabulary, licence)
 

@@ -809,7 +809,7 @@ class JPOLearner(L.LightningModule):
         """What is logged of replies that a server drew.
 
         Args:
-            mismatch: log-probabilities of the policy less the server's, of the tokens of which it told some.
+            mismatch: log-probabilities of the policy minus the server's, of the tokens of which it told some.
             ratio: of policy to server, by utterance.
         """
         found = {"sampler_ratio_min": ratio.min(), "sampler_ratio_max": ratio.max()}

@@ -219,7 +219,7 @@ class MeanReturnBaseline:
 
         G = discount^(n - 1 - i) * u
 
-    and the value of an emotion in a domain is the mean, over all turns that showed it there, of G less the mean G of
+    and the value of an emotion in a domain is the mean, over all turns that showed it there, of G minus the mean G of
     all turns of that domain. An emotion shown in fewer than `least` turns of the domain takes the mean over all domains
     instead; without the domain's mean the two can be compared. Of two emotions with the same value the first one of the
     vocabulary is shown. An emotion that the corpus never shows is never chosen.
@@ -281,7 +281,7 @@ def _returns(episodes: "Sequence[Episode]", discount: float) -> Iterator[_Turn]:
 
 
 def _centred(turns: list[_Turn]) -> list[_Turn]:
-    """Returns less the mean of their domain."""
+    """Returns minus the mean of their domain."""
     by_domain: dict[str, list[float]] = defaultdict(list)
     for domain, _, value in turns:
         by_domain[domain].append(value)

@@ -37,7 +37,7 @@ PACKED_ROUND = 128  # the same for packed rows, which are longer
 class Block(NamedTuple):
     """Queries of one chat that attend together.
 
-    The queries are the tokens `first` to `last` (excluded). They see the tokens from `start` to `last`, less what
+    The queries are the tokens `first` to `last` (excluded). They see the tokens from `start` to `last`, except what
     `hidden` hides: (queries, C) with -inf where a query may not see one of the last C of these keys, else 0.
     """
 
@@ -126,7 +126,7 @@ def lay_out(chats: Chats, dtype: torch.dtype, window: int | None = None) -> Stre
 
 
 def _near(block: Block, positions: Tensor, window: int, at: int) -> Block:
-    """A block less the keys that lie further back than a window; `positions` are those of its chat, from `at` on."""
+    """A block without the keys that lie further back than a window; `positions` are those of its chat, from `at` on."""
     first, last = block.first - at, block.last - at
     hidden = torch.zeros(last - first, last, dtype=block.hidden.dtype)
     hidden[:, last - block.hidden.shape[1] :] = block.hidden

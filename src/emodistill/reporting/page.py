@@ -140,7 +140,7 @@ class Pair:
     Attributes:
         first, rival: places in the list of `ArmResult`s.
         keys: (domain, scenario, seed) of every pair of episodes, from the lowest difference to the highest.
-        differences: utility of the first less that of the rival, for each of `keys`.
+        differences: utility of the first minus that of the rival, for each of `keys`.
     """
 
     first: int

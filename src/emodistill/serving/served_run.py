@@ -213,7 +213,7 @@ def title(scenario: Scenario) -> str:
 
 def line(arm: Arm) -> str:
     """An arm in a few words."""
-    emotions = _EMOTIONS.get(arm.emotion, f"always {arm.emotion}")
+    emotions = _EMOTIONS.get(arm.emotion, f"{'emotions of' if '.' in arm.emotion else 'always'} {arm.emotion}")
     return f"{emotions}, words of {_WORDS.get(arm.generator, f'the model of stage {arm.generator}')}"
 
 

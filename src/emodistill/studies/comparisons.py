@@ -65,7 +65,7 @@ def mean_interval(found: Mapping[Key, float], seed: int = 0) -> tuple[float, flo
 
 
 def compared(first: Mapping[Key, float], second: Mapping[Key, float], seed: int = 0) -> dict[str, Any]:
-    """The cells of `COMPARED` for `first` less `second`, before Holm's correction."""
+    """The cells of `COMPARED` for `first` minus `second`, before Holm's correction."""
     return described(paired_difference(first, second, seed))
 
 

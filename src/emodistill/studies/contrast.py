@@ -34,7 +34,7 @@ _VALUES = [
 
 @dataclass(frozen=True)
 class Contrast:
-    """Every condition less a reference condition, by arm and domain.
+    """Every condition minus a reference condition, by arm and domain.
 
     Attributes:
         reference: label of the condition that the others are compared with.
@@ -60,7 +60,7 @@ class Contrast:
             for condition in found
         ]  # fmt: skip
         correct(rows)
-        note = f"Difference: less {self.reference}, paired by scenario and seed; Holm's correction over this table."
+        note = f"Difference: minus {self.reference}, paired by scenario and seed; Holm's correction over this table."
         estimates = [Estimate(r["arm"], r["condition"], *r["utility_interval"]) for r in rows if r["domain"] == POOLED]
         figure = interval_plot("conditions", self.title, estimates, "mean utility over all domains, 95 % interval")
         table = Table("conditions", self.title, _VALUES, rows, note)

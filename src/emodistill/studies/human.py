@@ -145,7 +145,7 @@ def shown_and_rated(
 
 
 def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[dict[str, Any]]:
-    """Mean outcome of the people who showed an emotion less that of the others, for every emotion and outcome."""
+    """Mean outcome of the people who showed an emotion minus that of the others, for every emotion and outcome."""
     emotions = tuple(EMOTICONS.values())
     return differences(*people_of(dialogues, emotions), emotions, OUTCOMES, seed, resamples)
 
@@ -153,7 +153,7 @@ def compared(dialogues: Sequence[Dialogue], seed: int, resamples: int) -> list[d
 def differences(
     did: np.ndarray, outcomes: np.ndarray, emotions: Sequence[str], names: Sequence[str], seed: int, resamples: int
 ) -> list[dict[str, Any]]:
-    """Mean outcome of those who showed an emotion less that of the others; (D, S, E) and (D, S, O), named."""
+    """Mean outcome of those who showed an emotion minus that of the others; (D, S, E) and (D, S, O), named."""
     p_values = permutation_p(did, outcomes, seed, resamples)
     rows = [
         {"emotion": emotion, "outcome": outcome, "p_value": float(p_values[i, j])}

@@ -310,7 +310,7 @@ def _comparisons(values: Mapping[str, Any]) -> Table:
         kept = {key: value for key, value in row.items() if key not in ("mean", "interval")}
         interval = [row["mean"], low, high]
         rows.append({**kept, "difference": row["mean"], "low": low, "high": high, "difference_interval": interval})
-    title = f"Utility of {rows[0]['arm']} less that of each other arm, paired by scenario and seed"
+    title = f"Utility of {rows[0]['arm']} minus that of each other arm, paired by scenario and seed"
     note = (
         f"p by flipping the signs of scenarios; Holm's correction over {values['family']}. Effect size: d_z of "
         f"scenario differences. Smallest detectable: the true difference that so many scenarios, as spread as these, "

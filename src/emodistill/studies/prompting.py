@@ -67,7 +67,7 @@ class Prompting:
         correct(overall)
         tables = [
             Table("emotions_overall", "Do emotions differ at all?", _OVERALL, overall, _OVERALL_NOTE),
-            Table("emotions", f"Each emotion held constant, less {self.reference}", _COLUMNS, rows, _note(rows)),
+            Table("emotions", f"Each emotion held constant, minus {self.reference}", _COLUMNS, rows, _note(rows)),
         ]
         summary = replace(tables[0], note="")
         return AnalysisResult(tables, [self._map(rows, domains)], self._verdicts(rows, overall), summary=summary)
@@ -77,7 +77,7 @@ class Prompting:
         mean = {e: np.mean([cells[e, d] for d in domains]) for e, _ in cells}
         labels = sorted(mean, key=lambda label: -mean[label])
         values = [[cells[label, domain] for domain in domains] for label in labels]
-        axes = ("emotion", "domain", f"utility less {self.reference}'s")
+        axes = ("emotion", "domain", f"utility minus {self.reference}'s")
         return matrix("emotions", "What each constant emotion changes", labels, domains, values, axes, 0.0)
 
     def _verdicts(self, rows: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -107,7 +107,7 @@ def _label(arm: str) -> str | None:
     arm = re.split("[#@]", arm, maxsplit=1)[0]
     head, plus, _ = arm.partition("+")
     if plus:
-        return None if head in EMOTION_SOURCES else head
+        return None if head in EMOTION_SOURCES or "." in head else head  # a dot: a selector's import path
     kind, colon, label = arm.partition(":")
     return label if colon and kind.endswith("fixed") else None
 

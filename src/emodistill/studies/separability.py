@@ -43,7 +43,7 @@ _COLUMNS = [
     Column("scenarios", "scenarios", "count"),
     Column("kept", "of a promised advantage, realised [95 %]", "interval"),
     Column("correlation", "rank correlation of turns [95 %]", "interval"),
-    Column("bias", "predicted less realised [95 %]", "interval"),
+    Column("bias", "predicted minus realised [95 %]", "interval"),
     Column("fitted_q", "fitted Q evaluation"),
     Column("returned", "mean return [95 %]", "interval"),
 ]
@@ -54,7 +54,7 @@ _RULE = (
 )
 _NOTE = (
     "In the selector's reward, discounted per turn; intervals by resampling scenarios. Realised of a promised "
-    "advantage: the slope of the return beyond V(s) on Q less its mean over emotions, where chance chose the emotion; "
+    "advantage: the slope of the return beyond V(s) on Q minus its mean over emotions, where chance chose the emotion; "
     "1 if words do all that Q was taught, 0 if they do nothing. The fitted value is of the selector's own (greedy) "
     "policy, learnt on the arm's episodes; where an arm shows other emotions it is no estimate of its return. Q is of "
     "the behaviour that the selector improves on, not exactly of the greedy policy."
@@ -68,8 +68,8 @@ class QTurns:
     Attributes:
         predicted: min(Q1, Q2) of the selector, in raw reward, (B,).
         realised: the discounted return from that turn on, in raw reward, (B,).
-        advantage: `predicted` less the mean Q of all emotions that the corpus shows, (B,).
-        beyond: `realised` less V(s): what the return owes neither to the state nor to Q, (B,).
+        advantage: `predicted` minus the mean Q of all emotions that the corpus shows, (B,).
+        beyond: `realised` minus V(s): what the return owes neither to the state nor to Q, (B,).
         drawn: whether chance chose the emotion, (B,) bool.
         step: 0-based turn within its episode, (B,).
         scenarios: (domain, id) of each turn.

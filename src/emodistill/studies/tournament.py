@@ -1,7 +1,7 @@
 """Every arm against every arm, on both chairs: the payoff matrix and ratings.
 
-A condition is the arm on the counterparty's chair. The counterparty's own utility is 1 less the focal side's on a deal,
-and 0 without one; so both lose where no deal is reached.
+A condition is the arm on the counterparty's chair. The counterparty's own utility is 1 minus the focal side's on a
+deal, and 0 without one; so both lose where no deal is reached.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def meeting_of(one: ArmResult, episode: Episode) -> Meeting:
 
 
 def counterparty_utility(episode: Episode) -> float:
-    """1 less the focal side's on a deal, 0 without one."""
+    """1 minus the focal side's on a deal, 0 without one."""
     return 1.0 - episode.utility if episode.end == "deal" else 0.0
 
 

@@ -312,7 +312,7 @@ def _differences_drawn(tables: Sequence[Table], reference: str | None) -> list[F
     ]
     arms = "each condition" if reference else " and ".join(dict.fromkeys(row["arm"] for row in rows))
     rest = reference or "each other arm"
-    figure = differences(drawn, f"Utility of {arms} less that of {rest}, over training seeds and scenarios")
+    figure = differences(drawn, f"Utility of {arms} minus that of {rest}, over training seeds and scenarios")
     return [figure] if figure else []
 
 
@@ -352,7 +352,7 @@ def _apart(tables: Sequence[Table]) -> list[str]:
         }
         where = "".join(f"; {verdict} in {domains}" for verdict, domains in by_verdict.items())
         lines.append(
-            f"{row['arm']} less {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and "
+            f"{row['arm']} minus {row['against']}: {mean:+.3f} [{low:+.3f}, {high:+.3f}] over training seeds and "
             f"scenarios, {row['verdict']}{where}; with each seed {row['each']}."
         )
     return lines

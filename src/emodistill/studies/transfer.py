@@ -36,8 +36,8 @@ _MATRIX = [
     *COMPARED,
 ]
 _NOTE = (
-    "Difference: less the same arm trained on the domain it plays, paired by scenario and seed; Holm's correction over "
-    "all of this table. Arms that learnt nothing are the same in every row, and show what can be lost at most."
+    "Difference: minus the same arm trained on the domain it plays, paired by scenario and seed; Holm's correction "
+    "over all of this table. Arms that learnt nothing are the same in every row, and show what can be lost at most."
 )
 
 
