@@ -23,6 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV) || true  # on all cores, where pip would take one; some files are for other Pythons
 	@touch $(READY)
 
 demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=small for a quick one)
@@ -32,7 +33,7 @@ demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=sma
 	$(BIN)/python evaluate.py "run=$(RUN)" size=$(SIZE) $(ARGS)
 
 test: $(READY)  ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 browser:  ## Debian's Chromium, if there is no browser yet, for the tests of the report's page (needs root)
 	command -v chromium chromium-browser google-chrome google-chrome-stable chrome || \

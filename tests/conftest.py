@@ -16,7 +16,10 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, which are those that train and the slow ones: no process is left working on one at the end."""
+    """Long files first, which are those that train and the slow ones: no process is left working on one at the end.
+
+    pytest-xdist keeps this order with --no-loadscope-reorder alone; else it puts files with many tests first.
+    """
     long = {
         item.path for item in items if item.get_closest_marker("slow") or "place" in getattr(item, "fixturenames", ())
     }
