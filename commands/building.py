@@ -117,7 +117,15 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
 
 def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     """What one run of a study plays with."""
-    from emodistill.evaluation.arms import imported_selector, is_imported, parse_arm, parse_arms
+    from emodistill.errors import UserError
+    from emodistill.evaluation.arms import (
+        ITSELF,
+        imported_agent,
+        imported_selector,
+        is_imported,
+        parse_arm,
+        parse_arms,
+    )
     from emodistill.studies.study import Setup
 
     check_play(cfg)
@@ -125,8 +133,12 @@ def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     recorded = {key: value for key, value in config.items() if key not in CHANGE_NO_EPISODE}
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
     seated = [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]
+    if opponent and opponent.generator == ITSELF:
+        raise UserError(f"opponent={cfg.opponent}: an agent of its own plays the focal side alone; name another arm")
     for arm in (arm for arm in seated if is_imported(arm, vocabulary)):
-        imported_selector(arm)  # one that cannot be had is refused before a folder is claimed
+        if arm.generator == ITSELF and cfg.guard.level != "off":
+            raise UserError(f"guard={cfg.guard.level}: there is no guard over '{arm.name}', an agent of its own")
+        imported_agent(arm) if arm.generator == ITSELF else imported_selector(arm)  # refused before a folder is claimed
     return Setup(
         recorded,
         opponent,

@@ -35,7 +35,17 @@ import yaml
 from emodistill.checks import check_whole
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, UNTRAINED, Arm, draw_anew, is_imported, is_local, parse_arm, selector_of
+from emodistill.evaluation.arms import (
+    BASE,
+    ITSELF,
+    UNTRAINED,
+    Arm,
+    draw_anew,
+    is_imported,
+    is_local,
+    parse_arm,
+    selector_of,
+)
 from emodistill.evaluation.stage_graph import is_trained, played_with
 from emodistill.files import file_hash, load_yaml
 from emodistill.negotiation.agents import Agent, FocalAgent, Move, NoRoom, Selector, Utterance, move_in_words
@@ -519,6 +529,10 @@ class RunSettings:
 
     def check(self, arm: Arm) -> None:
         """Raises UserError, with the command that trains it, if a stage that the arm plays with is missing."""
+        if arm.generator == ITSELF:
+            raise UserError(
+                f"arm '{arm.name}' is an agent of its own, which plays in evaluate.py alone; name another arm"
+            )
         for name in played_with(arm):
             if not is_trained(name, self.folder):
                 kind, _, variant = name.partition("_")

@@ -4,7 +4,7 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, draw_anew, is_imported, parse_arm, parse_arms, selector_of
+from emodistill.evaluation.arms import Arm, draw_anew, imported_agent, is_imported, parse_arm, parse_arms, selector_of
 from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
@@ -34,6 +34,7 @@ VOCABULARY = load_vocabulary()
         ("joy+phrasebook", "joy", "phrasebook"),
         ("self_selected+endpoint", "self_selected", "endpoint"),
         ("closing.ThanksWhenClose+jpo", "closing.ThanksWhenClose", "jpo"),
+        ("stubborn.Stubborn", "stubborn.Stubborn", "itself"),
         ("iql+my.own-adapter_2", "iql", "my.own-adapter_2"),
         ("phrasebook_vanilla", "none", "phrasebook"),
         ("phrasebook_random", "uniform", "phrasebook"),
@@ -91,6 +92,9 @@ def test_each_arm_once():
         ("+jpo", "an emotion comes from"),
         ("closing.+jpo", "or is the import path of a selector's class"),
         ("1.Always+jpo", "an emotion comes from"),
+        ("joy+itself", "a generator is base, phrasebook, endpoint, or a stage folder"),
+        ("stubborn.Stubborn@4", "only a language model drafts"),
+        ("stubborn.", "unknown arm 'stubborn.'.* the import path of an agent's class"),
         ("iql+", "a generator is base, phrasebook, endpoint, or a stage folder"),
         ("iql+../other", "a generator is base"),
         ("iql+jpo+sft", "a generator is base"),
@@ -177,10 +181,15 @@ def test_a_selector_of_ones_own_is_imported_and_checked():
         ("emodistill.nowhere.NoEmotion", "cannot import .*No module named 'emodistill.nowhere'"),
         ("emodistill.negotiation.agents.FixedEmotion", "gives no selector: .*missing 2 required"),
         ("emodistill.negotiation.agents.FOCAL", "gives no selector: 'str' object is not callable"),
-        ("builtins.dict", "is no selector; it needs a name, and a method select"),
+        ("builtins.dict", r"is no selector; it needs a name, and select\(negotiations\)"),
     ]:
         with pytest.raises(UserError, match=why):
             made(path)
+
+
+def test_an_agent_of_ones_own_needs_its_two_methods():
+    with pytest.raises(UserError, match=r"is no agent; it needs a name, and begin\(negotiations\) and act\(negot"):
+        imported_agent(parse_arm("emodistill.negotiation.agents.NoEmotion", VOCABULARY))
 
 
 def test_a_label_with_a_dot_is_a_label():

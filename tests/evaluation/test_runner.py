@@ -105,6 +105,43 @@ def test_arms_that_share_words_share_a_speaker(made):
     assert asked == ["base", "phrasebook"]
 
 
+OWN = """
+from emodistill.language_models.completion import Usage
+from emodistill.negotiation.agents import Move
+
+
+class Stubborn:
+    name = "stubborn mule"
+
+    def __init__(self):
+        self.begun, self.usage = 0, Usage()
+
+    def begin(self, negotiations):
+        self.begun += len(negotiations)
+
+    def act(self, negotiations):
+        assert self.begun >= len(negotiations)
+        self.usage = Usage(self.usage.prompt_tokens + len(negotiations))
+        targets = [negotiation.scenario.focal_target for negotiation in negotiations]
+        return [Move(f"I need {target}.", "propose", target, "anger", 0.5) for target in targets]
+"""
+
+
+def test_an_agent_of_ones_own_decides_everything_itself(made, tmp_path, monkeypatch):
+    (tmp_path / "own_agent.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    runner, asked = made()
+    mule, random = runner.play(arms("own_agent.Stubborn", "phrasebook_random"))
+    assert keys(mule.episodes) == keys(random.episodes) and asked == ["phrasebook"]
+    turns = [turn for episode in mule.episodes for turn in episode.focal_turns]
+    assert {(turn.emotion, turn.emotion_prob) for turn in turns} == {("anger", 0.5)}
+    assert all(turn.offer == episode.scenario.focal_target for episode in mule.episodes for turn in episode.focal_turns)
+    assert {(episode.behaviour, episode.focal_agent) for episode in mule.episodes} == {
+        ("stubborn mule", "own_agent.Stubborn")
+    }
+    assert mule.cost.prompt_tokens == len(turns) and random.cost.prompt_tokens == 0
+
+
 def test_what_was_played_before_an_arm_failed_is_kept(made, tmp_path):
     runner, _ = made(domains=["debt"], count=1)
 

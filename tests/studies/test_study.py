@@ -144,6 +144,17 @@ def test_a_selector_of_ones_own_is_an_arm_and_episodes_are_held_to_its_file(tmp_
         played(tmp_path, *arms)
 
 
+def test_an_agent_of_ones_own_has_no_guard_and_sits_on_the_focal_side(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "seated_agent.py").write_text(OWN.replace("select", "begin") + "\n    act = begin\n")
+    with pytest.raises(UserError, match="guard=words: there is no guard over 'seated_agent.Always'"):
+        built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]", "guard=words")
+    with pytest.raises(UserError, match="opponent=seated_agent.Always: an agent of its own plays the focal side alone"):
+        built("run=here", f"run_dir={tmp_path}", "arms=[phrasebook_random]", "opponent=seated_agent.Always")
+    (setup,) = built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]").setups
+    assert "seated_agent.Always" in setup.made_of()
+
+
 def test_what_cannot_be_imported_claims_no_folder(tmp_path):
     with pytest.raises(UserError, match=r"cannot import nowhere\.Always .*put nowhere\.py beside train\.py"):
         played(tmp_path, "arms=[nowhere.Always+phrasebook]")

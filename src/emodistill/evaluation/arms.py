@@ -1,10 +1,10 @@
 """Arms: where the emotion of a turn comes from, and which generator writes its words.
 
 An arm has a name of its own, or is spelt `<emotion>+<generator>`: `mean_return+jpo`, `joy+phrasebook`,
-`self_selected+jpo_joint`. A selector of one's own is named by its import path: `closing.ThanksWhenClose+jpo`. The
-suffix `@4` lets the language model draft four replies a turn and says the best of them (see
-`policy.agents.ChatSpeaker`). The suffix `#2`, `#3`, ... plays an arm again with other draws of the focal side,
-against the same draws of the counterparty.
+`self_selected+jpo_joint`. A selector of one's own is named by its import path: `closing.ThanksWhenClose+jpo`. So is an
+agent of one's own, which decides everything itself: `stubborn.Stubborn`. The suffix `@4` lets the language model draft
+four replies a turn and says the best of them (see `policy.agents.ChatSpeaker`). The suffix `#2`, `#3`, ... plays an arm
+again with other draws of the focal side, against the same draws of the counterparty.
 """
 
 import difflib
@@ -12,14 +12,16 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, Selector, UniformEmotion
+from emodistill.negotiation.agents import Agent, FixedEmotion, LeftToSpeaker, NoEmotion, Selector, UniformEmotion
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 
 PHRASEBOOK, ENDPOINT, BASE = "phrasebook", "endpoint", "base"
-UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT)  # every other generator is a stage folder of the run, with an adapter
+ITSELF = "itself"  # an agent of one's own: numbers, emotions and words
+UNTRAINED = (BASE, PHRASEBOOK, ENDPOINT, ITSELF)  # every other generator is a stage folder of the run, with an adapter
 SELF_SELECTED = "self_selected"
 EMOTION_SOURCES = {  # besides these, the labels of the vocabulary
     "none": "none",
@@ -72,8 +74,9 @@ class Arm:
 
     Attributes:
         emotion: `none`, `uniform`, `iql`, `mean_return`, `best_constant`, `self_selected` (the language model names it
-            itself), a label of the vocabulary, or the import path of a selector's class.
-        generator: `base`, `phrasebook`, `endpoint`, or the stage folder whose adapter speaks, e.g. `jpo`.
+            itself), a label of the vocabulary, or the import path of the class of a selector or an agent.
+        generator: `base`, `phrasebook`, `endpoint`, the stage folder whose adapter speaks, e.g. `jpo`, or `itself`: the
+            agent whose import path `emotion` is.
         repetition: which of several plays of the same arm this is, from 1.
         drafts: replies from which each turn takes the best.
     """
@@ -100,7 +103,7 @@ def parse_arm(name: str, vocabulary: Vocabulary) -> Arm:
     if at and (not drafts.isdecimal() or int(drafts) < 2):
         raise UserError(f"arm '{name}': after @ stands how many replies are drafted, 2 or more: {words or 'sft'}@4")
     full_name, emotion, generator = _parts(words, vocabulary, name)
-    if at and generator == PHRASEBOOK:
+    if at and generator in (PHRASEBOOK, ITSELF):
         raise UserError(f"arm '{name}': only a language model drafts replies; leave out {at}{drafts}")
     return Arm(full_name + at + drafts + mark + number, emotion, generator, int(number or 1), int(drafts or 1))
 
@@ -111,13 +114,16 @@ def _parts(name: str, vocabulary: Vocabulary, given: str) -> tuple[str, str, str
         return name, *_ARMS[name]
     if "+" in name:
         return name, *_spelt(name, vocabulary)
+    if _IMPORT_PATH.fullmatch(name):
+        return name, name, ITSELF
     kind, colon, label = name.partition(":")
     if kind in _FIXED and not colon:
         label = next((label for label in _DEFAULT_FIXED if label in vocabulary.labels), vocabulary.labels[0])
     if kind not in _FIXED or not label:
         raise UserError(
             f"unknown arm '{given}'{did_you_mean(kind, [*_ARMS, *_FIXED])}; arms are {', '.join(_ARMS)}, "
-            f"{', '.join(f'{kind}:<label>' for kind in _FIXED)}, <emotion>+<generator>, and any of them with #2"
+            f"{', '.join(f'{kind}:<label>' for kind in _FIXED)}, <emotion>+<generator>, the import path of an "
+            "agent's class, and any of them with #2"
         )
     vocabulary.index(label)
     return f"{kind}:{label}", label, _FIXED[kind]
@@ -125,9 +131,9 @@ def _parts(name: str, vocabulary: Vocabulary, given: str) -> tuple[str, str, str
 
 def _spelt(name: str, vocabulary: Vocabulary) -> tuple[str, str]:
     emotion, _, generator = name.partition("+")
-    if not _FOLDER.fullmatch(generator):
+    if not _FOLDER.fullmatch(generator) or generator == ITSELF:
         raise UserError(
-            f"arm '{name}': a generator is {', '.join(UNTRAINED)}, or a stage folder of the run such as jpo"
+            f"arm '{name}': a generator is {BASE}, {PHRASEBOOK}, {ENDPOINT}, or a stage folder of the run such as jpo"
         )
     if emotion not in EMOTION_SOURCES and emotion not in vocabulary and not _IMPORT_PATH.fullmatch(emotion):
         raise UserError(
@@ -197,7 +203,7 @@ def selector_of(
 
 
 def is_imported(arm: Arm, vocabulary: Vocabulary) -> bool:
-    """Whether the arm's selector is a class of one's own, named by its import path."""
+    """Whether the arm's selector, or the whole agent, is a class of one's own, named by its import path."""
     return arm.emotion not in (*EMOTION_SOURCES.values(), *vocabulary.labels)
 
 
@@ -207,6 +213,17 @@ def imported_selector(arm: Arm) -> Selector:
     Raises:
         UserError: if there is no such module or class, or what it makes is no selector.
     """
+    selector: Selector = _imported(arm, "selector", "select")
+    return selector
+
+
+def imported_agent(arm: Arm) -> Agent:
+    """The same for an arm that is an agent of one's own."""
+    agent: Agent = _imported(arm, "agent", "begin", "act")
+    return agent
+
+
+def _imported(arm: Arm, kind: str, *methods: str) -> Any:
     module, _, name = arm.emotion.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)
@@ -218,19 +235,20 @@ def imported_selector(arm: Arm) -> Selector:
     try:
         made = make()
     except TypeError as error:
-        raise UserError(f"arm '{arm.name}': {arm.emotion}() gives no selector: {error}") from error
-    if not (isinstance(getattr(made, "name", None), str) and callable(getattr(made, "select", None))):
+        raise UserError(f"arm '{arm.name}': {arm.emotion}() gives no {kind}: {error}") from error
+    if not isinstance(getattr(made, "name", None), str) or not all(
+        callable(getattr(made, method, None)) for method in methods
+    ):
         raise UserError(
-            f"arm '{arm.name}': what {arm.emotion}() gives is no selector; it needs a name, and a method "
-            "select(negotiations) that gives a Choice for each"
+            f"arm '{arm.name}': what {arm.emotion}() gives is no {kind}; it needs a name, and "
+            f"{' and '.join(f'{method}(negotiations)' for method in methods)} (docs/extending.md)"
         )
-    selector: Selector = made
-    return selector
+    return made
 
 
 def is_local(generator: str) -> bool:
     """Whether it is a policy on this machine, whose expression can be measured in fixed contexts."""
-    return generator not in (PHRASEBOOK, ENDPOINT)
+    return generator not in (PHRASEBOOK, ENDPOINT, ITSELF)
 
 
 def draw_anew(negotiation: Negotiation, repetition: int) -> None:

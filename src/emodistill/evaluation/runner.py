@@ -27,7 +27,7 @@ from emodistill.data.corpus import over
 from emodistill.data.schema import Episode, join_rows, read_episodes, write_episodes, write_rows
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import SELF_SELECTED, Arm, draw_anew, is_local, selector_of
+from emodistill.evaluation.arms import ITSELF, SELF_SELECTED, Arm, draw_anew, imported_agent, is_local, selector_of
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.speakers import speaker_of
 from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Work, digest, plan
@@ -104,6 +104,7 @@ class Runner:
         self.selector, self.mean_return, self.best_constant, self.guard = selector, mean_return, best_constant, guard
         self._speaking: tuple[str, Speaker] | None = None  # a generator and its speaker: one alive at a time
         self._selectors: dict[str, Selector] = {}  # by arm
+        self._agents: dict[str, Agent] = {}  # of one's own, by arm
         self._pieces: list[Piece] = []
 
     def play(self, arms: Sequence[Arm], executor: Executor | None = None) -> list[ArmResult]:
@@ -275,11 +276,10 @@ class Runner:
 
         What playing cost is shared out by the turns that each arm spoke.
         """
-        own = speaker_of(arms[0], self._speaker_of(arms[0].generator))
-        speaker = self.guard.speaker(own) if self.guard else own
-        at_table = [seat for seat in (speaker, self.counterparty) if isinstance(seat, Metered)]
+        own = self._own_seat(arms[0])
+        at_table = [seat for seat in (own, self.counterparty) if isinstance(seat, Metered)]
         began, before = time.perf_counter(), total([seat.usage for seat in at_table])
-        played = self._play(arms, places, speaker, advance)
+        played = self._play(arms, places, own, advance)
         after, seconds = total([seat.usage for seat in at_table]), time.perf_counter() - began
         money = None if after.cost is None or before.cost is None else after.cost - before.cost
         read, written = after.prompt_tokens - before.prompt_tokens, after.completion_tokens - before.completion_tokens
@@ -295,28 +295,41 @@ class Runner:
         atomic_write(part.with_suffix(".json"), json.dumps(costs) + "\n")
         write_episodes([episode for episodes in played for episode in episodes], part)
 
-    def _play(
-        self, arms: Sequence[Arm], places: Sequence[int], speaker: Speaker, advance: Advance
-    ) -> list[list[Episode]]:
-        """The episodes of each arm, at these places."""
-        sources = (self.selector, self.mean_return, self.best_constant)
-        for arm in arms:
-            if arm.name not in self._selectors:
-                self._selectors[arm.name] = selector_of(arm, self.vocabulary, *sources)
-        selectors = [self._selectors[arm.name] for arm in arms]
-        if self.guard:
-            selectors = [self.guard.selector(selector, self.vocabulary) for selector in selectors]
+    def _own_seat(self, arm: Arm) -> Any:
+        """Who speaks for an arm: the speaker of its generator under the guard, or an agent of one's own."""
+        if arm.generator == ITSELF:
+            if arm.name not in self._agents:
+                self._agents[arm.name] = imported_agent(arm)
+            return self._agents[arm.name]
+        speaker = speaker_of(arm, self._speaker_of(arm.generator))
+        return self.guard.speaker(speaker) if self.guard else speaker
+
+    def _play(self, arms: Sequence[Arm], places: Sequence[int], own: Any, advance: Advance) -> list[list[Episode]]:
+        """The episodes of each arm, at these places; `own` is who speaks for all of them."""
         played = [[Negotiation(*self._game(place)) for place in places] for _ in arms]
         for arm, negotiations in zip(arms, played, strict=True):
             for negotiation in negotiations:
                 draw_anew(negotiation, arm.repetition)
-        focal = FocalAgent(_SelectorOfEach(selectors, played), self.offers, speaker)
         everything = [negotiation for negotiations in played for negotiation in negotiations]
-        play(everything, focal, self.counterparty, over(advance))
+        if arms[0].generator == ITSELF:  # it plays alone, see `_groups`
+            play(everything, own, self.counterparty, over(advance))
+            behaviours = [own.name]
+        else:
+            selectors = [self._selector_of(arm) for arm in arms]
+            focal = FocalAgent(_SelectorOfEach(selectors, played), self.offers, own)
+            play(everything, focal, self.counterparty, over(advance))
+            behaviours = [selector.name for selector in selectors]
         return [
-            [Episode.of(negotiation, "test", selector.name, arm.name) for negotiation in negotiations]
-            for arm, selector, negotiations in zip(arms, selectors, played, strict=True)
+            [Episode.of(negotiation, "test", behaviour, arm.name) for negotiation in negotiations]
+            for arm, behaviour, negotiations in zip(arms, behaviours, played, strict=True)
         ]
+
+    def _selector_of(self, arm: Arm) -> Selector:
+        if arm.name not in self._selectors:
+            sources = (self.selector, self.mean_return, self.best_constant)
+            self._selectors[arm.name] = selector_of(arm, self.vocabulary, *sources)
+        selector = self._selectors[arm.name]
+        return self.guard.selector(selector, self.vocabulary) if self.guard else selector
 
     @property
     def _parts(self) -> Path:
