@@ -80,16 +80,17 @@ def play_share(study: "Study", waiting: "Sequence[Piece]") -> dict[str, Any]:
 def announce(cfg: DictConfig, study: "Study") -> None:
     """Say what is played, and about how long what is missing takes: nearly all of it where a language model speaks.
 
-    No time is said where nothing is missing, or an arm is half played.
+    No time is said where nothing is missing, an arm is half played, or an agent of one's own plays.
     """
-    from emodistill.evaluation.arms import PHRASEBOOK
+    from emodistill.evaluation.arms import ITSELF, PHRASEBOOK
 
     if not study.runs:
         entry.announce(f"study {study.name} ({study.folder}) plays nothing", None)
         return
     arms, scenarios = [arm.name for arm in study.arms], cfg.scenarios_per_domain
     missing, seconds = study.unplayed(), None
-    if missing and scenarios and cfg.size.seconds and study.name == "main":
+    known = missing and all(arm.generator != ITSELF for arm in missing)
+    if known and scenarios and cfg.size.seconds and study.name == "main":
         speaking = sum(arm.generator != PHRASEBOOK for arm in missing)
         seconds = speaking * len(cfg.domains) * scenarios * cfg.episodes_per_scenario * cfg.size.seconds.episode
     each = f"{scenarios} scenario{'s' * (scenarios > 1)}" if scenarios else "all test scenarios"

@@ -66,3 +66,14 @@ def test_an_evaluation_says_the_time_of_what_is_missing(tmp_path, capsys, monkey
     other.mkdir()
     (other / "emodistill.parquet").touch()
     assert said() == ""  # nothing is missing
+
+
+def test_no_time_is_said_of_an_agent_that_nobody_has_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "untimed_agent.py").write_text(
+        "class Own:\n    name = 'own'\n    def begin(self, _): ...\n    act = begin\n"
+    )
+    given = [f"run_dir={tmp_path}", "arms=[vanilla,untimed_agent.Own]", "size.seconds.episode=60"]
+    cfg = composed("evaluate", *given)
+    evaluating.announce(cfg, build_study(cfg, given))
+    assert capsys.readouterr().out.endswith("plays vanilla, untimed_agent.Own on 12 scenarios a domain\n")
