@@ -118,14 +118,8 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
 def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     """What one run of a study plays with."""
     from emodistill.errors import UserError
-    from emodistill.evaluation.arms import (
-        ITSELF,
-        imported_agent,
-        imported_selector,
-        is_imported,
-        parse_arm,
-        parse_arms,
-    )
+    from emodistill.evaluation.arms import ITSELF, is_imported, parse_arm, parse_arms
+    from emodistill.evaluation.own_classes import source_hash
     from emodistill.studies.study import Setup
 
     check_play(cfg)
@@ -134,17 +128,23 @@ def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     opponent = parse_arm(cfg.opponent, vocabulary) if cfg.opponent else None
     seated = [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]
     if opponent and opponent.generator == ITSELF:
-        raise UserError(f"opponent={cfg.opponent}: an agent of its own plays the focal side alone; name another arm")
-    for arm in (arm for arm in seated if is_imported(arm, vocabulary)):
-        if arm.generator == ITSELF and cfg.guard.level != "off":
-            raise UserError(f"guard={cfg.guard.level}: there is no guard over '{arm.name}', an agent of its own")
-        imported_agent(arm) if arm.generator == ITSELF else imported_selector(arm)  # refused before a folder is claimed
+        raise UserError(
+            f"'{opponent.name}' is an agent of its own, which plays the focal side alone: name another arm as "
+            "opponent=, and in a tournament the arms that may sit opposite as conditions=[...]"
+        )
+    for arm in (arm for arm in seated if arm.generator == ITSELF and cfg.guard.level != "off"):
+        raise UserError(
+            f"there is no guard over '{arm.name}', an agent of its own; leave it out, or guard={cfg.guard.level}"
+        )
+    imported = [arm.emotion for arm in seated if is_imported(arm, vocabulary)]
+    own = {path: source_hash(path) for path in imported}  # what cannot be had is refused before a folder is claimed
     return Setup(
         recorded,
         opponent,
         partial(describe_counterparty, cfg),
         partial(made_of, cfg, vocabulary, seated),
         partial(build_runner, cfg, vocabulary),
+        own,
     )
 
 
@@ -364,7 +364,7 @@ def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) ->
     """
     from emodistill.counterparties.specs import SimulatedCounterpartySpec
     from emodistill.data.corpus import assets_fingerprint
-    from emodistill.evaluation.arms import PHRASEBOOK, is_imported
+    from emodistill.evaluation.arms import PHRASEBOOK
     from emodistill.execution.pieces import digest
     from emodistill.runs import ADAPTER_WEIGHTS, weights_hash
 
@@ -383,9 +383,6 @@ def made_of(cfg: DictConfig, vocabulary: "Vocabulary", arms: Sequence["Arm"]) ->
         found["phrasebook"] = assets_fingerprint(["phrasebook"], with_domains=False)
     if cfg.guard.level != "off":
         found["guard"] = assets_fingerprint(["safety/guard.yaml", "safety/patterns.yaml"], with_domains=False)
-    for arm in (arm for arm in arms if is_imported(arm, vocabulary)):
-        file = sys.modules[arm.emotion.rpartition(".")[0]].__file__
-        found[arm.emotion] = digest(Path(str(file)).read_text(encoding="utf-8"))
     return found
 
 

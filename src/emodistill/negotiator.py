@@ -46,6 +46,7 @@ from emodistill.evaluation.arms import (
     parse_arm,
     selector_of,
 )
+from emodistill.evaluation.own_classes import OwnSelector
 from emodistill.evaluation.stage_graph import is_trained, played_with
 from emodistill.files import file_hash, load_yaml
 from emodistill.negotiation.agents import Agent, FocalAgent, Move, NoRoom, Selector, Utterance, move_in_words
@@ -529,10 +530,10 @@ class RunSettings:
 
     def check(self, arm: Arm) -> None:
         """Raises UserError, with the command that trains it, if a stage that the arm plays with is missing."""
-        if arm.generator == ITSELF:
-            raise UserError(
-                f"arm '{arm.name}' is an agent of its own, which plays in evaluate.py alone; name another arm"
-            )
+        _refuse_agent(arm)
+        vocabulary = load_vocabulary(self.config["vocabulary"])
+        if is_imported(arm, vocabulary):
+            OwnSelector(arm.name, arm.emotion, vocabulary)
         for name in played_with(arm):
             if not is_trained(name, self.folder):
                 kind, _, variant = name.partition("_")
@@ -714,6 +715,7 @@ class PublishedAgent(RunSettings):
         return parse_arm(name or "", vocabulary)
 
     def check(self, arm: Arm) -> None:
+        _refuse_agent(arm)
         merged = self.parts[1] == BASE  # then the words of the base are those of the trained arm
         if merged and arm.generator == BASE and arm.name != self.name:
             raise UserError(
@@ -957,3 +959,8 @@ def _stuck(negotiation: Negotiation) -> UserError:
 
 def _over(end: End | None) -> UserError:
     return UserError(f"this negotiation is over ({end}); open another one")
+
+
+def _refuse_agent(arm: Arm) -> None:
+    if arm.generator == ITSELF:
+        raise UserError(f"arm '{arm.name}' is an agent of its own, which plays in evaluate.py alone; name another arm")

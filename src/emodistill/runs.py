@@ -137,17 +137,19 @@ class StageFolder:
         if before is None or before.get("arms") != config.get("arms"):
             atomic_write(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
-    def hold_to(self, used: Mapping[str, str], record: bool = True) -> None:
+    def hold_to(self, used: Mapping[str, str], record: bool = True, renewed: Collection[str] = ()) -> None:
         """Refuse weights or scenarios that differ from those that this folder was begun with.
 
         Args:
             used: name -> hash of what the results here depend on besides the configuration.
             record: keep hashes of names that are new here.
+            renewed: names that may differ, for nothing that depends on them is kept here.
 
         Raises:
             UserError: naming what differs.
         """
         before = json.loads(self.used_file.read_text(encoding="utf-8")) if self.used_file.is_file() else {}
+        before = {name: before[name] for name in before if name not in renewed}
         if changed := sorted(name for name in used if before.get(name, used[name]) != used[name]):
             raise UserError(
                 f"{self.path} was begun with other {', '.join(changed)}, made anew since; delete the folder to begin "

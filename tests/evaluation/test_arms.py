@@ -4,7 +4,8 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, draw_anew, imported_agent, is_imported, parse_arm, parse_arms, selector_of
+from emodistill.evaluation.arms import Arm, draw_anew, is_local, parse_arm, parse_arms, selector_of
+from emodistill.evaluation.own_classes import OwnSelector
 from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.negotiation.generator import generate_scenarios
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
@@ -168,34 +169,16 @@ def test_a_misspelt_or_renamed_arm_is_told_its_name(name, meant):
         parse_arm(name, VOCABULARY)
 
 
-def test_a_selector_of_ones_own_is_imported_and_checked():
+def test_only_models_of_this_machine_have_an_expression_to_measure():
+    assert [is_local(name) for name in ("base", "jpo", "phrasebook", "endpoint", "itself")] == [True] * 2 + [False] * 3
+
+
+def test_the_class_of_an_import_path_is_the_selector():
     def never():
         pytest.fail("loaded for nothing")
 
-    def made(path):
-        return selector_of(parse_arm(f"{path}+base", VOCABULARY), VOCABULARY, never)
-
-    assert isinstance(made("emodistill.negotiation.agents.NoEmotion"), NoEmotion)
-    for path, why in [
-        ("emodistill.negotiation.agents.Nobody", "cannot import .*has no attribute 'Nobody'"),
-        ("emodistill.nowhere.NoEmotion", "cannot import .*No module named 'emodistill.nowhere'"),
-        ("emodistill.negotiation.agents.FixedEmotion", "gives no selector: .*missing 2 required"),
-        ("emodistill.negotiation.agents.FOCAL", "gives no selector: 'str' object is not callable"),
-        ("builtins.dict", r"is no selector; it needs a name, and select\(negotiations\)"),
-    ]:
-        with pytest.raises(UserError, match=why):
-            made(path)
-
-
-def test_an_agent_of_ones_own_needs_its_two_methods():
-    with pytest.raises(UserError, match=r"is no agent; it needs a name, and begin\(negotiations\) and act\(negot"):
-        imported_agent(parse_arm("emodistill.negotiation.agents.NoEmotion", VOCABULARY))
-
-
-def test_a_label_with_a_dot_is_a_label():
-    dotted = Vocabulary("own", ("be.calm",), ("Be calm.",), ((),))
-    arm = parse_arm("be.calm+base", dotted)
-    assert not is_imported(arm, dotted) and isinstance(selector_of(arm, dotted, lambda: NoEmotion()), FixedEmotion)
+    made = selector_of(parse_arm("emodistill.negotiation.agents.NoEmotion+base", VOCABULARY), VOCABULARY, never)
+    assert isinstance(made, OwnSelector) and isinstance(made.inner, NoEmotion)
 
 
 def test_drafts_make_an_arm_of_its_own():

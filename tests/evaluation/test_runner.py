@@ -124,15 +124,25 @@ class Stubborn:
         self.usage = Usage(self.usage.prompt_tokens + len(negotiations))
         targets = [negotiation.scenario.focal_target for negotiation in negotiations]
         return [Move(f"I need {target}.", "propose", target, "anger", 0.5) for target in targets]
+
+
+class Meek(Stubborn):
+    name = "meek"
+
+    def act(self, negotiations):
+        return [Move("As you like.") for _ in negotiations]
 """
 
 
-def test_an_agent_of_ones_own_decides_everything_itself(made, tmp_path, monkeypatch):
+def test_agents_of_ones_own_decide_everything_themselves(made, tmp_path, monkeypatch):
     (tmp_path / "own_agent.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     runner, asked = made()
-    mule, random = runner.play(arms("own_agent.Stubborn", "phrasebook_random"))
-    assert keys(mule.episodes) == keys(random.episodes) and asked == ["phrasebook"]
+    mule, other, random = runner.play(arms("own_agent.Stubborn", "own_agent.Meek", "phrasebook_random"))
+    assert keys(mule.episodes) == keys(other.episodes) == keys(random.episodes)
+    assert asked == ["phrasebook"]
+    assert {episode.behaviour for episode in other.episodes} == {"meek"}
+    assert {turn.offer for episode in other.episodes for turn in episode.focal_turns} == {None}
     turns = [turn for episode in mule.episodes for turn in episode.focal_turns]
     assert {(turn.emotion, turn.emotion_prob) for turn in turns} == {("anger", 0.5)}
     assert all(turn.offer == episode.scenario.focal_target for episode in mule.episodes for turn in episode.focal_turns)

@@ -10,11 +10,13 @@ from scripted_backends import ScriptedBackend
 from emodistill import Negotiator
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
+from emodistill.evaluation.arms import Arm, parse_arm
 from emodistill.export.agent import write_sums
 from emodistill.learners.selector import load_selector
 from emodistill.learners.selector_file import read_selector, same_selector, write_selector
 from emodistill.negotiation.protocol import COUNTERPARTY
-from emodistill.serving.served_run import ServedRun
+from emodistill.negotiator import PublishedAgent
+from emodistill.serving.served_run import ServedRun, line
 
 WORDS = [None, "I need at least 90 days.", "You ask too much!", "Be fair. 80 days?"]
 
@@ -79,6 +81,31 @@ def test_other_arms_need_the_run(exported, form, arm, reason):
 def test_a_server_needs_the_run(exported):
     with pytest.raises(UserError, match="holds an exported agent, which chat.py and Negotiator.load open"):
         ServedRun(exported("peft"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sft", "emotions of the trained selector, words of the model of stage sft"),
+        ("joy+base", "always joy, words of the base model"),
+        ("closing.Own+base", "emotions of closing.Own, words of the base model"),
+    ],
+)
+def test_a_server_says_what_an_arm_is(name, said):
+    assert line(parse_arm(name, load_vocabulary())) == said
+
+
+def test_a_selector_that_cannot_be_had_is_refused_before_it_is_served(run):
+    with pytest.raises(UserError, match="cannot import nowhere_at_all.Own"):
+        ServedRun(run, ["phrasebook_random", "nowhere_at_all.Own+phrasebook"], guard="off")
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_an_exported_folder_names_no_agent(exported, form):
+    agent = PublishedAgent(exported(form))
+    for arm in (Arm("joy", "joy", "itself"), Arm("os.getcwd", "os.getcwd", "itself")):
+        with pytest.raises(UserError, match="is an agent of its own, which plays in evaluate.py alone"):
+            agent.check(arm)
 
 
 def test_the_other_side_needs_the_run(exported):

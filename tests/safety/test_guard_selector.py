@@ -104,7 +104,9 @@ def test_the_trained_selector_chooses_among_what_is_left_by_its_own_ranking(temp
 def test_a_constant_emotion_is_refused_with_the_way_out():
     angry = load_guard("mild").selector(FixedEmotion(VOCABULARY, "anger"), VOCABULARY)
     assert angry.select(tables("debt", 1))[0].emotion == "anger"
-    with pytest.raises(UserError, match="guard=mild bars 'anger' in 'hospital'; leave the arm"):
+    with pytest.raises(
+        UserError, match="guard=mild bars 'anger' in 'hospital', and fixed:anger chose it; leave its arm"
+    ):
         angry.select(tables("hospital", 1))
     with pytest.raises(UserError, match="bars 'anger' in 'student'"):
         load_guard("mild").check("anger", ["debt", "student"], VOCABULARY)

@@ -37,7 +37,8 @@ def played(arm, mean, condition="", domain="debt", scenarios=20, seed=0):
 
 
 def test_a_planted_emotion_is_found():
-    found = Prompting()([played("neutral+base", 0.5), played("joy+base", 0.7), played("fixed:anger", 0.5)])
+    own = [played("closing.Own+base", 0.9), played("stubborn.Stubborn", 0.9)]  # no emotions held constant
+    found = Prompting()([played("neutral+base", 0.5), played("joy+base", 0.7), played("fixed:anger", 0.5), *own])
     assert [row["emotion"] for row in found.tables[1].rows] == ["joy", "anger"]
     assert found.tables[1].rows[0]["verdict"] == "exceeds" and found.tables[1].rows[0]["p_holm"] < 0.05
     assert found.tables[0].rows[0]["p_value"] < 0.01 and "do not" not in found.verdicts[1]

@@ -14,6 +14,7 @@ from tiny_runs import CONFIGS, composed
 from commands.building import build_study, condition_config
 from emodistill.data.schema import read_episodes
 from emodistill.errors import UserError
+from emodistill.evaluation.own_classes import resolve
 from emodistill.evaluation.results import ArmResult
 from emodistill.files import exclusive
 from emodistill.runs import StageFolder
@@ -147,12 +148,51 @@ def test_a_selector_of_ones_own_is_an_arm_and_episodes_are_held_to_its_file(tmp_
 def test_an_agent_of_ones_own_has_no_guard_and_sits_on_the_focal_side(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "seated_agent.py").write_text(OWN.replace("select", "begin") + "\n    act = begin\n")
-    with pytest.raises(UserError, match="guard=words: there is no guard over 'seated_agent.Always'"):
+    with pytest.raises(
+        UserError, match="no guard over 'seated_agent.Always', an agent of its own; leave it out, or guard=words"
+    ):
         built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]", "guard=words")
-    with pytest.raises(UserError, match="opponent=seated_agent.Always: an agent of its own plays the focal side alone"):
+    with pytest.raises(UserError, match="'seated_agent.Always' is an agent of its own, which plays the focal side"):
         built("run=here", f"run_dir={tmp_path}", "arms=[phrasebook_random]", "opponent=seated_agent.Always")
     (setup,) = built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]").setups
-    assert "seated_agent.Always" in setup.made_of()
+    assert "seated_agent.Always" in setup.own
+
+
+MOVES = """
+from emodistill.negotiation.agents import Move
+
+
+class Mended:
+    name = "mended"
+
+    def begin(self, negotiations):
+        pass
+
+    def act(self, negotiations):
+        return [MOVE for negotiation in negotiations]
+"""
+
+
+def test_a_class_that_failed_is_mended_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "mended_agent.py"
+    arms = ["arms=[phrasebook_random,mended_agent.Mended]"]
+
+    def saved(move):
+        file.write_text(MOVES.replace("MOVE", move))
+        sys.modules.pop("mended_agent", None)  # as in another process
+        resolve.cache_clear()
+
+    saved("'no move'")
+    with pytest.raises(UserError, match=r"mended_agent\.Mended moved by 'no move'"):
+        played(tmp_path, *arms)
+    saved("Move('I need it.', 'propose', negotiation.scenario.focal_target)")
+    folder = played(tmp_path, *arms)
+    first = (folder.path / "episodes" / "mended_agent.Mended.parquet").read_bytes()
+    saved("Move('I want it.', 'propose', negotiation.scenario.focal_target)")
+    with pytest.raises(UserError, match=r"was begun with other mended_agent\.Mended"):
+        played(tmp_path, *arms)
+    assert (folder.path / "episodes" / "mended_agent.Mended.parquet").read_bytes() == first
 
 
 def test_what_cannot_be_imported_claims_no_folder(tmp_path):

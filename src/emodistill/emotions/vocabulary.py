@@ -105,6 +105,8 @@ def _parse(text: str, source: str) -> Vocabulary:
     for label, entry in raw["labels"].items():
         if not isinstance(label, str):
             raise UserError(f"{source}: the label {label!r} is read by YAML as no word; put it in quotes")
+        if "." in label:
+            raise UserError(f"{source}: the label '{label}' has a dot, as import paths have; leave it out")
         if not isinstance(entry, dict) or not isinstance(entry.get("directive"), str):
             raise UserError(f"{source}: label '{label}' has no directive; {form}")
         perceived = entry.get("perceived_as") or []

@@ -8,15 +8,14 @@ again with other draws of the focal side, against the same draws of the counterp
 """
 
 import difflib
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.negotiation.agents import Agent, FixedEmotion, LeftToSpeaker, NoEmotion, Selector, UniformEmotion
+from emodistill.evaluation.own_classes import OwnSelector
+from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, Selector, UniformEmotion
 from emodistill.negotiation.protocol import FOCAL, Negotiation
 
 PHRASEBOOK, ENDPOINT, BASE = "phrasebook", "endpoint", "base"
@@ -199,51 +198,12 @@ def selector_of(
         return best_constant()
     if arm.emotion in vocabulary:
         return FixedEmotion(vocabulary, arm.emotion)
-    return trained() if arm.emotion == "iql" else imported_selector(arm)
+    return trained() if arm.emotion == "iql" else OwnSelector(arm.name, arm.emotion, vocabulary)
 
 
 def is_imported(arm: Arm, vocabulary: Vocabulary) -> bool:
     """Whether the arm's selector, or the whole agent, is a class of one's own, named by its import path."""
-    return arm.emotion not in (*EMOTION_SOURCES.values(), *vocabulary.labels)
-
-
-def imported_selector(arm: Arm) -> Selector:
-    """What the class of an arm's import path makes without arguments; a function that gives a selector will do, too.
-
-    Raises:
-        UserError: if there is no such module or class, or what it makes is no selector.
-    """
-    selector: Selector = _imported(arm, "selector", "select")
-    return selector
-
-
-def imported_agent(arm: Arm) -> Agent:
-    """The same for an arm that is an agent of one's own."""
-    agent: Agent = _imported(arm, "agent", "begin", "act")
-    return agent
-
-
-def _imported(arm: Arm, kind: str, *methods: str) -> Any:
-    module, _, name = arm.emotion.rpartition(".")
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"arm '{arm.name}': cannot import {arm.emotion} ({error}); put {module.split('.')[0]}.py beside train.py, "
-            "or install it"
-        ) from error
-    try:
-        made = make()
-    except TypeError as error:
-        raise UserError(f"arm '{arm.name}': {arm.emotion}() gives no {kind}: {error}") from error
-    if not isinstance(getattr(made, "name", None), str) or not all(
-        callable(getattr(made, method, None)) for method in methods
-    ):
-        raise UserError(
-            f"arm '{arm.name}': what {arm.emotion}() gives is no {kind}; it needs a name, and "
-            f"{' and '.join(f'{method}(negotiations)' for method in methods)} (docs/extending.md)"
-        )
-    return made
+    return arm.generator == ITSELF or arm.emotion not in (*EMOTION_SOURCES.values(), *vocabulary.labels)
 
 
 def is_local(generator: str) -> bool:

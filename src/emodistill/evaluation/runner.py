@@ -27,7 +27,8 @@ from emodistill.data.corpus import over
 from emodistill.data.schema import Episode, join_rows, read_episodes, write_episodes, write_rows
 from emodistill.emotions.vocabulary import Vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import ITSELF, SELF_SELECTED, Arm, draw_anew, imported_agent, is_local, selector_of
+from emodistill.evaluation.arms import ITSELF, SELF_SELECTED, Arm, draw_anew, is_local, selector_of
+from emodistill.evaluation.own_classes import OwnAgent, speaks_here
 from emodistill.evaluation.results import ArmResult, Cost
 from emodistill.evaluation.speakers import speaker_of
 from emodistill.execution.pieces import Advance, Executor, Needs, OneAfterOther, Piece, Work, digest, plan
@@ -239,7 +240,8 @@ class Runner:
         return is_local(group[0].generator) or isinstance(self.counterparty, Metered)
 
     def _needs(self, group: Sequence[Arm], episodes: int) -> Needs:
-        model = self._is_batched(group)
+        own = group[0].generator == ITSELF and speaks_here(group[0].emotion)
+        model = own or self._is_batched(group)
         return Needs(model, episodes * (MODEL_S if model else SIMULATED_S))
 
     @property
@@ -299,7 +301,7 @@ class Runner:
         """Who speaks for an arm: the speaker of its generator under the guard, or an agent of one's own."""
         if arm.generator == ITSELF:
             if arm.name not in self._agents:
-                self._agents[arm.name] = imported_agent(arm)
+                self._agents[arm.name] = OwnAgent(arm.name, arm.emotion, self.vocabulary)
             return self._agents[arm.name]
         speaker = speaker_of(arm, self._speaker_of(arm.generator))
         return self.guard.speaker(speaker) if self.guard else speaker

@@ -265,7 +265,7 @@ class Session:
     keys_values: "Tensor | Cache | None" = None
 
     def reusable(self) -> int:
-        """How many tokens need not be fed again: the common beginning, less the last, whose output is needed.
+        """How many tokens need not be fed again: the common beginning, except the last, whose output is needed.
 
         A cache of the library is of use as a whole or not at all: a state does not forget its last tokens.
         """

@@ -178,8 +178,12 @@ class GuardedSelector:
         if isinstance(self.inner, UniformEmotion):
             return [_uniform(*parts) for parts in zip(negotiations, allowed, strict=True)]
         choices = self.inner.select(negotiations)
-        for negotiation, choice in zip(negotiations, choices, strict=True):
-            self.guard.check(choice.emotion or "", [negotiation.scenario.domain], self.vocabulary)
+        for choice, labels, negotiation in zip(choices, allowed, negotiations, strict=True):
+            if choice.emotion is not None and choice.emotion not in labels:
+                raise UserError(
+                    f"guard={self.guard.level} bars '{choice.emotion}' in '{negotiation.scenario.domain}', and "
+                    f"{self.name} chose it; leave its arm out, or give its class select_among(negotiations, allowed)"
+                )
         return choices
 
 

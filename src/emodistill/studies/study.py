@@ -16,7 +16,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -120,6 +120,7 @@ class Setup:
         counterparty: says in words who sits on that chair.
         made_of: hashes, by name, of what episodes are made of besides the configuration, trained stages and scenarios.
         open_runner: makes what plays, and what measures expression where the study asks for it.
+        own: hashes of selectors and agents of one's own, by import path, as they were when they were imported.
     """
 
     config: dict[str, Any]
@@ -127,6 +128,7 @@ class Setup:
     counterparty: Callable[[], str]
     made_of: Callable[[], Mapping[str, str]]
     open_runner: "Callable[[], tuple[Runner, ExpressionTest | None]]"
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -381,11 +383,12 @@ class Study:
             with self._recording():
                 state = folder.state(setup.config, "auto")
                 folder.record(setup.config)
-                folder.hold_to(self._used(run, setup, runner))
+                folder.hold_to(self._used(run, setup, runner), renewed=self._unplayed_own(setup, runner, own))
             if state == "finished" and all(runner.file(arm).is_file() for arm in own):
                 print(f"{folder.path} is finished; nothing to play")
             tables.append((runner, expression))
-            pieces += runner.pieces(own, fixed(setup.config), partial(_work_of, setup.open_runner))
+            by = [fixed(setup.config), dict(setup.own)] if setup.own else fixed(setup.config)
+            pieces += runner.pieces(own, by, partial(_work_of, setup.open_runner))
         try:
             names = [arm.name for arm in self.arms]
             what = ", ".join(names) if len(names) <= NAMED else f"{len(names)} arms"
@@ -405,7 +408,14 @@ class Study:
             if is_trained(name, run.run_dir)
         }
         played = [[content_of(one), one.id, one.focal_target, one.counterparty_target] for one in runner.scenarios]
-        return {**weights, "scenarios": digest(played), **setup.made_of()}
+        return {**weights, "scenarios": digest(played), **setup.made_of(), **setup.own}
+
+    @staticmethod
+    def _unplayed_own(setup: Setup, runner: "Runner", arms: Sequence[Arm]) -> list[str]:
+        """Import paths with which no arm is kept yet: their classes may still be mended."""
+        kept = [arm for arm in arms if runner.file(arm).is_file()]
+        played = {arm.emotion for arm in kept} | ({setup.opponent.emotion} if setup.opponent and kept else set())
+        return [path for path in setup.own if path not in played]
 
     def _played(
         self, number: int, kept: Mapping[tuple[int, str], ArmResult], expression: "ExpressionTest | None"
