@@ -89,6 +89,7 @@ def test_the_fingerprint_changes_with_a_label_and_with_a_directive(tmp_path):
         ("name: v\nlabels: {a: {perceived_as: [joy]}}\n", "label 'a' has no directive"),
         ("", "not a vocabulary"),
         ("name: v\nlabels: {a: {directive: x, perceived_as: 5}}\n", "label 'a' is not a list of words"),
+        ("name: v\nlabels: {be.calm: {directive: x}}\n", "'be.calm' has a dot, as import paths have; leave it out"),
     ],
 )
 def test_a_malformed_file_is_explained(tmp_path, text, says):

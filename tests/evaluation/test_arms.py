@@ -4,7 +4,7 @@ import pytest
 
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import Arm, draw_anew, is_local, parse_arm, parse_arms, selector_of
+from emodistill.evaluation.arms import Arm, draw_anew, is_imported, is_local, parse_arm, parse_arms, selector_of
 from emodistill.evaluation.own_classes import OwnSelector
 from emodistill.negotiation.agents import FixedEmotion, LeftToSpeaker, NoEmotion, UniformEmotion
 from emodistill.negotiation.generator import generate_scenarios
@@ -171,6 +171,11 @@ def test_a_misspelt_or_renamed_arm_is_told_its_name(name, meant):
 
 def test_only_models_of_this_machine_have_an_expression_to_measure():
     assert [is_local(name) for name in ("base", "jpo", "phrasebook", "endpoint", "itself")] == [True] * 2 + [False] * 3
+
+
+def test_an_agent_is_imported_whatever_the_labels_are():
+    labels = Vocabulary("own", ("a.b",), ("Be so.",), ((),))
+    assert is_imported(Arm("a.b", "a.b", "itself"), labels) and not is_imported(parse_arm("a.b+base", labels), labels)
 
 
 def test_the_class_of_an_import_path_is_the_selector():

@@ -127,7 +127,7 @@ class Stubborn:
 
 
 class Meek(Stubborn):
-    name = "meek"
+    name, is_local_model = "meek", True
 
     def act(self, negotiations):
         return [Move("As you like.") for _ in negotiations]
@@ -138,6 +138,8 @@ def test_agents_of_ones_own_decide_everything_themselves(made, tmp_path, monkeyp
     (tmp_path / "own_agent.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     runner, asked = made()
+    needs = [piece.needs.model for piece in runner.pieces(arms("own_agent.Stubborn", "own_agent.Meek"))]
+    assert needs == [False, True]  # the second says that a language model is behind it
     mule, other, random = runner.play(arms("own_agent.Stubborn", "own_agent.Meek", "phrasebook_random"))
     assert keys(mule.episodes) == keys(other.episodes) == keys(random.episodes)
     assert asked == ["phrasebook"]

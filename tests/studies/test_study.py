@@ -165,8 +165,10 @@ from emodistill.negotiation.agents import Move
 class Mended:
     name = "mended"
 
+    begun = 0
+
     def begin(self, negotiations):
-        pass
+        self.begun += 1
 
     def act(self, negotiations):
         return [MOVE for negotiation in negotiations]
@@ -176,23 +178,25 @@ class Mended:
 def test_a_class_that_failed_is_mended_and_the_same_command_goes_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "mended_agent.py"
-    arms = ["arms=[phrasebook_random,mended_agent.Mended]"]
+    arms = ["arms=[phrasebook_random,mended_agent.Mended]", "episodes_per_scenario=40"]  # in two lots
 
     def saved(move):
         file.write_text(MOVES.replace("MOVE", move))
         sys.modules.pop("mended_agent", None)  # as in another process
         resolve.cache_clear()
 
-    saved("'no move'")
+    saved("'no move' if self.begun > 1 else Move('I needed it.', 'walk_away')")
     with pytest.raises(UserError, match=r"mended_agent\.Mended moved by 'no move'"):
         played(tmp_path, *arms)
     saved("Move('I need it.', 'propose', negotiation.scenario.focal_target)")
     folder = played(tmp_path, *arms)
-    first = (folder.path / "episodes" / "mended_agent.Mended.parquet").read_bytes()
+    file_played = folder.path / "episodes" / "mended_agent.Mended.parquet"
+    first = file_played.read_bytes()
+    assert {turn.text for episode in read_episodes(file_played) for turn in episode.focal_turns} == {"I need it."}
     saved("Move('I want it.', 'propose', negotiation.scenario.focal_target)")
     with pytest.raises(UserError, match=r"was begun with other mended_agent\.Mended"):
         played(tmp_path, *arms)
-    assert (folder.path / "episodes" / "mended_agent.Mended.parquet").read_bytes() == first
+    assert file_played.read_bytes() == first
 
 
 def test_what_cannot_be_imported_claims_no_folder(tmp_path):

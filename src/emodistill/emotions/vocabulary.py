@@ -106,7 +106,7 @@ def _parse(text: str, source: str) -> Vocabulary:
         if not isinstance(label, str):
             raise UserError(f"{source}: the label {label!r} is read by YAML as no word; put it in quotes")
         if "." in label:
-            raise UserError(f"{source}: the label '{label}' has a dot, as import paths have; leave it out")
+            raise UserError(f"{source}: the label '{label}' has a dot, as import paths have; leave it out ({form})")
         if not isinstance(entry, dict) or not isinstance(entry.get("directive"), str):
             raise UserError(f"{source}: label '{label}' has no directive; {form}")
         perceived = entry.get("perceived_as") or []
