@@ -93,11 +93,12 @@ class OwnSelector:
         return self._checked(self.inner.select_among(negotiations, allowed), negotiations)
 
     def _checked(self, choices: Any, negotiations: Sequence[Negotiation]) -> list[Choice]:
-        for choice in _one_each(choices, negotiations, self.path, "select"):
+        found = _one_each(choices, negotiations, self.path, "select")
+        for choice in found:
             if not isinstance(choice, Choice):
                 raise UserError(f"{self.path} chose {choice!r}; give a Choice(emotion, probability)")
             _check_emotion(self.path, choice.emotion, choice.probability, self.vocabulary)
-        return list(choices)
+        return found
 
 
 class OwnAgent:
@@ -149,9 +150,9 @@ def _made(arm: str, path: str, kind: str, *methods: str) -> Any:
 
 
 def _one_each(given: Any, negotiations: Sequence[Negotiation], path: str, method: str) -> list[Any]:
-    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(negotiations):
-        count = len(given) if isinstance(given, Sequence) and not isinstance(given, str) else repr(given)
-        raise UserError(f"{path}.{method} gave {count} for {len(negotiations)} negotiations; give a list, one for each")
+    if not isinstance(given, list | tuple) or len(given) != len(negotiations):
+        what = len(given) if isinstance(given, list | tuple) else repr(given)
+        raise UserError(f"{path}.{method} gave {what} for {len(negotiations)} negotiations; give a list, one for each")
     return list(given)
 
 
