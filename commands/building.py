@@ -129,12 +129,12 @@ def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
     seated = [*parse_arms(cfg.arms, vocabulary), *([opponent] if opponent else [])]
     if opponent and opponent.generator == ITSELF:
         raise UserError(
-            f"'{opponent.name}' is an agent of its own, which plays the focal side alone: name another arm as "
+            f"'{opponent.name}' is an agent of yours, which plays the focal side alone: name another arm as "
             "opponent=, and in a tournament the arms that may sit opposite as conditions=[...]"
         )
     for arm in (arm for arm in seated if arm.generator == ITSELF and cfg.guard.level != "off"):
         raise UserError(
-            f"there is no guard over '{arm.name}', an agent of its own; leave it out, or guard={cfg.guard.level}"
+            f"the guard does not cover '{arm.name}', an agent of yours; leave out this arm, or guard={cfg.guard.level}"
         )
     imported = [arm.emotion for arm in seated if is_imported(arm, vocabulary)]
     own = {path: source_hash(path) for path in imported}  # what cannot be had is refused before a folder is claimed

@@ -325,7 +325,7 @@ def test_targets_in_words_and_what_the_other_side_is_thought_to_want():
     [
         ({"arm": "emodistill"}, "stage=jpo .and the same run=...."),
         ({"arm": "vanila"}, "did you mean 'vanilla'"),
-        ({"arm": "stubborn.Stubborn"}, "is an agent of its own, which plays in evaluate.py alone"),
+        ({"arm": "stubborn.Stubborn"}, "is an agent of yours, which only evaluate.py plays"),
         ({"folder": "nowhere"}, "nowhere is no run that was trained"),
     ],
 )

@@ -963,4 +963,4 @@ def _over(end: End | None) -> UserError:
 
 def _refuse_agent(arm: Arm) -> None:
     if arm.generator == ITSELF:
-        raise UserError(f"arm '{arm.name}' is an agent of its own, which plays in evaluate.py alone; name another arm")
+        raise UserError(f"arm '{arm.name}' is an agent of yours, which only evaluate.py plays; name another arm")

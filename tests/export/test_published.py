@@ -104,7 +104,7 @@ def test_a_selector_that_cannot_be_had_is_refused_before_it_is_served(run):
 def test_an_exported_folder_names_no_agent(exported, form):
     agent = PublishedAgent(exported(form))
     for arm in (Arm("joy", "joy", "itself"), Arm("os.getcwd", "os.getcwd", "itself")):
-        with pytest.raises(UserError, match="is an agent of its own, which plays in evaluate.py alone"):
+        with pytest.raises(UserError, match="is an agent of yours, which only evaluate.py plays"):
             agent.check(arm)
 
 

@@ -149,10 +149,10 @@ def test_an_agent_of_ones_own_has_no_guard_and_sits_on_the_focal_side(tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "seated_agent.py").write_text(OWN.replace("select", "begin") + "\n    act = begin\n")
     with pytest.raises(
-        UserError, match="no guard over 'seated_agent.Always', an agent of its own; leave it out, or guard=words"
+        UserError, match="does not cover 'seated_agent.Always', an agent of yours; leave out this arm, or guard=words"
     ):
         built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]", "guard=words")
-    with pytest.raises(UserError, match="'seated_agent.Always' is an agent of its own, which plays the focal side"):
+    with pytest.raises(UserError, match="'seated_agent.Always' is an agent of yours, which plays the focal side"):
         built("run=here", f"run_dir={tmp_path}", "arms=[phrasebook_random]", "opponent=seated_agent.Always")
     (setup,) = built("run=here", f"run_dir={tmp_path}", "arms=[seated_agent.Always]").setups
     assert "seated_agent.Always" in setup.own

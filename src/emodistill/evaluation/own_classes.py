@@ -1,7 +1,7 @@
 """Selectors and agents of one's own, named by their import path (docs/extending.md).
 
-They are code that this package has never seen. So they are looked at before a folder is claimed, what they give is
-checked turn by turn, and a mistake is told with the arm, the class and what it gave.
+They are code that this package does not know. So they are imported before a folder is claimed, what they
+give is checked turn by turn, and an error names the class and what it gave.
 """
 
 import difflib
@@ -46,14 +46,16 @@ def resolve(path: str) -> Callable[[], Any]:
     try:
         inspect.signature(make).bind()
     except TypeError as error:
-        raise UserError(f"{path} cannot be called without arguments ({error}); name a function that does it") from error
+        raise UserError(
+            f"{path} cannot be called without arguments ({error}); name a function that needs none"
+        ) from error
     except ValueError:  # some classes in C do not say what they take
         pass
     return make
 
 
 def source_hash(path: str) -> str:
-    """Of the files with the name and with the class that stands behind it; what those import does not count."""
+    """Hash of the file that the path names and of the file with the class; files that these import are not included."""
     make = resolve(path)
     modules = dict.fromkeys([path.rpartition(".")[0], getattr(make, "__module__", "builtins")])
     files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
@@ -83,7 +85,9 @@ class OwnSelector:
         self.path, self.vocabulary = path, vocabulary
         self.inner = _made(arm, path, "selector", "select")
         self.name: str = self.inner.name
-        if callable(getattr(self.inner, "select_among", None)):  # or else it would pass for one that can choose so
+        if callable(
+            getattr(self.inner, "select_among", None)
+        ):  # a guard asks for this method, see `safety.guard.Maskable`
             self.select_among = self._select_among
 
     def select(self, negotiations: Sequence[Negotiation]) -> list[Choice]:

@@ -278,10 +278,10 @@ class Runner:
 
         What playing cost is shared out by the turns that each arm spoke.
         """
-        own = self._own_seat(arms[0])
-        at_table = [seat for seat in (own, self.counterparty) if isinstance(seat, Metered)]
+        focal = self._focal_seat(arms[0])
+        at_table = [seat for seat in (focal, self.counterparty) if isinstance(seat, Metered)]
         began, before = time.perf_counter(), total([seat.usage for seat in at_table])
-        played = self._play(arms, places, own, advance)
+        played = self._play(arms, places, focal, advance)
         after, seconds = total([seat.usage for seat in at_table]), time.perf_counter() - began
         money = None if after.cost is None or before.cost is None else after.cost - before.cost
         read, written = after.prompt_tokens - before.prompt_tokens, after.completion_tokens - before.completion_tokens
@@ -297,8 +297,8 @@ class Runner:
         atomic_write(part.with_suffix(".json"), json.dumps(costs) + "\n")
         write_episodes([episode for episodes in played for episode in episodes], part)
 
-    def _own_seat(self, arm: Arm) -> Any:
-        """Who speaks for an arm: the speaker of its generator under the guard, or an agent of one's own."""
+    def _focal_seat(self, arm: Arm) -> Any:
+        """What plays for an arm: the speaker of its generator under the guard, or an agent of one's own."""
         if arm.generator == ITSELF:
             if arm.name not in self._agents:
                 self._agents[arm.name] = OwnAgent(arm.name, arm.emotion, self.vocabulary)
@@ -306,19 +306,19 @@ class Runner:
         speaker = speaker_of(arm, self._speaker_of(arm.generator))
         return self.guard.speaker(speaker) if self.guard else speaker
 
-    def _play(self, arms: Sequence[Arm], places: Sequence[int], own: Any, advance: Advance) -> list[list[Episode]]:
-        """The episodes of each arm, at these places; `own` is who speaks for all of them."""
+    def _play(self, arms: Sequence[Arm], places: Sequence[int], seat: Any, advance: Advance) -> list[list[Episode]]:
+        """The episodes of each arm, at these places; `seat` is that of `_focal_seat`, the same for all of them."""
         played = [[Negotiation(*self._game(place)) for place in places] for _ in arms]
         for arm, negotiations in zip(arms, played, strict=True):
             for negotiation in negotiations:
                 draw_anew(negotiation, arm.repetition)
         everything = [negotiation for negotiations in played for negotiation in negotiations]
         if arms[0].generator == ITSELF:  # it plays alone, see `_groups`
-            play(everything, own, self.counterparty, over(advance))
-            behaviours = [own.name]
+            play(everything, seat, self.counterparty, over(advance))
+            behaviours = [seat.name]
         else:
             selectors = [self._selector_of(arm) for arm in arms]
-            focal = FocalAgent(_SelectorOfEach(selectors, played), self.offers, own)
+            focal = FocalAgent(_SelectorOfEach(selectors, played), self.offers, seat)
             play(everything, focal, self.counterparty, over(advance))
             behaviours = [selector.name for selector in selectors]
         return [

@@ -387,8 +387,8 @@ class Study:
             if state == "finished" and all(runner.file(arm).is_file() for arm in own):
                 print(f"{folder.path} is finished; nothing to play")
             tables.append((runner, expression))
-            by = [fixed(setup.config), dict(setup.own)] if setup.own else fixed(setup.config)
-            pieces += runner.pieces(own, by, partial(_work_of, setup.open_runner))
+            fixing = [fixed(setup.config), dict(setup.own)] if setup.own else fixed(setup.config)
+            pieces += runner.pieces(own, fixing, partial(_work_of, setup.open_runner))
         try:
             names = [arm.name for arm in self.arms]
             what = ", ".join(names) if len(names) <= NAMED else f"{len(names)} arms"
@@ -412,7 +412,7 @@ class Study:
 
     @staticmethod
     def _unplayed_own(setup: Setup, runner: "Runner", arms: Sequence[Arm]) -> list[str]:
-        """Import paths with which no arm is kept yet: their classes may still be mended."""
+        """Import paths of which no episodes are kept yet: their classes may still change."""
         kept = [arm for arm in arms if runner.file(arm).is_file()]
         played = {arm.emotion for arm in kept} | ({setup.opponent.emotion} if setup.opponent and kept else set())
         return [path for path in setup.own if path not in played]
