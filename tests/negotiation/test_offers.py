@@ -158,3 +158,12 @@ def test_an_unknown_domain_is_a_user_error() -> None:
     assert set(DOMAINS) <= set(domain_names())
     with pytest.raises(UserError, match="no domain 'divorce'"):
         parse_offer("45 days", "divorce")
+
+
+def test_only_the_quantity_just_before_is_joined():
+    assert parse_offer("I can do ten days or two weeks and three days.", "debt") == 17
+
+
+def test_noon_is_no_bedtime_and_midnight_is():
+    assert parse_offer("Lights out at 12 PM.", "student") is None
+    assert parse_offer("Lights out at 12 AM.", "student") == 180
