@@ -1,7 +1,7 @@
-"""Serve a run's agents: `python serve.py run=demo [key=value ...]`, then open http://127.0.0.1:8000.
+"""Serve the agents of a run, or of an exported folder (`run_dir=exported`): `python serve.py run=demo [key=value ...]`.
 
-The server speaks OpenAI's chat-completions protocol and has a page to negotiate on. See `configs/serve.yaml` for every
-key, and docs/serving.md for the protocol.
+The server speaks OpenAI's chat-completions protocol and has a page to negotiate on, http://127.0.0.1:8000. See
+`configs/serve.yaml` for every key, and docs/serving.md for the protocol.
 """
 
 import os
@@ -48,6 +48,7 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     from hydra.utils import instantiate
 
     from commands.building import open_endpoint
+    from emodistill.errors import UserError
     from emodistill.serving.app import Service
     from emodistill.serving.gate import LOOPBACK, Gate
     from emodistill.serving.lockstep import Lockstep
@@ -56,12 +57,18 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
 
     arms = None if cfg.arms is None else list(cfg.arms)
     how = (cfg.guard.level, cfg.guard.redraws, cfg.device, partial(open_endpoint, cfg), cfg.remembered)
-    run = ServedRun(Path(cfg.run_dir), arms, *how)
+    run = ServedRun(cfg.run_dir, arms, *how)
+    stored = Path(cfg.record_file)
+    if cfg.record and not run.settings.has_counterparty and Path(cfg.run_dir) in stored.parents:
+        raise UserError(
+            f"record=true: {cfg.run_dir} is an exported agent, which is given away, and people's words do not belong "
+            "in it; say where to store them, such as record_file=people.parquet"
+        )
     lockstep = Lockstep(run.agents, run.counters, cfg.batch, cfg.queue, cfg.gather_s)
     usual = None if token else LOOPBACK
     hosts = usual if cfg.hosts is None else {host.lower() for host in cfg.hosts}
     gate = Gate(token, hosts, cfg.per_minute)
-    records = Records(Path(cfg.record_file)) if cfg.record else None
+    records = Records(stored) if cfg.record else None
     return Service(run, lockstep, gate, instantiate(cfg.limits), records)
 
 

@@ -20,7 +20,9 @@ class Served:
         self.client = httpx2.Client(base_url=self.base_url, trust_env=False, timeout=60)
 
     def chat(self, messages=(), model="phrasebook_iql", status=200, **more):
-        body = {"model": model, "messages": [*messages], "metadata": {"scenario": self.scenario}, **more}
+        if "metadata" not in more:
+            more["metadata"] = {"scenario": self.scenario}
+        body = {"model": model, "messages": [*messages], **more}
         answer = self.client.post("/v1/chat/completions", json=body)
         assert answer.status_code == status, answer.text
         return answer.json()

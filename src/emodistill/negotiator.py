@@ -505,14 +505,16 @@ class RunSettings:
         UserError: if the folder is none of a run.
     """
 
+    has_counterparty = True
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         files = [folder / stage / "config.yaml" for stage in CONFIGS]
         self.file = next((file for file in files if file.is_file()), folder)
         if self.file == folder and (folder / AGENT).is_file():
             raise UserError(
-                f"{folder} holds an exported agent, which chat.py and Negotiator.load open; give the folder of its run "
-                "here, checkpoints/<run>"
+                f"{folder} holds an exported agent, which chat.py, serve.py and Negotiator.load open; give the folder "
+                "of its run here, checkpoints/<run>"
             )
         if self.file == folder:
             raise UserError(
@@ -691,6 +693,8 @@ class PublishedAgent(RunSettings):
         UserError: if a file is missing or not what it was when it was written, or the rules of a domain are not those
             of this version.
     """
+
+    has_counterparty = False
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / AGENT

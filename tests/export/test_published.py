@@ -78,11 +78,6 @@ def test_other_arms_need_the_run(exported, form, arm, reason):
         Negotiator.load(exported(form), arm)
 
 
-def test_a_server_needs_the_run(exported):
-    with pytest.raises(UserError, match="holds an exported agent, which chat.py and Negotiator.load open"):
-        ServedRun(exported("peft"))
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -1,4 +1,7 @@
-"""What a server serves of a run: its arms and its counterparty by name, its scenarios, and what people see of them."""
+"""What a server serves of a run or an exported folder: its arms by name, its scenarios, what people see of them.
+
+Of a run it serves the counterparty too; an exported folder has none.
+"""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, is_local, parse_arm
+from emodistill.evaluation.arms import BASE, ENDPOINT, PHRASEBOOK, SELF_SELECTED, Arm, is_local
 from emodistill.negotiation.prompts import brief
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, MAX_ROUNDS, Side
 from emodistill.negotiation.scenarios import Scenario
-from emodistill.negotiator import LONGEST, Conversation, Negotiator, RunSettings, own_scenario
+from emodistill.negotiator import LONGEST, Conversation, Negotiator, own_scenario, settings_of
 from emodistill.safety.guard import load_guard
 from emodistill.serving.protocol import DISCLOSURE, Refusal, Talk
 
@@ -37,11 +40,11 @@ _WORDS = {BASE: "the base model", PHRASEBOOK: "the phrasebook", ENDPOINT: "a mod
 
 
 class ServedRun:
-    """The agents of a run, ready to be asked by name.
+    """The agents of a run or an exported folder, ready to be asked by name.
 
     Args:
-        folder: of the run, `checkpoints/<run>`.
-        arms: to serve; None takes every arm of `OFFERED` that the run can play.
+        folder: see `Negotiator.load`.
+        arms: to serve; None takes the arm that was exported, and every arm of `OFFERED` that can be played.
         guard, redraws, device, endpoint, remembered: see `Negotiator.load`.
 
     Raises:
@@ -50,7 +53,7 @@ class ServedRun:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         arms: Sequence[str] | None = None,
         guard: str = "strict",
         redraws: int = 2,
@@ -58,21 +61,22 @@ class ServedRun:
         endpoint: "Callable[[], ChatBackend] | None" = None,
         remembered: int = 32,
     ) -> None:
-        self.folder, self.guard = folder, guard
-        self.settings = RunSettings(folder)
+        self.folder, self.guard = Path(folder), guard
+        self.settings = settings_of(folder)
         self.vocabulary = load_vocabulary(self.settings.config["vocabulary"])
-        found = [parse_arm(name, self.vocabulary) for name in arms or OFFERED]
+        found = [self.settings.arm(name, self.vocabulary) for name in arms or (None, *OFFERED)]
         playable = found if arms else [arm for arm in found if self._is_playable(arm)]
         if not playable:
             raise UserError(f"{folder} has no arm that can be played; train stage=iql first")
-        domains = list(dict.fromkeys(self.settings.config["domains"]))
+        self.scenarios = {scenario.id: scenario for scenario in self.settings.scenarios()}
+        domains = list(dict.fromkeys(scenario.domain for scenario in self.scenarios.values()))
         for arm in playable:
             load_guard(guard).check(arm.emotion, domains, self.vocabulary)
         how = (guard, redraws, device, endpoint, remembered)
-        self.agents = {arm.name: Negotiator.load(folder, arm.name, FOCAL, *how) for arm in playable}
-        self.arms = list(self.agents)
-        self.agents[COUNTERPARTY] = Negotiator.load(folder, side=COUNTERPARTY, remembered=remembered)
-        self.scenarios = {scenario.id: scenario for scenario in self.agents[COUNTERPARTY].scenarios()}
+        self.arms = list(dict.fromkeys(arm.name for arm in playable))
+        self.agents = {name: Negotiator.load(folder, name, FOCAL, *how) for name in self.arms}
+        if self.settings.has_counterparty:
+            self.agents[COUNTERPARTY] = Negotiator.load(folder, side=COUNTERPARTY, remembered=remembered)
         self._briefs: dict[Side, dict[str, str]] = {
             side: {one.id: brief(one, side) for one in self.scenarios.values()} for side in (FOCAL, COUNTERPARTY)
         }
@@ -138,9 +142,8 @@ class ServedRun:
                 raise UserError("give a scenario, which has its domain and targets, or domain and target without one")
             if given["scenario"] not in self.scenarios:
                 some = ", ".join([*self.scenarios][:3])
-                raise UserError(
-                    f"scenario={given['scenario']}: there is none; GET /api/scenarios lists them ({some}, ...)"
-                )
+                there = f"GET /api/scenarios lists them ({some}, ...)" if some else "give domain and target"
+                raise UserError(f"scenario={given['scenario']}: there is none; {there}")
             return self.scenarios[given["scenario"]]
         if "domain" in given:
             return own_scenario(given["domain"], _number(given.get("target")), _number(given.get("their_target")))
@@ -177,6 +180,7 @@ class ServedRun:
                 for rules in domains.values()
             ],
             "arms": [{"id": name, "line": line(arm)} for name, arm in shown.items() if arm],
+            "counterparty": COUNTERPARTY in self.agents,
             "emotions": list(self.vocabulary.labels),
             "limits": {"characters": LONGEST, "rounds": MAX_ROUNDS, "messages": MOST_MESSAGES},
         }
@@ -185,7 +189,7 @@ class ServedRun:
         """The scenarios of a domain, or all, with what either side may see.
 
         Raises:
-            UserError: if the run has none of that domain.
+            UserError: if there are none of that domain.
         """
         return [
             {
@@ -193,7 +197,7 @@ class ServedRun:
                 FOCAL: self._view(one, FOCAL, one.focal_target),
                 COUNTERPARTY: self._view(one, COUNTERPARTY, one.counterparty_target),
             }
-            for one in self.agents[COUNTERPARTY].scenarios(domain)
+            for one in self.agents[self.arms[0]].scenarios(domain)
         ]
 
     def _view(self, scenario: Scenario, side: Side, target: float) -> dict[str, Any]:

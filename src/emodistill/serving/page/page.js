@@ -146,6 +146,7 @@ async function open() {
   const alone = run.arms.length < 2;
   for (const field of [byId("blind"), document.querySelector("[name=seats][value='2']")]) field.disabled = alone;
   byId("seed").value = newSeed();
+  if (!run.domains.length) throw new Problem("There are no scenarios here; a program can give a domain and a target.");
   byId("setup").hidden = false;
   await showDomain();
 }
@@ -166,7 +167,7 @@ async function showDomain() {
     tick("radio", { name: "side", value, checked: value === chosen, onchange: showChoices }, words);
   byId("sides").replaceChildren(
     seat("counterparty", `${roles.counterparty}, opposite an agent of this run`),
-    seat("focal", `${roles.focal}, opposite this run's counterparty`),
+    state.run.counterparty ? seat("focal", `${roles.focal}, opposite this run's counterparty`) : "",
   );
   showChoices();
 }
