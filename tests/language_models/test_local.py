@@ -204,7 +204,7 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch):
     assert device_of("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of("auto") == torch.device("cpu")
-    for name, words in (("gpu", "finds no GPU"), ("cuda:1", "finds no GPU"), ("toaster", "choose auto, cpu, gpu")):
+    for name, words in (("gpu", "finds no GPU"), ("cuda:1", "finds no GPU"), ("mps", "choose auto, cpu, gpu")):
         with pytest.raises(UserError, match=f"device={name}: .*{words}"):
             device_of(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -44,21 +44,21 @@ SAMPLES, SAMPLE_BYTES = 64, 4096
 UNLIMITED = 2**20  # tokens of a chat with a model that states no limit
 _SHARED: "weakref.WeakValueDictionary[tuple[str, ...], PreTrainedModel]" = weakref.WeakValueDictionary()
 _SHARING = threading.Lock()
+DEVICE = re.compile(r"cpu|gpu|cuda(:\d{1,2})?")  # PyTorch knows more, such as mps; nothing here was tried on them
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name: `auto` (the GPU where there is one, else the CPU), `cpu`, `gpu`, or PyTorch's, as `cuda:1`.
+    """The device of a name: `auto` (the GPU where there is one, else the CPU), `cpu`, `gpu`, or one GPU, as `cuda:1`.
 
     Raises:
         UserError: if there is no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device("cuda" if name == "gpu" else name)
-    except RuntimeError as error:
-        raise UserError(f"device={name}: choose auto, cpu, gpu, or a device of PyTorch such as cuda:1") from error
+    if not DEVICE.fullmatch(name):
+        raise UserError(f"device={name}: choose auto, cpu, gpu, or one GPU such as cuda:1")
+    device = torch.device("cuda" if name == "gpu" else name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: PyTorch finds no GPU here; choose cpu (in training: trainer.accelerator=cpu)")
     if device.type == "cuda" and device.index is not None and device.index >= (count := torch.cuda.device_count()):
