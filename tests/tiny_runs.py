@@ -71,7 +71,9 @@ class Workplace:
 
     def config(self, stage, run="run", *overrides):
         batches = ["data.dataset.batch_size=16"]
-        if stage != "iql":
+        if stage == "iql":
+            batches.append("+learner.fqe_updates=50")  # of 1,000, which would be most of a tiny run's time
+        else:
             batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
         own = [f"stage={stage}", "monitor.save_every=1", *QUIET, *batches, *self.overrides(run, *overrides)]
         return composed("train", *own, *overrides)

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emodistill.errors import UserError
+from emodistill.learners.ope import FittedQ, fitted_q_value
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,22 @@ def test_metrics_are_those_of_the_learner(run):
         assert (share[~seen] == 0).all()
     torch.testing.assert_close(shares["corpus"], batch.action.bincount(minlength=5) / 30)
     torch.testing.assert_close(shares["policy"], policy.mean(0))
+
+
+@pytest.mark.parametrize("updates", [3, 40])
+def test_the_value_is_fitted_for_so_many_updates(updates):
+    learner, data = make(fqe_updates=updates), Data()
+    trainer = quiet_trainer(max_steps=1)
+    trainer.fit(learner, data)
+    episodes = next(iter(data.val_dataloader()))
+    rows = episodes.transitions
+    seen = (rows.observation, rows.next_observation)
+    with torch.no_grad():
+        policies = [learner(observed).softmax(-1) for observed in seen]
+    observation, following = (learner.stats.standardise(observed) for observed in seen)
+    standard = episodes._replace(transitions=rows._replace(observation=observation, next_observation=following))
+    expected = fitted_q_value(standard, *policies, 0.9, FittedQ(iterations=updates))
+    assert trainer.callback_metrics["val/fqe_value"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("cap", "share"), [(1e-6, 1.0), (1e6, 0.0)])

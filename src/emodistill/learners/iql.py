@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from emodistill.checks import ABOVE_0, FROM_0, Allowed, check_settings, is_number, is_whole
 from emodistill.data.transitions import TransitionEpisodes, Transitions
 from emodistill.errors import UserError
-from emodistill.learners.ope import fitted_q_value, importance_sampled_value, mean_return
+from emodistill.learners.ope import FittedQ, fitted_q_value, importance_sampled_value, mean_return
 from emodistill.learners.selector_networks import DatasetStats, SelectorNetworks
 from emodistill.losses import expectile_loss
 
@@ -61,6 +61,7 @@ _ALLOWED: Allowed = {
         lambda v: isinstance(v, Mapping) and set(v) == set(HEADS) and all(is_number(r) and r > 0 for r in v.values()),
         "{q: ..., v: ..., policy: ...}, each above 0",
     ),
+    "fqe_updates": (is_whole, "a whole number of at least 1"),
 }
 
 
@@ -80,6 +81,7 @@ class IQLLearner(SelectorNetworks, L.LightningModule):
         max_advantage_weight: no turn counts more than this in the policy loss.
         polyak: the share of the way that the target Q moves towards Q in a step.
         learning_rates: one each for `q`, `v` and `policy`.
+        fqe_updates: of the fit behind `val/fqe_value`; the default is meant for some thousand validation turns.
         dataset_stats: see `DatasetStats`; None takes them from `trainer.datamodule.dataset_stats`, or leaves
             observations and rewards as they are where there is no such thing.
     """
@@ -96,6 +98,7 @@ class IQLLearner(SelectorNetworks, L.LightningModule):
         polyak: float,
         learning_rates: dict[str, float],
         dataset_stats: dict[str, Any] | None = None,
+        fqe_updates: int = 1000,
     ) -> None:
         check_settings(locals(), _ALLOWED)
         super().__init__(observation_dim, num_emotions, hidden_dims, dataset_stats)
@@ -210,8 +213,9 @@ class IQLLearner(SelectorNetworks, L.LightningModule):
         standardised = batch._replace(transitions=rows._replace(observation=observation, next_observation=following))
         weighted = importance_sampled_value(batch, taken, discount)
         name = "val/pdwis_value" if weighted.reliable else "val/pdwis_value_unreliable"
+        next_policy, fit = self(rows.next_observation).softmax(-1), FittedQ(iterations=self.hparams["fqe_updates"])
         metrics: Metrics = {
-            "val/fqe_value": fitted_q_value(standardised, policy, self(rows.next_observation).softmax(-1), discount),
+            "val/fqe_value": fitted_q_value(standardised, policy, next_policy, discount, fit),
             "val/behaviour_value": mean_return(batch, discount),
             "val/pdwis_effective_size": weighted.effective_size,
         }

@@ -9,8 +9,10 @@ not given.
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 GIB = 2**30
+MEASURING_S = 0.1  # of `matrix_speed`
 REFERENCE_SPEED = 360.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
 REFERENCE_OPERATIONS = 0.572e9  # of one training token of the embedded model in a chat of 768
 REFERENCE_WEIGHTS = 134.5e6  # of the embedded model
@@ -134,17 +136,22 @@ def seconds(shape: Shape, work: Work, rank: int, speed: float) -> dict[str, floa
     }
 
 
+@cache
 def matrix_speed() -> float:
-    """Matrix products of the language model's shapes in 10^9 operations a second, in the dtype that `auto` takes."""
+    """Matrix products of the language model's shapes in 10^9 operations a second, in the dtype that `auto` takes.
+
+    Measured once a process, in about a tenth of a second.
+    """
     import torch
 
     from emodistill.language_models.local import dtype_of
 
     dtype = dtype_of("auto", torch.device("cpu"))
-    rows, inner, columns, repeats = 1792, 576, 1536, 16
+    rows, inner, columns = 1792, 576, 1536
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
     left @ right  # the first product sets the kernel up
-    began = time.perf_counter()
-    for _ in range(repeats):
+    began, products, seconds = time.perf_counter(), 0, 0.0
+    while seconds < MEASURING_S:
         left @ right
-    return 2e-9 * rows * inner * columns * repeats / (time.perf_counter() - began)
+        products, seconds = products + 1, time.perf_counter() - began
+    return 2e-9 * rows * inner * columns * products / seconds
