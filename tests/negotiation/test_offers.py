@@ -132,9 +132,9 @@ def test_any_text_is_read_without_an_error(text: str, domain: str) -> None:
 )
 @pytest.mark.parametrize("domain", ["debt", "student"])
 def test_a_runaway_text_is_read_quickly(piece: str, domain: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # other work on the machine does not count
     parse_offer(piece * (200_000 // len(piece)), domain)
-    assert time.perf_counter() - start < 2.0  # typically 0.02 s: wide enough for a busy machine, far from quadratic
+    assert time.process_time() - start < 2.0  # typically 0.02 s; quadratic would be minutes
 
 
 @pytest.mark.parametrize("text", ["I need 900 days.", "0 days.", "I need 3 years.", "Give me 5 minutes."])
