@@ -4,7 +4,6 @@ import pytest
 
 from emodistill.emotions.perceiver import load_perceiver
 from emodistill.emotions.vocabulary import load_vocabulary
-from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
 from emodistill.judges.shown_emotion import ShownEmotion
 
@@ -32,18 +31,3 @@ def test_a_score_does_not_depend_on_its_batch(request_of):
     judge = ShownEmotion(load_vocabulary(), load_perceiver("judge"))
     requests = [request_of(f"I am so sorry about day {i}.", emotion="remorse") for i in range(40)]
     assert judge.scores(requests) == [judge.scores([one])[0] for one in requests]
-
-
-def test_more_than_enough_scores_no_more(request_of):
-    words = ("Tell me more, I am curious.", "I am curious, so curious.", "It is 45 days.")
-    requests = [request_of(text, "curiosity") for text in words]
-    all_counts = ShownEmotion(load_vocabulary(), load_perceiver("judge")).scores(requests)
-    once, again, flat = ShownEmotion(load_vocabulary(), load_perceiver("judge"), enough=0.5).scores(requests)
-    assert all_counts[1] > all_counts[0] > 0.5
-    assert once == again == 0.5 > flat == all_counts[2]
-
-
-@pytest.mark.parametrize("enough", [0, 1.5, float("nan"), True, "all"])
-def test_enough_is_a_share(enough):
-    with pytest.raises(UserError, match=f"enough={enough}: give a share"):
-        ShownEmotion(load_vocabulary(), load_perceiver("judge"), enough)

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from emodistill.checks import is_number
 from emodistill.emotions.perceiver import Perceiver, as_vocabulary
 from emodistill.emotions.vocabulary import Vocabulary
-from emodistill.errors import UserError
 from emodistill.judges.request import JudgeRequest
 
 
@@ -14,14 +12,10 @@ class ShownEmotion:
 
     Args:
         perceiver: not the counterparty's: a policy must not be able to win by fooling what scores it.
-        enough: a larger share scores no more. Below 1, replies that all show their emotion are alike, and nothing is
-            learnt from showing it more, such as by saying it again.
     """
 
-    def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver, enough: float = 1.0) -> None:
-        if not (is_number(enough) and 0 < enough <= 1):
-            raise UserError(f"enough={enough}: give a share of the emotion, above 0 and at most 1")
-        self.vocabulary, self.perceiver, self.enough = vocabulary, perceiver, enough
+    def __init__(self, vocabulary: Vocabulary, perceiver: Perceiver) -> None:
+        self.vocabulary, self.perceiver = vocabulary, perceiver
 
     def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]:
         """One a request; None where no emotion was asked for, or one that the perceiver does not know.
@@ -35,6 +29,6 @@ class ShownEmotion:
             return [None] * len(requests)
         shares = as_vocabulary(self.perceiver.probabilities([r.utterance for r in requests]), self.vocabulary)
         return [
-            round(min(float(row[label]), self.enough), 4) if there and label is not None else None
-            for row, label, there in zip(shares, labels, known, strict=True)  # rounded, so that no batch can change it
+            round(float(row[label]), 4) if there and label is not None else None  # so that batching cannot change it
+            for row, label, there in zip(shares, labels, known, strict=True)
         ]
