@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 GIB = 2**30
-MEASURING_S = 0.1  # of `matrix_speed`
+MEASURING_S = 0.1  # how long `matrix_speed` multiplies
 REFERENCE_SPEED = 360.0  # `matrix_speed` of the machine that the seconds of `configs/size/` were taken on
 REFERENCE_OPERATIONS = 0.572e9  # of one training token of the embedded model in a chat of 768
 REFERENCE_WEIGHTS = 134.5e6  # of the embedded model

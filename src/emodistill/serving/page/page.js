@@ -146,7 +146,7 @@ async function open() {
   const alone = run.arms.length < 2;
   for (const field of [byId("blind"), document.querySelector("[name=seats][value='2']")]) field.disabled = alone;
   byId("seed").value = newSeed();
-  if (!run.domains.length) throw new Problem("There are no scenarios here; a program can give a domain and a target.");
+  if (!run.domains.length) throw new Problem("There are no scenarios here; use the API, with a domain and a target.");
   byId("setup").hidden = false;
   await showDomain();
 }
