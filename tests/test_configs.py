@@ -8,8 +8,9 @@ import sys
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from tiny_runs import CONFIGS, composed
+from tiny_runs import CONFIGS, by_hydra, composed
 from torch.utils.tensorboard import SummaryWriter
 
 from commands.building import read_variants
@@ -70,10 +71,33 @@ def assert_accepted(node):
     inspect.signature(target).bind(**given)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["run_dir=/tmp/it", "size.sft_steps=3", "domains=[debt]", "data.corpus.batch=null"],
+        ["judge=lm", "judge_timeout_s=${size.jpo_steps}", "model.base_model='a b'", "run=x", "+model@spare=qwen3-0.6b"],
+        ["+callbacks.cut._target_=tiny_runs.PowerCut", "+callbacks.cut.step=3", "++seed=1", "~callbacks.samples"],
+        ["callbacks.throughput=null", "learner.parts={}", "++learner.parts.emotion.weight=2.0", "size=small"],
+    ],
+)
+def test_tests_compose_as_hydra_does(overrides):
+    overrides = ["stage=jpo", *overrides]
+    assert OmegaConf.to_container(composed("train", *overrides)) == OmegaConf.to_container(by_hydra("train", overrides))
+
+
+def test_what_hydra_refuses_is_refused_in_tests_with_its_words():
+    for wrong in ("sizes.sft_steps=1", "+seed=1", "judge=nobody"):
+        with pytest.raises(HydraException) as theirs:
+            by_hydra("train", ["stage=jpo", wrong])
+        with pytest.raises(HydraException) as ours:
+            composed("train", "stage=jpo", wrong)
+        assert str(ours.value) == str(theirs.value)
+
+
 @pytest.mark.parametrize("data", ["bundled", "selfplay"])
 def test_a_corpus_is_the_same_wherever_it_is_built(data):
-    """Whatever the stage, its size or the evaluation: the recipe of the corpus must not change with them."""
-    roots = [("train", f"stage={stage}", "size=small") for stage in STAGES] + [("evaluate", "size=demo"), ("play",)]
+    """Whatever the stage or the evaluation: the recipe of the corpus must not change with them."""
+    roots = [("train", f"stage={stage}") for stage in STAGES] + [("evaluate",), ("play",)]
     corpora = [plain(composed(root, *more, f"data={data}"))["data"]["corpus"] for root, *more in roots]
     for corpus in corpora:
         assert corpus == corpora[0]
