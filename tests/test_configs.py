@@ -74,7 +74,7 @@ def assert_accepted(node):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["run_dir=/tmp/it", "size.sft_steps=3", "domains=[debt]", "data.corpus.batch=null"],
+        ["run_dir=somewhere", "size.sft_steps=3", "domains=[debt]", "data.corpus.batch=null"],
         ["judge=lm", "judge_timeout_s=${size.jpo_steps}", "model.base_model='a b'", "run=x", "+model@spare=qwen3-0.6b"],
         ["+callbacks.cut._target_=tiny_runs.PowerCut", "+callbacks.cut.step=3", "++seed=1", "~callbacks.samples"],
         ["callbacks.throughput=null", "learner.parts={}", "++learner.parts.emotion.weight=2.0", "size=small"],

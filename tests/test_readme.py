@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from schedules import concession_schedule
+from tiny_runs import composed
 
 from commands.building import register_variants
 from emodistill.counterparties.simulation import BehaviouralCounterparty
@@ -56,17 +56,15 @@ def commands():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def configs():
+def variants():
     register_variants()
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        yield
 
 
 def check_python(script, arguments):
     overrides = [word for word in arguments if "=" in word or word.startswith("~")]
     assert set(arguments) - set(overrides) <= {"--help", "--cfg", "job", "--resolve"}
     if "--help" not in arguments:
-        cfg = compose(script.removesuffix(".py"), overrides=overrides)
+        cfg = composed(script.removesuffix(".py"), *overrides)
         OmegaConf.to_container(cfg, resolve=True)
         if script == "evaluate.py":
             parse_arms(cfg.arms, load_vocabulary(cfg.vocabulary))
