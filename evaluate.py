@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from commands import entry
 from commands.building import build_study
+from emodistill.lazy import loading
 
 if TYPE_CHECKING:
     from emodistill.execution.pieces import Piece
@@ -40,12 +41,14 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     entry.check_files(cfg)
     from emodistill.studies.study import refusal
 
-    study = build_study(cfg, overrides)
+    with loading():
+        study = build_study(cfg, overrides)
     with study.opened(cfg.resume):
         missing = study.missing()
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
-        study.prepare()
+        with loading():
+            study.prepare()
         entry.use_threads(cfg)
         waiting = study.train(missing)
         if study.share:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from commands import entry
 from commands.building import register_variants
+from emodistill.lazy import loading
 
 if TYPE_CHECKING:
     import lightning as L
@@ -88,16 +89,36 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     Raises:
         UserError: if `trainer.max_time` was over before the last step.
     """
+    with loading():
+        entry.use_threads(cfg)
+        trainer, learner, data = build(cfg, checkpoint, on_start)
+    try:
+        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
+        if not trainer.interrupted:
+            raise
+    from callbacks.adapter_export import is_out_of_time
+    from emodistill.errors import UserError
+
+    if is_out_of_time(trainer):
+        raise UserError(
+            f"{cfg.stage_dir} stopped after {trainer.global_step} steps, when trainer.max_time was over; run it again "
+            "with more of it, or without it, to continue"
+        )
+    return trainer
+
+
+def build(
+    cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]
+) -> "tuple[L.Trainer, L.LightningModule, L.LightningDataModule]":
+    """The trainer, the learner and the data of a stage; of `fit`'s arguments."""
     import lightning as L
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from callbacks.adapter_export import is_out_of_time
-    from emodistill.errors import UserError
     from emodistill.learners.devices import SharedSteps, strategy_of
     from emodistill.runs import StageFolder, read_checkpoint, selectors_of, weights_hash
 
-    entry.use_threads(cfg)
     if checkpoint:
         if owns_folder(cfg):
             print(f"continuing {checkpoint}")
@@ -122,17 +143,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     given = {"logger": instantiate(cfg.logger), "strategy": strategy_of(cfg.trainer.strategy)}
     trainer: L.Trainer = instantiate(cfg.trainer, **given, callbacks=[start, shares, *callbacks], _convert_="all")
     shares.divide(trainer, data.dataset.loader, data.dataset.batch_size)
-    try:
-        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
-        if not trainer.interrupted:
-            raise
-    if is_out_of_time(trainer):
-        raise UserError(
-            f"{cfg.stage_dir} stopped after {trainer.global_step} steps, when trainer.max_time was over; run it again "
-            "with more of it, or without it, to continue"
-        )
-    return trainer
+    return trainer, learner, data
 
 
 def begin(on_start: Callable[[], None], data: Any, used: Mapping[str, str], cfg: DictConfig) -> None:

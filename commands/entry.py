@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from commands.words import for_hydra
+from emodistill import lazy
 from emodistill.checks import check_whole
 from emodistill.errors import UserError
 from emodistill.models.estimates import REFERENCE_SPEED, matrix_speed
@@ -140,13 +141,10 @@ def explained() -> Iterator[None]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """While modules and models are loaded nothing is garbage, and looking for it takes a tenth of the time."""
-    gc.disable()
-    try:
+    """Load what a command keeps until it ends: later searches for garbage leave it out."""
+    with lazy.loading():
         yield
-    finally:
         gc.freeze()
-        gc.enable()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from emodistill.errors import UserError
 from emodistill.files import atomic_write
-from emodistill.lazy import lazy_attributes
+from emodistill.lazy import lazy_attributes, loading
 from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Act, End, Negotiation, Side, Turn
 from emodistill.negotiation.scenarios import Scenario
@@ -200,7 +200,7 @@ def read_episodes(path: Path) -> list[Episode]:
     if footer.num_rows == 0:
         raise UserError(f"the corpus {path} is empty; {remedy}")
     try:
-        with contextlib.closing(_parts(path, remedy)) as parts:  # a row that is refused leaves no copy behind
+        with loading(), contextlib.closing(_parts(path, remedy)) as parts:  # a refused row leaves no copy behind
             return [episode for number, part in enumerate(parts) for episode in _episodes(part, path, number * ROWS)]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} holds words that are not UTF-8; {remedy}") from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emodistill.errors import UserError
+from emodistill.lazy import loading
 from emodistill.progress import progress
 
 Advance = Callable[[float], None]  # takes the steps that were done since the last call
@@ -103,7 +104,8 @@ class Bench:
     def do(self, open_kit: Callable[[], Work], kit: str, task: Sequence[Any], advance: Advance) -> None:
         if self._work is None or kit != self._kit:
             self._work = None  # lets go of one model before the next is loaded
-            self._kit, self._work = kit, open_kit()
+            with loading():
+                self._kit, self._work = kit, open_kit()
         self._work(*task, advance=advance)
 
 

@@ -19,7 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
+from emodistill.language_models.four_bit import bnb  # before PEFT, which imports bitsandbytes with the compiler
+
+# isort: split
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError

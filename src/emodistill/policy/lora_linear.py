@@ -11,12 +11,12 @@ Shapes: N tokens, I inputs, O outputs, r the rank.
 from types import MethodType
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
+from emodistill.language_models.four_bit import bnb
 from emodistill.policy.sharding import quant_state_of
 
 UNPACKED_LIMIT = 2**30  # bytes of base weights that are kept unpacked beside their 4 bits: 0.2 GiB for 135M parameters

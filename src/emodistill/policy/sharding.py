@@ -34,8 +34,9 @@ def shard(root: nn.Module, base: Any, mesh: Any) -> None:
     Raises:
         UserError: if the model does not say which of its modules are layers.
     """
-    from bitsandbytes.nn import Linear4bit  # imports that take long, and that the selector does not need
     from torch.distributed.fsdp import fully_shard
+
+    from emodistill.language_models.four_bit import bnb  # imports that take long, and that the selector does not need
 
     names = set(getattr(base, "_no_split_modules", None) or ())
     layers = [module for module in base.modules() if type(module).__name__ in names]
@@ -45,7 +46,7 @@ def shard(root: nn.Module, base: Any, mesh: Any) -> None:
             "devices; use trainer.strategy=ddp"
         )
     for module in root.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, bnb.nn.Linear4bit):
             _store_as_floats(module)
     for layer in reversed(layers):  # inner ones first, should one hold another
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
