@@ -57,7 +57,7 @@ def chat(cfg: DictConfig) -> None:
     session = Session(console, talk, cfg.side, about, cfg.blind, cfg.explain)
     session.begin()
     try:
-        with console.status("loading the model") if console.is_terminal else nullcontext(), entry.loading():
+        with console.status("loading the model") if console.is_terminal else nullcontext(), entry.loading_for_good():
             entry.use_threads(cfg)
             agent.ready()
         session.hold(lines(console, session.you))

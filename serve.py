@@ -35,7 +35,7 @@ def serve(cfg: DictConfig) -> None:
     with listening(cfg.host, cfg.port) as opened:
         entry.use_threads(cfg)
         first = service.run.arms[0]
-        with entry.loading():
+        with entry.loading_for_good():
             service.run.agents[first].ready()
         shown = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
         print(f"{cfg.run_dir}: {', '.join(service.run.arms)}; guard={cfg.guard.level}, record={cfg.record}")

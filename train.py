@@ -89,6 +89,8 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     Raises:
         UserError: if `trainer.max_time` was over before the last step.
     """
+    from emodistill.errors import UserError
+
     with loading():
         entry.use_threads(cfg)
         trainer, learner, data = build(cfg, checkpoint, on_start)
@@ -97,8 +99,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
         if not trainer.interrupted:
             raise
-    from callbacks.adapter_export import is_out_of_time
-    from emodistill.errors import UserError
+    from callbacks.adapter_export import is_out_of_time  # with Lightning, which `build` has imported
 
     if is_out_of_time(trainer):
         raise UserError(
@@ -111,7 +112,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
 def build(
     cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]
 ) -> "tuple[L.Trainer, L.LightningModule, L.LightningDataModule]":
-    """The trainer, the learner and the data of a stage; of `fit`'s arguments."""
+    """The trainer, the learner and the data of a stage; the arguments are those of `fit`."""
     import lightning as L
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LambdaCallback

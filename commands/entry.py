@@ -140,8 +140,8 @@ def explained() -> Iterator[None]:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Load what a command keeps until it ends: later searches for garbage leave it out."""
+def loading_for_good() -> Iterator[None]:
+    """`loading`, of what a command keeps until it ends: later searches for garbage leave it out."""
     with lazy.loading():
         yield
         gc.freeze()
