@@ -28,7 +28,7 @@ def reply(body):
 
 
 def judge_at(base_url, concurrency=32):
-    patient = Timeouts(connect_s=3.0, first_byte_s=4.0, whole_s=20.0)  # or a busy machine adds faults of its own
+    patient = Timeouts(connect_s=20.0, first_byte_s=4.0, whole_s=60.0)  # or a busy machine adds faults of its own
     retries, traffic = RetryPolicy(base_s=0.01, cap_s=0.05), Traffic(concurrency=concurrency)
     return LanguageModelJudge(
         Endpoint(base_url, "m", retries=retries, timeouts=patient, traffic=traffic), num_examples=0

@@ -1,4 +1,4 @@
-"""Endpoints and requests for tests: waits short enough for a test, everything else as it comes."""
+"""Endpoints and requests for tests: short waits before a retry, and time-outs that a busy machine does not reach."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from emodistill.language_models.client import Endpoint, RetryPolicy, Timeouts, T
 from emodistill.language_models.completion import CompletionRequest, Message
 
 QUICK = RetryPolicy(base_s=0.01, cap_s=0.05)
+PATIENT = Timeouts(connect_s=20.0, first_byte_s=20.0, whole_s=60.0)
+HASTY = Timeouts(connect_s=20.0, first_byte_s=1.0, whole_s=60.0)  # for servers that hang
 PRICE = {"input": 1.0, "output": 1000.0}
 
 
@@ -19,7 +21,7 @@ def endpoint(server, **settings):
     given = {
         "model": "m",
         "retries": QUICK,
-        "timeouts": Timeouts(connect_s=1.0, first_byte_s=0.4, whole_s=2.0),
+        "timeouts": PATIENT,
         "traffic": Traffic(concurrency=8),
     }
     return Endpoint(**({"base_url": server.base_url} | given | settings))

@@ -20,11 +20,9 @@ PRICE = {"input": 1.0, "output": 2.0}
 @pytest.fixture(scope="module")
 def mixed():
     """Two thousand requests, of which 30 % of the calls meet a fault of some kind."""
-    patient = {
-        "traffic": Traffic(concurrency=32),
-        "timeouts": Timeouts(connect_s=3.0, first_byte_s=4.0, whole_s=20.0),
-    }  # or a busy machine adds faults of its own
-    with FaultyServer(fault_rate=0.3, seed=1) as server, endpoint(server, price=PRICE, **patient) as client:
+    timeouts = Timeouts(connect_s=20.0, first_byte_s=4.0, whole_s=60.0)  # or a busy machine adds faults of its own
+    settings = {"price": PRICE, "traffic": Traffic(concurrency=32), "timeouts": timeouts}
+    with FaultyServer(fault_rate=0.3, seed=1) as server, endpoint(server, **settings) as client:
         arrived = []
         requests = [ask(f"request number {number}") for number in range(2000)]
         began = time.monotonic()

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from endpoints import QUICK, ask, endpoint
+from endpoints import HASTY, QUICK, ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
 from emodistill.language_models.answers import retry_after_s
 from emodistill.language_models.budget import Spending
-from emodistill.language_models.client import RetryPolicy, Timeouts
+from emodistill.language_models.client import RetryPolicy
 from emodistill.language_models.completion import Failure, Reply
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ def answered(script, **settings):
     "fault", ["408", "409", "429", "429_retry_after", "429_date", "500", "502", "503", "504", "529", "reset", "hang"]
 )
 def test_a_passing_fault_is_tried_again(fault):
-    answer, server = answered([fault])
+    answer, server = answered([fault], **({"timeouts": HASTY} if fault == "hang" else {}))
     assert isinstance(answer, Reply) and server.calls == answer.usage.attempts == 2
 
 
@@ -55,13 +55,9 @@ def test_retries_end(fault, kind):
 def test_a_hanging_server_is_asked_less_often_than_a_failing_one():
     """Each such call costs its whole time-out, and perhaps money."""
     policy = RetryPolicy(max_retries=5, timeout_retries=1, base_s=0.01)
-    answer, server = answered(
-        ["hang"] * 20, retries=policy, timeouts=Timeouts(connect_s=1.0, first_byte_s=0.2, whole_s=2.0)
-    )
+    answer, server = answered(["hang"] * 20, retries=policy, timeouts=HASTY)
     assert answer.kind == "timeout" and server.calls == 2
-    answer, server = answered(
-        ["hang", "500", "hang", "500"], retries=policy, timeouts=Timeouts(connect_s=1.0, first_byte_s=0.2, whole_s=2.0)
-    )
+    answer, server = answered(["hang", "500", "hang", "500"], retries=policy, timeouts=HASTY)
     assert answer.kind == "timeout" and server.calls == 3
 
 

@@ -6,7 +6,7 @@ import pickle
 import traceback
 
 import pytest
-from endpoints import ask, endpoint
+from endpoints import HASTY, PATIENT, ask, endpoint
 from faulty_server import FaultyServer
 
 from emodistill.errors import UserError
@@ -48,7 +48,8 @@ def test_no_failure_log_or_object_shows_it(fault, caplog, tmp_path, capfd):
     caplog.set_level(logging.DEBUG)
     path = tmp_path / "spending.json"
     with FaultyServer(repeats_the_key, script=[fault] * 9, hang_s=5.0, quote=KEY) as server:
-        client = endpoint(server, api_key_env="JUDGE_KEY", retries=ONCE, spending=Spending(str(path)))
+        once = {"retries": ONCE, "timeouts": HASTY if fault == "hang" else PATIENT}
+        client = endpoint(server, api_key_env="JUDGE_KEY", spending=Spending(str(path)), **once)
         with client:
             answers = client.complete([ask()])
             shown = [repr(answers), repr(client), client.name, repr(vars(client)), caplog.text, path.read_text()]
