@@ -47,6 +47,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         missing = study.missing()
         if missing and cfg.train == "never":
             raise UserError(refusal(missing))
+        study.check_training()
         with loading():
             study.prepare()
         entry.use_threads(cfg)

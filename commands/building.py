@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from commands import entry
-from commands.words import as_typed, literal
+from commands.words import as_typed, for_hydra, literal
 
 if TYPE_CHECKING:
     from emodistill.emotions.vocabulary import Vocabulary
@@ -98,6 +98,7 @@ def build_study(cfg: DictConfig, overrides: Sequence[str] = ()) -> "Study":
         ],
         default_run_dir=Path("checkpoints", cfg.run),
         run_training=run_training,
+        training_config=training_config,
         about=about,
         executor=instantiate(cfg.executor),
         share=Share.parse(cfg.shard) if cfg.shard else None,
@@ -187,6 +188,14 @@ def analysis(name: str, node: Mapping[str, Any], vocabulary: "Vocabulary") -> "A
     except TypeError as error:
         raise UserError(f"study.analyses.{name}: {error}") from error
     return made
+
+
+def training_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """What `train.py` would be configured with."""
+    register_variants()
+    here = GlobalHydra.instance().is_initialized()
+    with nullcontext() if here else initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides=[*map(for_hydra, overrides)]), resolve=True)  # type: ignore[return-value]
 
 
 def run_training(overrides: Sequence[str]) -> int:

@@ -80,6 +80,13 @@ def by_hydra(config, overrides):
 _of_files = cache(by_hydra)
 
 
+def batches(stage):
+    """What tiny stages learn from at a time, and how long they write."""
+    if stage == "iql":  # fewer of 1,000 updates, which would be most of a tiny run's time
+        return ["data.dataset.batch_size=16", "+learner.fqe_updates=50"]
+    return ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
+
+
 class Workplace:
     """A folder with any number of runs, of a tiny model and a corpus that lie there too or are given."""
 
@@ -103,12 +110,7 @@ class Workplace:
         ]
 
     def config(self, stage, run="run", *overrides):
-        batches = ["data.dataset.batch_size=16"]
-        if stage == "iql":
-            batches.append("+learner.fqe_updates=50")  # of 1,000, which would be most of a tiny run's time
-        else:
-            batches = ["data.dataset.batch_size=2", "sampler.max_new_tokens=6", "policy.lora.lora_dropout=0.05"]
-        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, *batches, *self.overrides(run, *overrides)]
+        own = [f"stage={stage}", "monitor.save_every=1", *QUIET, *batches(stage), *self.overrides(run, *overrides)]
         return composed("train", *own, *overrides)
 
     def train(self, stage, run="run", *overrides):

@@ -40,6 +40,8 @@ MAY_CHANGE = (  # keys that change no result
     *("device", "policy.device", "sampler.device"),  # of an evaluation
     "arms",  # each has files of its own
 )
+LEARNS_BY = ("data", "learner", "trainer", "monitor", "domains", "vocabulary")  # of a stage's configuration
+SHOWS_AND_KEEPS = ("monitor.save_every", "trainer.default_root_dir", "trainer.enable_progress_bar")
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
 MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
 ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
@@ -130,6 +132,20 @@ class StageFolder:
         loaded: dict[str, Any] = json.loads(self.finished_file.read_text(encoding="utf-8"))
         return loaded
 
+    def read_config(self) -> dict[str, Any]:
+        """The configuration that the folder was begun with.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...")
+        return config
+
     def record(self, config: dict[str, Any]) -> None:
         """Keep the configuration that the stage begins with; one that is there stays unless its arms differ."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -169,16 +185,12 @@ class StageFolder:
                 self.path.parent.rmdir()
 
     def _compare(self, config: dict[str, Any]) -> None:
-        try:
-            before = flat(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-            raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
+        before = flat(self.read_config())
         now = flat(config)
-        keys = sorted(key for key in before.keys() | now.keys() if not _same(before.get(key), now.get(key)))
         endpoints = {key.removesuffix("_target_") for key, value in (before | now).items() if value == ENDPOINT}
-        differing = [key for key in keys if not may_change(key, endpoints)]
-        if differing:
-            shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
+        changed = [key for key in differing(before, now) if not may_change(key, endpoints)]
+        if changed:
+            shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
             raise UserError(
                 f"{self.path} was begun with another configuration ({shown}); use the configuration it began with, "
                 "or choose another run=... or, beside it in this run, another stage_dir=..."
@@ -190,6 +202,26 @@ def fixed(config: dict[str, Any]) -> dict[str, Any]:
     leaves = flat(config)
     endpoints = {key.removesuffix("_target_") for key, value in leaves.items() if value == ENDPOINT}
     return {key: value for key, value in leaves.items() if not may_change(key, endpoints)}
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a stage learns from and how, by dotted name, whatever its folder and its seed.
+
+    That is all below `LEARNS_BY`: whole groups, such as `judge`, stand in the configuration of stages without use of
+    them, and what a stage does use of them stands there again.
+    """
+    run_dir, found = str(config.get("run_dir")), {}
+    for key, value in fixed(config).items():
+        follows_seed = key.split(".")[-1] == "seed" and "scenarios" not in key.split(".")
+        if _is_or_is_below(key, LEARNS_BY) and not _is_or_is_below(key, SHOWS_AND_KEEPS) and not follows_seed:
+            inside = f"{value}/".startswith(f"{run_dir}/")
+            found[key] = f"run_dir{str(value).removeprefix(run_dir)}" if inside else value
+    return found
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The dotted names whose values differ, or that only one of two configurations has."""
+    return sorted(key for key in one.keys() | other.keys() if not _same(one.get(key), other.get(key)))
 
 
 def may_change(key: str, endpoints: Collection[str] = ()) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from tiny_runs import begun, composed, files
+from tiny_runs import batches, begun, composed, files
 
 from commands import building
 from commands.building import build_study
@@ -31,12 +31,24 @@ def study(place, *overrides):
     return evaluate(composed("evaluate", *given), given)
 
 
+@pytest.fixture(autouse=True)
+def like_the_run(monkeypatch):
+    """Missing stages get the tiny settings of the run, for which `evaluate.py` has no keys."""
+    run_training, training_config = building.run_training, building.training_config
+    monkeypatch.setattr(building, "run_training", lambda overrides: run_training(tiny(overrides)))
+    monkeypatch.setattr(building, "training_config", lambda overrides: training_config(tiny(overrides)))
+
+
+def tiny(overrides):
+    return [*overrides, *batches("iql" if "stage=iql" in overrides else "sft")]
+
+
 @pytest.fixture
-def trained_here(monkeypatch):
+def trained_here(like_the_run, monkeypatch):
     """Missing stages are trained in this process and not by a `train.py` of their own, which spares its imports."""
 
     def trained(overrides):
-        train(composed("train", *map(for_hydra, overrides)))
+        train(composed("train", *map(for_hydra, tiny(overrides))))
         return 0
 
     monkeypatch.setattr(building, "run_training", trained)
@@ -56,6 +68,31 @@ def test_another_training_seed_is_trained_and_its_spread_shown_apart(place):
     assert found["variance"] and found["training_ends"][0]["seeds"] == 2
     (apart,) = found["seed_differences"]
     assert (apart["arm"], apart["against"]) == ("phrasebook_iql", "phrasebook_random") and apart["seeds"] == 2
+
+
+def test_training_seeds_are_those_of_their_stages_and_share_the_run_s_settings(place):
+    words = ("study=stability", "name=seeds", "episodes_per_scenario=1", "train=missing")
+    with pytest.raises(UserError, match=r"run/iql was trained with seed=0, and the study takes it for seed=1"):
+        study(place, *words, "seed=1", "seeds=2")
+    with pytest.raises(UserError, match=r"seeds/3/iql would be trained with trainer.max_steps 7 and not \d+; give the"):
+        study(place, *words, "seeds=[0,3]", "size.iql_steps=7")
+    assert (
+        not (place.folder / "run" / "seeds" / "3").exists() and not (place.folder / "run" / "seeds" / "name").exists()
+    )
+
+
+def test_a_condition_that_trains_something_else_now_is_not_played_with_what_it_trained_before(place):
+    words = ("study=stability", "name=discounts", "episodes_per_scenario=1", "arms=[phrasebook_iql]")
+
+    def condition(discount):
+        return f"+study.conditions={{low: {{train: {{iql: ['learner.discount={discount}']}}}}}}"
+
+    study(place, *words, condition(0.0), "train=missing")
+    with pytest.raises(
+        UserError, match=r"low/iql was trained with learner.discount 0.0 and not 0.9; delete that folder"
+    ):
+        study(place, *words, condition(0.9), "train=missing")
+    study(place, *words, condition(0.0), "counterparty=persuadable", "name=elsewhere")  # nothing is trained with it
 
 
 def test_an_arm_in_which_nothing_is_trained_is_played_once_for_all_training_seeds(place):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from emodistill.files import exclusive, in_use
 from emodistill.negotiation.splits import content_of
 from emodistill.reporting.results import AnalysisResult, StudyResult
 from emodistill.reporting.tables import Column, Table
-from emodistill.runs import StageFolder, fixed, weights_hash
+from emodistill.runs import StageFolder, differing, fixed, settings, weights_hash
 
 if TYPE_CHECKING:
     from emodistill.evaluation.expression import ExpressionTest
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ALL = "all"  # of a condition's `train`: every stage
 TRAINING_S = 60.0  # a stage takes that long at least, and most take much longer
 NAMED = 4  # arms that the bar of progress names
-SHOWN = 8  # commands that a refusal names
+SHOWN = 8  # commands, or settings, that a refusal names
 GROUPS = "parts/groups.json"  # of a `Runner`: which arms play together
 Analysis = Callable[[Sequence[ArmResult]], AnalysisResult]
 
@@ -175,6 +175,7 @@ class Study:
         training: overrides for all training, e.g. `run=demo`; with them `train.py` works in `default_run_dir`.
         default_run_dir: see `training`; training elsewhere is told its folder.
         run_training: runs `train.py` with these overrides and returns its exit status.
+        training_config: the configuration of `train.py` with these overrides.
         about: how the numbers come about, e.g. `run` and `command`, for the report; who sits opposite is added to it.
         executor: trains and plays; None does it here, one after the other.
         share: of training and play that this command does; None does all.
@@ -195,6 +196,7 @@ class Study:
         training: Sequence[str],
         default_run_dir: Path,
         run_training: Callable[[Sequence[str]], int],
+        training_config: Callable[[Sequence[str]], dict[str, Any]],
         about: Mapping[str, Any],
         executor: Executor | None = None,
         share: Share | None = None,
@@ -202,6 +204,7 @@ class Study:
         self.name, self.vocabulary, self.arms, self.make_analyses = name, vocabulary, arms, make_analyses
         self.run_dir, self.folder, self.stages, self.about = run_dir, folder, stages, about
         self.training, self.default_run_dir, self.run_training = training, default_run_dir, run_training
+        self.training_config = training_config
         self.executor, self.share = executor or OneAfterOther(), share
         self.runs = plan_runs(name, conditions, seeds, run_dir, folder)
         self.setups = [configure(run) for run in self.runs]
@@ -263,6 +266,45 @@ class Study:
                     found.setdefault(one.folder, one)
         return list(found.values())
 
+    def check_training(self) -> None:
+        """Refuse stages of conditions and of further seeds that differ from the run's in more than the study says.
+
+        A stage that is there is known by the configuration beside it, one that is missing by the one that it would be
+        trained with. Weights that came without a configuration, such as published ones, are taken as they are.
+
+        Raises:
+            UserError: naming the stage and what differs.
+        """
+        described = cache(lambda *overrides: settings(self.training_config(overrides)))
+        several, missing = len({run.training_seed for run in self.runs}) > 1, {one.folder for one in self.missing()}
+        for run, one in self._all_stages():
+            there, words = _settings_of(one), run.condition.overrides(one.stage.kind)
+            if several and there and (seed := StageFolder(one.folder).read_config().get("seed")) != run.training_seed:
+                raise UserError(
+                    f"{one.folder} was trained with seed={seed}, and the study takes it for seed={run.training_seed}; "
+                    "seeds are counted from seed=..., which is the run's own"
+                )
+            own = self._stage(self._plain(run), one.stage)
+            if one.folder == own.folder or not (there or one.folder in missing):
+                continue
+            found = there or described(*one.overrides)
+            wanted = _settings_of(own) or (described(*own.overrides) if own.folder in missing else found)
+            if words:
+                before, now = described(*own.overrides), described(*own.overrides, *words)
+                wanted = wanted | {key: now.get(key) for key in differing(before, now)}
+            if changed := differing(found, wanted):
+                shown = "; ".join(f"{key} {found.get(key)!r} and not {wanted.get(key)!r}" for key in changed[:SHOWN])
+                remedy = (
+                    "delete that folder to have it trained anew"
+                    if there
+                    else f"give the keys that {own.folder} was trained with, or train it by hand with them"
+                )
+                raise UserError(f"{one.folder} {'was' if there else 'would be'} trained with {shown}; {remedy}")
+
+    def _plain(self, run: StudyRun) -> StudyRun:
+        """The run itself, with its own seed and no condition."""
+        return replace(run, condition=Condition(), training_seed=self.runs[0].training_seed, shared_from=self.run_dir)
+
     def _stage(self, run: StudyRun, stage: Stage) -> MissingStage:
         """A stage as a run of the study trains it, or takes it over."""
         run_dir = self._place(run, stage)
@@ -299,20 +341,23 @@ class Study:
         """
         lacking = {one.folder for one in missing}
         planned = plan(
-            [self._training(one) for one in self._all_stages() if one.folder in lacking or self.share], self.share
+            [self._training(one) for _, one in self._all_stages() if one.folder in lacking or self.share], self.share
         )
         ours = [piece for piece in planned.now if piece.task[0].folder in lacking]
         self.executor.run("training stages", ours)
         return [piece for piece in planned.waiting if piece.task[0].folder in lacking]
 
-    def _all_stages(self) -> list[MissingStage]:
-        """Every stage that the study plays with, trained or not, each once and after those that it learns from."""
-        found: dict[Path, MissingStage] = {}
+    def _all_stages(self) -> list[tuple[StudyRun, MissingStage]]:
+        """Every stage that the study plays with, trained or not, each once and after those that it learns from.
+
+        Beside each stands the first run of the study that plays with it.
+        """
+        found: dict[Path, tuple[StudyRun, MissingStage]] = {}
         for run, setup in self._runs():
             for name in self.stages.needed(self._at_table(setup)):
                 if name in self.stages.stages:
                     one = self._stage(run, self.stages.stages[name])
-                    found.setdefault(one.folder, one)
+                    found.setdefault(one.folder, (run, one))
         return list(found.values())
 
     def _training(self, one: MissingStage) -> Piece:
@@ -565,6 +610,11 @@ def _condition(label: str, entry: Mapping[str, Any]) -> Condition:
 def _escaped(text: str) -> str:
     """A text as it stands between single quotes of an override."""
     return re.sub(r"(\\*)'", r"\1\1\'", text)
+
+
+def _settings_of(one: MissingStage) -> dict[str, Any] | None:
+    folder = StageFolder(one.folder)
+    return settings(folder.read_config()) if folder.config_file.is_file() and one.is_trained else None
 
 
 def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
