@@ -47,6 +47,7 @@ MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker
 ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
 State = Literal["new", "continue", "finished"]
 LARGEST_SEED = 2**32 - 1  # numpy takes no other
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 _DATASET = "data.dataset."
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, zipfile.BadZipFile)
 
@@ -139,7 +140,7 @@ class StageFolder:
             UserError: if the file is damaged.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            config = yaml.load(self.config_file.read_text(encoding="utf-8"), Loader=_LOADER)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{self.config_file} is damaged; delete {self.path} or choose another run=...") from error
         if not isinstance(config, dict):

@@ -276,10 +276,12 @@ class Study:
             UserError: naming the stage and what differs.
         """
         described = cache(lambda *overrides: settings(self.training_config(overrides)))
+        at_home: dict[Path, dict[str, Any]] = {}
         several, missing = len({run.training_seed for run in self.runs}) > 1, {one.folder for one in self.missing()}
         for run, one in self._all_stages():
-            there, words = _settings_of(one), run.condition.overrides(one.stage.kind)
-            if several and there and (seed := StageFolder(one.folder).read_config().get("seed")) != run.training_seed:
+            begun, words = _begun_with(one), run.condition.overrides(one.stage.kind)
+            there = settings(begun) if begun else None
+            if several and begun and (seed := begun.get("seed")) != run.training_seed:
                 raise UserError(
                     f"{one.folder} was trained with seed={seed}, and the study takes it for seed={run.training_seed}; "
                     "seeds are counted from seed=..., which is the run's own"
@@ -288,7 +290,9 @@ class Study:
             if one.folder == own.folder or not (there or one.folder in missing):
                 continue
             found = there or described(*one.overrides)
-            wanted = _settings_of(own) or (described(*own.overrides) if own.folder in missing else found)
+            if own.folder not in at_home:
+                at_home[own.folder] = settings(_begun_with(own) or {})
+            wanted = at_home[own.folder] or (described(*own.overrides) if own.folder in missing else found)
             if words:
                 before, now = described(*own.overrides), described(*own.overrides, *words)
                 wanted = wanted | {key: now.get(key) for key in differing(before, now)}
@@ -612,9 +616,10 @@ def _escaped(text: str) -> str:
     return re.sub(r"(\\*)'", r"\1\1\'", text)
 
 
-def _settings_of(one: MissingStage) -> dict[str, Any] | None:
+def _begun_with(one: MissingStage) -> dict[str, Any] | None:
+    """The configuration of a trained stage; None where there is none."""
     folder = StageFolder(one.folder)
-    return settings(folder.read_config()) if folder.config_file.is_file() and one.is_trained else None
+    return folder.read_config() if folder.config_file.is_file() and one.is_trained else None
 
 
 def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
