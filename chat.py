@@ -78,6 +78,8 @@ def opposite(cfg: DictConfig) -> "tuple[Negotiator, str]":
     arms = [cfg.arm] if isinstance(cfg.arm, str) else list(cfg.arm or [])
     if not arms:
         raise UserError("arm=[]: give an arm, or several of which one is drawn")
+    if cfg.side == FOCAL and arms != ["emodistill"]:
+        raise UserError("arm= says who bargains with you as the counterparty; with side=focal leave it out")
     arm = arms[int(np.random.default_rng((cfg.seed, len(arms))).integers(len(arms)))]
     focal = cfg.side == COUNTERPARTY
     settings = (arm, FOCAL if focal else COUNTERPARTY, cfg.guard.level, cfg.guard.redraws, cfg.device)

@@ -27,11 +27,12 @@ def export(cfg: DictConfig) -> None:
     if not (cfg.folder or to_hub or cfg.dry_run):
         raise UserError("folder= says where it is written; give the name of a new folder")
     entry.use_threads(cfg)
+    given = Path(str(cfg.folder)).expanduser() if cfg.folder else None  # Hydra reads 2026 as a number
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-        passing = cfg.dry_run or not cfg.folder
-        name = Path(cfg.folder).name if cfg.folder else f"{cfg.run}-{cfg.to if cfg.what == 'agent' else 'corpus'}"
-        folder = Path(scratch) / name if passing else Path(cfg.folder).expanduser()
-        if cfg.folder and Path(cfg.folder).expanduser().exists():
+        passing = cfg.dry_run or not given
+        name = given.name if given else f"{cfg.run}-{cfg.to if cfg.what == 'agent' else 'corpus'}"
+        folder = Path(scratch) / name if passing or not given else given
+        if given and given.exists():
             raise UserError(f"folder={cfg.folder} exists; give another name, or delete it first")
         write(cfg, folder)
         show(folder, with_card=cfg.dry_run)

@@ -58,6 +58,8 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     arms = None if cfg.arms is None else list(cfg.arms)
     how = (cfg.guard.level, cfg.guard.redraws, cfg.device, partial(open_endpoint, cfg), cfg.remembered)
     run = ServedRun(cfg.run_dir, arms, *how)
+    if not cfg.record_file:
+        raise UserError("record_file= says where negotiations are stored with record=true; give the name of a file")
     stored = Path(cfg.record_file)
     if cfg.record and not run.settings.has_counterparty and Path(cfg.run_dir) in stored.parents:
         raise UserError(
@@ -66,7 +68,7 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
         )
     lockstep = Lockstep(run.agents, run.counters, cfg.batch, cfg.queue, cfg.gather_s)
     usual = None if token else LOOPBACK
-    hosts = usual if cfg.hosts is None else {host.lower() for host in cfg.hosts}
+    hosts = usual if cfg.hosts is None else {str(host).lower() for host in cfg.hosts}
     gate = Gate(token, hosts, cfg.per_minute)
     records = Records(stored) if cfg.record else None
     return Service(run, lockstep, gate, instantiate(cfg.limits), records)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from commands import entry
-from commands.building import register_variants
+from commands.building import read_variants, register_variants
 from emodistill.lazy import loading
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
     from emodistill.errors import UserError
     from emodistill.files import exclusive
     from emodistill.language_models.model_files import quick_check
-    from emodistill.runs import StageFolder, check_earlier_stages
+    from emodistill.runs import StageFolder, check_earlier_stages, selectors_of, weights_hash
 
     folder = StageFolder(Path(cfg.stage_dir))
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a DictConfig gives a dict
@@ -41,6 +42,10 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
             f"trainer.max_steps={cfg.trainer.max_steps}: give a number of steps, or -1 and one of epochs with "
             "trainer.max_epochs=..."
         )
+    if not is_whole(cfg.monitor.save_every) or cfg.monitor.save_every < 1:
+        raise UserError(f"monitor.save_every={cfg.monitor.save_every}: give a number of steps, from 1")
+    if cfg.monitor.mode not in ("min", "max"):
+        raise UserError(f"monitor.mode={cfg.monitor.mode}: use min or max, whichever is better of {cfg.monitor.metric}")
     folder.state(config, cfg.resume)  # a mistake that can be seen now is named before anything is imported or written
     check_earlier_stages(config)
     entry.check_files(cfg)
@@ -50,6 +55,8 @@ def train(cfg: DictConfig) -> "L.Trainer | None":
         try:
             state = folder.state(config, cfg.resume)
             if state == "finished":
+                selectors = {key: path for key, path in selectors_of(config).items() if path.is_file()}
+                folder.hold_to({key: weights_hash(path) for key, path in selectors.items()}, record=False)
                 if first:
                     print(f"{folder.path} is finished ({folder.summary()['steps']} steps); nothing to do")
                 return None
@@ -92,10 +99,19 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     from emodistill.errors import UserError
 
     with loading():
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
         entry.use_threads(cfg)
         trainer, learner, data = build(cfg, checkpoint, on_start)
     try:
         trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:  # raised after the first validation
+        if cfg.monitor.metric in trainer.callback_metrics:
+            raise
+        raise UserError(
+            f"monitor.metric={cfg.monitor.metric} is no curve of this stage, which has "
+            f"{', '.join(sorted(trainer.callback_metrics))}; delete {cfg.stage_dir} and begin again with one of them"
+        ) from error
     except SystemExit:  # Lightning 2.6 leaves with status 1 after Ctrl-C; who called says what that means
         if not trainer.interrupted:
             raise
@@ -163,6 +179,15 @@ def best_of(trainer: "L.Trainer") -> float | None:
     return next((float(score) for score in scores if score is not None), None)
 
 
+def check_variant(variant: str, stage: str) -> None:
+    """Refuse a variant that does not train this stage otherwise: it would be the run's own stage."""
+    from emodistill.errors import UserError
+
+    stages = read_variants().get(variant, {stage: {}})
+    if stage not in stages:
+        raise UserError(f"variant={variant} changes nothing in stage={stage}; it has {', '.join(stages)}")
+
+
 def objective(cfg: DictConfig) -> float | None:
     """What Hydra's sweepers optimise: the monitored metric (`monitor.metric`) of the finished stage at its best."""
     from emodistill.runs import StageFolder
@@ -177,6 +202,7 @@ register_variants()
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     with entry.explained(), entry.paid(cfg):
+        check_variant(HydraConfig.get().runtime.choices.variant, cfg.name)
         train(cfg)
     return objective(cfg)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from emodistill.errors import UserError
-from emodistill.files import atomic_write, exclusive, replacing
+from emodistill.files import atomic_write, exclusive, replacing, updating
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 HOLD = """
@@ -91,3 +91,20 @@ def test_who_may_wait_gets_the_folder_when_it_is_free(tmp_path):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_those_who_update_a_file_take_turns(tmp_path):
+    file = tmp_path / "new" / "count"
+
+    def count():
+        for _ in range(50):
+            with updating(file):
+                before = int(file.read_text()) if file.is_file() else 0
+                atomic_write(file, str(before + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert file.read_text() == "200"

@@ -68,6 +68,14 @@ def is_whole(folder: Path) -> bool:
 
 
 @contextmanager
+def updating(path: Path) -> Iterator[None]:
+    """Hold a file while it is read and written anew; others that do the same wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False):
+        yield
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder whole or not at all: yields where to write, and moves it to `path` at the end.
 

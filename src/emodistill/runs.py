@@ -42,6 +42,7 @@ MAY_CHANGE = (  # keys that change no result
 )
 LEARNS_BY = ("data", "learner", "trainer", "monitor", "domains", "vocabulary")  # of a stage's configuration
 SHOWS_AND_KEEPS = ("monitor.save_every", "trainer.default_root_dir", "trainer.enable_progress_bar")
+UNUSED = {".lock", "tensorboard", "evaluate.log"}  # what a refused command may leave in a folder
 ENDPOINT = "emodistill.language_models.client.Endpoint"  # `_target_` of an endpoint, wherever a seat refers to one
 MAY_CHANGE_OF_ENDPOINT = ("spending", "traffic", "timeouts", "retries", "breaker", "api_key_env", "price")
 ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_NOTE = "adapter_model.safetensors", "adapter_config.json", "emodistill.json"
@@ -180,7 +181,7 @@ class StageFolder:
 
         Call it while this process holds the folder: that of another process that is still starting looks the same.
         """
-        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {".lock", "tensorboard"}:
+        if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= UNUSED:
             shutil.rmtree(self.path, ignore_errors=True)  # Windows keeps the lock, which is open
             if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
                 self.path.parent.rmdir()

@@ -104,6 +104,27 @@ def test_a_stop_between_two_files_ends_in_the_same_bytes(make, monkeypatch, writ
     assert not (stopped.folder / "episodes" / "together.json").exists()
 
 
+def test_what_is_half_played_of_other_arms_stays(make, monkeypatch):
+    whole, sizes = make(by_the_batch([]), "whole"), []
+    whole.play(ARMS)
+    stopped, write = make(by_the_batch(sizes), "stopped"), runners.write_rows
+
+    def power_cut(rows, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runners, "write_rows", power_cut)  # all is played, and no file put together
+    with pytest.raises(KeyboardInterrupt):
+        stopped.play(ARMS)
+    monkeypatch.setattr(runners, "write_rows", write)
+    stopped.play(parse_arms(["fixed:anger"], VOCABULARY))
+    stopped.play(parse_arms(["fixed:anger"], VOCABULARY))
+    sizes.clear()
+    stopped.play(ARMS)
+    assert not sizes and not (stopped.folder / "parts").exists()
+    alone = "fixed-anger.parquet"  # whose words tell how many were spoken at once
+    assert {**files(stopped), alone: b""} == {**files(whole), alone: b""}
+
+
 def test_an_arm_that_cannot_be_played_does_not_cost_the_others_their_episodes(make):
     def mute_when_angry(dialogue, prompt, seed):
         return Fault("mute") if VOCABULARY.directive("anger") in prompt else obedient(dialogue, prompt, seed)

@@ -1,6 +1,7 @@
 """What the page is told, and what it may have stored."""
 
 import json
+import threading
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ from serving_cases import serving
 from emodistill import Negotiator
 from emodistill.data.corpus import CorpusFile
 from emodistill.data.schema import read_episodes, read_ratings
+from emodistill.files import updating
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL
 
 ARM = "phrasebook_iql"
@@ -84,6 +86,20 @@ def test_what_people_agreed_to_is_a_corpus(served, run):
     ]
     assert "ratings" in pq.read_schema(file).names
     assert len(CorpusFile(str(file), ["debt"]).episodes()) == 3
+
+
+def test_two_servers_that_store_in_one_file_wait_for_each_other(served):
+    file = served.service.records.file
+    seen = {"scenario": served.scenario, "seed": "2"}
+    messages, _ = talk(served, ARM, None, seen)
+    storing = threading.Thread(target=store, args=(served, ARM, messages, seen))
+    before = pq.read_table(file).num_rows if file.is_file() else 0
+    with updating(file):
+        storing.start()
+        storing.join(1.0)
+        assert storing.is_alive() and (pq.read_table(file).num_rows if file.is_file() else 0) == before
+    storing.join()
+    assert pq.read_table(file).num_rows == before + 1
 
 
 def test_nothing_is_stored_that_should_not_be(served):

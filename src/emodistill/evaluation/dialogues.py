@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--worst", type=int, default=2, help="a domain (2)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if min(given.drawn, given.worst, given.seed) < 0:
+        parser.error("--drawn, --worst and --seed are whole numbers from 0")
     episodes = read_episodes(given.episodes)
     print("\n\n".join(as_markdown(one) for one in chosen(episodes, given.drawn, given.worst, given.seed)))
 

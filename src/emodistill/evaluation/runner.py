@@ -167,12 +167,23 @@ class Runner:
                 elif fault := self._keep(arm, own):
                     unplayable.append((arm, fault))
         if whole:
-            shutil.rmtree(self._parts, ignore_errors=True)
+            self._forget_parts(arms)
         for arm, fault in unplayable:
             raise UserError(
                 f"no episode of the arm '{arm.name}' could be played ({fault}); nothing of it is kept: "
                 "mend it and run the same command again"
             )
+
+    def _forget_parts(self, arms: Sequence[Arm]) -> None:
+        """Remove what was played in pieces, except that of other arms, which may be asked for again."""
+        file, asked = self._parts / "groups.json", {arm.name for arm in arms}
+        begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        if others := [group for group in begun if not set(group) <= asked]:
+            for piece in self._pieces:
+                piece.task[3].unlink(missing_ok=True)
+            atomic_write(file, json.dumps(others) + "\n")
+        else:
+            shutil.rmtree(self._parts, ignore_errors=True)
 
     def results(self, arms: Sequence[Arm]) -> list[ArmResult]:
         """What was played and kept.
@@ -208,13 +219,16 @@ class Runner:
         file, by_name = self._parts / "groups.json", {arm.name: arm for arm in arms}
         with exclusive(self._parts, wait=True):
             begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-            kept = [[by_name[name] for name in group] for group in begun if by_name.keys() >= set(group)]
-            kept = [group for group in kept if any(arm in missing for arm in group)]
+            kept: list[list[Arm]] = []
+            for group in ([by_name[name] for name in names] for names in begun if by_name.keys() >= set(names)):
+                if any(arm in missing for arm in group) and not any(arm in other for other in kept for arm in group):
+                    kept.append(group)
+            others = [names for names in begun if not by_name.keys() >= set(names)]
             missing = [arm for arm in missing if not any(arm in group for group in kept)]
             generators = dict.fromkeys(arm.generator for arm in missing)
             new = [self._groups([arm for arm in missing if arm.generator == one]) for one in generators]
             groups = [*kept, *(group for groups in new for group in groups)]
-            atomic_write(file, json.dumps([[arm.name for arm in group] for group in groups]) + "\n")
+            atomic_write(file, json.dumps([*([arm.name for arm in group] for group in groups), *others]) + "\n")
         first = {arm.name: place for place, arm in enumerate(arms)}
         return sorted(groups, key=lambda group: min(first[arm.name] for arm in group))
 

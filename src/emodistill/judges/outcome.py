@@ -44,7 +44,7 @@ from emodistill.checks import check_number
 from emodistill.emotions.perceiver import GOEMOTIONS, Perceiver, as_vocabulary, normalise
 from emodistill.emotions.vocabulary import load_vocabulary
 from emodistill.errors import UserError
-from emodistill.files import atomic_write, cache_dir
+from emodistill.files import atomic_write, cache_dir, updating
 from emodistill.judges.request import (
     HIGHEST,
     LOWEST,
@@ -218,8 +218,9 @@ class OutcomeJudge:
             return Path(str(self.given))
         digest = hashlib.sha256(self.corpus.build().read_bytes()).hexdigest()[:12]
         path = cache_dir() / "outcome" / f"{digest}-{self.recipe}.npz"
-        if not path.is_file():
-            fitted(self.corpus.episodes(), self.reader).save(path)
+        with updating(path):  # one of several processes that start together fits it, and the others read it
+            if not path.is_file():
+                fitted(self.corpus.episodes(), self.reader).save(path)
         return path
 
     def judge(self, requests: Sequence[JudgeRequest], on_judgement: OnJudgement | None = None) -> list[Judgement]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from emodistill.data.arrow_schema import SCHEMA
 from emodistill.data.schema import HUMAN, Episode
 from emodistill.errors import UserError
-from emodistill.files import atomic_write
+from emodistill.files import atomic_write, updating
 from emodistill.negotiation.protocol import COUNTERPARTY, FOCAL, Negotiation
 from emodistill.negotiator import Conversation
 
@@ -26,7 +26,7 @@ _SCHEMA = SCHEMA.append(pa.field("ratings", pa.string()))
 
 @dataclass(frozen=True)
 class Records:
-    """The file of a run's recorded negotiations; one process writes it."""
+    """The file of a run's recorded negotiations; several processes may add to it."""
 
     file: Path
 
@@ -43,12 +43,12 @@ class Records:
         about = {"side": COUNTERPARTY if talk.agent.side == FOCAL else FOCAL, "blind": blind}
         row = episode.row() | {"ratings": json.dumps({**rating, **about}, ensure_ascii=False)}
         table = pa.Table.from_pylist([row], schema=_SCHEMA)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        if self.file.is_file():
-            table = pa.concat_tables([pq.read_table(self.file, schema=_SCHEMA), table])
-        content = io.BytesIO()
-        pq.write_table(table, content)
-        atomic_write(self.file, content.getvalue())
+        with updating(self.file):
+            if self.file.is_file():
+                table = pa.concat_tables([pq.read_table(self.file, schema=_SCHEMA), table])
+            content = io.BytesIO()
+            pq.write_table(table, content)
+            atomic_write(self.file, content.getvalue())
         return episode.episode_id
 
 

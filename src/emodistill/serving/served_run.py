@@ -64,6 +64,8 @@ class ServedRun:
         self.folder, self.guard = Path(folder), guard
         self.settings = settings_of(folder)
         self.vocabulary = load_vocabulary(self.settings.config["vocabulary"])
+        if arms is not None and not arms:
+            raise UserError("arms=[]: name at least one arm, or leave the key out to serve all that can be played")
         found = [self.settings.arm(name, self.vocabulary) for name in arms or (None, *OFFERED)]
         playable = found if arms else [arm for arm in found if self._is_playable(arm)]
         if not playable:

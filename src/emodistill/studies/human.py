@@ -67,8 +67,9 @@ class Human:
         files = [self.files] if isinstance(self.files, str) else list(self.files)
         missing = [file for file in files if not Path(file).is_file()]
         if missing or not files:
+            lacks = f"{missing[0]} is not here" if missing else "study.files is empty"
             raise UserError(
-                f"study=human needs the dialogues of people: {missing[0] if missing else 'no file'} is not here; "
+                f"study=human needs the dialogues of people: {lacks}; "
                 "download casino_train.json from https://github.com/kushalchawla/CaSiNo (data/split) and give "
                 "study.files=[PATH/casino_train.json]"
             )

@@ -597,6 +597,8 @@ def conditions_of(
     labels = [condition.label for condition in found]
     if unknown := [label for label in wanted or () if label not in labels]:
         raise UserError(f"conditions: this study has no '{unknown[0]}'; it has {', '.join(labels) or 'none'}")
+    if wanted is not None and not wanted:
+        raise UserError("conditions=[]: name at least one of the study's conditions, or leave the key out")
     if wanted is not None:
         found = [condition for condition in found if condition.label in wanted]
     slugs = [condition.slug for condition in found]
