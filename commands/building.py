@@ -165,6 +165,12 @@ def check_play(cfg: DictConfig) -> None:
             f"guard={cfg.guard.level}: the guard is over the focal side alone, and with opponent={cfg.opponent} an arm "
             "would play without it; leave out one of them"
         )
+    simulated = "emodistill.counterparties.specs.SimulatedCounterpartySpec"
+    if cfg.opponent and (cfg.counterparty.agent._target_ != simulated or not cfg.offers.told):
+        raise UserError(
+            f"opponent={cfg.opponent}: an arm sits opposite, and the documented simulation decides the numbers of both "
+            "sides; leave out counterparty= and offers="
+        )
     check_whole("scenarios_per_domain", cfg.scenarios_per_domain, null="for all")
     check_whole("episodes_per_scenario", cfg.episodes_per_scenario)
     check_whole("constant_repeats", cfg.constant_repeats)

@@ -56,6 +56,12 @@ def test_the_opponents_of_a_tournament_are_its_arms(tmp_path):
     assert [setup.opponent.name for setup in study.setups] == ["vanilla", "fixed:joy"]
 
 
+@pytest.mark.parametrize("unread", ["counterparty=persuadable", "counterparty=endpoint", "offers=model"])
+def test_what_an_opponent_does_not_read_is_refused(tmp_path, unread):
+    with pytest.raises(UserError, match="the documented simulation decides the numbers of both sides"):
+        built("study=tournament", f"run_dir={tmp_path}", unread)
+
+
 def test_a_guard_is_refused_where_an_arm_would_play_without_it(tmp_path):
     with pytest.raises(UserError, match="guard=strict: the guard is over the focal side alone, and with opponent="):
         built("study=tournament", f"run_dir={tmp_path}", "guard=strict")
