@@ -14,7 +14,7 @@ def test_jpo_learns_from_what_was_learnt_of_its_own_corpus(tmp_path, monkeypatch
     place = Workplace(tmp_path)
     place.train("sft", "run", "selection=all", "size.sft_steps=2")
     place.train("jpo", "run", *JUDGED, "size.jpo_steps=2")
-    (kept,) = (tmp_path / "cache" / "outcome").iterdir()
+    (kept,) = (tmp_path / "cache" / "outcome").glob("*.npz")
     assert kept.suffix == ".npz"
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
         rows = ledger.execute("SELECT score FROM judgements WHERE judge = 'outcome'").fetchall()
