@@ -29,9 +29,8 @@ def export(cfg: DictConfig) -> None:
     entry.use_threads(cfg)
     given = Path(str(cfg.folder)).expanduser() if cfg.folder else None  # Hydra reads 2026 as a number
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-        passing = cfg.dry_run or not given
         name = given.name if given else f"{cfg.run}-{cfg.to if cfg.what == 'agent' else 'corpus'}"
-        folder = Path(scratch) / name if passing or not given else given
+        folder = given if given and not cfg.dry_run else Path(scratch) / name
         if given and given.exists():
             raise UserError(f"folder={cfg.folder} exists; give another name, or delete it first")
         write(cfg, folder)

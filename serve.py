@@ -58,10 +58,10 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     arms = None if cfg.arms is None else list(cfg.arms)
     how = (cfg.guard.level, cfg.guard.redraws, cfg.device, partial(open_endpoint, cfg), cfg.remembered)
     run = ServedRun(cfg.run_dir, arms, *how)
-    if not cfg.record_file:
-        raise UserError("record_file= says where negotiations are stored with record=true; give the name of a file")
-    stored = Path(cfg.record_file)
-    if cfg.record and not run.settings.has_counterparty and Path(cfg.run_dir) in stored.parents:
+    if cfg.record and not cfg.record_file:
+        raise UserError("record=true stores negotiations in record_file=..., which is empty; give the name of a file")
+    stored = Path(cfg.record_file) if cfg.record else None
+    if stored and not run.settings.has_counterparty and Path(cfg.run_dir) in stored.parents:
         raise UserError(
             f"record=true: {cfg.run_dir} is an exported agent, which is given away, and people's words do not belong "
             "in it; say where to store them, such as record_file=people.parquet"
@@ -70,7 +70,7 @@ def service_of(cfg: DictConfig, token: str | None) -> "Service":
     usual = None if token else LOOPBACK
     hosts = usual if cfg.hosts is None else {str(host).lower() for host in cfg.hosts}
     gate = Gate(token, hosts, cfg.per_minute)
-    records = Records(stored) if cfg.record else None
+    records = Records(stored) if stored else None
     return Service(run, lockstep, gate, instantiate(cfg.limits), records)
 
 

@@ -106,7 +106,7 @@ def fit(cfg: DictConfig, checkpoint: Path | None, on_start: Callable[[], None]) 
     try:
         trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:  # raised after the first validation
-        if cfg.monitor.metric in trainer.callback_metrics:
+        if f"monitor='{cfg.monitor.metric}'" not in str(error):
             raise
         raise UserError(
             f"monitor.metric={cfg.monitor.metric} is no curve of this stage, which has "
@@ -183,8 +183,8 @@ def check_variant(variant: str, stage: str) -> None:
     """Refuse a variant that does not train this stage otherwise: it would be the run's own stage."""
     from emodistill.errors import UserError
 
-    stages = read_variants().get(variant, {stage: {}})
-    if stage not in stages:
+    stages = read_variants().get(variant)
+    if stages is not None and stage not in stages:
         raise UserError(f"variant={variant} changes nothing in stage={stage}; it has {', '.join(stages)}")
 
 

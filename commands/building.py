@@ -111,9 +111,14 @@ def condition_config(cfg: DictConfig, run: "StudyRun", overrides: Sequence[str])
         return cfg
     folders = [literal("run_dir", str(run.run_dir)), literal("stage_dir", str(run.stage_dir))]
     folders.append(f"seed={run.training_seed}")
+    return composed("evaluate", [*overrides, *run.condition.play, *folders])
+
+
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a command with these overrides, inside another command or alone."""
     here = GlobalHydra.instance().is_initialized()
     with nullcontext() if here else initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("evaluate", overrides=[*overrides, *run.condition.play, *folders])
+        return compose(command, overrides=[*overrides])
 
 
 def setup_of(cfg: DictConfig, vocabulary: "Vocabulary") -> "Setup":
@@ -197,11 +202,10 @@ def analysis(name: str, node: Mapping[str, Any], vocabulary: "Vocabulary") -> "A
 
 
 def training_config(overrides: Sequence[str]) -> dict[str, Any]:
-    """What `train.py` would be configured with."""
+    """The configuration of `train.py` with these overrides, in plain values."""
     register_variants()
-    here = GlobalHydra.instance().is_initialized()
-    with nullcontext() if here else initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides=[*map(for_hydra, overrides)]), resolve=True)  # type: ignore[return-value]
+    cfg = composed("train", [for_hydra(override) for override in overrides])
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]  # a DictConfig gives a dict
 
 
 def run_training(overrides: Sequence[str]) -> int:

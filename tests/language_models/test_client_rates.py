@@ -17,7 +17,7 @@ ONCE = RetryPolicy(max_retries=0)
 
 
 class SkippedWaits(selectors.SelectSelector):
-    """Nothing but waits takes time, and they are skipped: `now` is then what they came to, on any machine."""
+    """Skips waits: `now` is the sum of the waits so far, and nothing else takes time."""
 
     now = 0.0
 

@@ -176,12 +176,11 @@ class Runner:
 
     def _forget_parts(self, arms: Sequence[Arm]) -> None:
         """Remove what was played in pieces, except that of other arms, which may be asked for again."""
-        file, asked = self._parts / "groups.json", {arm.name for arm in arms}
-        begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-        if others := [group for group in begun if not set(group) <= asked]:
+        asked = {arm.name for arm in arms}
+        if others := [group for group in self._begun() if not set(group) <= asked]:
             for piece in self._pieces:
                 piece.task[3].unlink(missing_ok=True)
-            atomic_write(file, json.dumps(others) + "\n")
+            atomic_write(self._groups_file, json.dumps(others) + "\n")
         else:
             shutil.rmtree(self._parts, ignore_errors=True)
 
@@ -216,9 +215,9 @@ class Runner:
         missing = [arm for arm in arms if not self.file(arm).is_file()]
         if not missing:
             return []
-        file, by_name = self._parts / "groups.json", {arm.name: arm for arm in arms}
+        by_name = {arm.name: arm for arm in arms}
         with exclusive(self._parts, wait=True):
-            begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            begun = self._begun()
             kept: list[list[Arm]] = []
             for group in ([by_name[name] for name in names] for names in begun if by_name.keys() >= set(names)):
                 if any(arm in missing for arm in group) and not any(arm in other for other in kept for arm in group):
@@ -228,9 +227,18 @@ class Runner:
             generators = dict.fromkeys(arm.generator for arm in missing)
             new = [self._groups([arm for arm in missing if arm.generator == one]) for one in generators]
             groups = [*kept, *(group for groups in new for group in groups)]
-            atomic_write(file, json.dumps([*([arm.name for arm in group] for group in groups), *others]) + "\n")
+            atomic_write(
+                self._groups_file, json.dumps([*([arm.name for arm in group] for group in groups), *others]) + "\n"
+            )
         first = {arm.name: place for place, arm in enumerate(arms)}
         return sorted(groups, key=lambda group: min(first[arm.name] for arm in group))
+
+    def _begun(self) -> list[list[str]]:
+        """Which arms have begun to play together, by their names."""
+        if not self._groups_file.is_file():
+            return []
+        begun: list[list[str]] = json.loads(self._groups_file.read_text(encoding="utf-8"))
+        return begun
 
     def _groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
         """Which of the arms of one generator play together: all of a group use their speaker in the same way."""
@@ -350,6 +358,10 @@ class Runner:
     @property
     def _parts(self) -> Path:
         return self.folder / "parts"
+
+    @property
+    def _groups_file(self) -> Path:
+        return self._parts / "groups.json"
 
     def file(self, arm: Arm) -> Path:
         """Where its episodes are."""

@@ -267,7 +267,7 @@ class Study:
         return list(found.values())
 
     def check_training(self) -> None:
-        """Refuse stages of conditions and of further seeds that differ from the run's in more than the study says.
+        """Refuse a stage of a condition or of a further seed that differs from the run's in more than the study names.
 
         A stage that is there is known by the configuration beside it, one that is missing by the one that it would be
         trained with. Weights that came without a configuration, such as published ones, are taken as they are.
@@ -276,34 +276,32 @@ class Study:
             UserError: naming the stage and what differs.
         """
         described = cache(lambda *overrides: settings(self.training_config(overrides)))
-        at_home: dict[Path, dict[str, Any]] = {}
+        begun = cache(_begun_with)
         several, missing = len({run.training_seed for run in self.runs}) > 1, {one.folder for one in self.missing()}
         for run, one in self._all_stages():
-            begun, words = _begun_with(one), run.condition.overrides(one.stage.kind)
-            there = settings(begun) if begun else None
-            if several and begun and (seed := begun.get("seed")) != run.training_seed:
+            own, there = self._stage(self._plain(run), one.stage), begun(one.folder)
+            if several and there and there.get("seed") != run.training_seed:
                 raise UserError(
-                    f"{one.folder} was trained with seed={seed}, and the study takes it for seed={run.training_seed}; "
-                    "seeds are counted from seed=..., which is the run's own"
+                    f"{one.folder} was trained with seed={there.get('seed')}, and the study takes it for "
+                    f"seed={run.training_seed}; a study counts its seeds from seed=..., the run's own"
                 )
-            own = self._stage(self._plain(run), one.stage)
             if one.folder == own.folder or not (there or one.folder in missing):
                 continue
-            found = there or described(*one.overrides)
-            if own.folder not in at_home:
-                at_home[own.folder] = settings(_begun_with(own) or {})
-            wanted = at_home[own.folder] or (described(*own.overrides) if own.folder in missing else found)
-            if words:
+            found = settings(there) if there else described(*one.overrides)
+            wanted = found
+            if at_home := begun(own.folder):
+                wanted = settings(at_home)
+            elif own.folder in missing:
+                wanted = described(*own.overrides)
+            if words := run.condition.overrides(one.stage.kind):
                 before, now = described(*own.overrides), described(*own.overrides, *words)
                 wanted = wanted | {key: now.get(key) for key in differing(before, now)}
             if changed := differing(found, wanted):
                 shown = "; ".join(f"{key} {found.get(key)!r} and not {wanted.get(key)!r}" for key in changed[:SHOWN])
-                remedy = (
-                    "delete that folder to have it trained anew"
-                    if there
-                    else f"give the keys that {own.folder} was trained with, or train it by hand with them"
-                )
-                raise UserError(f"{one.folder} {'was' if there else 'would be'} trained with {shown}; {remedy}")
+                trained, remedy = "would be", f"give the keys that {own.folder} was trained with, or train it by hand"
+                if there:
+                    trained, remedy = "was", "delete that folder to have it trained anew"
+                raise UserError(f"{one.folder} {trained} trained with {shown}; {remedy}")
 
     def _plain(self, run: StudyRun) -> StudyRun:
         """The run itself, with its own seed and no condition."""
@@ -618,10 +616,10 @@ def _escaped(text: str) -> str:
     return re.sub(r"(\\*)'", r"\1\1\'", text)
 
 
-def _begun_with(one: MissingStage) -> dict[str, Any] | None:
-    """The configuration of a trained stage; None where there is none."""
-    folder = StageFolder(one.folder)
-    return folder.read_config() if folder.config_file.is_file() and one.is_trained else None
+def _begun_with(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a trained stage; None where it is not trained, or came without one."""
+    stage = StageFolder(folder)
+    return stage.read_config() if stage.config_file.is_file() and is_trained(folder.name, folder.parent) else None
 
 
 def training_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
