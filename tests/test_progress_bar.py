@@ -3,12 +3,13 @@
 import io
 import re
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_runs import begun, composed, forget_cut
 
+from emodistill import progress as progress_module
 from emodistill.progress import progress
 from train import train
 
@@ -112,7 +113,10 @@ def test_the_time_left_is_known_right_after_a_resume(place, watch):
 def test_other_work_has_lines_too_a_tenth_and_ten_seconds_apart(monkeypatch, seconds, shown):
     screen, clock = Screen(terminal=False), [0.0]
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    own_clock = SimpleNamespace(
+        monotonic=lambda: clock[0]
+    )  # `time` is everybody's: a server of other tests would sleep
+    monkeypatch.setattr(progress_module, "time", own_clock)
     with progress("playing sft", 20) as advance:
         for _ in range(20):
             clock[0] += seconds
