@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import yaml
@@ -323,9 +321,19 @@ def test_a_command_that_fails_ends_the_run_with_its_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path, monkeypatch, request, capsys):
-    first = started(tmp_path, "experiment=rehearsal", f"endpoint.base_url=http://127.0.0.1:{free_port()}/v1")
-    assert first.returncode == 0, first.stderr
+def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path, monkeypatch, capsys):
+    """The commands run in this process, which spares their imports; the test above starts processes."""
+    printed = []
+
+    def command(script, words):
+        printed.append(script)
+        cfg = compose(script, [for_hydra(word) for word in words])
+        {"play": play, "train": train, "evaluate": partial(evaluate, overrides=words)}[script](cfg)
+
+    monkeypatch.setattr("reproduce.run_command", command)
+    monkeypatch.chdir(tmp_path)
+    address = f"endpoint.base_url=http://127.0.0.1:{free_port()}/v1"
+    run("rehearsal", address)
     run_dir = tmp_path / "checkpoints" / "rehearsal" / "debt"
     for stage in ("iql", "sft", "jpo"):
         assert (run_dir / stage / "finished.json").is_file()
@@ -336,16 +344,11 @@ def test_a_rehearsal_runs_end_to_end_and_once_more_finds_nothing_to_do(tmp_path,
     spent = spending.read_bytes()
     (bill,) = json.loads(spent).values()
     assert bill["calls"] > 200 and not bill["unmetered_calls"]
+    assert printed == ["play", "train", "train", "train", "evaluate"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoints"]
+    capsys.readouterr()
 
-    monkeypatch.chdir(tmp_path)
-    request.getfixturevalue("offline")  # the server is gone, and is not missed
-    printed = [shlex.split(line)[2:] for line in first.stdout.splitlines() if line.startswith("$ python ")]
-    assert [script for script, *_ in printed] == ["play.py", "train.py", "train.py", "train.py", "evaluate.py"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for script, *words in printed:
-            cfg = compose(script.removesuffix(".py"), [for_hydra(word) for word in words])
-            {"play.py": play, "train.py": train, "evaluate.py": partial(evaluate, overrides=words)}[script](cfg)
+    run("rehearsal", address)
     said = capsys.readouterr().out
     assert said.count("nothing to do") == 3 and "nothing to play" in said
     assert spending.read_bytes() == spent
-    assert list(Path(tmp_path).iterdir()) == [tmp_path / "checkpoints"]

@@ -15,7 +15,7 @@ from emodistill.judges.ledger import Ledger, LedgerJudge, judgement_key
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 10
 CONTENT = "SELECT utterance, score, reason, raw FROM judgements"
 
 
@@ -53,7 +53,7 @@ def rows(path, query=CONTENT):
 
 
 @pytest.mark.parametrize("every", [(), (32,)], ids=["no probes", "late probes"])
-def test_killed_at_twenty_moments_and_continued_it_is_the_run_without_a_fault(tmp_path, every):
+def test_killed_at_ten_moments_and_continued_it_is_the_run_without_a_fault(tmp_path, every):
     path, diary, moments = tmp_path / "ledger.sqlite", tmp_path / "diary", random.Random(20)
     known, lines, pending = set(), 0, 0
     for _ in range(KILLS):

@@ -118,6 +118,6 @@ def test_a_large_drawing_goes_into_the_page_as_pixels(monkeypatch):
 
 def test_tensorboard_has_each_figure_once(tmp_path):
     for _ in range(2):
-        pictures.to_tensorboard([FIGURE], tmp_path / "tb")
+        pictures.to_tensorboard([pictures.picture(FIGURE)], tmp_path / "tb")
     assert EventAccumulator(str(tmp_path / "tb")).Reload().Tags()["images"] == ["line"]
     assert len(list((tmp_path / "tb").iterdir())) == 1

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text as Label
+from PIL import Image
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -162,8 +164,9 @@ class Picture:
 def picture(figure: Figure) -> Picture:
     """Draw a figure. One that cannot be drawn is logged and says so: what was played is worth more than a picture."""
     try:
-        content, uri = png(figure), data_uri(figure)
-        _, lacking = font_families(_words_in(drawn(figure, titled=True)))
+        titled = drawn(figure, titled=True)
+        content, uri = _saved(titled, "png"), data_uri(figure)
+        _, lacking = font_families(_words_in(titled))
     except _FAILURES as error:
         why = next(iter(str(error).split("\n")), "") or "it does not say why"
         note = f"This figure could not be drawn ({type(error).__name__}: {why.strip()}); its numbers are in the tables."
@@ -204,16 +207,16 @@ def _boxes_allowed() -> Iterator[None]:
 
 def png(figure: Figure, titled: bool = True) -> bytes:
     """For people and papers."""
-    return _saved(figure, "png", titled)
+    return _saved(drawn(figure, titled), "png")
 
 
 def svg(figure: Figure) -> bytes:
     """For the page, which has the title in its own words."""
-    return _saved(figure, "svg", titled=False)
+    return _saved(drawn(figure, titled=False), "svg")
 
 
-def _saved(figure: Figure, kind: str, titled: bool) -> bytes:
-    canvas, buffer = drawn(figure, titled), io.BytesIO()
+def _saved(canvas: Canvas, kind: str) -> bytes:
+    buffer = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same figure is the same file
     metadata = nothing if kind == "svg" else None
     with styled(), _boxes_allowed():
@@ -229,13 +232,15 @@ def data_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(png(figure, titled=False)).decode()
 
 
-def to_tensorboard(figures: Sequence[Figure], folder: Path) -> None:
-    """Write all figures as one event file; an older one in this folder is replaced."""
+def to_tensorboard(pictures: Sequence[Picture], folder: Path) -> None:
+    """Write all pictures that could be drawn as one event file; an older one in this folder is replaced."""
     from torch.utils.tensorboard import SummaryWriter  # here, so that printing a table does not load PyTorch
 
     shutil.rmtree(folder, ignore_errors=True)
-    if not figures:
+    if not any(one.png for one in pictures):
         return
-    with SummaryWriter(str(folder)) as writer, _boxes_allowed():
-        for figure in figures:
-            writer.add_figure(figure.name, drawn(figure, titled=True))
+    with SummaryWriter(str(folder)) as writer:
+        for one in pictures:
+            if one.png:
+                pixels = np.asarray(Image.open(io.BytesIO(one.png)).convert("RGB"))
+                writer.add_image(one.figure.name, pixels, dataformats="HWC")

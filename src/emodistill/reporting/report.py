@@ -38,7 +38,7 @@ def write_report(folder: Path, study: StudyResult, detect: Detect | None = None)
     _fill(folder / "figures", {f"{one.figure.name}.png": one.png for one in pictures if one.png is not None})
     atomic_write(folder / "report.md", _markdown(study, pictures))
     atomic_write(folder / "report.html", page(study, detect, pictures))
-    to_tensorboard([one.figure for one in pictures if one.png is not None], folder / "tensorboard")
+    to_tensorboard(pictures, folder / "tensorboard")
     return report
 
 
