@@ -36,7 +36,7 @@ def text_of(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_figure_draws_in_every_format(name):
     figure = EXAMPLES[name]
-    image = Image.open(io.BytesIO(pictures.png(figure)))
+    image = Image.open(io.BytesIO(pictures.picture(figure).png))
     assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1) and np.ptp(np.asarray(image.convert("L"))) > 200
     assert pictures.svg(figure) == pictures.svg(figure)  # the same figure is the same file
     assert figure.title in pictures.drawn(figure, titled=True).get_suptitle()
@@ -111,9 +111,9 @@ def test_every_label_of_goemotions_has_one_family():
 
 
 def test_a_large_drawing_goes_into_the_page_as_pixels(monkeypatch):
-    assert pictures.data_uri(FIGURE).startswith("data:image/svg+xml,")
+    assert pictures.picture(FIGURE).uri.startswith("data:image/svg+xml,")
     monkeypatch.setattr(pictures, "LARGEST_VECTOR", 10)
-    assert pictures.data_uri(FIGURE).startswith("data:image/png;base64,")
+    assert pictures.picture(FIGURE).uri.startswith("data:image/png;base64,")
 
 
 def test_tensorboard_has_each_figure_once(tmp_path):

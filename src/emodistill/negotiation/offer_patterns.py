@@ -187,8 +187,8 @@ REFUSED_NEXT = re.compile(
 _SAYING = (
     r"(?:ask|want|say|said|propos|offer|demand|insist|suggest|mention|request|claim|promis|expect|need(?! to\b)"
     r"|prefer|talk|quot|told|push|keep"
-    r"|kept|stuck|were\b|was\b|are at\b|started|came|gave|hope|hoping|plan|agreed|signed|chose|stayed|slept|went"
-    r"|took|waited|missed|named"
+    r"|kept|stuck|were\b|was\b|are at\b|started|came|gave|hope|hoping|(?<!payment )plan"
+    r"|agreed|signed|chose|stayed|slept|went|took|waited|missed|named"
     r"|had\b|been\b|have (?:been|had|asked|said)|set\b|put\b|call(?:ed|ing)|like to|would like|intend|wish"
     r"|threaten)\w*"
 )
@@ -204,7 +204,7 @@ _ADJECTIVES = (
 OTHERS = _any(
     r"(?<!can )(?<!could )(?<!would )(?<!will )(?<!should )(?<!must )(?<!if )(?<!unless )(?<!once )"
     rf"\byou (?:(?!to\b|must\b|can\b|could\b|will\b)\w+ ){{0,2}}?{_SAYING}\b",
-    r"\bif you (?:want|need(?! to)|insist|demand|say|ask|expect|keep)\w*\b",
+    r"\bif you (?:want|need(?! to)|insist|demand|(?<!what if you )say|ask|expect|keep)\w*\b",
     r"\byou (?:would|will) have me\b|\b(?:thank you|thanks|grateful) for \w+ing\b",
     r"\b(?:do|did) you (?:really |honestly |seriously )?(?:want|need|expect|mean|say|ask)\b",
     rf"\byours?(?: {_ADJECTIVES})?(?: {_NOUNS})?(?: (?:of|for|was|is|at|to \w+))?{_FILL}$",
@@ -251,8 +251,9 @@ HAPPENED = _any(
     r"|had|paid|worked|lived|known)\b",
     r"\b(?:for|in|over|of|during|within|these|this|the) (?:the )?(?:last|past|previous)(?: \w+)?$|\balready\b"
     r"|\bafter waiting\b|\bsince\b",
-    r"\b(?:took|lasted|waited|ended|slept|happened|overdue|old|aged|warranty|experience|every|each|per|twice|once"
-    r"|times)\b(?! i\b)(?:(?! need\b| can\b).)*$",
+    r"\b(?:took|lasted|waited|ended|slept|happened"
+    r"|overdue(?! (?:account|amount|balance|debt|invoice|loan|payment)\b)|old|aged|warranty|experience"
+    r"|every|each|per|twice|once|times)\b(?! i\b)(?:(?! need\b| can\b).)*$",
     r"\b(?:would|could|should|might) have \w+(?:ed|en|ne)\b"
     r"|(?<!if )\b(?:i|we|he|she|they) (?!if )(?:\w+ )?(?:paid|repaid|survived)\b"
     r"|\blast (?:time|year|month|week|winter|summer|loan|visit|night)\b",

@@ -26,7 +26,7 @@ from emodistill.negotiation.domains import load_domain
 from emodistill.negotiation.plain_text import DIGITS, MINUTES, UNIT_ALIASES, plain, words
 from emodistill.negotiation.protocol import Act
 
-OFFERS_LOGIC = 2  # raise it when a text is read differently: part of the version of every judge that reads offers
+OFFERS_LOGIC = 3  # raise it when a text is read differently: part of the version of every judge that reads offers
 NEAR = 300  # characters on either side of a quantity, within its clause, that say whose it is
 
 

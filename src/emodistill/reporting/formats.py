@@ -150,8 +150,8 @@ class Picture:
     """A figure as it came out.
 
     Attributes:
-        png: for people and papers; None where it could not be drawn.
-        uri: for the page; None where it could not be drawn.
+        png: with its title, for people and papers; None where it could not be drawn.
+        uri: for the page, which has the title in its own words; None where it could not be drawn.
         note: what is wrong with it, in a sentence; empty where nothing is.
     """
 
@@ -164,9 +164,11 @@ class Picture:
 def picture(figure: Figure) -> Picture:
     """Draw a figure. One that cannot be drawn is logged and says so: what was played is worth more than a picture."""
     try:
-        titled = drawn(figure, titled=True)
-        content, uri = _saved(titled, "png"), data_uri(figure)
-        _, lacking = font_families(_words_in(titled))
+        canvas = drawn(figure, titled=False)  # once, for drawing takes as long as saving
+        uri = _data_uri(canvas)
+        _set_title(canvas, figure)
+        content = _saved(canvas, "png")
+        _, lacking = font_families(_words_in(canvas))
     except _FAILURES as error:
         why = next(iter(str(error).split("\n")), "") or "it does not say why"
         note = f"This figure could not be drawn ({type(error).__name__}: {why.strip()}); its numbers are in the tables."
@@ -185,12 +187,23 @@ def drawn(figure: Figure, titled: bool) -> Canvas:
         canvas = Canvas(dpi=DPI)
         FigureCanvasAgg(canvas)
         figure.draw(canvas)
-        if titled:
-            canvas.suptitle(figure.title, fontweight="bold", fontsize=12)
+    if titled:
+        _set_title(canvas, figure)
+    else:
+        _choose_fonts(canvas)
+    return canvas
+
+
+def _set_title(canvas: Canvas, figure: Figure) -> None:
+    with styled():
+        canvas.suptitle(figure.title, fontweight="bold", fontsize=12)
+    _choose_fonts(canvas)
+
+
+def _choose_fonts(canvas: Canvas) -> None:
     families, _ = font_families(_words_in(canvas))
     for label in canvas.findobj(Label) if families else ():
-        label.set_fontfamily([*label.get_fontfamily(), *families])
-    return canvas
+        label.set_fontfamily(list(dict.fromkeys([*label.get_fontfamily(), *families])))
 
 
 def _words_in(canvas: Canvas) -> str:
@@ -205,13 +218,8 @@ def _boxes_allowed() -> Iterator[None]:
         yield
 
 
-def png(figure: Figure, titled: bool = True) -> bytes:
-    """For people and papers."""
-    return _saved(drawn(figure, titled), "png")
-
-
 def svg(figure: Figure) -> bytes:
-    """For the page, which has the title in its own words."""
+    """A drawing without its title."""
     return _saved(drawn(figure, titled=False), "svg")
 
 
@@ -224,12 +232,12 @@ def _saved(canvas: Canvas, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(figure: Figure) -> str:
+def _data_uri(canvas: Canvas) -> str:
     """The figure for an `<img>`: a drawing, or pixels where that would be large."""
-    vector = svg(figure)
+    vector = _saved(canvas, "svg")
     if len(vector) <= LARGEST_VECTOR:
         return "data:image/svg+xml," + quote(vector.decode(), safe=" =:/;,()'!*@+-._~")
-    return "data:image/png;base64," + base64.b64encode(png(figure, titled=False)).decode()
+    return "data:image/png;base64," + base64.b64encode(_saved(canvas, "png")).decode()
 
 
 def to_tensorboard(pictures: Sequence[Picture], folder: Path) -> None:
