@@ -20,7 +20,7 @@ import torch
 import torch.distributed.fsdp
 import torch.distributed.tensor
 import torch.utils.tensorboard
-from tiny_runs import QUIET, Workplace, composed, forget_cut
+from tiny_runs import QUIET, Workplace, batches, composed, forget_cut
 
 import callbacks  # noqa: F401  # what every process needs is imported here, before they are forked
 from emodistill.data import chat_datasets, transitions  # noqa: F401
@@ -85,7 +85,7 @@ def overrides(place, stage, run):
     exact = ["model.compute_dtype=float32", "sampler.dtype=float32", "sampler.max_new_tokens=6"]
     sizes = [f"size.{name}_steps={steps}" for name, steps in STEPS.items()]
     sizes += ["size.accumulate=2", "size.jpo_accumulate=2", "size.sft_val_every=8", "size.jpo_val_every=8"]
-    own = ["data.dataset.batch_size=16"] if stage == "iql" else [*few, *exact]
+    own = batches("iql") if stage == "iql" else [*few, *exact]
     if stage != "iql" and run != "fsdp":
         own.append("callbacks.samples=null")
     log = ["+callbacks.log._target_=several_devices.StepLog", f"+callbacks.log.file={place.folder / run / stage}.jsonl"]

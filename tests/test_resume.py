@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import begun, composed, cut_and_resume, forget_cut
+from tiny_runs import batches, begun, composed, cut_and_resume, forget_cut
 
 from emodistill.errors import UserError
 from train import train
@@ -211,7 +211,7 @@ def test_a_killed_process_is_gone_on_with(place, capsys):
     """SIGKILL, which nothing can catch, then the same words again: the same weights as without."""
     long = ("size.iql_steps=40", "size.iql_val_every=20", "monitor.save_every=4", "trainer.log_every_n_steps=1")
     place.train("iql", "whole", *long)
-    words = ["stage=iql", "trainer.accelerator=cpu", "data.dataset.batch_size=16"]
+    words = ["stage=iql", "trainer.accelerator=cpu", *batches("iql")]
     words += ["callbacks.progress_bar=null", "+trainer.enable_progress_bar=false"]
     words += [f"judge.ledger.path={place.folder / 'ledger.sqlite'}", *place.overrides("killed"), *long]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
