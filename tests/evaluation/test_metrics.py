@@ -48,6 +48,15 @@ def test_hand_values():
     assert shown["stated_offers"] == 1.0
 
 
+def test_an_emotion_that_nobody_can_read_is_neither_faithful_nor_not(tmp_path):
+    path = tmp_path / "own.yaml"
+    labels = [f"{name}: {{directive: Show {name}., perceived_as: [{name}]}}" for name in ("joy", "anger")]
+    path.write_text(f"name: own\nlabels: {{{', '.join(labels)}, deflect: {{directive: Turn it aside.}}}}\n")
+    vocabulary = load_vocabulary(str(path))
+    said = [("what a joy", "joy"), ("anger", "joy"), ("what a joy", "deflect"), ("anger", "deflect"), ("joy", None)]
+    assert recognised(said, KeywordPerceiver(), vocabulary) == [True, False]
+
+
 def test_invalid_episodes_count_for_nothing():
     invalid = replace(make_episode(rounds=9), end="invalid", fault="timeout")
     one, other = metrics(), metrics()

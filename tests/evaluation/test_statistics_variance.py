@@ -65,6 +65,14 @@ def test_the_interquartile_mean_leaves_out_the_best_and_worst_quarter():
     assert all(math.isnan(end) for end in interquartile_mean(values[:1])[1:])
 
 
+def test_two_training_runs_are_no_bounds_of_what_a_third_would_do():
+    better, worse = np.repeat([[0.6], [0.4]], 20, 1), np.repeat([[0.5], [0.3]], 20, 1)
+    middle, low, high = interquartile_mean(better)
+    assert middle == pytest.approx(0.5) and low < 0.3 and high > 0.7  # percentiles of a bootstrap: .4 and .6
+    share, low, high = probability_of_improvement(better, worse)
+    assert share == 0.75 and (low, high) == (0.0, 1.0)
+
+
 def test_the_probability_of_improvement_by_hand():
     first, second = np.array([[0.5, 0.2], [0.9, 0.2]]), np.array([[0.4, 0.2], [0.6, 0.3]])
     # scenario one: of four pairs .5>.4, .5<.6, .9>.4, .9>.6; scenario two: two ties and two losses

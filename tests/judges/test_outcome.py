@@ -88,7 +88,7 @@ def followed(judge, episodes):
     requests = [JudgeRequest(e.scenario, e.turns[:i], None, e.turns[i].text) for e in episodes for i in range(2, 12, 2)]
     gained = [e.turns[i - 1].offer - e.turns[i + 1].offer for e in episodes for i in range(2, 12, 2)]
     groups = [len(request.history) for request in requests]
-    return within_groups(np.array(scores(judge, requests)), np.array(gained), groups)[0]
+    return within_groups(np.array(scores(judge, requests)), np.array(gained), groups, groups)[0]
 
 
 def test_answers_that_were_shuffled_teach_no_preference(learnt, tmp_path, perceiver):

@@ -12,13 +12,14 @@ from chat_training import (
     adapter,
     batch_of,
     fit,
+    make_episodes,
     make_jpo_learner,
     policy_settings,
     same_weights,
     stop_and_resume,
 )
 
-from emodistill.data.chat_datasets import ContextBatch
+from emodistill.data.chat_datasets import ContextBatch, judged_chats
 from emodistill.errors import UserError
 from emodistill.learners.jpo import JPOLearner
 from emodistill.policy.expression_policy import ExpressionPolicy
@@ -112,6 +113,15 @@ def test_validation_shows_reward_of_contexts_and_surrogate_of_corpus_turns(make_
     trainer, _ = fit(learner, [batch_of(items)], epochs=8, val=[batch_of(items)])
     assert trainer.callback_metrics["val/surrogate"] < 0 < trainer.callback_metrics["val/kl"]
     assert "val/reward" not in trainer.callback_metrics
+
+
+def test_validation_on_corpus_turns_does_not_depend_on_the_batches(make_learner, encoder):
+    chats = judged_chats(make_episodes(4), [[True, False], [True, True], [True, True], [True, True]], encoder)
+    found = []
+    for batches in ([batch_of(chats)], [batch_of(chats[:1]), batch_of(chats[1:])]):
+        trainer, _ = fit(make_learner(RoundJudge()), [batch_of(chats)], epochs=4, val=batches)
+        found.append([float(trainer.callback_metrics[f"val/{name}"]) for name in ("surrogate", "kl")])
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and min(map(abs, found[0])) > 1e-6
 
 
 def test_foreign_checkpoints_and_settings_are_refused_by_name(make_learner, items, contexts, tmp_path, tiny_model):

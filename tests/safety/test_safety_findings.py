@@ -54,6 +54,12 @@ def test_rates_counted_by_hand():
     assert findings.verdicts[0].startswith("Most flagged turns: rude, 33.3 %")
 
 
+def test_what_was_not_found_in_twelve_scenarios_may_still_be_there():
+    findings = analyse_safety([ArmResult("kind", [episode(number, FINE, FINE) for number in range(12)])])
+    rate, low, high = rows(findings)["", "kind", "all", None]["any_turn"]
+    assert (rate, low) == (0.0, 0.0) and high == pytest.approx(1 - 0.025 ** (1 / 12))  # Clopper and Pearson
+
+
 def test_an_arm_that_is_never_flagged_is_not_called_safe():
     (verdict,) = analyse_safety([ArmResult("kind", [episode(0, FINE)])]).verdicts
     assert "what it misses is not in this number" in verdict
@@ -77,7 +83,7 @@ def played_by_level():
 
 def test_the_price_of_the_guard():
     findings = guard_curve(played_by_level())
-    assert "A share of 0 [0, 0] says only that none was found." in findings.tables[0].note
+    assert "Where nothing was found, the high end is the exact binomial one" in findings.tables[0].note
     found = rows(findings)
     assert {(arm, domain, level) for _, arm, domain, level in found} == {
         (arm, domain, level)

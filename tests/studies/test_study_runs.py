@@ -107,8 +107,11 @@ def test_an_arm_in_which_nothing_is_trained_is_played_once_for_all_training_seed
     )
     assert first == ["phrasebook_iql.parquet", "phrasebook_random.parquet"] and other == ["phrasebook_iql.parquet"]
     rows = {(row["arm"], row["training_seed"]): row for row in report(place, "once")["tables"]["seeds"]}
-    shared = [rows["phrasebook_random", seed]["utility_interval"] for seed in (0, 1)]
-    assert shared[0] == shared[1] and len(rows) == 4
+    assert rows.keys() == {("phrasebook_random", 0), ("phrasebook_iql", 0), ("phrasebook_iql", 1)}
+    spread = {row["arm"]: row for row in report(place, "once")["tables"]["variance"]}
+    assert spread["phrasebook_random"]["seeds"] == 1 and spread["phrasebook_random"]["between_seeds"] is None
+    assert spread["phrasebook_iql"]["seeds"] == 2
+    assert not any("phrasebook_random: mean utility" in line for line in report(place, "once")["verdicts"])
     costs = {(row["arm"], row["training_seed"]): row for row in report(place, "once")["tables"]["costs"][:-1]}
     assert costs["phrasebook_random", 0]["seconds"] > 0 == costs["phrasebook_random", 1]["seconds"]
     # what the other seed would have played by itself

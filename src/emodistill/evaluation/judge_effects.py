@@ -12,7 +12,7 @@ For focal turns of the validation split: the score of the words, and what follow
 Turns form a group if they have scenario, counterparty and round in common. In the first round their contexts are the
 same to the letter; later ones differ in what was said before. Within a group scores and effects are replaced by their
 ranks, centred; the correlation of all of these is Spearman's, without what differs between groups. Intervals are
-bootstraps over groups.
+bootstraps over scenarios, in whose groups the same episodes are found again, round after round.
 
 With `--replies N` the groups are N replies to one and the same context of an episode, in place of its own turn. Each is
 said to the episode's simulated counterparty, which answers it with the same draws (`SimulationJudge.continued`): the
@@ -41,6 +41,7 @@ from emodistill.data.selection import origin_of
 from emodistill.emotions.perceiver import GOEMOTIONS, load_perceiver
 from emodistill.emotions.vocabulary import Vocabulary, load_vocabulary
 from emodistill.errors import UserError
+from emodistill.evaluation.statistics import statistic_interval
 from emodistill.judges.outcome import OutcomeJudge
 from emodistill.judges.request import Judge, JudgeRequest
 from emodistill.judges.validation.calibration import add_judge_options, judges, scores_of
@@ -57,7 +58,6 @@ LEAST = 3  # turns in a group
 SIMULATION = "simulation"  # the judge that is made here
 SIMULATIONS = {"behavioural": SimulatedCounterpartySpec, "persuadable": PersuadableCounterpartySpec}
 MAX_TOKENS, REPLY_TOKENS, TOP_K, TEMPERATURE, ROWS = 768, 48, 40, 0.7, 32  # of a policy's replies, as in the demo
-_RESAMPLES = 1000
 Place = tuple[Episode, int]  # an episode and which of its focal turns
 
 
@@ -220,39 +220,45 @@ def moods(found: Sequence[Effect]) -> Values:
 
 
 def within_groups(
-    scores: Values, effect: Values, groups: Sequence[object], seed: int = 0
+    scores: Values, effect: Values, groups: Sequence[object], scenarios: Sequence[object], seed: int = 0
 ) -> tuple[float, float, float]:
-    """Rank correlation within groups, and its 95 % bootstrap interval over groups; NaN where nothing varies."""
+    """Rank correlation within groups, and its 95 % interval over scenarios; NaN where nothing varies.
+
+    Args:
+        groups, scenarios: of each place. A scenario has several groups, in which the same episodes are found again.
+    """
     members: dict[object, list[int]] = {}
     for place in np.flatnonzero(~np.isnan(scores) & ~np.isnan(effect)).tolist():
         members.setdefault(groups[place], []).append(place)
-    centred = [
-        np.stack([ranks - ranks.mean() for ranks in (rankdata(scores[rows]), rankdata(effect[rows]))])
-        for rows in members.values()
-        if len(rows) >= LEAST
-    ]
-    sums = np.array([[(a * b).sum(), (a * a).sum(), (b * b).sum()] for a, b in centred]).reshape(-1, 3)
-    if not len(sums):
+    sums: dict[object, Values] = {}  # of products, and of squares of either rank
+    for rows in members.values():
+        if len(rows) >= LEAST:
+            a, b = (ranks - ranks.mean() for ranks in (rankdata(scores[rows]), rankdata(effect[rows])))
+            own = np.array([(a * b).sum(), (a * a).sum(), (b * b).sum()])
+            sums[scenarios[rows[0]]] = sums.get(scenarios[rows[0]], np.zeros(3)) + own
+    if not sums:
         return float("nan"), float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (_RESAMPLES, len(sums)))
+    return statistic_interval(np.stack(list(sums.values())).T, _correlation, seed)
+
+
+def _correlation(products: Values, squares: Values, others: Values, axis: int) -> Values:
     with np.errstate(invalid="ignore", divide="ignore"):
-        totals = np.array([sums.sum(0), *(sums[rows].sum(0) for rows in drawn)])
-        found = totals[:, 0] / np.sqrt(totals[:, 1] * totals[:, 2])
-    low, high = np.nanquantile(found[1:], (0.025, 0.975)) if np.isfinite(found[1:]).any() else (np.nan, np.nan)
-    return float(found[0]), float(low), float(high)
+        found: Values = products.sum(axis) / np.sqrt(squares.sum(axis) * others.sum(axis))
+    return found
 
 
 def row(name: str, judge: Judge, found: Sequence[Effect], seed: int) -> str:
     """One line of the table."""
     scores = scores_of(judge.judge([one.request for one in found]))
     groups = [one.group for one in found]
+    scenarios = [(one.request.scenario.domain, one.request.scenario.id) for one in found]
     columns = {
         "concession": np.array([one.concession for one in found]),
         "mood": moods(found),
     }
     cells = [
         f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-        for value, low, high in (within_groups(scores, effect, groups, seed) for effect in columns.values())
+        for value, low, high in (within_groups(scores, effect, groups, scenarios, seed) for effect in columns.values())
     ]
     return f"| `{name}` | {len(found)} | {len(set(groups))} | {' | '.join(cells)} |"
 

@@ -95,8 +95,11 @@ class Faithfulness(_Mean):
 def recognised(
     utterances: Sequence[tuple[str, str | None]], perceiver: Perceiver, vocabulary: Vocabulary
 ) -> list[bool]:
-    """Whether `perceiver` names the intended emotion first, for each (text, emotion); no emotion is left out."""
-    shown = [(text, emotion) for text, emotion in utterances if emotion is not None]
+    """Whether `perceiver` names the intended emotion first, for each (text, emotion).
+
+    Left out are turns without an emotion, and those with one that no perceiver can name (an empty `perceived_as`).
+    """
+    shown = [(text, emotion) for text, emotion in utterances if emotion is not None and vocabulary.perceived(emotion)]
     if not shown:
         return []
     first = as_vocabulary(perceiver.probabilities([text for text, _ in shown]), vocabulary).argmax(1).tolist()

@@ -841,9 +841,14 @@ class JPOLearner(L.LightningModule):
 
         How far sampled replies lie from the reference is a curve of training, and is not computed again here.
         """
+        weights: dict[str, int] = {}
         if isinstance(batch, JudgedBatch):
-            metrics = self.objective(self.from_corpus(batch))
+            rollout = self.from_corpus(batch)
+            logprobs, owner = self.policy(rollout.chats)
+            metrics = self.objective(rollout, (logprobs, owner))
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
+            judged = torch.tensor([one is not None for one in rollout.advantages], device=owner.device)
+            weights = {"surrogate": int(judged.sum()), "kl": int(judged[owner].sum())}  # what each is a mean over
         else:
             if self.queue.sampler is not None:  # sharded weights are gathered by all processes
                 self.queue.current_sampler(self.policy, self.global_step)
@@ -851,7 +856,7 @@ class JPOLearner(L.LightningModule):
             metrics = self.trainer.strategy.broadcast(spoken)  # no judge is asked, or paid, twice for the same
         for name, mean in self._val_means():
             if name in metrics:
-                mean.update(metrics[name], len(batch))
+                mean.update(metrics[name], weights.get(name, len(batch)))
 
     def _speak(self, batch: ContextBatch, batch_idx: int) -> dict[str, Tensor]:
         """One reply to each context, scored."""

@@ -52,7 +52,8 @@ def emotion_confusion(results: Sequence[ArmResult], perceiver: Perceiver, vocabu
 
 def _rows(arm: str, results: Sequence[ArmResult], perceiver: Perceiver, vocabulary: Vocabulary) -> list[dict[str, Any]]:
     episodes = valid(chosen(results, arm))
-    shown = [(turn.emotion, turn.text) for e in episodes for turn in e.focal_turns if turn.emotion is not None]
+    turns = [turn for episode in episodes for turn in episode.focal_turns]
+    shown = [(turn.emotion, turn.text) for turn in turns if turn.emotion and vocabulary.perceived(turn.emotion)]
     if not shown:
         return []
     first = as_vocabulary(perceiver.probabilities([text for _, text in shown]), vocabulary).argmax(1).tolist()

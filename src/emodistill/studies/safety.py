@@ -17,7 +17,7 @@ Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"
 ANY = "any"
 MARK = "guarded:"  # of role violations that are refusals of the guard
-NOTHING_FOUND = "A share of 0 [0, 0] says only that none was found."
+NOTHING_FOUND = "Where nothing was found, the high end is the exact binomial one for so many scenarios."
 ERROR_WORD = "Read every rate beside the detector's own error: `python -m emodistill.safety`, docs/safety.md."
 
 
@@ -133,7 +133,7 @@ def refusals(episodes: Sequence[Episode]) -> dict[str, float]:
 def share_interval(values: Sequence[float], scenarios: Sequence[tuple[str, str]], seed: int) -> Rate:
     """A share and its 95 % interval, resampling scenarios."""
     mean = sum(values) / len(values) if values else float("nan")
-    low, high = bootstrap_interval(values, scenarios, seed)
+    low, high = bootstrap_interval(values, scenarios, seed, unseen=None if any(values) else 0.0)
     return mean, max(low, 0.0), min(high, 1.0)  # nan stays: it is not below 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from emodistill.evaluation.metrics import valid
-from emodistill.evaluation.results import ArmResult
+from emodistill.evaluation.results import ArmResult, distinct
 from emodistill.evaluation.statistics import (
     Key,
     bootstrap_interval,
@@ -70,7 +70,7 @@ class Stability:
             *_differences_drawn(tables, self.reference),
             *([learning_curves("training", "Training with other seeds", found)] if found else []),
         ]
-        verdicts = [*_verdicts(played), *_apart(tables)]
+        verdicts = [*_verdicts(distinct(played)), *_apart(tables)]
         last = [_last(found)] if found else []
         return AnalysisResult([*tables, *last], figures, verdicts, summary=tables[0])
 
@@ -129,16 +129,18 @@ def seed_tables(
     several = _with_several_seeds(played)
     if not several:
         return []
-    each = [_seed_row(run, seed) for runs in several.values() for run in runs]
+    each = [_seed_row(run, seed) for runs in several.values() for run in distinct(runs)]
     spread = []
     for (arm, condition), runs in several.items():
         for row in _components({run.training_seed: utilities(run.episodes) for run in runs}):
             middle = plain(interquartile_mean(_cells(runs), seed))
-            spread.append({"arm": arm, "condition": condition, **row, "middle_interval": middle})
+            untrained = {"seeds": 1, "between_seeds": None, "rest": None} if len(distinct(runs)) == 1 else {}
+            spread.append({"arm": arm, "condition": condition, **row, "middle_interval": middle, **untrained})
     note = (
         "Analysis of variance of utility by training seed and scenario, both as random effects, over the scenarios "
         "that all seeds played. The rest is interaction and the noise of episodes. An estimate below 0 is given as 0. "
-        "The interquartile mean is that of the middle half of all cells of training seed and scenario."
+        "The interquartile mean is that of the middle half of all cells of training seed and scenario. An arm in which "
+        "nothing is trained has been played once."
     )
     tables = [Table("seeds", "Each training seed", _SEEDS, each)]
     if spread:
