@@ -153,13 +153,11 @@ def main() -> None:
             *spread, held = seed_spread(seeds, count, runs)
             print(f"| {seeds} | {count} | " + " | ".join(f"{sd:.3f}" for sd in spread) + f" | {100 * held:.1f} |")
     few = min(runs, 200)  # each resamples 2,000 times, in Python
-    print(
-        f"\n| training seeds | scenarios | interquartile mean holds, % ({few} simulations) | probability of improvement |"
-    )
-    print("|---|---|---|---|")
+    print("\n| training seeds | scenarios | interquartile mean, % | probability of improvement, % | simulations |")
+    print("|---|---|---|---|---|")
     for seeds in (2, 3, 5, 10):
         middle, better = robust_figures(seeds, arguments.scenarios[-1], few)
-        print(f"| {seeds} | {arguments.scenarios[-1]} | {100 * middle:.1f} | {100 * better:.1f} |", flush=True)
+        print(f"| {seeds} | {arguments.scenarios[-1]} | {100 * middle:.1f} | {100 * better:.1f} | {few} |", flush=True)
     error = 100 * np.sqrt(0.95 * 0.05 / runs)
     print(f"\n{runs} simulations a number (standard error {error:.1f} points), {time.perf_counter() - started:.0f} s")
 

@@ -238,7 +238,7 @@ def within_groups(
             sums[scenarios[rows[0]]] = sums.get(scenarios[rows[0]], np.zeros(3)) + own
     if not sums:
         return float("nan"), float("nan"), float("nan")
-    return statistic_interval(np.stack(list(sums.values())).T, _correlation, seed)
+    return statistic_interval(list(np.stack(list(sums.values())).T), _correlation, seed)
 
 
 def _correlation(products: Values, squares: Values, others: Values, axis: int) -> Values:

@@ -844,11 +844,12 @@ class JPOLearner(L.LightningModule):
         weights: dict[str, int] = {}
         if isinstance(batch, JudgedBatch):
             rollout = self.from_corpus(batch)
-            logprobs, owner = self.policy(rollout.chats)
-            metrics = self.objective(rollout, (logprobs, owner))
+            forward = self.policy(rollout.chats)
+            metrics = self.objective(rollout, forward)
             metrics.pop("reward", None)  # of the corpus's own words: it cannot change
-            judged = torch.tensor([one is not None for one in rollout.advantages], device=owner.device)
-            weights = {"surrogate": int(judged.sum()), "kl": int(judged[owner].sum())}  # what each is a mean over
+            judged = torch.tensor([one is not None for one in rollout.advantages], device=self.device)
+            # what each is a mean over: utterances, and their tokens
+            weights = {"surrogate": int(judged.sum()), "kl": int(judged[forward.owner].sum())}
         else:
             if self.queue.sampler is not None:  # sharded weights are gathered by all processes
                 self.queue.current_sampler(self.policy, self.global_step)
