@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from episodes import make_episode, make_scenario
 
@@ -9,6 +11,8 @@ from emodistill.data.corpus import CorpusFile
 from emodistill.data.provenance import Provenance, check_unseen, of_run, training_episodes
 from emodistill.data.schema import read_episodes, write_episodes
 from emodistill.errors import UserError
+from emodistill.negotiation.protocol import Turn
+from emodistill.negotiation.scenarios import Scenario
 
 
 @pytest.fixture
@@ -47,6 +51,16 @@ def test_the_episodes_of_a_run_are_those_of_its_selector(run, tmp_path):
         training_episodes(run, ["debt"], None)
     (tmp_path / "episodes.parquet").unlink()
     assert [episode.seed for episode in training_episodes(run, ["student"], None)] == [9]
+
+
+def test_another_corpus_is_not_taken_for_the_one_that_is_gone(run, tmp_path):
+    path = tmp_path / "episodes.parquet"
+    path.rename(tmp_path / "moved.parquet")
+    write_episodes([make_episode(number=5)], tmp_path / "other.parquet")
+    with pytest.raises(UserError, match=r"episodes.parquet, which .*iql learnt from, is gone, and .*other.parquet is"):
+        training_episodes(run, ["debt"], CorpusFile(str(tmp_path / "other.parquet")))
+    found = training_episodes(run, ["debt"], CorpusFile(str(tmp_path / "moved.parquet")))
+    assert [episode.seed for episode in found] == [0, 1, 2]
 
 
 def test_a_test_scenario_that_was_trained_on_is_named(run):
@@ -121,6 +135,43 @@ def test_a_path_that_is_no_corpus_is_named(tmp_path):
         CorpusFile(str(tmp_path)).build()
     with pytest.raises(UserError, match=r"data\.corpus\.path=.*: one file, an episodes\.parquet"):
         CorpusFile(["a", "b"])
+
+
+def written(tmp_path, *episodes):
+    write_episodes(episodes, tmp_path / "own.parquet")
+    return CorpusFile(str(tmp_path / "own.parquet"), ["debt"])
+
+
+def test_what_would_be_counted_twice_or_not_at_all_is_named(tmp_path, caplog):
+    one = replace(make_episode(), episode_id="one")
+    with pytest.raises(UserError, match=r"own.parquet: two episodes have the id one; give each"):
+        written(tmp_path, one, one).episodes()
+    other = replace(one, episode_id="other", scenario=replace(one.scenario, focal_target=25.0))
+    assert len(written(tmp_path, one, other).episodes()) == 2
+    with pytest.raises(UserError, match=r"the split 'train' has two scenarios with the id debt-000; give each its own"):
+        written(tmp_path, one, other).scenarios("train")
+    for wrong, says in (("debt", r"domains=debt: a list"), (["debts"], "no domain 'debts'; there are: debt")):
+        with pytest.raises(UserError, match=says):
+            CorpusFile("own.parquet", wrong)
+    student = replace(one, episode_id="late", scenario=Scenario("student-1", "student", 0.0, 90.0), turns=())
+    student = replace(student, turns=(Turn(1, "focal", "10 PM.", offer=60.0),))
+    assert [episode.episode_id for episode in written(tmp_path, one, student).episodes()] == ["one"]
+    assert "1 of 2 episodes are left out, of the domains student" in caplog.text
+
+
+def test_numbers_that_contradict_the_domain_or_each_other_are_named(tmp_path):
+    one = make_episode()
+    wild = replace(one, turns=(replace(one.turns[0], offer=18_000.0), *one.turns[1:]))
+    with pytest.raises(UserError, match=r"the focal's offer in round 1 is 18000 days, outside the bounds .*1 to 730"):
+        written(tmp_path, wild).episodes()
+    far = replace(one, scenario=replace(one.scenario, counterparty_target=1e6))
+    with pytest.raises(UserError, match=r"counterparty_target is 1e\+06 days, outside"):
+        written(tmp_path, far).episodes()
+    table = pq.read_table(written(tmp_path, one).path)
+    given = table.set_column(table.schema.get_field_index("utility"), "utility", pa.array([0.75]))
+    pq.write_table(given, tmp_path / "own.parquet")
+    with pytest.raises(UserError, match=r"utility is 0.75, but by targets and deal_value it is 0"):
+        CorpusFile(str(tmp_path / "own.parquet")).episodes()
 
 
 def test_a_split_without_episodes_is_named(corpus):

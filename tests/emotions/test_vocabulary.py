@@ -89,6 +89,9 @@ def test_the_fingerprint_changes_with_a_label_and_with_a_directive(tmp_path):
         ("name: v\nlabels: {a: {perceived_as: [joy]}}\n", "label 'a' has no directive"),
         ("", "not a vocabulary"),
         ("name: v\nlabels: {a: {directive: x, perceived_as: 5}}\n", "label 'a' is not a list of words"),
+        ("name: v\nlabels: {a: {directive: x, percieved_as: [joy]}}\n", "unknown keys .*percieved_as"),
+        ("name: v\nlabels: {a: {directive: ' '}}\n", "label 'a' has an empty directive"),
+        ("name: v\nlabels: {a: {directive: x}, b: {directive: y}, a: {directive: z}}\n", "'a' is given twice"),
         ("name: v\nlabels: {be.calm: {directive: x}}\n", "'be.calm' has a dot, as import paths have; leave it out"),
     ],
 )

@@ -73,6 +73,12 @@ def test_two_training_runs_are_no_bounds_of_what_a_third_would_do():
     assert share == 0.75 and (low, high) == (0.0, 1.0)
 
 
+def test_an_arm_that_is_not_trained_has_no_seeds_to_be_uncertain_of():
+    played = np.random.default_rng(0).random((1, 60))
+    width = {seeds: np.diff(interquartile_mean(np.repeat(played, seeds, 0))[1:])[0] for seeds in (2, 10)}
+    assert width[2] == pytest.approx(width[10], rel=0.1) and 0.1 < width[2] < 0.4
+
+
 def test_the_probability_of_improvement_by_hand():
     first, second = np.array([[0.5, 0.2], [0.9, 0.2]]), np.array([[0.4, 0.2], [0.6, 0.3]])
     # scenario one: of four pairs .5>.4, .5<.6, .9>.4, .9>.6; scenario two: two ties and two losses

@@ -141,6 +141,10 @@ MISTAKES = {
     "`roles` must name": lambda raw: raw["roles"].pop("focal") and None,
     "`prompt` must hold": lambda raw: raw["prompt"].pop("situation") and None,
     "list of phrases for": lambda raw: raw["slots"].update(goal=[]),
+    "`rubric` has unknown keys.*'capitulations'": lambda raw: raw["rubric"].update(capitulations=["whatever"]),
+    "`rubric.empty_threats` must be a list": lambda raw: raw["rubric"].update(empty_threats="eviction, or else"),
+    "`rubric.terms` must be a list": lambda raw: raw["rubric"].update(terms=None),
+    "something under `csv` or `fields` is not": lambda raw: raw["csv"].update(outcome=None),
     "'Debtor Target Days'.*give a target": lambda raw: raw["fields"].update(
         {"Debtor Target Days": {"label": "Wish", "seen_by": "both"}}
     ),

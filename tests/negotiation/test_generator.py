@@ -1,5 +1,6 @@
 """Generated scenarios: repeatable, different from each other, and each consistent in itself."""
 
+import dataclasses
 import datetime
 
 import numpy as np
@@ -24,6 +25,15 @@ def test_the_same_seed_gives_the_same_scenarios_and_more_of_them_start_alike(dom
     assert scenarios[:40] == generate_scenarios(domain, 40, seed=3)
     assert scenarios != generate_scenarios(domain, 100, seed=4)
     assert [s.id for s in scenarios] == [f"{domain}-{i:03d}" for i in range(100)]
+
+
+def test_a_generator_whose_targets_nobody_could_offer_is_refused(monkeypatch):
+    narrow = dataclasses.replace(load_domain("debt"), bounds=(1, 5))
+    monkeypatch.setattr("emodistill.negotiation.generator.load_domain", lambda name: narrow)
+    with pytest.raises(
+        UserError, match=r"domains/debt.yaml: the generator gives the targets .*outside `bounds` 1 to 5"
+    ):
+        generate_scenarios("debt", 3)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -14,9 +14,11 @@ continues, and ends with the same bytes. Test scenarios are never played.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from importlib.resources import files
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # imports torch, which nobody needs who reads a corpus
     from emodistill.data.agent_specs import AgentSpec, FocalAgentSpec
 
 EPISODES = "episodes.parquet"
+logger = logging.getLogger(__name__)
 Game = tuple[Scenario, int]  # a scenario and a seed
 
 
@@ -65,6 +68,10 @@ class CorpusFile:
     def __init__(self, path: str, domains: Sequence[str] | None = None) -> None:
         if not isinstance(path, str):
             raise UserError(f"data.corpus.path={path}: one file, an episodes.parquet")
+        if isinstance(domains, str):
+            raise UserError(f"domains={domains}: a list, such as domains=[{domains}]")
+        for domain in domains or ():
+            load_domain(domain)  # an unknown name would silently leave its episodes out
         self.path, self.domains = Path(os.path.expanduser(path)), domains
 
     def build(self) -> Path:
@@ -80,17 +87,50 @@ class CorpusFile:
         if not found:
             there = sorted({episode.scenario.domain for episode in episodes})
             raise UserError(f"{self.path} has no episode of {list(self.domains or [])}; it has the domains {there}")
+        twice = next((name for name, count in Counter(one.episode_id for one in found).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(f"{self.path}: two episodes have the id {twice}; give each an episode_id of its own")
         check_splits(found, self.path)
+        for one in found:
+            _check_bounds(one, self.path)
+        if left_out := len(episodes) - len(found):
+            others = sorted({one.scenario.domain for one in episodes} - {one.scenario.domain for one in found})
+            logger.warning(
+                "%s: %d of %d episodes are left out, of the domains %s; name them in domains=[...] to have them",
+                self.path,
+                left_out,
+                len(episodes),
+                ", ".join(others),
+            )
         return found
 
     def scenarios(self, split: str) -> list[Scenario]:
         """The scenarios that have episodes in a split, each once, in the order of the file."""
-        found = {(e.scenario.domain, e.scenario.id): e.scenario for e in self.episodes() if e.split == split}
+        found: dict[tuple[str, str], Scenario] = {}
+        for one in (episode.scenario for episode in self.episodes() if episode.split == split):
+            if found.setdefault((one.domain, one.id), one) != one:
+                raise UserError(
+                    f"{self.path}: the split '{split}' has two scenarios with the id {one.id}; give each its own"
+                )
         if not found:
             raise UserError(
                 f"{self.path} has no episode in the split '{split}'; give data=bundled, or a corpus with some"
             )
         return list(found.values())
+
+
+def _check_bounds(episode: Episode, path: Path) -> None:
+    """Numbers that nobody could offer are a UserError: one of them would drown all others in what a selector sees."""
+    rules = episode.scenario.rules
+    low, high = rules.bounds
+    named = {"focal_target": episode.scenario.focal_target, "counterparty_target": episode.scenario.counterparty_target}
+    offers = {f"the {turn.speaker}'s offer in round {turn.round}": turn.offer for turn in episode.turns}
+    for name, value in (named | offers).items():
+        if value is not None and not low <= value <= high:
+            raise UserError(
+                f"{path}: episode {episode.episode_id}: {name} is {value:g} {rules.unit}, outside the bounds of the "
+                f"domain {rules.name}, {low:g} to {high:g}"
+            )
 
 
 def check_splits(episodes: Sequence[Episode], path: Path) -> None:

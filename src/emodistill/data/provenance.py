@@ -92,14 +92,15 @@ def check_unseen(run_dir: Path, scenarios: Sequence[Scenario]) -> None:
 def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> list[Episode]:
     """The episodes that a run's selector learnt from; without one, or where they are gone, those of another stage.
 
-    Without any record they are those of the configured corpus. A file without episodes of these domains is returned
-    whole: the run was trained in other domains.
+    Without any record, or where all of these files are gone, they are those of the configured corpus. A file without
+    episodes of these domains is returned whole: the run was trained in other domains.
 
     Raises:
-        UserError: if the file is no longer the one that was learnt from, by its hash.
+        UserError: if that file is not the one that was learnt from, by its hash.
     """
     learnt = of_run(run_dir)
-    for stage in sorted(learnt, key=lambda name: (name != "iql", name)):
+    stages = sorted(learnt, key=lambda name: (name != "iql", name))
+    for stage in stages:
         if (file := Path(learnt[stage].episodes)).is_file():
             if learnt[stage].sha256 not in (None, file_hash(file)):
                 raise UserError(
@@ -107,5 +108,10 @@ def training_episodes(run_dir: Path, domains: Sequence[str], corpus: Corpus) -> 
                 )
             found = read_episodes(file)
             return [episode for episode in found if episode.scenario.domain in domains] or found
-    corpus.build()
+    built = corpus.build()
+    if stages and learnt[stages[0]].sha256 not in (None, file_hash(built)):
+        raise UserError(
+            f"{learnt[stages[0]].episodes}, which {run_dir / stages[0]} learnt from, is gone, and {built} is another "
+            "corpus; put that file back, or name where it is now with data.corpus.path="
+        )
     return corpus.episodes()

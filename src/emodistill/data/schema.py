@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 QUESTIONS, SCALE = ("satisfaction", "liking"), (1, 5)  # what people are asked about an agent, and least and most
 HUMAN = "human"  # who a person is, as focal agent or counterparty
 ROWS = 1000  # rows of a file that are Python values at a time: a row takes ten times as much memory as its episode
+ROUNDED = 1e-4  # how far a stated utility may lie from that of its deal
 __getattr__ = lazy_attributes("emodistill.data", {"arrow_schema": ("SCHEMA",)})  # Arrow, for who reads or writes files
 
 
@@ -133,6 +134,11 @@ class Episode:
         _check_together(row, turns)
         targets = (row["focal_target"], row["counterparty_target"])
         scenario = Scenario(row["scenario_id"], row["domain"], *targets, _context(row["context"]))
+        stated, worth = row["utility"], scenario.utility(row["deal_value"])
+        if stated is not None and abs(stated - worth) > ROUNDED:
+            raise UserError(
+                f"utility is {stated:g}, but by targets and deal_value it is {worth:g}; correct one, or leave it null"
+            )
         given = (row["behaviour"], row["focal_agent"], row["counterparty"], row["seed"])
         return cls(
             row["episode_id"], row["split"], scenario, *given, turns, row["end"], row["deal_value"], row["fault"]

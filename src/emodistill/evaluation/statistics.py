@@ -402,7 +402,8 @@ def _over_both(tables: Sequence[np.ndarray], statistic: Callable[..., float], se
     """A statistic of (seeds, scenarios) tables with its 95 % interval, from resampling both, scenarios in common.
 
     To resample rows and columns apart is on the safe side for crossed effects (Owen 2007, The pigeonhole bootstrap)
-    where there are many of both. Training seeds are few, so the distribution is stretched as that of any few units.
+    where there are many of both. Training seeds are few, so the distribution is stretched as that of any few units;
+    those of an arm in which nothing is trained are the same row again, and do not count as units.
     """
     found = statistic(*tables)
     scenarios = tables[0].shape[1]
@@ -412,6 +413,6 @@ def _over_both(tables: Sequence[np.ndarray], statistic: Callable[..., float], se
     for _ in range(CROSSED_RESAMPLES):
         columns = rng.integers(scenarios, size=scenarios)
         drawn.append(statistic(*(table[rng.integers(len(table), size=len(table))][:, columns] for table in tables)))
-    units = min(scenarios, *(len(table) for table in tables))
+    units = min([scenarios, *(len(table) for table in tables if (table != table[0]).any())])  # of an arm that learns
     low, high = stretched(np.array(drawn), found, units, symmetric=False)
     return found, float(low), float(high)

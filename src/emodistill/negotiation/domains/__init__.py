@@ -17,6 +17,7 @@ from emodistill.files import load_yaml
 _FOLDER = files("emodistill.negotiation.domains")
 _IMPORTED = files("emodistill.negotiation") / "imported_domains"
 _PARTS = {"situation", "focal_goal", "counterparty_goal"}
+_PHRASES = {"empty_threats", "capitulation", "deal_words", "terms"}  # of a rubric, which the judge looks for
 _CSV = {"columns", "id_column", "outcome", "optional", "missing", "types", "targets"}
 _MORE_CSV = {"separates_after"}
 _LARGEST = 99_999  # the offer parser reads numbers of up to five digits, without a sign
@@ -137,8 +138,16 @@ def _check(domain: Domain) -> None:
     The check that matters most: no prompt may show a column that gives the answer away. Target columns and outcome
     columns can therefore not be listed under `fields`.
     """
-    for check in (_numbers, _words, _csv, _columns):
-        if problem := check(domain):
+    for check, keys in ((_numbers, "`bounds`"), (_words, "`slots`"), (_csv, "`csv`"), (_columns, "`csv` or `fields`")):
+        try:
+            problem = check(domain)
+        except (
+            TypeError,
+            AttributeError,
+            KeyError,
+        ) as error:  # a list where a mapping belongs, nothing where a list does
+            problem = f"something under {keys} is not of the form that docs/scenarios.md shows ({error})"
+        if problem:
             raise UserError(f"domains/{domain.name}.yaml: {problem}")
 
 
@@ -159,7 +168,19 @@ def _words(domain: Domain) -> str | None:
     if set(domain.prompt) != _PARTS:
         return f"`prompt` must hold {', '.join(sorted(_PARTS))}"
     empty = [slot for slot, phrases in domain.slots.items() if not isinstance(phrases, list) or not phrases]
-    return f"`slots` need a list of phrases for {empty}" if empty else None
+    return f"`slots` need a list of phrases for {empty}" if empty else _rubric(domain.rubric)
+
+
+def _rubric(rubric: dict[str, Any]) -> str | None:
+    if unknown := sorted(rubric.keys() - {"text"} - _PHRASES):
+        return f"`rubric` has unknown keys {unknown}; it may hold text, {', '.join(sorted(_PHRASES))}"
+    if not isinstance(rubric.get("text", ""), str):
+        return "`rubric.text` must be a text"
+    for key in sorted(_PHRASES & rubric.keys()):
+        phrases = rubric[key]
+        if not isinstance(phrases, list) or not phrases or not all(isinstance(one, str) and one for one in phrases):
+            return f"`rubric.{key}` must be a list of phrases, such as [one, two]"
+    return None
 
 
 def _csv(domain: Domain) -> str | None:
