@@ -144,6 +144,17 @@ def test_the_scale_comes_from_other_domains_and_from_nothing_that_is_shown():
         assert min(sum(example.score >= 8 for _, example in known), sum(example.score <= 2 for _, example in known)) > 5
 
 
+def test_replies_without_an_emotion_have_a_scale_of_their_own(tiny, ask, monkeypatch):
+    monkeypatch.setattr(few_shot, "_LEAST_PAIRS", 0.0)  # a random model tells nothing apart
+    judge = LocalModelJudge(tiny, "float32", num_examples=4)
+    (request,) = ask(TEXTS[0])
+    plain = replace(request, emotion=None)
+    texts = [example.text for _, example in few_shot.anchors("debt", 4) if example.score <= 2]
+    low, _ = judge._scale(plain)
+    assert low == pytest.approx(judge.expected_digits([replace(plain, utterance=text) for text in texts]).mean())
+    assert judge._scale(request)[0] != pytest.approx(low, abs=1e-6)
+
+
 class Merging:
     """A tokenizer that writes "Score: 8" as one token."""
 

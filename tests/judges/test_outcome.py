@@ -103,7 +103,8 @@ def test_answers_that_were_shuffled_teach_no_preference(learnt, tmp_path, percei
 
 def test_only_the_training_split_is_learnt_from(learnt, tmp_path, perceiver):
     against = [played(number, "val", lambda joyful, place: 10.0 * joyful) for number in range(60)]
-    others = [replace(one, scenario=replace(SCENARIO, id="debt-001")) for one in against]
+    elsewhere = replace(SCENARIO, id="debt-001")
+    others = [replace(one, episode_id=f"{one.episode_id}/val", scenario=elsewhere) for one in against]
     both = OutcomeJudge(perceiver, stored(tmp_path, [*learnt.corpus.episodes(), *others], "both.parquet"))
     assert both.fit.version == learnt.fit.version and both.version == learnt.version
 

@@ -38,7 +38,7 @@ from emodistill.negotiation.protocol import FOCAL
 
 logger = logging.getLogger(__name__)
 
-LOGIC = 1  # raise it when what a model is shown changes: part of the judge's version
+LOGIC = 2  # raise it when what a model is shown changes: part of the judge's version
 NOISE = 0.005  # upper bound of what the batch changes in a score, in float32
 DIGITS = "123456789"
 _EDGE = 1.5  # low anchors come to lie this much above the lowest score on average, high ones below the highest
@@ -89,7 +89,7 @@ class LocalModelJudge:
         self._tokenizer, self._loaded = load_tokenizer(model), None
         self._cue, self._digits = cue_and_digits(self._tokenizer, model)
         self._prefixes: dict[tuple[str, bool], Prefix] = {}
-        self._scales: dict[str, tuple[float, float]] = {}
+        self._scales: dict[tuple[str, bool], tuple[float, float]] = {}
         of_domains = [examples(name) for name in domain_names()]
         texts = [repr(of_domains)] if scaled else [repr(listed[:num_examples]) for listed in of_domains]
         recipe = [LOGIC, NOISE, FILTER_LOGIC, LONGEST, texts, dtype, num_examples, scaled, defended]
@@ -151,11 +151,17 @@ class LocalModelJudge:
         return [LOWEST + span * float(share) for share in curve]
 
     def _scale(self, request: JudgeRequest) -> tuple[float, float]:
-        """The mean expected digit of the low and of the high anchors in the request's domain."""
-        domain = request.scenario.domain
-        if domain not in self._scales:
+        """The mean expected digit of the low and of the high anchors in the request's domain.
+
+        They are asked with an emotion, or without one, as the request is: a model is shown another text then.
+        """
+        domain, shown = request.scenario.domain, request.emotion is not None
+        if (domain, shown) not in self._scales:
             known = anchors(domain, self.num_examples)
-            asked = [replace(request, emotion=anchor.emotion, utterance=anchor.text) for _, anchor in known]
+            asked = [
+                replace(request, emotion=anchor.emotion if shown else None, utterance=anchor.text)
+                for _, anchor in known
+            ]
             values = np.concatenate(
                 [self.expected_digits(asked[i : i + self.batch_size]) for i in range(0, len(asked), self.batch_size)]
             )
@@ -168,8 +174,8 @@ class LocalModelJudge:
                     "of the pairs, so it cannot judge; choose another model, or set scaled=false to use its scores"
                 )
             logger.info("%s tells good from bad in %s in %.0f %% of the pairs", self.model_name, domain, 100 * ordered)
-            self._scales[domain] = float(low.mean()), float(high.mean())
-        return self._scales[domain]
+            self._scales[domain, shown] = float(low.mean()), float(high.mean())
+        return self._scales[domain, shown]
 
     def _prefix(self, domain: str, with_emotion: bool) -> Prefix:
         if (domain, with_emotion) not in self._prefixes:
