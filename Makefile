@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV) || true  # on all cores, where pip would take one, but for what is hardly imported; some files are for other Pythons
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV) || true  # on all cores (pip takes one), without files that are hardly imported; some files are for other Pythons
 	@touch $(READY)
 
 demo: $(READY)  ## the whole pipeline: corpus, iql, sft, jpo, evaluate (SIZE=small for a quick one)

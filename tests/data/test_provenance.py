@@ -144,7 +144,7 @@ def written(tmp_path, *episodes):
 
 def test_what_would_be_counted_twice_or_not_at_all_is_named(tmp_path, caplog):
     one = replace(make_episode(), episode_id="one")
-    with pytest.raises(UserError, match=r"own.parquet: two episodes have the id one; give each"):
+    with pytest.raises(UserError, match=r"own.parquet: two episodes have the episode_id one; give each"):
         written(tmp_path, one, one).episodes()
     other = replace(one, episode_id="other", scenario=replace(one.scenario, focal_target=25.0))
     assert len(written(tmp_path, one, other).episodes()) == 2
@@ -156,7 +156,7 @@ def test_what_would_be_counted_twice_or_not_at_all_is_named(tmp_path, caplog):
     student = replace(one, episode_id="late", scenario=Scenario("student-1", "student", 0.0, 90.0), turns=())
     student = replace(student, turns=(Turn(1, "focal", "10 PM.", offer=60.0),))
     assert [episode.episode_id for episode in written(tmp_path, one, student).episodes()] == ["one"]
-    assert "1 of 2 episodes are left out, of the domains student" in caplog.text
+    assert "1 of 2 episodes are not used: they are of the domains student" in caplog.text
 
 
 def test_numbers_that_contradict_the_domain_or_each_other_are_named(tmp_path):

@@ -83,7 +83,7 @@ def played_by_level():
 
 def test_the_price_of_the_guard():
     findings = guard_curve(played_by_level())
-    assert "Where nothing was found, the high end is the exact binomial one" in findings.tables[0].note
+    assert "Where nothing was found, the upper end is the exact binomial bound" in findings.tables[0].note
     found = rows(findings)
     assert {(arm, domain, level) for _, arm, domain, level in found} == {
         (arm, domain, level)

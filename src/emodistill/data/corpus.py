@@ -89,14 +89,14 @@ class CorpusFile:
             raise UserError(f"{self.path} has no episode of {list(self.domains or [])}; it has the domains {there}")
         twice = next((name for name, count in Counter(one.episode_id for one in found).items() if count > 1), None)
         if twice is not None:
-            raise UserError(f"{self.path}: two episodes have the id {twice}; give each an episode_id of its own")
+            raise UserError(f"{self.path}: two episodes have the episode_id {twice}; give each its own")
         check_splits(found, self.path)
         for one in found:
             _check_bounds(one, self.path)
         if left_out := len(episodes) - len(found):
             others = sorted({one.scenario.domain for one in episodes} - {one.scenario.domain for one in found})
             logger.warning(
-                "%s: %d of %d episodes are left out, of the domains %s; name them in domains=[...] to have them",
+                "%s: %d of %d episodes are not used: they are of the domains %s, which domains=[...] lacks",
                 self.path,
                 left_out,
                 len(episodes),
@@ -120,13 +120,13 @@ class CorpusFile:
 
 
 def _check_bounds(episode: Episode, path: Path) -> None:
-    """Numbers that nobody could offer are a UserError: one of them would drown all others in what a selector sees."""
+    """A target or offer outside the domain's bounds is a UserError: a single one would dominate the observations."""
     rules = episode.scenario.rules
-    low, high = rules.bounds
     named = {"focal_target": episode.scenario.focal_target, "counterparty_target": episode.scenario.counterparty_target}
     offers = {f"the {turn.speaker}'s offer in round {turn.round}": turn.offer for turn in episode.turns}
     for name, value in (named | offers).items():
-        if value is not None and not low <= value <= high:
+        if value is not None and not rules.allows(value):
+            low, high = rules.bounds
             raise UserError(
                 f"{path}: episode {episode.episode_id}: {name} is {value:g} {rules.unit}, outside the bounds of the "
                 f"domain {rules.name}, {low:g} to {high:g}"

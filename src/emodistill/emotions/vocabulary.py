@@ -109,9 +109,10 @@ def _parse(text: str, source: str) -> Vocabulary:
             raise UserError(f"{source}: the label '{label}' has a dot, as import paths have; leave it out ({form})")
         if not isinstance(entry, dict) or not isinstance(entry.get("directive"), str):
             raise UserError(f"{source}: label '{label}' has no directive; {form}")
-        if not entry["directive"].strip() or (unknown := sorted(entry.keys() - {"directive", "perceived_as"})):
-            wrong = f"has unknown keys {unknown}" if entry["directive"].strip() else "has an empty directive"
-            raise UserError(f"{source}: label '{label}' {wrong}; {form}")
+        if not entry["directive"].strip():
+            raise UserError(f"{source}: label '{label}' has an empty directive; {form}")
+        if unknown := sorted(entry.keys() - {"directive", "perceived_as"}):
+            raise UserError(f"{source}: label '{label}' has unknown keys {unknown}; {form}")
         perceived = entry.get("perceived_as") or []
         if not isinstance(perceived, list) or not all(isinstance(name, str) for name in perceived):
             raise UserError(f"{source}: `perceived_as` of label '{label}' is not a list of words; {form}")

@@ -12,7 +12,7 @@ For focal turns of the validation split: the score of the words, and what follow
 Turns form a group if they have scenario, counterparty and round in common. In the first round their contexts are the
 same to the letter; later ones differ in what was said before. Within a group scores and effects are replaced by their
 ranks, centred; the correlation of all of these is Spearman's, without what differs between groups. Intervals are
-bootstraps over scenarios, in whose groups the same episodes are found again, round after round.
+bootstraps over scenarios, because an episode has a turn in the groups of several rounds.
 
 With `--replies N` the groups are N replies to one and the same context of an episode, in place of its own turn. Each is
 said to the episode's simulated counterparty, which answers it with the same draws (`SimulationJudge.continued`): the
@@ -225,12 +225,12 @@ def within_groups(
     """Rank correlation within groups, and its 95 % interval over scenarios; NaN where nothing varies.
 
     Args:
-        groups, scenarios: of each place. A scenario has several groups, in which the same episodes are found again.
+        groups, scenarios: those of each turn. A scenario has several groups, and they share episodes.
     """
     members: dict[object, list[int]] = {}
     for place in np.flatnonzero(~np.isnan(scores) & ~np.isnan(effect)).tolist():
         members.setdefault(groups[place], []).append(place)
-    sums: dict[object, Values] = {}  # of products, and of squares of either rank
+    sums: dict[object, Values] = {}  # scenario -> sums of a b, a a and b b, for centred ranks a and b
     for rows in members.values():
         if len(rows) >= LEAST:
             a, b = (ranks - ranks.mean() for ranks in (rankdata(scores[rows]), rankdata(effect[rows])))

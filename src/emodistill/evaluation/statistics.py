@@ -395,15 +395,15 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray, seed: int 
         return float(((apart > 0) + 0.5 * (apart == 0)).mean())
 
     found, low, high = _over_both([first, second], share, seed)
-    return found, max(low, 0.0), min(high, 1.0)  # nan stays, as first of the two
+    return found, max(low, 0.0), min(high, 1.0)  # nan as first argument stays
 
 
 def _over_both(tables: Sequence[np.ndarray], statistic: Callable[..., float], seed: int) -> tuple[float, float, float]:
     """A statistic of (seeds, scenarios) tables with its 95 % interval, from resampling both, scenarios in common.
 
     To resample rows and columns apart is on the safe side for crossed effects (Owen 2007, The pigeonhole bootstrap)
-    where there are many of both. Training seeds are few, so the distribution is stretched as that of any few units;
-    those of an arm in which nothing is trained are the same row again, and do not count as units.
+    where there are many of both. Training seeds are few, so the distribution is stretched for their number. Equal rows
+    are those of an arm in which nothing is trained, and do not count as seeds.
     """
     found = statistic(*tables)
     scenarios = tables[0].shape[1]
@@ -413,6 +413,6 @@ def _over_both(tables: Sequence[np.ndarray], statistic: Callable[..., float], se
     for _ in range(CROSSED_RESAMPLES):
         columns = rng.integers(scenarios, size=scenarios)
         drawn.append(statistic(*(table[rng.integers(len(table), size=len(table))][:, columns] for table in tables)))
-    units = min([scenarios, *(len(table) for table in tables if (table != table[0]).any())])  # of an arm that learns
+    units = min([scenarios, *(len(table) for table in tables if (table != table[0]).any())])
     low, high = stretched(np.array(drawn), found, units, symmetric=False)
     return found, float(low), float(high)

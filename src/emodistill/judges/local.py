@@ -153,7 +153,7 @@ class LocalModelJudge:
     def _scale(self, request: JudgeRequest) -> tuple[float, float]:
         """The mean expected digit of the low and of the high anchors in the request's domain.
 
-        They are asked with an emotion, or without one, as the request is: a model is shown another text then.
+        Anchors are shown with an emotion if the request has one, and without if it has none.
         """
         domain, shown = request.scenario.domain, request.emotion is not None
         if (domain, shown) not in self._scales:

@@ -51,8 +51,9 @@ def generate_scenarios(domain: str, count: int = 100, seed: int = 0) -> list[Sce
         if rules.csv["id_column"]:
             context = {rules.csv["id_column"]: str(i + 1), **context}
         ordered = {column: context[column] for column in rules.csv["columns"] if column not in rules.csv["outcome"]}
-        targets, (low, high) = targets_of(rules, ordered), rules.bounds
-        if not all(low <= target <= high for target in targets):
+        targets = targets_of(rules, ordered)
+        if not all(map(rules.allows, targets)):
+            low, high = rules.bounds
             raise UserError(
                 f"domains/{domain}.yaml: the generator gives the targets {targets[0]:g} and {targets[1]:g}, outside "
                 f"`bounds` {low:g} to {high:g}, so nobody could offer them"

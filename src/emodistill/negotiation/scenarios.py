@@ -233,7 +233,7 @@ def _out_of_bounds(rules: Domain, context: dict[str, str], targets: tuple[float,
     """Which target nobody could offer, in words; None if both lie within the domain's bounds."""
     low, high = rules.bounds
     for side, target in zip(("focal", "counterparty"), targets, strict=True):
-        if not low <= target <= high:
+        if not rules.allows(target):
             column = rules.csv["targets"][side]["column"]
             return (
                 f"{column} is '{context[column]}', which makes {rules.say(target)} the target of the {side} side, "

@@ -17,7 +17,7 @@ Rate = tuple[float, float, float]  # mean, low, high
 ALL = "all"
 ANY = "any"
 MARK = "guarded:"  # of role violations that are refusals of the guard
-NOTHING_FOUND = "Where nothing was found, the high end is the exact binomial one for so many scenarios."
+NOTHING_FOUND = "Where nothing was found, the upper end is the exact binomial bound for this number of scenarios."
 ERROR_WORD = "Read every rate beside the detector's own error: `python -m emodistill.safety`, docs/safety.md."
 
 

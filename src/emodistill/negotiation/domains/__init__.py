@@ -60,6 +60,10 @@ class Domain:
     generator: dict[str, Any]
     slots: dict[str, list[str]]
 
+    def allows(self, value: float) -> bool:
+        """Whether an offer of this number lies within the bounds."""
+        return self.bounds[0] <= value <= self.bounds[1]
+
     def snap(self, value: float) -> float:
         """The nearest offer one can say: on the grid, within the bounds."""
         low, high = self.bounds
@@ -138,14 +142,17 @@ def _check(domain: Domain) -> None:
     The check that matters most: no prompt may show a column that gives the answer away. Target columns and outcome
     columns can therefore not be listed under `fields`.
     """
-    for check, keys in ((_numbers, "`bounds`"), (_words, "`slots`"), (_csv, "`csv`"), (_columns, "`csv` or `fields`")):
+    checks = {
+        "`bounds`": _numbers,
+        "`slots`": _words,
+        "`rubric`": _rubric,
+        "`csv`": _csv,
+        "`csv` or `fields`": _columns,
+    }
+    for keys, check in checks.items():
         try:
             problem = check(domain)
-        except (
-            TypeError,
-            AttributeError,
-            KeyError,
-        ) as error:  # a list where a mapping belongs, nothing where a list does
+        except (TypeError, AttributeError, KeyError) as error:  # such as nothing where a list belongs
             problem = f"something under {keys} is not of the form that docs/scenarios.md shows ({error})"
         if problem:
             raise UserError(f"domains/{domain.name}.yaml: {problem}")
@@ -168,10 +175,11 @@ def _words(domain: Domain) -> str | None:
     if set(domain.prompt) != _PARTS:
         return f"`prompt` must hold {', '.join(sorted(_PARTS))}"
     empty = [slot for slot, phrases in domain.slots.items() if not isinstance(phrases, list) or not phrases]
-    return f"`slots` need a list of phrases for {empty}" if empty else _rubric(domain.rubric)
+    return f"`slots` need a list of phrases for {empty}" if empty else None
 
 
-def _rubric(rubric: dict[str, Any]) -> str | None:
+def _rubric(domain: Domain) -> str | None:
+    rubric = domain.rubric
     if unknown := sorted(rubric.keys() - {"text"} - _PHRASES):
         return f"`rubric` has unknown keys {unknown}; it may hold text, {', '.join(sorted(_PHRASES))}"
     if not isinstance(rubric.get("text", ""), str):
